@@ -1,0 +1,124 @@
+"""Settings read from TOML at the door: training configuration, deployment target, calibration set.
+
+Unknown keys and wrong types are refused with the file's name, so that a typo never turns into a default.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from tsss_edge.artifacts import Fit, Head, Precision, Preprocess, Struct
+from tsss_edge.errors import ArtifactError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+T = TypeVar("T")
+
+
+class TrainConfig(Struct, frozen=True):
+    """How one network is trained. Every stage reads the same settings."""
+
+    arch: str = "edge-s"
+    size_hw: tuple[int, int] = (512, 512)
+    fit: Fit = "stretch"
+    epochs: int = 40
+    batch: int = 16
+    lr: float = 3e-3
+    weight_decay: float = 0.02
+    warmup_epochs: float = 1.0
+    ema: float = 0.99  # decay per step of the averaged weights that are evaluated and saved; 0 turns it off
+    scale_range: tuple[float, float] = (0.5, 2.0)  # random resize before the crop
+    seed: int = 0
+    amp: bool = True  # bf16 autocast on CPU and on GPUs that have it, FP16 otherwise
+    device: str = "auto"
+    threads: int = 0  # 0: all cores
+    val_every: int = 1  # epochs
+    encoder_weights: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "lr", "val_every"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """The network input this configuration trains for."""
+        return Preprocess(size_hw=self.size_hw, fit=self.fit)
+
+
+class Target(Struct, frozen=True):
+    """Where an engine will run and what it must hold. One TOML file in export/ each."""
+
+    name: str
+    backend: Literal["openvino", "tensorrt", "tensorrt-rtx"]
+    precisions: tuple[Precision, ...]
+    description: str = ""
+    head: Head = "logits"
+    batch: tuple[int, int, int] = (1, 1, 1)  # min, opt, max
+    max_drop: float = 0.5  # mIoU points an engine may lose against its PyTorch reference
+    min_int8_speedup: float = 1.1  # INT8 is only chosen when at least this much faster than FP16 (or FP32)
+    workspace_mib: int = 0  # 0: from free memory
+    optimization_level: int = 3
+    timing_cache: bool = True
+    dla_core: int | None = None
+    compute_capabilities: tuple[str, ...] = ()  # "8.7"; empty: of this machine
+    local: bool = True  # False: a device that is not this machine, so build-engine writes a build kit
+
+
+class CalibSet(Struct, frozen=True):
+    """Which pictures calibrate. One TOML file in calib/ each; `list` names a .txt beside it."""
+
+    name: str
+    description: str = ""
+    split: str = "train"
+    size: int = 512
+    seed: int = 0
+    balanced: bool = True
+    list: str = ""
+
+
+def read_toml(path: Path, kind: type[T]) -> T:
+    """Read a TOML file as `kind`. Raises: ArtifactError: missing, not TOML, unknown key, wrong type or value."""
+    try:
+        content: dict[str, Any] = tomllib.loads(path.read_text())
+        return msgspec.convert(content, kind)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: no such file") from error
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path}: not a valid {kind.__name__}: {error}") from error
+
+
+def shared_folder(name: Literal["export", "calib"]) -> Path:
+    """The folder of targets or calibration sets: inside the wheel when installed, else at the repository's top."""
+    package = Path(__file__).parent
+    installed = package / "_share" / name
+    return installed if installed.is_dir() else package.parent / name
+
+
+def load_target(name_or_path: str) -> Target:
+    """A target by its name in export/ or by path. Raises: ArtifactError: unknown, with the list of known ones."""
+    return _load_shared(name_or_path, "export", Target)
+
+
+def load_calib_set(name_or_path: str) -> CalibSet:
+    """A calibration set by its name in calib/ or by path. Raises: ArtifactError: unknown, with the list of known ones."""
+    return _load_shared(name_or_path, "calib", CalibSet)
+
+
+def _load_shared(name_or_path: str, folder: Literal["export", "calib"], kind: type[T]) -> T:
+    path = Path(name_or_path)
+    if path.suffix == ".toml":
+        return read_toml(path, kind)
+    known = sorted(p.stem for p in shared_folder(folder).glob("*.toml"))
+    if name_or_path not in known:
+        raise ArtifactError(
+            f"no {kind.__name__} named {name_or_path!r}; choose from {', '.join(known)} or give a .toml file"
+        )
+    return read_toml(shared_folder(folder) / f"{name_or_path}.toml", kind)

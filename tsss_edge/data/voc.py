@@ -1,0 +1,198 @@
+"""A folder in PASCAL VOC layout -> pictures, masks, image-level labels, each checked when it is read.
+
+JPEGImages/ID.jpg|png, SegmentationClass/ID.png (index PNG, 255 = ignore), ImageSets/Segmentation/SPLIT.txt; optional
+classes.txt (else the 21 VOC names; a first line other than "background" says that the set has none), `image_labels.csv`
+(id, class ids) and Annotations/ID.xml for image-level labels.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from tsss_edge.artifacts import IGNORE, Classes, atomic_path, voc_color
+from tsss_edge.errors import DataError
+
+VOC_NAMES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+@dataclass(frozen=True)
+class VocDataset:
+    """One dataset folder. Ids are file names without suffix. Open it with `VocDataset.open`."""
+
+    root: Path
+    classes: Classes
+
+    @classmethod
+    def open(cls, root: Path) -> VocDataset:
+        """Open the dataset at `root`. Raises: DataError: no such folder, or it is not in VOC layout."""
+        if not root.is_dir():
+            raise DataError(f"{root}: no such folder; expected a dataset in PASCAL VOC layout")
+        for folder in ("JPEGImages", "ImageSets/Segmentation"):
+            if not (root / folder).is_dir():
+                raise DataError(
+                    f"{root}: no folder {folder}; expected PASCAL VOC layout (see `tsss-edge data check --help`)"
+                )
+        return cls(root=root, classes=read_classes(root))
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the lists in ImageSets/Segmentation, sorted."""
+        return tuple(sorted(p.stem for p in (self.root / "ImageSets/Segmentation").glob("*.txt")))
+
+    def ids(self, split: str) -> tuple[str, ...]:
+        """Image ids of a split, in the list's order. Raises: DataError: no such list, empty, or with repeats."""
+        path = self.root / "ImageSets/Segmentation" / f"{split}.txt"
+        if not path.is_file():
+            raise DataError(f"{path}: no such split; this set has {', '.join(self.splits) or 'none'}")
+        ids = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+        if not ids:
+            raise DataError(f"{path}: the list is empty; expected one image id a line")
+        if len(set(ids)) != len(ids):
+            raise DataError(f"{path}: an id stands there twice; every image may be listed once")
+        return ids
+
+    def image_path(self, image_id: str) -> Path:
+        """Path of a picture. Raises: DataError: there is none."""
+        for suffix in IMAGE_SUFFIXES:
+            path = self.root / "JPEGImages" / f"{image_id}{suffix}"
+            if path.is_file():
+                return path
+        raise DataError(f"{self.root / 'JPEGImages' / image_id}: no picture ({', '.join(IMAGE_SUFFIXES)}) of that name")
+
+    def mask_path(self, image_id: str) -> Path:
+        """Where the mask of an image is, or would be."""
+        return self.root / "SegmentationClass" / f"{image_id}.png"
+
+    def image(self, image_id: str) -> NDArray[np.uint8]:
+        """The picture: (H,W,3) uint8 RGB. Raises: DataError: missing, truncated or not a picture."""
+        return read_image(self.image_path(image_id))
+
+    def mask(self, image_id: str) -> NDArray[np.uint8]:
+        """The mask: (H,W) uint8 class ids, 255 = ignore.
+
+        Raises: DataError: missing, not an index PNG, of another size than the picture, or with an unknown class id.
+        """
+        path = self.mask_path(image_id)
+        if not path.is_file():
+            raise DataError(f"{path}: image {image_id} has no mask; add it or take the id off the list")
+        mask = read_mask(path)
+        with Image.open(self.image_path(image_id)) as picture:
+            size = picture.size
+        if size != mask.shape[::-1]:
+            raise DataError(
+                f"{path}: mask is {mask.shape[1]}x{mask.shape[0]}, its picture {size[0]}x{size[1]}; they must agree"
+            )
+        ids = mask[mask != IGNORE]
+        if ids.size and int(ids.max()) >= len(self.classes):
+            raise DataError(
+                f"{path}: class id {int(ids.max())}, but the set has ids 0 to {len(self.classes) - 1} (and {IGNORE} = ignore)"
+            )
+        return mask
+
+    def image_labels(self, image_id: str) -> frozenset[int]:
+        """Object classes in the picture, from image_labels.csv, else Annotations/, else the mask (background left out)."""
+        if image_id in self._label_table:
+            return self._label_table[image_id]
+        xml = self.root / "Annotations" / f"{image_id}.xml"
+        if xml.is_file():
+            return self._labels_from_xml(xml)
+        return frozenset(int(i) for i in np.unique(self.mask(image_id)) if i in self.classes.objects)
+
+    @cached_property
+    def _label_table(self) -> dict[str, frozenset[int]]:
+        path = self.root / "image_labels.csv"
+        if not path.is_file():
+            return {}
+        with path.open(newline="") as file:
+            rows = list(csv.reader(file))
+        table: dict[str, frozenset[int]] = {}
+        for number, row in enumerate(rows[1:], start=2):
+            try:
+                image_id, ids = row
+                labels = frozenset(int(i) for i in ids.split())
+            except ValueError as error:
+                raise DataError(f"{path}, line {number}: expected `id,class ids`, got {','.join(row)!r}") from error
+            if not labels <= set(self.classes.objects):
+                raise DataError(
+                    f"{path}, line {number}: class id outside {self.classes.objects[0]}-{self.classes.objects[-1]}"
+                )
+            table[image_id] = labels
+        return table
+
+    def _labels_from_xml(self, path: Path) -> frozenset[int]:
+        try:
+            names = {e.text or "" for e in ElementTree.parse(path).iterfind("object/name")}
+            return frozenset(self.classes.ids(sorted(names)))
+        except (ElementTree.ParseError, ValueError) as error:
+            raise DataError(f"{path}: not a VOC annotation of this set: {error}") from error
+
+    def split_hash(self, split: str) -> str:
+        """SHA-256 over ids, picture bytes and mask bytes of a split: what a result was measured on."""
+        digest = hashlib.sha256()
+        for image_id in self.ids(split):
+            digest.update(image_id.encode() + b"\n")
+            for path in (self.image_path(image_id), self.mask_path(image_id)):
+                if path.is_file():
+                    digest.update(hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()
+
+
+def read_classes(root: Path) -> Classes:
+    """Class names of a set from its classes.txt, else VOC's. Raises: DataError: unusable list."""
+    path = root / "classes.txt"
+    if not path.is_file():
+        return Classes(names=VOC_NAMES)
+    names = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+    try:
+        return Classes(names=names, background=bool(names) and names[0].strip("_").lower() == "background")
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Any picture Pillow reads -> (H,W,3) uint8 RGB, pixels as stored (no EXIF turn, as masks are made on stored pixels).
+
+    Raises: DataError: missing, truncated, or not a picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such picture") from error
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise DataError(f"{path}: not a readable picture ({error})") from error
+
+
+def read_mask(path: Path) -> NDArray[np.uint8]:
+    """An index PNG (palette or 8-bit grey) -> (H,W) uint8. Raises: DataError: unreadable or a colour picture."""
+    try:
+        with Image.open(path) as picture:
+            if picture.mode not in ("P", "L"):
+                raise DataError(f"{path}: a {picture.mode} picture; a mask is an index PNG (palette or 8-bit grey)")
+            return np.asarray(picture)
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise DataError(f"{path}: not a readable mask ({error})") from error
+
+
+def write_mask(path: Path, mask: NDArray[np.uint8]) -> None:
+    """Write (H,W) uint8 ids as an index PNG with the VOC colour map, atomically."""
+    if mask.ndim != 2 or mask.dtype != np.uint8:
+        raise ValueError(f"a mask is (H,W) uint8, got {mask.shape} {mask.dtype}")
+    picture = Image.frombytes("P", mask.shape[::-1], np.ascontiguousarray(mask).tobytes())
+    picture.putpalette([value for i in range(256) for value in voc_color(i)])
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format="PNG")

@@ -1,0 +1,47 @@
+"""Everything a user can be told went wrong, and the exit code that goes with it.
+
+TsssEdgeError              exit 1   something the user can fix
+├── DataError              exit 1   a dataset, image, mask, list or video
+├── ArtifactError          exit 1   a checkpoint, ONNX file, engine, record or calibration table
+├── GateError              exit 3   an accuracy gate failed
+└── UnavailableError       exit 4   this machine (or this version) cannot do it
+
+A message says what was expected, what was got and what to do, in one line. `ValueError` stays for a wrong argument
+from code, `assert` for our own invariants.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+EXIT_OK = 0
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_GATE = 3
+EXIT_UNAVAILABLE = 4
+
+
+class TsssEdgeError(Exception):
+    """Base of every error that is shown to a user as one line without a traceback."""
+
+    exit_code: ClassVar[int] = EXIT_ERROR
+
+
+class DataError(TsssEdgeError):
+    """A dataset, image, mask, list or video is not what it should be."""
+
+
+class ArtifactError(TsssEdgeError):
+    """A checkpoint, ONNX file, engine, record or calibration table is not what it should be."""
+
+
+class GateError(TsssEdgeError):
+    """An accuracy gate failed."""
+
+    exit_code = EXIT_GATE
+
+
+class UnavailableError(TsssEdgeError):
+    """This machine, or this version of the toolkit, cannot do what was asked."""
+
+    exit_code = EXIT_UNAVAILABLE
