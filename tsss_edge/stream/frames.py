@@ -1,0 +1,58 @@
+"""What flows through the live loop: a frame from a source, a result to the sinks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(slots=True)
+class Frame:
+    """One picture of a source. `captured` is `time.monotonic()` when it left the camera or the decoder."""
+
+    image: NDArray[np.uint8]  # (H,W,3) BGR
+    index: int  # counts frames of the source, also those dropped later
+    captured: float
+    truth: NDArray[np.uint8] | None = None  # (H,W) true labels, only from synthetic://
+
+
+@dataclass(slots=True)
+class Result:
+    """One frame with its masks, as sinks see it. The arrays belong to the loop: a sink that keeps them copies them."""
+
+    frame: Frame
+    labels: NDArray[np.uint8]  # (H,W) class ids at frame resolution
+    objectness: NDArray[np.float32] | None  # (H/8,W/8) logits of the network input, None without that head
+    overlay: NDArray[np.uint8] | None  # (H,W,3) BGR, frame blended with the palette; None when no sink wants it
+    stages_ms: dict[str, float] = field(default_factory=dict)
+    age_ms: float = 0.0  # from capture to mask
+    parity: dict[str, Any] | None = None  # last verdict of the parity watch
+
+
+class Source(Protocol):
+    """Where frames come from. `live` sources want the newest frame, others every frame in order."""
+
+    @property
+    def live(self) -> bool: ...
+    @property
+    def fps(self) -> float: ...  # nominal; 0 when unknown
+    @property
+    def size_hw(self) -> tuple[int, int]: ...
+    @property
+    def length(self) -> int | None: ...  # frames, where known
+    @property
+    def state(self) -> str: ...  # OPEN, STREAMING, STALLED, RECONNECTING, FAILED, ENDED
+    def read(self) -> Frame | None: ...  # None at the end; blocks until there is a frame
+    def close(self) -> None: ...  # safe to call twice, from any thread
+
+
+class Sink(Protocol):
+    """Where results go. `wants_overlay` tells the loop whether anybody needs the blended picture."""
+
+    @property
+    def wants_overlay(self) -> bool: ...
+    def write(self, result: Result) -> None: ...
+    def close(self) -> None: ...  # finalises files; safe to call twice
