@@ -196,3 +196,15 @@ def write_mask(path: Path, mask: NDArray[np.uint8]) -> None:
     picture.putpalette([value for i in range(256) for value in voc_color(i)])
     with atomic_path(path) as temporary:
         picture.save(temporary, format="PNG")
+
+
+def suggested_size_hw(dataset: VocDataset, *, limit: int = 512, sample: int = 64) -> tuple[int, int]:
+    """A network input for a set: its pictures' median size in multiples of 32, the longer side at most `limit` (ours)."""
+    split = "train" if "train" in dataset.splits else dataset.splits[0]
+    sizes = []
+    for image_id in dataset.ids(split)[:sample]:
+        with Image.open(dataset.image_path(image_id)) as picture:
+            sizes.append(picture.size[::-1])
+    height, width = np.median(np.array(sizes), axis=0)
+    ratio = min(1.0, limit / max(height, width))
+    return max(32, round(height * ratio / 32) * 32), max(32, round(width * ratio / 32) * 32)

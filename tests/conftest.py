@@ -1,0 +1,35 @@
+"""Fixtures that every test folder shares."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real pictures, masks and videos; a test that asks for it skips where it is absent."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("TSSS_EDGE_SHARED_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no real pictures at {folder} (set TSSS_EDGE_SHARED_DATA)")
+    return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip `gpu` tests where there is no CUDA driver, and say so."""
+    gpu_items = [item for item in items if item.get_closest_marker("gpu")]
+    if gpu_items and not _has_cuda_driver():
+        for item in gpu_items:
+            item.add_marker(pytest.mark.skip(reason="no CUDA driver (libcuda.so.1) on this machine"))
+
+
+def _has_cuda_driver() -> bool:
+    import ctypes
+
+    try:
+        return ctypes.CDLL("libcuda.so.1").cuInit(0) == 0
+    except OSError:
+        return False

@@ -1,0 +1,66 @@
+"""The command line: parse, one library call, print. The contract is in docs/cli.md.
+
+Nothing heavy is imported here: `tsss-edge --help` needs no torch, TensorRT, OpenVINO or ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import typer
+
+from tsss_edge import __version__
+from tsss_edge.cli import data, deploy, live, look, prove, train
+from tsss_edge.errors import EXIT_ERROR, EXIT_OK, TsssEdgeError
+
+app = typer.Typer(
+    name="tsss-edge",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    help="From labels to a live, accuracy-proven segmentation engine at the edge.",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tsss-edge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+    debug: bool = typer.Option(False, "--debug", envvar="TSSS_EDGE_DEBUG", help="Show tracebacks of errors."),
+) -> None:
+    """From labels to a live, accuracy-proven segmentation engine at the edge."""
+    if debug:
+        os.environ["TSSS_EDGE_DEBUG"] = "1"
+
+
+for module in (look, data, train, deploy, prove, live):
+    module.register(app)
+
+
+def main() -> None:
+    """Run the command line; every error the user can fix becomes one line and its exit code."""
+    try:
+        app()
+    except TsssEdgeError as error:
+        _fail(error, error.exit_code)
+    except OSError as error:  # disk full, permission denied, a folder where a file should be
+        _fail(error, EXIT_ERROR)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(EXIT_OK)
+
+
+def _fail(error: Exception, code: int) -> None:
+    if os.environ.get("TSSS_EDGE_DEBUG"):
+        traceback.print_exc()
+    typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+    sys.exit(code)

@@ -1,0 +1,193 @@
+"""`tsss-edge train ...`, `label`: from a dataset to checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from tsss_edge.cli.common import Data, Json, emit, names, parse_size, usage_errors
+
+if TYPE_CHECKING:
+    from tsss_edge.artifacts import Checkpoint
+    from tsss_edge.config import TrainConfig
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train one network, or the whole method.")
+
+Out = Annotated[Path, typer.Option("--out", help="Run folder: best.pt, last.pt, config.toml, log.jsonl.")]
+Arch = Annotated[str | None, typer.Option(help="edge-s (default), edge-m.")]
+Size = Annotated[str | None, typer.Option(metavar="N|WxH", help="Network input (default: the pictures' typical size).")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the data.")]
+Config = Annotated[Path | None, typer.Option(help="TOML file with any TrainConfig setting; options win over it.")]
+Seed = Annotated[int | None, typer.Option(help="Random seed.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from last.pt in --out.")]
+Strong = Annotated[str | None, typer.Option(metavar="A,B,...", help="Categories with pixel masks.")]
+Fraction = Annotated[
+    float, typer.Option("--strong-fraction", min=0, max=1, help="Or: this share of them, in id order.")
+]
+
+
+def register(parent: typer.Typer) -> None:
+    parent.add_typer(app, name="train")
+    parent.command()(label)
+
+
+@app.command()
+def supervised(
+    data: Data,
+    out: Out,
+    arch: Arch = None,
+    size: Size = None,
+    epochs: Epochs = None,
+    config: Config = None,
+    seed: Seed = None,
+    resume: Resume = False,
+    json: Json = None,
+) -> None:
+    """Train on the masks of all categories: the baseline, and the way for fully labelled sets.
+
+    Example: tsss-edge train supervised --data camvid --arch edge-s --size 480x352 --epochs 40 --out runs/camvid
+    """
+    from tsss_edge.train.supervised import train_supervised
+
+    _emit(train_supervised(_config(config, data, arch, size, epochs, seed), data, out, resume=resume), json)
+
+
+@app.command()
+def lnet(
+    data: Data,
+    out: Out,
+    strong: Strong = None,
+    strong_fraction: Fraction = 0.5,
+    source: Annotated[Path | None, typer.Option(help="Take the masks from another set (0% protocol).")] = None,
+    arch: Arch = None,
+    size: Size = None,
+    epochs: Epochs = None,
+    config: Config = None,
+    resume: Resume = False,
+    json: Json = None,
+) -> None:
+    """Train L-Net: class-agnostic segmentation from the strong categories' masks.
+
+    Example: tsss-edge train lnet --data runs/synth --strong-fraction 0.5 --out runs/lnet
+    """
+    from tsss_edge.train.lnet import train_lnet
+
+    settings = _config(config, data, arch, size, epochs, None)
+    chosen = _strong(data, strong, strong_fraction)
+    _emit(train_lnet(settings, data, out, strong=chosen, source=source, resume=resume), json)
+
+
+@app.command()
+def pnet(
+    data: Data,
+    out: Out,
+    lnet: Annotated[Path, typer.Option(help="L-Net run: P-Net starts from its encoder.")],
+    labels: Annotated[Path, typer.Option(help="Folder that `tsss-edge label` wrote.")],
+    strong: Strong = None,
+    strong_fraction: Fraction = 0.5,
+    adversarial: Annotated[bool, typer.Option(help="Train with the discriminator.")] = True,
+    size: Size = None,
+    epochs: Epochs = None,
+    config: Config = None,
+    resume: Resume = False,
+    json: Json = None,
+) -> None:
+    """Train P-Net: all categories, from true masks (strong), transferred labels (weak) and a discriminator.
+
+    Example: tsss-edge train pnet --data runs/synth --lnet runs/lnet --labels runs/labels --out runs/pnet
+    """
+    from tsss_edge.artifacts import Checkpoint
+    from tsss_edge.train.pnet import train_pnet
+
+    arch = Checkpoint.load(lnet).meta.arch
+    settings = _config(config, data, arch, size, epochs, None)
+    chosen = _strong(data, strong, strong_fraction)
+    checkpoint = train_pnet(
+        settings, data, out, lnet=lnet, labels=labels, strong=chosen, adversarial=adversarial, resume=resume
+    )
+    _emit(checkpoint, json)
+
+
+@app.command(name="all")
+def train_everything(
+    data: Data,
+    out: Out,
+    strong: Strong = None,
+    strong_fraction: Fraction = 0.5,
+    arch: Arch = None,
+    size: Size = None,
+    epochs: Epochs = None,
+    config: Config = None,
+    seed: Seed = None,
+    resume: Resume = False,
+    json: Json = None,
+) -> None:
+    """The whole method: L-Net, classifier, labels for weak images, P-Net. The result is OUT/best.pt.
+
+    Example: tsss-edge train all --data runs/synth --strong-fraction 0.5 --out runs/method
+    """
+    from tsss_edge.train.all import train_all
+
+    settings = _config(config, data, arch, size, epochs, seed)
+    _emit(train_all(settings, data, out, strong=_strong(data, strong, strong_fraction), resume=resume), json)
+
+
+def label(
+    lnet: Annotated[Path, typer.Option(help="Run folder of `train lnet` or `train all`.")],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for the masks (VOC layout).")],
+    split: Annotated[str, typer.Option(help="A list in ImageSets/Segmentation.")] = "train",
+    json: Json = None,
+) -> None:
+    """Pixel annotations for weak images: L-Net's foreground, class activation maps, self-diffusion.
+
+    Example: tsss-edge label --lnet runs/method --data runs/synth --out runs/labels
+    """
+    from tsss_edge.train.label import write_labels
+
+    report = write_labels(lnet, data, out, split=split)
+    emit(report, report.summary(), json)
+
+
+def _config(
+    config: Path | None, data: Path, arch: str | None, size: str | None, epochs: int | None, seed: int | None
+) -> TrainConfig:
+    from tsss_edge.config import TrainConfig, read_toml
+    from tsss_edge.data.voc import VocDataset, suggested_size_hw
+
+    base = read_toml(config, TrainConfig) if config else TrainConfig()
+    with usage_errors():
+        changes = {"arch": arch, "epochs": epochs, "seed": seed, "size_hw": parse_size(size) if size else None}
+        if not config and not size:
+            changes["size_hw"] = suggested_size_hw(VocDataset.open(data))
+        settings = msgspec.structs.replace(base, **{k: v for k, v in changes.items() if v is not None})
+        _ = settings.preprocess  # refuses sizes that are not multiples of 32
+    return settings
+
+
+def _strong(data: Path, chosen: str | None, fraction: float) -> tuple[str, ...]:
+    from tsss_edge.data.supervision import strong_from_fraction
+    from tsss_edge.data.voc import VocDataset
+
+    classes = VocDataset.open(data).classes
+    with usage_errors():
+        if chosen is None:
+            return tuple(strong_from_fraction(classes, fraction))
+        classes.ids(names(chosen))
+        return names(chosen)
+
+
+def _emit(checkpoint: Checkpoint, json: str | None) -> None:
+    meta = checkpoint.meta
+    scores = ", ".join(f"{key} {value:.2f}" for key, value in meta.metrics.items())
+    text = f"{checkpoint.path}: {meta.stage} {meta.arch}, {len(meta.classes)} classes{': ' if scores else ''}{scores}"
+    result = {
+        "checkpoint": str(checkpoint.path),
+        "sha256": checkpoint.sha256,
+        "stage": meta.stage,
+        "metrics": meta.metrics,
+    }
+    emit(result, text, json)
