@@ -1,0 +1,217 @@
+"""Label maps -> how well they agree: confusion counts, IoU, mIoU, accuracy, boundary bands, bootstrap intervals.
+
+A label map is (H,W) uint8 class ids. Truth pixels of 255 are never counted; a prediction of 255 ("the network did not
+see this pixel") is counted as wrong.
+"""
+# Letters: I images, K classes, B bootstrap samples.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsss_edge.artifacts import IGNORE
+
+Counts = NDArray[np.int64]
+
+
+def confusion(prediction: NDArray[np.uint8], truth: NDArray[np.uint8], num_classes: int) -> Counts:
+    """Pixel counts by true class (row) and predicted class (column): (K,K+1) int64; column K is "no prediction" (255).
+
+    Raises: ValueError: different shapes, not uint8, or an id that is neither below `num_classes` nor 255.
+    """
+    if prediction.shape != truth.shape or prediction.dtype != np.uint8 or truth.dtype != np.uint8:
+        raise ValueError(
+            f"prediction and truth must be uint8 of one shape, got {prediction.shape} {prediction.dtype} "
+            f"and {truth.shape} {truth.dtype}"
+        )
+    # 256 rows of 256: an unknown id lands in a row or column of its own instead of in another class.
+    pairs = truth.ravel().astype(np.uint16) << 8 | prediction.ravel()
+    full = np.bincount(pairs, minlength=1 << 16).reshape(256, 256)
+    _require_known(full.sum(axis=0), full.sum(axis=1), num_classes)
+    counts = np.empty((num_classes, num_classes + 1), np.int64)
+    counts[:, :num_classes] = full[:num_classes, :num_classes]
+    counts[:, num_classes] = full[:num_classes, IGNORE]
+    return counts
+
+
+def _require_known(predicted: Counts, true: Counts, num_classes: int) -> None:
+    for name, histogram in (("prediction", predicted), ("truth", true)):
+        unknown = np.flatnonzero(histogram[num_classes:IGNORE])
+        if unknown.size:
+            raise ValueError(
+                f"{name} holds class id {unknown[0] + num_classes}, expected 0-{num_classes - 1} or {IGNORE}"
+            )
+
+
+def iou_of(counts: Counts) -> NDArray[np.float64]:
+    """IoU of each class, 0-1: (...,K,K+1) counts -> (...,K); NaN where a class is in neither truth nor prediction.
+
+    TP / (TP + FP + FN), PASCAL VOC's segmentation accuracy (VOC2012 devkit, section 5.2.2).
+    """
+    k = counts.shape[-2]
+    hits = np.diagonal(counts, axis1=-2, axis2=-1).astype(np.float64)  # (...,K): the last column has no diagonal
+    union = counts.sum(axis=-1) + counts[..., :k].sum(axis=-2) - hits
+    result: NDArray[np.float64] = np.divide(hits, union, out=np.full(hits.shape, np.nan), where=union > 0)
+    return result
+
+
+def miou_of(counts: Counts) -> NDArray[np.float64]:
+    """Mean IoU in percent over the classes present in truth or prediction: (...,K,K+1) -> (...); NaN where none is."""
+    iou = iou_of(counts)
+    present = ~np.isnan(iou)
+    total, number = np.where(present, iou, 0.0).sum(axis=-1), present.sum(axis=-1)
+    result: NDArray[np.float64] = np.divide(100.0 * total, number, out=np.full(total.shape, np.nan), where=number > 0)
+    return result
+
+
+class ConfusionMatrix:
+    """Confusion counts of a data set, one picture at a time; the counts of each picture stay apart for `bootstrap`.
+
+    Two of them add up (`a + b`), so that parts of a data set may be counted anywhere and in any order.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        if not 1 <= num_classes <= IGNORE:
+            raise ValueError(f"number of classes {num_classes}: expected 1 to {IGNORE}")
+        self.num_classes = num_classes
+        self.counts: Counts = np.zeros((num_classes, num_classes + 1), np.int64)  # row: truth, column K: no prediction
+        self._images: list[NDArray[np.int32]] = []
+
+    def update(self, prediction: NDArray[np.uint8], truth: NDArray[np.uint8]) -> None:
+        """Count one picture, (H,W) uint8 each, or a batch of them, (N,H,W).
+
+        Raises: ValueError: different shapes, not uint8, or an id outside the classes.
+        """
+        if prediction.ndim == 3 and prediction.shape == truth.shape:
+            for one, its_truth in zip(prediction, truth, strict=True):
+                self.update(one, its_truth)
+            return
+        counts = confusion(prediction, truth, self.num_classes)
+        self.counts += counts
+        self._images.append(counts.astype(np.int32))  # a picture has fewer than 2^31 pixels
+
+    def __add__(self, other: ConfusionMatrix) -> ConfusionMatrix:
+        """Both data sets together. Raises: ValueError: different numbers of classes."""
+        if self.num_classes != other.num_classes:
+            raise ValueError(f"{self.num_classes} classes and {other.num_classes} classes do not add up")
+        result = ConfusionMatrix(self.num_classes)
+        result.counts = self.counts + other.counts
+        result._images = self._images + other._images
+        return result
+
+    @property
+    def images(self) -> int:
+        """Number of pictures counted."""
+        return len(self._images)
+
+    @property
+    def per_image(self) -> Counts:
+        """Counts of each picture, (I,K,K+1), in the order they came."""
+        if not self._images:
+            return np.zeros((0, *self.counts.shape), np.int64)
+        return np.stack(self._images).astype(np.int64)
+
+    @property
+    def iou(self) -> NDArray[np.float64]:
+        """IoU of each class, (K,) 0-1; NaN for a class in neither truth nor prediction."""
+        return iou_of(self.counts)
+
+    @property
+    def miou(self) -> float:
+        """Mean IoU in percent over the classes present in truth or prediction; NaN when no pixel was counted."""
+        return float(miou_of(self.counts))
+
+    @property
+    def pixel_accuracy(self) -> float:
+        """Share of counted pixels with the right class, 0-1; NaN when no pixel was counted."""
+        total = int(self.counts.sum())
+        return float(np.trace(self.counts)) / total if total else float("nan")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Agreement of two label maps of the same picture
+
+
+def boundary_band(mask: NDArray[np.uint8], width: int = 3) -> NDArray[np.bool_]:
+    """(H,W) labels -> pixels within `width` pixels (chessboard distance) of a place where the label changes.
+
+    A change is between two neighbours left-right or up-down; both of them have distance 1. Changes from or to 255
+    count: VOC draws its "void" along the object borders. Ours, in the spirit of the trimap evaluation of arXiv 1412.7062.
+    """
+    if width < 1:
+        raise ValueError(f"band width {width} pixels: expected at least 1")
+    edge = np.zeros(mask.shape, bool)
+    across, down = mask[:, 1:] != mask[:, :-1], mask[1:] != mask[:-1]
+    edge[:, 1:] |= across
+    edge[:, :-1] |= across
+    edge[1:] |= down
+    edge[:-1] |= down
+    return _dilate(_dilate(edge, width - 1).T, width - 1).T
+
+
+def _dilate(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
+    """Grow along the first axis by `radius` pixels each way."""
+    grown = mask.copy()
+    for shift in range(1, min(radius, mask.shape[0] - 1) + 1):
+        grown[shift:] |= mask[:-shift]
+        grown[:-shift] |= mask[shift:]
+    return grown
+
+
+def agreement_counts(
+    a: NDArray[np.uint8], b: NDArray[np.uint8], where: NDArray[np.bool_] | None = None
+) -> tuple[int, int]:
+    """(pixels with the same label, pixels looked at), over all pixels or those of `where`."""
+    if a.shape != b.shape:
+        raise ValueError(f"label maps of one picture must have one shape, got {a.shape} and {b.shape}")
+    same = a == b
+    if where is None:
+        return int(np.count_nonzero(same)), same.size
+    return int(np.count_nonzero(same & where)), int(np.count_nonzero(where))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Intervals over images
+
+
+def bootstrap_weights(images: int, *, samples: int = 1000, seed: int = 0) -> NDArray[np.int64]:
+    """(B,I): how often each picture is drawn in each of `samples` draws of `images` pictures with replacement."""
+    return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=samples)
+
+
+def bootstrap_miou(per_image: Counts, *, samples: int = 1000, seed: int = 0) -> NDArray[np.float64]:
+    """mIoU (percent) of `samples` resampled data sets: (I,K,K+1) counts -> (B,). One seed draws the same pictures
+    for two networks, so that the difference of two results is a paired one."""
+    if not len(per_image):
+        raise ValueError("no pictures to draw from")
+    weights = bootstrap_weights(len(per_image), samples=samples, seed=seed)
+    # As float64 the product runs in BLAS; counts stay exact below 2^53 pixels.
+    flat = weights.astype(np.float64) @ per_image.reshape(len(per_image), -1).astype(np.float64)
+    return miou_of(flat.astype(np.int64).reshape(samples, *per_image.shape[1:]))
+
+
+def interval(values: NDArray[np.float64], *, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval (Efron 1979) that holds `level` of `values`; NaN entries are left out."""
+    values = values[~np.isnan(values)]
+    if not values.size:
+        return float("nan"), float("nan")
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def miou_drop_interval(
+    reference: Counts, engine: Counts, *, samples: int = 1000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """Interval over images of mIoU(reference) - mIoU(engine), percent points; both (I,K,K+1), the same pictures."""
+    if reference.shape != engine.shape:
+        raise ValueError(f"counts of the same pictures must have one shape, got {reference.shape} and {engine.shape}")
+    drops = bootstrap_miou(reference, samples=samples, seed=seed) - bootstrap_miou(engine, samples=samples, seed=seed)
+    return interval(drops, level=level)
+
+
+def per_class(iou: NDArray[np.float64], names: Sequence[str]) -> dict[str, float | None]:
+    """IoU 0-1 -> percent by class name; None for a class that is in neither truth nor prediction."""
+    return {name: None if np.isnan(value) else 100.0 * float(value) for name, value in zip(names, iou, strict=True)}
