@@ -1,0 +1,265 @@
+"""A camera that may stall, freeze, change size or vanish -> the newest frame, always a real one.
+
+A reader thread owns the capture, so that the camera's own buffer never ages:
+
+    OPEN -> STREAMING <-> STALLED (no frame, or always the same one, for `stall_s` / `frozen_s`)
+                      `-> RECONNECTING (bounded back-off) -> STREAMING | FAILED
+    any -> ENDED (closed, or the stream says that it is over)
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsss_edge.errors import DataError, TsssEdgeError
+from tsss_edge.stream.frames import Frame, Source
+
+
+class Shot(NamedTuple):
+    """One picture as a capture gives it: (H,W,3) BGR, `time.monotonic()` of its arrival, (H,W) truth if known."""
+
+    image: NDArray[np.uint8]
+    captured: float
+    truth: NDArray[np.uint8] | None = None
+
+
+class EndOfStream(Exception):
+    """Raised by `Capture.read` when there will be no more frames, for good."""
+
+
+class Capture(Protocol):
+    """One open connection to a camera. Used by the reader thread alone."""
+
+    @property
+    def fps(self) -> float: ...  # nominal, 0 when unknown
+    def read(self) -> Shot | None: ...  # None: lost; blocks until there is a frame
+    def release(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How a lost source is opened again: after `first_s`, then twice as long each time up to `longest_s`.
+
+    `attempts` in a row without one frame, and the source has FAILED. `stall_s` without a frame, or `frozen_s` of
+    identical frames, is STALLED.
+    """
+
+    first_s: float = 0.5
+    longest_s: float = 8.0
+    attempts: int = 10
+    stall_s: float = 2.0
+    frozen_s: float = 5.0
+
+    def delay_s(self, attempt: int) -> float:
+        """Seconds to wait before attempt number `attempt` (from 0)."""
+        return float(min(self.first_s * 2.0 ** min(attempt, 30), self.longest_s))
+
+
+class LiveSource:
+    """A `Source` over any `Capture`, with a single-slot newest-frame buffer ("latest") or a short queue ("block").
+
+    Opening happens in the constructor, once and without retry: a camera that is not there is the user's to fix.
+    `dropped` counts frames that came and were never read; `reconnects` the times the source came back.
+    """
+
+    live = True
+    length: int | None = None
+
+    def __init__(
+        self,
+        open_capture: Callable[[], Capture],
+        *,
+        name: str,
+        policy: str = "latest",
+        retry: Retry | None = None,
+        depth: int = 4,
+    ) -> None:
+        self.name = name
+        self._open_capture = open_capture
+        self._retry = retry or Retry()
+        self._latest = policy == "latest"
+        self._depth = 1 if self._latest else depth
+        self._slot: deque[Frame] = deque()
+        self._changed = threading.Condition()
+        self._closing = threading.Event()
+        self._state = "OPEN"
+        self._error: TsssEdgeError | None = None
+        self._index = 0
+        self.dropped = 0
+        self.reconnects = 0
+        self._last_frame = self._last_change = time.monotonic()
+        self._previous: NDArray[np.uint8] | None = None
+        capture, shot = self._first_shot()
+        self.fps: float = capture.fps
+        self.size_hw: tuple[int, int] = (shot.image.shape[0], shot.image.shape[1])
+        self._put(shot)
+        self._thread = threading.Thread(target=self._run, args=(capture,), name=f"source {name}", daemon=True)
+        self._thread.start()
+
+    def _first_shot(self) -> tuple[Capture, Shot]:
+        capture = self._open_capture()
+        try:
+            shot = capture.read()
+        except EndOfStream:
+            shot = None
+        if shot is None:
+            capture.release()
+            raise DataError(f"{self.name}: opened, but it gives no picture; check the camera and try again")
+        return capture, shot
+
+    @property
+    def state(self) -> str:
+        """OPEN, STREAMING, STALLED, RECONNECTING, FAILED or ENDED, as of now."""
+        state = self._state
+        if state == "STREAMING" and (self.stalled_s > self._retry.stall_s or self.frozen):
+            return "STALLED"
+        return state
+
+    @property
+    def stalled_s(self) -> float:
+        """Seconds since the last frame arrived."""
+        return time.monotonic() - self._last_frame
+
+    @property
+    def frozen(self) -> bool:
+        """True when frames arrive, but for `frozen_s` every one was identical to the one before."""
+        return self._last_frame - self._last_change > self._retry.frozen_s
+
+    def read(self) -> Frame | None:
+        """The newest frame not read yet ("block": the oldest); blocks until there is one. None at the end.
+
+        Raises: DataError: the source was lost and did not come back.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._slot or self._state in ("FAILED", "ENDED"))
+            if self._slot:
+                frame = self._slot.popleft()
+                self._changed.notify_all()  # a blocked reader may go on
+                self.size_hw = (frame.image.shape[0], frame.image.shape[1])
+                return frame
+            if self._error is not None:
+                raise self._error
+            return None
+
+    def close(self) -> None:
+        """Stop the reader. Safe to call twice and from any thread."""
+        self._closing.set()
+        with self._changed:
+            self._slot.clear()
+            if self._state != "FAILED":
+                self._state = "ENDED"
+            self._changed.notify_all()
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout=2.0)  # a driver stuck in a read must not hold up the program
+
+    # -- the reader thread ---------------------------------------------------------------------------------------------
+
+    def _run(self, capture: Capture) -> None:
+        current: Capture | None = capture
+        try:
+            while current is not None and not self._closing.is_set():
+                try:
+                    self._pump(current)
+                finally:
+                    current.release()
+                current = self._reconnect()
+        except EndOfStream:
+            self._finish("ENDED")
+        except TsssEdgeError as error:
+            self._finish("FAILED", error)
+        except Exception as error:  # a driver's own error must reach the reader, not die with the thread
+            self._finish("FAILED", DataError(f"{self.name}: {type(error).__name__}: {error}"))
+            if not isinstance(error, (OSError, RuntimeError)):
+                raise
+
+    def _pump(self, capture: Capture) -> None:
+        """Hand on frames until the capture is lost or we are closed."""
+        while not self._closing.is_set() and (shot := capture.read()) is not None:
+            self._put(shot)
+
+    def _put(self, shot: Shot) -> None:
+        self._note_change(shot)
+        with self._changed:
+            if not self._latest:
+                self._changed.wait_for(lambda: len(self._slot) < self._depth or self._closing.is_set())
+            elif self._slot:
+                self._slot.clear()
+                self.dropped += 1
+            if self._closing.is_set():
+                return
+            self._slot.append(Frame(image=shot.image, index=self._index, captured=shot.captured, truth=shot.truth))
+            self._index += 1
+            self._state = "STREAMING"
+            self._changed.notify_all()
+
+    def _note_change(self, shot: Shot) -> None:
+        self._last_frame = shot.captured
+        if self._previous is None or not _same(self._previous, shot.image):
+            self._last_change = shot.captured
+        self._previous = shot.image
+
+    def _reconnect(self) -> Capture | None:
+        """A new capture that has given a frame; None when we are closed. Raises: DataError: out of attempts."""
+        self._set_state("RECONNECTING")
+        reason = "no picture"
+        for attempt in range(self._retry.attempts):
+            if self._closing.wait(self._retry.delay_s(attempt)):
+                return None
+            try:
+                capture, shot = self._first_shot()
+            except (TsssEdgeError, OSError) as error:
+                reason = str(error)
+                continue
+            self.reconnects += 1
+            self._last_change = shot.captured  # the picture before the gap says nothing about a freeze
+            self._put(shot)
+            return capture
+        raise DataError(
+            f"{self.name}: lost after {self._index} frames and not back after {self._retry.attempts} attempts ({reason})"
+        )
+
+    def _set_state(self, state: str) -> None:
+        with self._changed:
+            if self._state != "ENDED":
+                self._state = state
+            self._changed.notify_all()
+
+    def _finish(self, state: str, error: TsssEdgeError | None = None) -> None:
+        self._error = error
+        self._set_state(state)
+
+
+class FilePlayer:
+    """A file played at its own rate, as a camera would give it; so that "latest" on a file drops what is too late."""
+
+    def __init__(self, source: Source, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._source = source
+        self._sleep = sleep
+        self._due = 0.0
+        self.fps: float = source.fps or 30.0
+
+    def read(self) -> Shot | None:
+        frame = self._source.read()
+        if frame is None:
+            raise EndOfStream
+        now = time.monotonic()
+        self._due = max(self._due + 1.0 / self.fps, now) if self._due else now
+        if self._due > now:
+            self._sleep(self._due - now)
+        return Shot(frame.image, time.monotonic(), frame.truth)
+
+    def release(self) -> None:
+        self._source.close()
+
+
+def _same(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> bool:
+    """Whether two pictures are identical; a coarse grid first, because sensor noise shows there at once."""
+    return a.shape == b.shape and np.array_equal(a[::16, ::16], b[::16, ::16]) and np.array_equal(a, b)

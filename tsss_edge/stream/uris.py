@@ -1,0 +1,127 @@
+"""What a user writes for a source or a sink -> a checked `Uri`. Spellings of jetson-inference are accepted.
+
+Sources: path, glob, folder, `file://x.mp4`, `images/%i.jpg`, `0`, `/dev/video0`, `v4l2:///dev/video0`, `csi://0`,
+`rtsp://`, `http://`, `synthetic://`. Sinks: `x.mp4`, `x.jsonl`, `-`, `masks/`, `masks/%06d.png`, `display://0`,
+`null://`. A query gives settings: `csi://0?size=1280x720&fps=60`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
+
+from tsss_edge.errors import DataError, UnavailableError
+
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".ts", ".mpg", ".mpeg", ".flv", ".wmv", ".h264")
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+SOURCE_SCHEMES = ("file", "camera", "v4l2", "csi", "rtsp", "rtsps", "http", "https", "synthetic")
+SINK_SCHEMES = ("file", "jsonl", "display", "null")
+_FOREIGN = {  # jetson-inference knows these; we say so and what to use
+    "webrtc": "the web page (`--web`) shows the live masks in a browser",
+    "rtp": "use rtsp:// for a network camera",
+    "rtmp": "use rtsp:// for a network camera",
+    "rtsp": "the web page (`--web`) shows the live masks on the network",
+}
+
+
+@dataclass(frozen=True)
+class Uri:
+    """`scheme://rest?query`, taken apart. `text` is what the user wrote, `shown` the same without a password."""
+
+    text: str
+    scheme: str
+    path: str  # for files the path as the operating system wants it, for cameras the index or device
+    query: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> str:
+        """The text for logs and messages: a password in it is replaced by `***`."""
+        parts = urlsplit(self.text)
+        if "://" not in self.text or parts.password is None:
+            return self.text
+        host = parts.netloc.rpartition("@")[2]
+        return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{host}"))
+
+    def allow(self, *names: str) -> None:
+        """Raise DataError when the query holds a setting other than `names`."""
+        if unknown := sorted(set(self.query) - set(names)):
+            known = ", ".join(names) or "none"
+            raise DataError(f"{self.shown}: unknown setting {', '.join(unknown)}; {self.scheme}:// takes {known}")
+
+    def number(self, name: str, default: float, *, minimum: float = 0.0) -> float:
+        """A numeric setting. Raises: DataError: not a finite number, or below `minimum`."""
+        text = self.query.get(name)
+        if text is None:
+            return default
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not minimum <= value < float("inf"):
+            raise DataError(f"{self.shown}: {name}={text}; expected a number, at least {minimum:g}")
+        return value
+
+    def whole(self, name: str, default: int, *, minimum: int = 0) -> int:
+        """A whole-number setting. Raises: DataError: not whole, or below `minimum`."""
+        value = self.number(name, default, minimum=minimum)
+        if value != int(value):
+            raise DataError(f"{self.shown}: {name}={self.query[name]}; expected a whole number")
+        return int(value)
+
+    def size_hw(self, default: tuple[int, int] | None) -> tuple[int, int] | None:
+        """The `size=WIDTHxHEIGHT` setting as (height, width) pixels. Raises: DataError: anything else."""
+        text = self.query.get("size")
+        if text is None:
+            return default
+        match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text.lower())
+        if match is None or min(int(match[1]), int(match[2])) < 1:
+            raise DataError(f"{self.shown}: size={text}; expected WIDTHxHEIGHT, for example size=640x480")
+        return int(match[2]), int(match[1])
+
+
+def parse_source(text: str) -> Uri:
+    """A source as the user wrote it -> `Uri` with one of SOURCE_SCHEMES.
+
+    Raises: DataError: empty, or an unknown scheme. UnavailableError: a jetson-inference source that we lack.
+    """
+    if text.isdecimal():
+        return Uri(text, "camera", text)
+    if text.startswith("/dev/video"):
+        return Uri(text, "v4l2", text)
+    return _parse(text, SOURCE_SCHEMES, "source", foreign=("webrtc", "rtp", "rtmp"))
+
+
+def parse_sink(text: str) -> Uri:
+    """A sink as the user wrote it -> `Uri` with one of SINK_SCHEMES. Raises: as `parse_source`."""
+    if text == "-" or text.endswith(".jsonl"):
+        return Uri(text, "jsonl", text.removeprefix("file://"))
+    return _parse(text, SINK_SCHEMES, "sink", foreign=("webrtc", "rtp", "rtmp", "rtsp"))
+
+
+def _parse(text: str, schemes: tuple[str, ...], kind: str, *, foreign: tuple[str, ...]) -> Uri:
+    if not text:
+        raise DataError(f"an empty {kind}; expected a path or one of {', '.join(s + '://' for s in schemes)}")
+    if "://" not in text:
+        return Uri(text, "file", text)
+    scheme, _, rest = text.partition("://")
+    scheme = scheme.lower()
+    if scheme in foreign:
+        raise UnavailableError(f"{scheme}:// as a {kind} is not supported; {_FOREIGN[scheme]}")
+    if scheme not in schemes:
+        raise DataError(
+            f"{text}: unknown {kind} {scheme}://; expected a path or {', '.join(s + '://' for s in schemes)}"
+        )
+    if scheme in ("rtsp", "rtsps", "http", "https"):
+        return Uri(text, scheme, rest)  # their query belongs to the server
+    if scheme == "file":
+        return Uri(text, scheme, rest)  # a file name may hold a question mark
+    path, _, query = rest.partition("?")
+    return Uri(text, scheme, path, dict(parse_qsl(query, keep_blank_values=True)))
+
+
+def printf_pattern(name: str) -> str | None:
+    """The number field of a sequence name (`%i`, `%d`, `%06d`), or None. `%i` counts as `%d`, as in jetson-inference."""
+    match = re.search(r"%(0\d+)?[di]", name)
+    return match[0] if match else None
