@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Classes, Head, Preprocess, TensorSpec
+from tsss_edge.errors import UnavailableError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -57,3 +59,13 @@ def output_specs(
 def allocate(specs: tuple[TensorSpec, ...], batch: int) -> dict[str, NDArray[Any]]:
     """Zeroed arrays for `specs`, with `batch` for a free batch dimension."""
     return {s.name: np.zeros([batch if d < 0 else d for d in s.shape], np.dtype(s.dtype)) for s in specs}
+
+
+def import_extra(module: str, extra: str) -> Any:
+    """Import a heavy module. Raises: UnavailableError: it is not installed, with the command that installs it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UnavailableError(
+            f"Python module {module} cannot be imported ({error}); install it with `pip install 'tsss-edge[{extra}]'`"
+        ) from error

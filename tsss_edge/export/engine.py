@@ -1,0 +1,147 @@
+"""OnnxModel (or Checkpoint) + Target -> Engine: the plain file that stock tools load and its record, written together."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+
+import tsss_edge
+from tsss_edge.artifacts import Engine, EngineRecord, OnnxModel, Precision, read_json, sha256_file, write_json
+from tsss_edge.config import Target
+from tsss_edge.errors import ArtifactError
+from tsss_edge.export.built import Built
+from tsss_edge.export.sources import default_precision, source_onnx
+
+SUFFIXES = {"openvino": ".xml", "tensorrt": ".engine", "tensorrt-rtx": ".engine"}
+_PRECISION_TAGS = (".fp32", ".bf16", ".fp16", ".int8")
+_KNOWN_SUFFIXES = (".xml", ".engine", ".plan", ".onnx")
+
+
+def build_engine(
+    model: Path,
+    target: Target,
+    out: Path,
+    *,
+    precision: Precision | None = None,
+    calib_data: Path | None = None,
+) -> Engine:
+    """Build one engine and write it with its record; a failed build leaves nothing.
+
+    Args:    model: `.onnx` of ours, or a checkpoint (`.pt`, run folder), exported and calibrated as needed.
+             out: wanted path; suffix and precision are put right (`fused.engine` -> `fused.int8.xml` for target cpu).
+             precision: forced; None takes the target's first that `model` allows.
+             calib_data: dataset folder for INT8 ranges where `model` has none.
+    Raises:  ArtifactError: `model` does not fit, the builder refuses it, or `out` would overwrite another engine's record.
+             UnavailableError: the builder is not installed, or this machine lacks the precision.
+    """
+    precision = precision or default_precision(model, target, can_calibrate=calib_data is not None)
+    if precision not in target.precisions:
+        raise ArtifactError(f"target {target.name} builds {', '.join(target.precisions)}, not {precision}")
+    path = engine_path(out, target, precision)
+    require_free_record(path)
+    with _staging(path) as staging:
+        source = source_onnx(model, target, precision, staging / f"{path.stem}.onnx", calib_data)
+        require_whole(source)
+        built = _build(source, target, precision, staging, path.name)
+        record = _record(source, target, precision, staging, built)
+        return _commit(staging, path, source, record)
+
+
+def engine_path(out: Path, target: Target, precision: Precision) -> Path:
+    """`out` with the precision in its name and the back end's suffix: fused.engine -> fused.int8.xml."""
+    stem = out.stem if out.suffix in _KNOWN_SUFFIXES else out.name
+    for tag in _PRECISION_TAGS:
+        stem = stem.removesuffix(tag)
+    return out.with_name(f"{stem}.{precision}{SUFFIXES[target.backend]}")
+
+
+def require_free_record(path: Path) -> None:
+    """Raise ArtifactError when the record's name is taken by another engine, or by a file that is no record."""
+    record_path = Engine.record_path(path)
+    if not record_path.exists():
+        return
+    try:
+        files = read_json(record_path, EngineRecord).files
+    except ArtifactError as error:
+        raise ArtifactError(f"{record_path}: exists and is not an engine record; choose another --out name") from error
+    if path.name not in files:
+        raise ArtifactError(
+            f"{record_path}: belongs to {next(iter(files), 'another engine')}; choose another --out name or folder for "
+            f"{path.name}, so that both keep their record"
+        )
+
+
+def require_whole(source: OnnxModel) -> None:
+    """Raise ArtifactError when the graph's input is not the one its description promises."""
+    import onnx
+
+    graph = onnx.load(source.path).graph
+    inputs = [i for i in graph.input if i.name == "image"]
+    dims = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim] if inputs else []
+    height, width = source.meta.preprocess.size_hw
+    if not inputs or dims[1:] != [height, width, 3] or inputs[0].type.tensor_type.elem_type != onnx.TensorProto.UINT8:
+        raise ArtifactError(
+            f"{source.path}: its input is {dims or 'missing'}, its description says uint8 image (N,{height},{width},3); "
+            "export it again from the checkpoint"
+        )
+
+
+@contextmanager
+def _staging(path: Path) -> Iterator[Path]:
+    """A folder beside `path` (same file system, so that moving is atomic) that vanishes at the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.stem}-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def _build(source: OnnxModel, target: Target, precision: Precision, staging: Path, name: str) -> Built:
+    if target.backend == "openvino":
+        from tsss_edge.export.openvino_build import build_ir
+
+        return build_ir(source, target, precision, staging, name)
+    from tsss_edge.export.tensorrt_build import build_plan
+
+    return build_plan(source, target, precision, staging, name)
+
+
+def _record(source: OnnxModel, target: Target, precision: Precision, staging: Path, built: Built) -> EngineRecord:
+    meta = source.meta
+    return EngineRecord(
+        backend=target.backend,
+        files={name: sha256_file(staging / name) for name in built.files},
+        target=target.name,
+        onnx_sha256=source.sha256,
+        checkpoint_sha256=meta.checkpoint_sha256,
+        arch=meta.arch,
+        classes=meta.classes,
+        preprocess=meta.preprocess,
+        head=meta.head,
+        objectness=meta.objectness,
+        precision=precision,
+        realised=built.realised,
+        inputs=built.inputs,
+        outputs=built.outputs,
+        calibration=meta.calibration,
+        device=built.device,
+        versions=built.versions,
+        flags={"onnx": source.path.name, "batch": target.batch, **built.flags},
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        tool=f"tsss-edge {tsss_edge.__version__}",
+    )
+
+
+def _commit(staging: Path, path: Path, source: OnnxModel, record: EngineRecord) -> Engine:
+    """Move the files into place, the record last: until then an older record refuses them by hash."""
+    if source.path.parent == staging:  # made on the way: kept, so that the engine can be built again without the data
+        source.path.replace(path.parent / source.path.name)
+    for name in record.files:
+        (staging / name).replace(path.parent / name)
+    write_json(Engine.record_path(path), record)
+    return Engine.load(path)

@@ -1,0 +1,85 @@
+"""A checkpoint or ONNX file -> the ONNX file an engine of one precision is built from, exported or calibrated as needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from tsss_edge.artifacts import OnnxModel, Precision
+from tsss_edge.config import Target
+from tsss_edge.errors import ArtifactError
+
+# What an ONNX file must be for an engine of each precision: bf16 is chosen by the CPU's runtime, not by the file.
+_FILE_PRECISION: dict[Precision, Precision] = {"fp32": "fp32", "bf16": "fp32", "fp16": "fp16", "int8": "int8"}
+
+
+def is_checkpoint(model: Path) -> bool:
+    """A `.pt` file or a run folder."""
+    return model.suffix == ".pt" or model.is_dir()
+
+
+def default_precision(model: Path, target: Target, *, can_calibrate: bool) -> Precision:
+    """The first precision of the target that can be made from `model`.
+
+    Raises: ArtifactError: none can, with the way out.
+    """
+    have: Precision = "fp32" if is_checkpoint(model) else OnnxModel.load(model).meta.precision
+    for precision in target.precisions:
+        need = _FILE_PRECISION[precision]
+        if need == have or (have == "fp32" and (need == "fp16" or can_calibrate)):
+            return precision
+    raise ArtifactError(
+        f"{model} is {have}, target {target.name} builds {', '.join(target.precisions)}; "
+        "give the FP32 ONNX file or the checkpoint (for INT8 with --calib-data)"
+    )
+
+
+def source_onnx(model: Path, target: Target, precision: Precision, out: Path, calib_data: Path | None) -> OnnxModel:
+    """The ONNX file for `precision`: `model` itself where it fits, else made at `out`.
+
+    Raises: ArtifactError: it cannot be made from `model`.
+    """
+    need = _FILE_PRECISION[precision]
+    if not is_checkpoint(model):
+        given = OnnxModel.load(model)
+        return given if given.meta.precision == need else _convert(given, need, out, calib_data)
+    if need == "fp32":
+        return _export(model, target, out, "fp32")
+    if need == "fp16":
+        return _export(model, target, out, "fp16")
+    floating = _export(model, target, out.with_name(f"float-{out.name}"), "fp32")
+    return _convert(floating, "int8", out, calib_data)
+
+
+def _convert(given: OnnxModel, need: Precision, out: Path, calib_data: Path | None) -> OnnxModel:
+    if given.meta.precision != "fp32":
+        raise ArtifactError(
+            f"{given.path} is {given.meta.precision}, {need} was asked; give the FP32 ONNX file or checkpoint"
+        )
+    if need == "fp16":
+        return _half(given, out)
+    if calib_data is None:
+        raise ArtifactError(
+            f"INT8 needs ranges and {given.path} has none; give --calib-data DIR, or run `tsss-edge calibrate` first"
+        )
+    from tsss_edge.calib.calibrate import calibrate
+
+    return calibrate(given.path, calib_data, out)
+
+
+def _export(model: Path, target: Target, out: Path, precision: Precision) -> OnnxModel:
+    from tsss_edge.export.graph import export_onnx
+
+    least, _, most = target.batch
+    batch = most if least == most else 0
+    return export_onnx(model, out, head=target.head, precision=precision, batch=batch)
+
+
+def _half(given: OnnxModel, out: Path) -> OnnxModel:
+    import onnx
+
+    from tsss_edge.export.precision import cast_fp16
+
+    graph = cast_fp16(onnx.load(given.path))
+    return OnnxModel.save(out, graph, msgspec.structs.replace(given.meta, precision="fp16"))
