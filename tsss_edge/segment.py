@@ -1,0 +1,165 @@
+"""Pictures -> label maps at their own resolution: preprocess, network, upsample and argmax, for one picture or files."""
+
+from __future__ import annotations
+
+import glob
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsss_edge.artifacts import IGNORE, Placement, Struct, write_bytes
+from tsss_edge.backends import Backend, Outputs, open_backend
+from tsss_edge.data.voc import IMAGE_SUFFIXES, read_image, write_mask
+from tsss_edge.errors import ArtifactError, DataError
+
+T = TypeVar("T")
+
+
+class SegmentReport(Struct, frozen=True):
+    """What `segment_files` did. `failed` holds one line for each picture that could not be read."""
+
+    images: int
+    failed: tuple[str, ...]
+    out: str
+
+    def summary(self) -> str:
+        """For a terminal: the count, then every failure."""
+        return "\n".join([f"{self.images} masks in {self.out}", *(f"failed: {line}" for line in self.failed)])
+
+
+def segment_image(backend: Backend, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Label a picture.
+
+    Args:    image: (H,W,3) uint8 RGB, any size.
+    Returns: (H,W) uint8 class ids; 255 where the network's fit (`crop`) does not see the picture. Fresh memory.
+    Raises:  ArtifactError: the network has no class output (an L-Net).
+    """
+    return labels_at(run_network(backend, image), image.shape[:2], backend.preprocess.place(image.shape[:2]))
+
+
+def run_network(backend: Backend, image: NDArray[np.uint8]) -> Outputs:
+    """Preprocess a picture, (H,W,3) uint8 RGB, and run the network on it; outputs live until the next call."""
+    from tsss_edge.kernels.preprocess import preprocess
+
+    return backend.infer(preprocess(image, backend.preprocess, bgr=False)[None])
+
+
+def labels_at(outputs: Outputs, frame_hw: tuple[int, int], placement: Placement) -> NDArray[np.uint8]:
+    """First picture of a network's outputs -> (H,W) uint8 labels at `frame_hw`.
+
+    `logits` are upsampled bilinearly before the argmax; `labels` are resized to the nearest.
+    Raises: ArtifactError: neither of them is there.
+    """
+    from tsss_edge.kernels.upsample_argmax import upsample_argmax
+
+    if "logits" in outputs:
+        return upsample_argmax(outputs["logits"][0], frame_hw, placement)
+    if "labels" in outputs:
+        return resize_labels(outputs["labels"][0], frame_hw, placement)
+    raise ArtifactError(f"the network gives {', '.join(outputs) or 'nothing'}; segmenting needs logits or labels")
+
+
+def resize_labels(labels: NDArray[np.uint8], frame_hw: tuple[int, int], placement: Placement) -> NDArray[np.uint8]:
+    """Labels at network input size -> frame size, nearest with half-pixel centres; 255 outside `placement.source`."""
+    x, y, width, height = placement.source
+    left, top, columns, rows = placement.target
+    row = top + (2 * np.arange(height) + 1) * rows // (2 * height)
+    column = left + (2 * np.arange(width) + 1) * columns // (2 * width)
+    result = np.full(frame_hw, IGNORE, np.uint8)
+    result[y : y + height, x : x + width] = labels[row][:, column]
+    return result
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files
+
+
+def segment_files(
+    engine: Path,
+    inputs: Sequence[str],
+    out: Path,
+    *,
+    overlay: bool = False,
+    threads: int | None = None,
+    trust: bool = False,
+) -> SegmentReport:
+    """Write an index PNG for every picture, and with `overlay` a blended JPEG beside it (`NAME.overlay.jpg`).
+
+    A picture that cannot be read is reported and does not stop the others. Pictures of a folder keep their place
+    below it.
+
+    Args:    engine: engine, ONNX file or checkpoint.
+             inputs: pictures, folders (searched in depth) and globs.
+    Raises:  DataError: nothing found, or two pictures would write one mask.
+             ArtifactError, UnavailableError: as `open_backend`.
+    """
+    jobs = plan(inputs, out)
+    failed: list[str] = []
+    with open_backend(engine, threads=threads, trust=trust) as backend:
+        for picture, target in track(list(jobs.items()), "segment"):
+            try:
+                _segment_file(backend, picture, target, overlay)
+            except DataError as error:
+                failed.append(str(error))
+    return SegmentReport(images=len(jobs) - len(failed), failed=tuple(failed), out=str(out))
+
+
+def _segment_file(backend: Backend, picture: Path, target: Path, overlay: bool) -> None:
+    image = read_image(picture)
+    labels = segment_image(backend, image)
+    write_mask(target, labels)
+    if overlay:
+        write_bytes(target.with_suffix(".overlay.jpg"), _blended_jpeg(image, labels, backend))
+
+
+def _blended_jpeg(image: NDArray[np.uint8], labels: NDArray[np.uint8], backend: Backend) -> bytes:
+    import cv2
+
+    from tsss_edge.kernels.overlay import overlay
+
+    frame = overlay(np.ascontiguousarray(image[..., ::-1]), labels, backend.classes.palette)
+    done, data = cv2.imencode(".jpg", frame)
+    assert done, "OpenCV could not encode a JPEG"
+    return data.tobytes()
+
+
+def plan(inputs: Sequence[str], out: Path) -> dict[Path, Path]:
+    """Picture -> mask to write, in a fixed order. Raises: DataError: nothing found, or two masks of one name."""
+    jobs: dict[Path, Path] = {}
+    for text in inputs:
+        found = list(_expand(text))
+        if not found:
+            raise DataError(f"{text}: no pictures there ({', '.join(IMAGE_SUFFIXES)})")
+        for picture, relative in found:
+            jobs[picture] = (out / relative).with_suffix(".png")
+    owners: dict[Path, Path] = {}
+    for picture, target in jobs.items():
+        if target in owners:
+            raise DataError(f"{picture} and {owners[target]} would both write {target}; segment them into two folders")
+        owners[target] = picture
+    return jobs
+
+
+def _expand(text: str) -> Iterator[tuple[Path, Path]]:
+    """Pictures that one argument names, each with its place below the output folder."""
+    path = Path(text)
+    if path.is_dir():
+        pictures = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        yield from ((p, p.relative_to(path)) for p in pictures)
+    elif path.exists() or not glob.has_magic(text):
+        yield path, Path(path.name)  # a missing file is reported with the others when it is read
+    else:
+        matches = (Path(p) for p in sorted(glob.glob(text, recursive=True)))  # noqa: PTH207 (Path.glob takes no absolute pattern)
+        yield from ((p, Path(p.name)) for p in matches if p.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def track(items: Sequence[T], what: str) -> Iterable[T]:
+    """`items`, with a progress bar on stderr where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import track as rich_track
+
+    return rich_track(items, what, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
