@@ -20,7 +20,7 @@ class JsonLinesSink:
     """`NAME.jsonl`, or `-` for standard output. Lines are written whole and at once, so that `tail -f` works.
 
     Keys: `frame` (index at the source), `time_s` (since the first frame), `size` [width, height], `areas` {class name:
-    share of the frame 0-1, only what is there}, `age_ms`, `stages_ms`, `dropped` (so far), `state` is not repeated here,
+    share of the frame 0-1, only what is there}, `age_ms`, `stages_ms`, `dropped` (so far),
     `parity` (last verdict, where there is a parity watch).
     """
 
@@ -80,12 +80,10 @@ def _create(path: Path) -> BinaryIO:
 def class_areas(labels: NDArray[np.uint8], classes: Classes) -> dict[str, float]:
     """Share of the pixels of each class that occurs, 0-1, by name; pixels of 255 belong to none."""
     counts = label_histogram(labels)
-    return {
-        name: round(float(counts[i]) / labels.size, 6) for i, name in enumerate(classes.names) if counts[i]
-    }  # fmt: skip
+    return {name: round(float(counts[i]) / labels.size, 6) for i, name in enumerate(classes.names) if counts[i]}
 
 
 def label_histogram(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Pixels by label: (H,W) uint8 -> (256,) counts. OpenCV, because `np.bincount` first widens every pixel."""
     histogram = cv2.calcHist([labels], [0], None, [256], [0, 256])
-    return np.rint(histogram[:, 0]).astype(np.int64)
+    return np.rint(histogram.reshape(256)).astype(np.int64)

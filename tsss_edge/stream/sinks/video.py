@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tsss_edge.errors import DataError
 from tsss_edge.stream.frames import Result
+from tsss_edge.stream.opencv import quiet
 
 SINK_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi")
 
@@ -33,9 +34,10 @@ class VideoSink:
         self._frames = 0
         self._temporary = _sibling(path)
         codec = "MJPG" if path.suffix.lower() == ".avi" else "mp4v"
-        self._writer: cv2.VideoWriter | None = cv2.VideoWriter(
-            str(self._temporary), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), fps, self._even_hw[::-1]
-        )
+        with quiet():
+            self._writer: cv2.VideoWriter | None = cv2.VideoWriter(
+                str(self._temporary), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), fps, self._even_hw[::-1]
+            )
         if not self._writer.isOpened():
             self._discard()
             raise DataError(f"{path}: cannot write a {size_hw[1]}x{size_hw[0]} video at {fps:g} frames a second there")
@@ -102,7 +104,8 @@ def _letterbox(image: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np
 
 def _count_frames(path: Path) -> int:
     """Frames a player would find; from the container's index, so without decoding."""
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    with quiet():
+        capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     try:
         return int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
     finally:

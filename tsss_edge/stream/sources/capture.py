@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 
 from tsss_edge.errors import DataError, UnavailableError
-from tsss_edge.stream.sources.files import as_bgr
+from tsss_edge.stream.opencv import as_bgr, quiet
 from tsss_edge.stream.sources.live import Shot
 from tsss_edge.stream.uris import Uri
 
@@ -51,7 +51,8 @@ def open_camera(uri: Uri) -> CvCapture:
     if os.name == "posix" and Path("/dev").is_dir() and Path("/proc").is_dir() and not device.exists():
         have = ", ".join(sorted(str(p) for p in Path("/dev").glob("video*"))) or "none"
         raise DataError(f"{device}: no such camera; this machine has {have}")
-    capture = cv2.VideoCapture(int(match[1]), cv2.CAP_ANY, _size_options(uri))
+    with quiet():
+        capture = cv2.VideoCapture(int(match[1]), cv2.CAP_ANY, _size_options(uri))
     return _opened(capture, uri, "in use by another program, or no permission (group `video`)")
 
 
@@ -77,7 +78,9 @@ def open_csi(uri: Uri) -> CvCapture:
             f"{uri.shown}: this OpenCV has no GStreamer, which CSI cameras need; use the system's OpenCV "
             "(on Jetson `sudo apt install python3-opencv` and a venv with --system-site-packages)"
         )
-    return _opened(cv2.VideoCapture(csi_pipeline(uri), cv2.CAP_GSTREAMER), uri, "check `nvgstcapture-1.0`")
+    with quiet():
+        capture = cv2.VideoCapture(csi_pipeline(uri), cv2.CAP_GSTREAMER)
+    return _opened(capture, uri, "check with `nvgstcapture-1.0`")
 
 
 def csi_pipeline(uri: Uri) -> str:
@@ -104,7 +107,9 @@ def open_network(uri: Uri) -> CvCapture:
     if "OPENCV_FFMPEG_CAPTURE_OPTIONS" not in os.environ:
         os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay"
     timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, NETWORK_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, NETWORK_TIMEOUT_MS]
-    return _opened(cv2.VideoCapture(uri.text, cv2.CAP_FFMPEG, timeouts), uri, "check the address and that it runs")
+    with quiet():
+        capture = cv2.VideoCapture(uri.text, cv2.CAP_FFMPEG, timeouts)
+    return _opened(capture, uri, "check the address, and that the camera runs")
 
 
 def _opened(capture: cv2.VideoCapture, uri: Uri, hint: str) -> CvCapture:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -17,10 +15,8 @@ from numpy.typing import NDArray
 from tsss_edge.data.voc import read_image
 from tsss_edge.errors import DataError
 from tsss_edge.stream.frames import Frame
+from tsss_edge.stream.opencv import as_bgr, quiet
 from tsss_edge.stream.uris import PICTURE_SUFFIXES, VIDEO_SUFFIXES, printf_pattern
-
-# FFmpeg writes its own lines about a damaged file; ours says it once. Set by the user, it stays.
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
 class VideoSource:
@@ -32,7 +28,8 @@ class VideoSource:
         self._name = name
         self._check_size(path)
         options = [cv2.CAP_PROP_N_THREADS, decode_threads] if decode_threads else []
-        self._capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, options)
+        with quiet():
+            self._capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, options)
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.fps: float = fps if math.isfinite(fps) and fps > 0 else 0.0
@@ -156,12 +153,3 @@ def _natural(path: Path) -> tuple[str, list[tuple[int, int, str]]]:
 
 def _read_bgr(path: Path) -> NDArray[np.uint8]:
     return np.ascontiguousarray(read_image(path)[..., ::-1])
-
-
-def as_bgr(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """(H,W), (H,W,1), (H,W,3) or (H,W,4) uint8 as OpenCV returns it -> (H,W,3) BGR."""
-    if image.ndim == 3 and image.shape[2] == 3:
-        return image.astype(np.uint8, copy=False)
-    channels = 1 if image.ndim == 2 else image.shape[2]
-    code = {1: cv2.COLOR_GRAY2BGR, 4: cv2.COLOR_BGRA2BGR}[channels]
-    return np.asarray(cv2.cvtColor(image, code), dtype=np.uint8)

@@ -201,9 +201,9 @@ class LiveSource:
             self._changed.notify_all()
 
     def _note_change(self, shot: Shot) -> None:
-        self._last_frame = shot.captured
         if self._previous is None or not _same(self._previous, shot.image):
             self._last_change = shot.captured
+        self._last_frame = shot.captured  # after _last_change: `frozen` reads both without a lock
         self._previous = shot.image
 
     def _reconnect(self) -> Capture | None:

@@ -1,0 +1,31 @@
+"""What the stream tests share beside fixtures: plain pictures, and reading a video back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from tsss_edge.stream.frames import Result
+
+MakeVideo = Callable[..., Path]
+MakeResult = Callable[..., Result]
+
+
+def gray_image(value: int, size_hw: tuple[int, int] = (48, 64)) -> NDArray[np.uint8]:
+    """One grey value everywhere: survives any codec to within a few steps."""
+    return np.full((*size_hw, 3), value, np.uint8)
+
+
+def read_video(path: Path) -> tuple[float, list[NDArray[np.uint8]]]:
+    """Rate and every frame of a video."""
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    frames = []
+    while (read := capture.read())[0]:
+        frames.append(np.asarray(read[1], dtype=np.uint8))
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    capture.release()
+    return fps, frames

@@ -1,0 +1,275 @@
+"""Every way of the live source's state machine, on a camera that follows a script."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from streamkit import MakeVideo, gray_image
+
+from tsss_edge.errors import DataError
+from tsss_edge.stream.frames import Frame
+from tsss_edge.stream.sources import LiveSource, Retry, open_source
+from tsss_edge.stream.sources.live import Capture, EndOfStream, FilePlayer, Shot
+from tsss_edge.stream.sources.synthetic import SyntheticSource
+
+QUICK = Retry(first_s=0.001, longest_s=0.004, attempts=3, stall_s=0.05, frozen_s=0.05)
+PATIENCE_S = 20.0
+
+Step = int | tuple[int, tuple[int, int]] | None | BaseException | threading.Event
+
+
+class ScriptedCamera:
+    """A camera that does one step a read: a grey value (and size), None (dies), an error, or waiting for an event.
+
+    Past the end of its script it waits until it is released.
+    """
+
+    def __init__(self, steps: list[Step]) -> None:
+        self.fps = 30.0
+        self.released = threading.Event()
+        self._steps = iter(steps)
+
+    def read(self) -> Shot | None:
+        step = next(self._steps, self.released)
+        if isinstance(step, threading.Event):
+            step.wait(PATIENCE_S)
+            return None if step is self.released else self.read()
+        if isinstance(step, BaseException):
+            raise step
+        if step is None:
+            return None
+        value, size_hw = step if isinstance(step, tuple) else (step, (8, 12))
+        return Shot(gray_image(value, size_hw), time.monotonic())
+
+    def release(self) -> None:
+        self.released.set()
+
+
+class Cameras:
+    """One script after the other, each time the source opens; an error in the list is an opening that fails."""
+
+    def __init__(self, *scripts: list[Step] | Exception) -> None:
+        self._scripts: Iterator[list[Step] | Exception] = iter(scripts)
+        self.opened: list[ScriptedCamera] = []
+
+    def __call__(self) -> Capture:
+        script = next(self._scripts, DataError("camera: not there"))
+        if isinstance(script, Exception):
+            raise script
+        self.opened.append(ScriptedCamera(script))
+        return self.opened[-1]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "gave up waiting"
+        time.sleep(0.002)
+
+
+def value(frame: Frame | None) -> int:
+    assert frame is not None
+    return int(frame.image[0, 0, 0])
+
+
+def close(source: LiveSource, cameras: Cameras) -> None:
+    for camera in cameras.opened:
+        camera.released.set()
+    source.close()
+
+
+def test_newest_frame_wins_and_drops_are_counted() -> None:
+    cameras = Cameras([1, 2, 3, 4, 5])
+    source = LiveSource(cameras, name="cam", retry=QUICK)
+    wait_for(lambda: source.dropped == 4)
+    frame = source.read()
+    assert (value(frame), frame and frame.index) == (5, 4)
+    close(source, cameras)
+
+
+def test_block_gives_every_frame_in_order() -> None:
+    cameras = Cameras([*range(20), EndOfStream()])
+    source = LiveSource(cameras, name="cam", policy="block", retry=QUICK, depth=2)
+    assert [value(source.read()) for _ in range(20)] == list(range(20))
+    assert source.read() is None
+    assert (source.dropped, source.state) == (0, "ENDED")
+
+
+def test_captured_is_the_time_of_arrival_not_of_reading() -> None:
+    cameras = Cameras([1])
+    before = time.monotonic()
+    source = LiveSource(cameras, name="cam", retry=QUICK)
+    after = time.monotonic()
+    time.sleep(0.02)
+    frame = source.read()
+    assert frame is not None and before <= frame.captured <= after
+    close(source, cameras)
+
+
+def test_a_lost_camera_comes_back_without_an_invented_frame() -> None:
+    cameras = Cameras([1, 2, None], OSError("no route"), [], [7, 8])
+    cameras_script_empty_dies = cameras  # the third opening gives no picture: it counts as a failed attempt
+    source = LiveSource(cameras_script_empty_dies, name="cam", policy="block", retry=QUICK)
+    wait_for(lambda: len(cameras.opened) == 2)
+    cameras.opened[1].released.set()  # that camera gives up
+    assert [value(source.read()) for _ in range(4)] == [1, 2, 7, 8]
+    assert (source.reconnects, source.state) == (1, "STREAMING")
+    assert cameras.opened[0].released.is_set()
+    close(source, cameras)
+
+
+def test_reconnecting_shows_while_waiting() -> None:
+    cameras = Cameras([1, None], [2])
+    source = LiveSource(cameras, name="cam", retry=Retry(first_s=PATIENCE_S))
+    wait_for(lambda: source.state == "RECONNECTING")
+    assert value(source.read()) == 1  # the last real frame is still there, once
+    source.close()  # and closing does not wait for the back-off
+    assert source.state == "ENDED" and source.read() is None
+
+
+def test_a_camera_that_stays_away_fails_after_the_limit() -> None:
+    cameras = Cameras([1, None])
+    source = LiveSource(cameras, name="cam", retry=QUICK)
+    assert value(source.read()) == 1
+    with pytest.raises(DataError, match=r"cam: lost after 1 frames and not back after 3 attempts .*not there"):
+        source.read()
+    assert source.state == "FAILED"
+    source.close()
+    assert source.state == "FAILED"
+
+
+def test_the_attempts_start_again_after_each_return() -> None:
+    lost = OSError("gone")
+    cameras = Cameras([1, None], lost, lost, [2, None], lost, lost, [3])
+    source = LiveSource(cameras, name="cam", policy="block", retry=QUICK)
+    assert [value(source.read()) for _ in range(3)] == [1, 2, 3]
+    assert source.reconnects == 2
+    close(source, cameras)
+
+
+def test_back_off_doubles_and_is_bounded() -> None:
+    retry = Retry(first_s=0.5, longest_s=8.0)
+    assert [retry.delay_s(n) for n in range(6)] == [0.5, 1, 2, 4, 8, 8]
+    assert retry.delay_s(10_000) == 8
+
+
+def test_stalled_and_streaming_again() -> None:
+    go = threading.Event()
+    cameras = Cameras([1, go, 2])
+    source = LiveSource(cameras, name="cam", retry=Retry(stall_s=0.05))
+    assert value(source.read()) == 1
+    wait_for(lambda: source.state == "STALLED")
+    go.set()
+    assert value(source.read()) == 2
+    close(source, cameras)
+
+
+def test_a_frozen_camera_is_noticed_and_released_by_a_new_picture() -> None:
+    thaw = threading.Event()
+
+    class Freezing(ScriptedCamera):
+        def read(self) -> Shot | None:
+            time.sleep(0.002)
+            return Shot(gray_image(9 if thaw.is_set() else 5), time.monotonic())
+
+    source = LiveSource(lambda: Freezing([]), name="cam", retry=Retry(stall_s=PATIENCE_S, frozen_s=0.05))
+    wait_for(lambda: source.frozen)
+    assert source.state == "STALLED"
+    thaw.set()
+    wait_for(lambda: not source.frozen)
+    source.close()
+
+
+def test_one_changed_pixel_is_not_frozen() -> None:
+    class Noisy(ScriptedCamera):
+        count = 0
+
+        def read(self) -> Shot | None:
+            time.sleep(0.001)
+            image = gray_image(5)
+            self.count += 1
+            image[1, 1, 1] = self.count % 2  # off the coarse grid
+            return Shot(image, time.monotonic())
+
+    camera = Noisy([])
+    source = LiveSource(lambda: camera, name="cam", retry=Retry(frozen_s=0.2))
+    wait_for(lambda: camera.count > 300)
+    assert not source.frozen
+    source.close()
+
+
+def test_a_change_of_resolution_is_told() -> None:
+    cameras = Cameras([(1, (8, 12)), (2, (16, 20))])
+    source = LiveSource(cameras, name="cam", policy="block", retry=QUICK)
+    assert value(source.read()) == 1 and source.size_hw == (8, 12)
+    frame = source.read()
+    assert frame is not None and frame.image.shape == (16, 20, 3)
+    assert source.size_hw == (16, 20)
+    close(source, cameras)
+
+
+def test_a_driver_error_reaches_the_reader() -> None:
+    cameras = Cameras([1, RuntimeError("bus reset")])
+    source = LiveSource(cameras, name="cam", retry=QUICK)
+    assert value(source.read()) == 1
+    with pytest.raises(DataError, match="cam: RuntimeError: bus reset"):
+        source.read()
+    assert source.state == "FAILED" and cameras.opened[0].released.is_set()
+
+
+@pytest.mark.parametrize("script", [[None], [EndOfStream()]])
+def test_a_camera_without_a_picture_fails_at_once(script: list[Step]) -> None:
+    cameras = Cameras(script)
+    with pytest.raises(DataError, match="gives no picture"):
+        LiveSource(cameras, name="cam", retry=QUICK)
+    assert cameras.opened[0].released.is_set()
+
+
+def test_closing_wakes_a_waiting_reader_and_ends_the_thread() -> None:
+    cameras = Cameras([1])
+    source = LiveSource(cameras, name="cam", retry=QUICK)
+    source.read()
+    got: list[Frame | None] = []
+    waiter = threading.Thread(target=lambda: got.append(source.read()))
+    waiter.start()
+    close(source, cameras)
+    waiter.join(PATIENCE_S)
+    assert got == [None]
+    wait_for(lambda: not source._thread.is_alive())
+    source.close()
+
+
+def test_closing_ends_a_reader_that_is_blocked_on_a_full_queue() -> None:
+    cameras = Cameras([*range(50)])
+    source = LiveSource(cameras, name="cam", policy="block", retry=QUICK, depth=2)
+    wait_for(lambda: len(source._slot) == 2)
+    source.close()
+    wait_for(lambda: not source._thread.is_alive())
+
+
+def test_a_file_with_latest_plays_at_its_own_rate() -> None:
+    slept: list[float] = []
+    images = SyntheticSource(
+        lambda scene, t: (gray_image(round(t * 10), (4, 4)), np.zeros((4, 4), np.uint8)),
+        size_hw=(4, 4), fps=0.5, frames=3,
+    )  # fmt: skip
+    player = FilePlayer(images, sleep=slept.append)
+    shots = [player.read(), player.read(), player.read()]
+    assert all(shot is not None and shot.truth is not None for shot in shots)
+    assert len(slept) == 2 and 0 < slept[0] <= 2 < slept[1] <= 4
+    with pytest.raises(EndOfStream):
+        player.read()
+
+
+def test_latest_on_a_file_ends(make_video: MakeVideo) -> None:
+    source = open_source(str(make_video(frames=5, fps=200.0)), policy="latest")
+    assert source.live and source.fps == 200.0
+    indices = []
+    while (frame := source.read()) is not None:
+        indices.append(frame.index)
+    assert indices == sorted(set(indices)) and indices[-1] == 4
+    assert source.state == "ENDED"
