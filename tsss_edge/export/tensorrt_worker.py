@@ -1,0 +1,234 @@
+"""ONNX file -> plan, inside a process of its own: `python -m tsss_edge.export.tensorrt_worker < job.json`.
+
+A builder that crashes or is killed for memory takes only this process with it. Runs with TensorRT 8.5 to 11 and
+TensorRT-RTX, with or without a GPU (TensorRT-RTX only).
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tsss_edge.artifacts import Precision, Struct, TensorSpec, write_bytes, write_json
+from tsss_edge.backends.trt_api import Flavour, Trt, load, type_name
+from tsss_edge.errors import ArtifactError, TsssEdgeError
+
+_DTYPES = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8", "INT32": "int32", "INT64": "int64", "INT8": "int8"}
+
+
+class Job(Struct, frozen=True):
+    """What to build. Paths are absolute."""
+
+    flavour: Flavour
+    onnx: str
+    plan: str
+    result: str
+    precision: Precision
+    batch: tuple[int, int, int]
+    workspace_bytes: int
+    optimization_level: int
+    strong: bool
+    dla_core: int | None = None
+    compute_capabilities: tuple[str, ...] = ()
+    timing_cache: str = ""
+    float_nodes: tuple[str, ...] = ()
+
+
+class Dla(Struct, frozen=True):
+    """Where layers go on a Jetson with DLA. `hops` counts changes of device along the network's order."""
+
+    on_dla: int
+    on_gpu: tuple[str, ...]
+    hops: int
+
+
+class Result(Struct, frozen=True):
+    """What was built, or `error`. `typed` counts convolutions by the type the network gives them."""
+
+    error: str = ""
+    version: str = ""
+    strong: bool = True
+    typed: dict[str, int] = msgspec.field(default_factory=dict)
+    float_convolutions: tuple[str, ...] = ()
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    dla: Dla | None = None
+
+
+def build(job: Job) -> Result:
+    """Parse, configure, build, write the plan. Raises: ArtifactError: TensorRT refuses, in its own words."""
+    trt = load(job.flavour)
+    logger = _logger(trt)
+    builder = trt.module.Builder(logger)
+    network = builder.create_network(_network_flags(trt, job.strong))
+    _parse(trt, network, logger, job)
+    config = _config(trt, builder, network, job)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise ArtifactError(f"{trt} could not build the engine: {logger.last or 'no message from the builder'}")
+    write_bytes(Path(job.plan), bytes(plan))
+    _save_timing_cache(config, job)
+    typed, left = typed_precisions(network)
+    return Result(
+        version=trt.module.__version__,
+        strong=job.strong,
+        typed=typed,
+        float_convolutions=left,
+        inputs=tuple(_spec(network.get_input(i)) for i in range(network.num_inputs)),
+        outputs=tuple(_spec(network.get_output(i)) for i in range(network.num_outputs)),
+        dla=_dla_report(network, config) if job.dla_core is not None else None,
+    )
+
+
+def _logger(trt: Trt) -> Any:
+    base = trt.get("ILogger")
+
+    class Logger(base):  # type: ignore[misc,valid-type]
+        """Passes warnings on to stderr and remembers the last error."""
+
+        def __init__(self) -> None:
+            base.__init__(self)
+            self.last = ""
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (base.ERROR, base.INTERNAL_ERROR):
+                self.last = message
+            if severity in (base.ERROR, base.INTERNAL_ERROR, base.WARNING):
+                sys.stderr.write(f"{message}\n")
+
+    return Logger()
+
+
+def _network_flags(trt: Trt, strong: bool) -> int:
+    flags = 0
+    if trt.has("NetworkDefinitionCreationFlag.EXPLICIT_BATCH"):
+        flags |= 1 << int(trt.get("NetworkDefinitionCreationFlag.EXPLICIT_BATCH"))
+    if strong:
+        flags |= 1 << int(trt.get("NetworkDefinitionCreationFlag.STRONGLY_TYPED"))
+    return flags
+
+
+def _parse(trt: Trt, network: Any, logger: Any, job: Job) -> None:
+    parser = trt.module.OnnxParser(network, logger)
+    if not parser.parse_from_file(job.onnx):
+        errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
+        raise ArtifactError(f"{job.onnx}: {trt} refuses the graph: {'; '.join(errors) or logger.last}")
+
+
+def _config(trt: Trt, builder: Any, network: Any, job: Job) -> Any:
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.get("MemoryPoolType.WORKSPACE"), job.workspace_bytes)
+    config.profiling_verbosity = trt.get("ProfilingVerbosity.DETAILED")
+    if trt.has("IBuilderConfig.builder_optimization_level"):
+        config.builder_optimization_level = job.optimization_level
+    if not job.strong:
+        _weak_typing(trt, network, config, job)
+    _profile(builder, network, config, job)
+    _devices(trt, config, job)
+    if job.timing_cache:
+        path = Path(job.timing_cache)
+        cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
+        config.set_timing_cache(cache, ignore_mismatch=False)
+    return config
+
+
+def _weak_typing(trt: Trt, network: Any, config: Any, job: Job) -> None:
+    """TensorRT 8 to 10.11: flags allow what the casts and Q/DQ in the graph already say; kept nodes stay FP32."""
+    if job.precision in ("fp16", "int8"):
+        config.set_flag(trt.get("BuilderFlag.FP16"))
+    if job.precision == "int8":
+        config.set_flag(trt.get("BuilderFlag.INT8"))
+    kept = [layer for layer in _layers(network) if layer.name in job.float_nodes]
+    for layer in kept:
+        layer.precision = trt.get("DataType.FLOAT")
+    if kept:
+        config.set_flag(trt.get("BuilderFlag.OBEY_PRECISION_CONSTRAINTS"))
+
+
+def _profile(builder: Any, network: Any, config: Any, job: Job) -> None:
+    tensor = network.get_input(0)
+    shape = tuple(tensor.shape)
+    if shape[0] >= 0:
+        if set(job.batch) != {shape[0]}:
+            raise ArtifactError(
+                f"{job.onnx}: made for batches of {shape[0]}, the target wants {job.batch[0]} to {job.batch[2]}; "
+                "export with --batch 0 (free)"
+            )
+        return
+    profile = builder.create_optimization_profile()
+    profile.set_shape(tensor.name, *((n, *shape[1:]) for n in job.batch))
+    if config.add_optimization_profile(profile) < 0:
+        raise ArtifactError(f"TensorRT refuses the batch profile {job.batch}")
+
+
+def _devices(trt: Trt, config: Any, job: Job) -> None:
+    if job.dla_core is not None:
+        config.default_device_type = trt.get("DeviceType.DLA")
+        config.DLA_core = job.dla_core
+        config.set_flag(trt.get("BuilderFlag.GPU_FALLBACK"))
+    if job.compute_capabilities and trt.has("ComputeCapability"):
+        known = trt.get("ComputeCapability")
+        config.num_compute_capabilities = len(job.compute_capabilities)
+        for index, text in enumerate(job.compute_capabilities):
+            kind = getattr(known, f"SM{text.replace('.', '')}", None)
+            if kind is None:
+                raise ArtifactError(f"{trt} does not build for compute capability {text}")
+            config.set_compute_capability(kind, index)
+
+
+def _save_timing_cache(config: Any, job: Job) -> None:
+    if job.timing_cache:
+        write_bytes(Path(job.timing_cache), bytes(config.get_timing_cache().serialize()))
+
+
+def _layers(network: Any) -> list[Any]:
+    return [network.get_layer(i) for i in range(network.num_layers)]
+
+
+def typed_precisions(network: Any) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Convolutions by type (INT8 where the input comes from a DequantizeLinear), and the names of those in FP32."""
+    layers = _layers(network)
+    made_by = {layer.get_output(i).name: layer.type.name for layer in layers for i in range(layer.num_outputs)}
+    names = {"HALF": "fp16", "FLOAT": "fp32", "BF16": "bf16"}
+    counts: Counter[str] = Counter()
+    left = []
+    for layer in layers:
+        if layer.type.name != "CONVOLUTION":
+            continue
+        quantized = made_by.get(layer.get_input(0).name) == "DEQUANTIZE"
+        kind = "int8" if quantized else names.get(type_name(layer.get_output(0).dtype), "other")
+        counts[kind] += 1
+        if kind == "fp32":
+            left.append(layer.name)
+    return dict(sorted(counts.items())), tuple(left)
+
+
+def _dla_report(network: Any, config: Any) -> Dla:
+    layers = [layer for layer in _layers(network) if layer.type.name != "CONSTANT"]
+    on_dla = [bool(config.can_run_on_DLA(layer)) for layer in layers]
+    hops = sum(a != b for a, b in itertools.pairwise(on_dla))
+    on_gpu = tuple(layer.name for layer, dla in zip(layers, on_dla, strict=True) if not dla)
+    return Dla(on_dla=sum(on_dla), on_gpu=on_gpu, hops=hops)
+
+
+def _spec(tensor: Any) -> TensorSpec:
+    kind = type_name(tensor.dtype)
+    return TensorSpec(name=tensor.name, dtype=_DTYPES.get(kind, kind.lower()), shape=tuple(tensor.shape))
+
+
+def main() -> None:
+    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
+    try:
+        result = build(job)
+    except TsssEdgeError as error:
+        result = Result(error=str(error))
+    write_json(Path(job.result), result)
+
+
+if __name__ == "__main__":
+    main()
