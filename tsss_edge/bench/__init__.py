@@ -1,0 +1,136 @@
+"""An engine -> how fast it is: the network alone beside the whole frame, and the stage that limits.
+
+Everything that is compared runs in alternating rounds of one process, so that the ratios hold on a busy machine too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsss_edge.artifacts import Engine
+from tsss_edge.backends import Backend, open_backend
+from tsss_edge.bench.benchmark_app import command, find_benchmark_app, run_benchmark_app
+from tsss_edge.bench.machine import examine_machine, notes_on, read_load, read_mhz
+from tsss_edge.bench.result import BenchReport, EndToEnd, Machine, Percentiles, Timed, percentiles
+from tsss_edge.bench.timing import alternate, network_call, time_end_to_end, warm_up
+
+__all__ = ["BenchReport", "EndToEnd", "Machine", "Percentiles", "Timed", "bench_engine"]
+
+FRAME_HW = (720, 1280)
+APP_ROUNDS = 3
+
+
+def bench_engine(
+    engine: Path,
+    *,
+    duration_s: float = 3.0,
+    threads: int | None = None,
+    compare: Sequence[Path] = (),
+    image: Path | None = None,
+    end_to_end: bool = True,
+    benchmark_app: bool = True,
+    trust: bool = False,
+) -> BenchReport:
+    """Time an engine (or ONNX file, or checkpoint).
+
+    Args:    duration_s: seconds of measurement for each network and for the whole frame, after the warm-up.
+             threads: CPU threads of every network.
+             compare: others to time in alternating rounds; a checkpoint is PyTorch eager FP32, an ONNX file ONNX Runtime.
+             image: frame for `end_to_end`, at its own size; default a synthetic scene of 1280x720.
+             benchmark_app: also run OpenVINO's tool on the same file, where it is installed.
+    Raises:  ArtifactError, UnavailableError: as `open_backend`. DataError: `image` is not a picture.
+             ValueError: `duration_s` is not positive.
+    """
+    if duration_s <= 0:
+        raise ValueError(f"duration {duration_s} s: must be positive")
+    frame = _frame(image)
+    mhz, load = read_mhz(), read_load()
+    with ExitStack() as stack:
+        backends = [
+            stack.enter_context(open_backend(path, threads=threads, trust=trust)) for path in (engine, *compare)
+        ]
+        timed = time_networks(backends, [engine, *compare], duration_s=duration_s)
+        whole = time_end_to_end(backends[0], frame, duration_s=duration_s) if end_to_end else None
+        app, notes = None, list[str]()
+        if benchmark_app and engine.suffix == ".xml":
+            app, notes = _against_benchmark_app(backends[0], engine, duration_s=duration_s, threads=threads)
+    machine = examine_machine(threads=threads, mhz_before=mhz, load_before=load, gpu=engine.suffix == ".engine")
+    return BenchReport(
+        engine=engine.name,
+        runs_on=backends[0].name,
+        latency_ms=timed[0].latency_ms,
+        throughput_fps=timed[0].throughput_fps,
+        end_to_end=whole,
+        runs=timed[0].runs,
+        compare=_by_name(backends[1:], timed[1:]),
+        benchmark_app=app,
+        machine=machine,
+        notes=(*notes, *notes_on(machine)),
+    )
+
+
+def time_networks(backends: Sequence[Backend], files: Sequence[Path], *, duration_s: float) -> list[Timed]:
+    """Each network alone, in alternating rounds; `ratio` is against the first."""
+    calls = [network_call(backend) for backend in backends]
+    for call in calls:
+        warm_up(call)
+    times = alternate(calls, duration_s=duration_s)
+    first = float(np.median(times[0]))
+    return [_timed(file.name, mine, first) for file, mine in zip(files, times, strict=True)]
+
+
+def _timed(file: str, times_ms: Sequence[float], first_ms: float) -> Timed:
+    latency = percentiles(times_ms)
+    fps = 1000 * len(times_ms) / sum(times_ms)
+    return Timed(file=file, latency_ms=latency, throughput_fps=fps, runs=len(times_ms), ratio=latency.p50 / first_ms)
+
+
+def _by_name(backends: Sequence[Backend], timed: Sequence[Timed]) -> dict[str, Timed]:
+    """By the back end's name; the file's name is added where two share it."""
+    names = [backend.name for backend in backends]
+    return {n if names.count(n) == 1 else f"{n} {t.file}": t for n, t in zip(names, timed, strict=True)}
+
+
+def _against_benchmark_app(
+    backend: Backend, engine: Path, *, duration_s: float, threads: int | None
+) -> tuple[Timed | None, list[str]]:
+    """Ours and theirs in alternating rounds -> (theirs, with the ratio of the medians of medians; notes)."""
+    if (tool := find_benchmark_app()) is None:
+        return None, ["benchmark_app is not installed (it comes with `pip install openvino`), so it is not compared"]
+    record = Engine.load(engine, trust=True).record
+    args = command(tool, engine, record, duration_s=duration_s / APP_ROUNDS, threads=threads)
+    call = network_call(backend)
+    ours, theirs = [], []
+    for _ in range(APP_ROUNDS):
+        warm_up(call)
+        ours.append(float(np.median(alternate([call], duration_s=duration_s / APP_ROUNDS, rounds=1)[0])))
+        if (result := run_benchmark_app(args)) is None:
+            return None, [f"benchmark_app failed on {engine.name}, so it is not compared; try: {' '.join(args)}"]
+        theirs.append(result)
+    medians = [result["median"] for result in theirs]
+    median, runs = float(np.median(medians)), int(sum(result["count"] for result in theirs))
+    # benchmark_app prints no percentiles of single runs, so the spread here is over its rounds.
+    timed = Timed(
+        file=engine.name,
+        latency_ms=percentiles(medians),
+        throughput_fps=1000 / median,
+        runs=runs,
+        ratio=median / float(np.median(ours)),
+    )
+    return timed, ["percentiles of benchmark_app are over its rounds, not over single runs"]
+
+
+def _frame(image: Path | None) -> NDArray[np.uint8]:
+    """(H,W,3) uint8 BGR."""
+    if image is not None:
+        from tsss_edge.data.voc import read_image
+
+        return np.ascontiguousarray(read_image(image)[..., ::-1])
+    from tsss_edge.data.synthetic import Scenes
+
+    return np.ascontiguousarray(Scenes(0, FRAME_HW).scene(0)[0][..., ::-1])

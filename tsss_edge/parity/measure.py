@@ -1,0 +1,112 @@
+"""Every stage on every picture -> confusion counts, agreement with the reference, and where they differ most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsss_edge.artifacts import IGNORE
+from tsss_edge.backends import Backend, Outputs
+from tsss_edge.data.voc import VocDataset
+from tsss_edge.metrics import ConfusionMatrix, agreement_counts, boundary_band
+from tsss_edge.parity.result import WorstImage
+from tsss_edge.segment import labels_at, run_network, track
+
+
+@dataclass
+class Stage:
+    """One opened network and what has been counted of it. The first stage of a list is the reference."""
+
+    name: str
+    file: str
+    backend: Backend
+    matrix: ConfusionMatrix = field(init=False)
+    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(2, np.int64))  # same as reference, all
+    band: NDArray[np.int64] = field(default_factory=lambda: np.zeros(2, np.int64))
+    broken_images: int = 0
+    images: list[WorstImage] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.matrix = ConfusionMatrix(len(self.backend.classes))
+
+    @property
+    def pixel_agreement(self) -> float:
+        """Share of pixels labelled as by the reference, 0-1."""
+        return _share(self.pixels)
+
+    @property
+    def boundary_agreement(self) -> float:
+        """The same within the boundary band of the reference's labels; 1 where it draws no boundary at all."""
+        return _share(self.band)
+
+
+def _share(counts: NDArray[np.int64]) -> float:
+    return float(counts[0] / counts[1]) if counts[1] else 1.0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One picture as the report shows it: (H,W,3) uint8 RGB and (H,W) uint8 label maps."""
+
+    id: str
+    image: NDArray[np.uint8]
+    truth: NDArray[np.uint8]
+    reference: NDArray[np.uint8]
+    engine: NDArray[np.uint8]
+
+
+def measure(stages: Sequence[Stage], dataset: VocDataset, ids: Sequence[str], *, boundary_px: int) -> None:
+    """Run all stages on all pictures; the counts are left in the stages."""
+    for image_id in track(ids, "parity"):
+        image, truth = dataset.image(image_id), dataset.mask(image_id)
+        reference = _labels(stages[0], image)
+        seen = reference != IGNORE
+        band = boundary_band(reference, boundary_px) & seen
+        for stage in stages:
+            labels = reference if stage is stages[0] else _labels(stage, image)
+            stage.matrix.update(labels, truth)
+            stage.pixels += agreement_counts(labels, reference, seen)
+            stage.band += agreement_counts(labels, reference, band)
+            stage.images.append(_difference(image_id, labels, reference, truth))
+
+
+def look_again(reference: Stage, engine: Stage, dataset: VocDataset, ids: Sequence[str]) -> list[Seen]:
+    """Label maps of a few pictures, for the report (keeping all of them would grow with the data set)."""
+    result = []
+    for image_id in ids:
+        image = dataset.image(image_id)
+        labels = [_run(stage.backend, image)[0] for stage in (reference, engine)]
+        result.append(Seen(image_id, image, dataset.mask(image_id), *labels))
+    return result
+
+
+def _labels(stage: Stage, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    labels, finite = _run(stage.backend, image)
+    stage.broken_images += not finite
+    return labels
+
+
+def _run(backend: Backend, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], bool]:
+    outputs = run_network(backend, image)
+    labels = labels_at(outputs, image.shape[:2], backend.preprocess.place(image.shape[:2]))
+    return labels, _finite(outputs)
+
+
+def _finite(outputs: Outputs) -> bool:
+    return all(bool(np.isfinite(array).all()) for array in outputs.values() if array.dtype.kind == "f")
+
+
+def _difference(
+    image_id: str, labels: NDArray[np.uint8], reference: NDArray[np.uint8], truth: NDArray[np.uint8]
+) -> WorstImage:
+    differs = labels != reference
+    labelled = differs & (truth != IGNORE)
+    return WorstImage(
+        id=image_id,
+        agreement=1.0 - float(np.count_nonzero(differs)) / differs.size,
+        lost_pixels=int(np.count_nonzero(labelled & (reference == truth))),
+        won_pixels=int(np.count_nonzero(labelled & (labels == truth))),
+    )
