@@ -1,0 +1,131 @@
+"""A TensorRT plan's first bytes -> what built it and for which GPUs, and one sentence for everything that does not fit.
+
+Layout of the readable part (sampleEngines.cpp of NVIDIA/TensorRT, and plans of TensorRT-RTX 1.7.1 looked at byte by byte):
+uint32 tag, uint32 serialization version, ..., bytes 24-27 version (major, minor, patch, build). TensorRT-RTX has another
+tag, the file's length as uint64 at 16, the tag again at 28 and a bit mask of compute capabilities at 32.
+Nothing here needs TensorRT or CUDA. A right header says nothing about trust: that is the record's hash.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import msgspec
+
+from tsss_edge.artifacts import EngineRecord, Struct, write_bytes
+from tsss_edge.backends.cuda_info import Gpu
+from tsss_edge.backends.trt_api import Flavour, Trt
+from tsss_edge.errors import ArtifactError, UnavailableError
+
+TAGS: dict[int, Flavour] = {0x74727466: "tensorrt", 0x74727476: "tensorrt-rtx"}
+NAMES: dict[Flavour, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
+HEADER_BYTES = 28
+RTX_HEADER_BYTES = 36
+RTX_BITS = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")  # bits 0 to 5 of the mask (plans built for each one looked at)
+OTHER_KINDS = {
+    b"PK\x03\x04": "a zip (a PyTorch checkpoint?)",
+    b"<?xm": "an XML file (OpenVINO?)",
+    b"\x7fELF": "a program",
+}
+
+
+class PlanHeader(Struct, frozen=True):
+    """What the header says. `compute_capabilities` and `length` are known for TensorRT-RTX only (empty, None)."""
+
+    flavour: Flavour
+    serialization: int
+    version: tuple[int, int, int, int]
+    compute_capabilities: tuple[str, ...] = ()
+    length: int | None = None
+
+    def __str__(self) -> str:
+        return f"{NAMES[self.flavour]} {'.'.join(map(str, self.version))}"
+
+
+def read_header(path: Path) -> PlanHeader:
+    """Read the header of a plan. Raises: ArtifactError: truncated, another kind of file, or with a foreign prefix."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(RTX_HEADER_BYTES)
+    if size < RTX_HEADER_BYTES:
+        raise ArtifactError(f"{path}: {size} bytes, too short for a TensorRT plan (truncated?); build it again")
+    tag, serialization = struct.unpack_from("<II", start)
+    if tag not in TAGS:
+        raise ArtifactError(_foreign(path, start))
+    header = PlanHeader(flavour=TAGS[tag], serialization=serialization, version=_version(start))
+    return _rtx_part(path, header, start, size) if header.flavour == "tensorrt-rtx" else header
+
+
+def _version(start: bytes) -> tuple[int, int, int, int]:
+    major, minor, patch, build = start[24:28]
+    return major, minor, patch, build
+
+
+def _rtx_part(path: Path, header: PlanHeader, start: bytes, size: int) -> PlanHeader:
+    (length,) = struct.unpack_from("<Q", start, 16)
+    if length != size:
+        raise ArtifactError(
+            f"{path}: its header promises {length} bytes, the file has {size} (truncated or changed); build it again"
+        )
+    (mask,) = struct.unpack_from("<I", start, 32)
+    served = tuple(text for bit, text in enumerate(RTX_BITS) if mask >> bit & 1)
+    return msgspec.structs.replace(header, compute_capabilities=served, length=length)
+
+
+def _foreign(path: Path, start: bytes) -> str:
+    length = foreign_prefix(path)
+    if length is not None:
+        return (
+            f"{path}: {length} bytes of JSON stand before the plan, as Ultralytics writes it; "
+            f"`tsss-edge inspect {path} --strip OUT.engine` writes the plan alone"
+        )
+    kind = OTHER_KINDS.get(start[:4], f"it starts with {start[:4].hex()}")
+    return f"{path}: not a TensorRT plan ({kind}); build it with `tsss-edge build-engine`"
+
+
+def foreign_prefix(path: Path) -> int | None:
+    """Bytes before the plan when a length (uint32) and JSON stand there, as Ultralytics writes it; else None."""
+    with path.open("rb") as file:
+        start = file.read(4)
+        length = int.from_bytes(start, "little")
+        if len(start) < 4 or length > 1 << 20:
+            return None
+        text, tag = file.read(length), file.read(4)
+    known = int.from_bytes(tag, "little") in TAGS
+    return 4 + length if known and text[:1] == b"{" else None
+
+
+def strip_prefix(path: Path, out: Path) -> PlanHeader:
+    """Write the plan without its foreign prefix to `out`. Raises: ArtifactError: there is none."""
+    length = foreign_prefix(path)
+    if length is None:
+        raise ArtifactError(f"{path}: no foreign prefix in front of a plan; nothing to strip")
+    write_bytes(out, path.read_bytes()[length:])
+    return read_header(out)
+
+
+def require_record(path: Path, header: PlanHeader, record: EngineRecord) -> None:
+    """Raise ArtifactError when header and record tell different stories."""
+    if record.backend != header.flavour:
+        raise ArtifactError(f"{path}: is a plan of {header}, its record says {record.backend}; build it again")
+    recorded = record.versions.get(record.backend, "")
+    if recorded and recorded.split(".")[:3] != [str(n) for n in header.version[:3]]:
+        raise ArtifactError(f"{path}: is a plan of {header}, its record says {recorded}; build it again")
+
+
+def require_runnable(path: Path, header: PlanHeader, record: EngineRecord, trt: Trt, gpu: Gpu) -> None:
+    """Raise UnavailableError when this TensorRT or this GPU cannot run the plan, before CUDA is asked."""
+    rebuild = f"`tsss-edge build-engine {record.flags.get('onnx', 'F.onnx')} --target {record.target}`"
+    if tuple(trt.version[:3]) != header.version[:3]:
+        raise UnavailableError(f"{path}: built by {header}, this machine has {trt}; build it here with {rebuild}")
+    served = header.compute_capabilities
+    if served and gpu.compute_capability not in served:
+        raise UnavailableError(
+            f"{path}: made for compute capability {', '.join(served)}, this GPU ({gpu.name}) has "
+            f"{gpu.compute_capability}; add it to the target's compute_capabilities, or use another target"
+        )
+    if header.flavour == "tensorrt" and record.device and f"{gpu.name} (" not in record.device:
+        raise UnavailableError(
+            f"{path}: built for {record.device}, this GPU is {gpu.name}; build it here with {rebuild}"
+        )
