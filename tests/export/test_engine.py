@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import pytest
 from tiny import CALIBRATION, CLASSES, tiny_onnx
 
 from tsss_edge.artifacts import Engine, EngineRecord, OnnxModel, read_json, sha256_file
-from tsss_edge.backends.cuda_info import Gpu
+from tsss_edge.backends.cuda_info import Gpu, first_gpu
 from tsss_edge.backends.trt_api import Trt
 from tsss_edge.config import Target, load_target
 from tsss_edge.errors import ArtifactError, UnavailableError
@@ -204,7 +203,7 @@ def test_job_follows_version_and_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (old.strong, old.workspace_bytes, old.timing_cache) == (False, 4096 << 20, "")
 
 
-@pytest.mark.skipif(os.path.exists("/usr/local/cuda") or os.path.exists("/dev/nvidia0"), reason="has a GPU")  # noqa: PTH110
+@pytest.mark.skipif(first_gpu() is not None, reason="this machine has a GPU")
 def test_tensorrt_without_gpu_or_module_is_exit_4(tmp_path: Path) -> None:
     model = tiny_onnx(tmp_path / "t.onnx")
     target = msgspec.structs.replace(RTX, backend="tensorrt")

@@ -1,0 +1,201 @@
+"""Any artifact on disk -> a description in plain words, and the same as builtins for `--json`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tsss_edge.artifacts import (
+    CalibrationRecord,
+    Checkpoint,
+    Classes,
+    Engine,
+    EngineRecord,
+    OnnxModel,
+    Preprocess,
+    Struct,
+    read_json,
+    sha256_file,
+)
+from tsss_edge.backends.plan import read_header
+from tsss_edge.config import CalibSet, Target, TrainConfig, read_toml
+from tsss_edge.errors import ArtifactError, TsssEdgeError
+
+
+class Description(Struct, frozen=True):
+    """`kind` in words, and facts in the order they are shown."""
+
+    path: str
+    kind: str
+    facts: dict[str, Any]
+
+    def summary(self) -> str:
+        """One line for what it is, then one a fact."""
+        width = max((len(name) for name in self.facts), default=0)
+        lines = [f"  {name:<{width}}  {_plain(value)}" for name, value in self.facts.items()]
+        return "\n".join([f"{self.path}: {self.kind}", *lines])
+
+
+def inspect_path(path: Path) -> Description:
+    """Describe a file or folder. Raises: ArtifactError: missing, damaged, or nothing of ours."""
+    if path.is_dir():
+        return _folder(path)
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file or folder")
+    readers = {".pt": _checkpoint, ".onnx": _onnx, ".xml": _engine, ".engine": _engine, ".plan": _engine}
+    readers |= {".json": _json, ".toml": _toml}
+    if path.suffix not in readers:
+        raise ArtifactError(f"{path}: expected a dataset or run folder, or a file ending in {', '.join(readers)}")
+    return readers[path.suffix](path)
+
+
+def describe(path: Path) -> str:
+    """`inspect_path(path)` as text."""
+    return inspect_path(path).summary()
+
+
+def _folder(path: Path) -> Description:
+    if (path / "ImageSets").is_dir() or (path / "JPEGImages").is_dir():
+        return _dataset(path)
+    found = [name for name in ("best.pt", "last.pt") if (path / name).is_file()]
+    if not found:
+        raise ArtifactError(f"{path}: neither a dataset (JPEGImages/, ImageSets/) nor a run folder (best.pt)")
+    inner = _checkpoint(path / found[0])
+    return Description(path=str(path), kind=f"run folder, {inner.kind}", facts={"checkpoint": found[0], **inner.facts})
+
+
+def _dataset(path: Path) -> Description:
+    from tsss_edge.data.voc import VocDataset
+
+    dataset = VocDataset.open(path)
+    facts: dict[str, Any] = {f"split {name}": f"{len(dataset.ids(name))} images" for name in dataset.splits}
+    facts |= _classes(dataset.classes)
+    facts["masks"] = sum(1 for _ in (path / "SegmentationClass").glob("*.png"))
+    facts["image labels"] = "image_labels.csv" if (path / "image_labels.csv").is_file() else "from the masks"
+    return Description(path=str(path), kind="dataset in PASCAL VOC layout", facts=facts)
+
+
+def _checkpoint(path: Path) -> Description:
+    checkpoint = Checkpoint.load(path)
+    meta = checkpoint.meta
+    facts = {"architecture": meta.arch, "parameters": sum(t.numel() for t in checkpoint.state().values())}
+    facts |= _classes(meta.classes) | {"strong": list(meta.strong) or "all", "input": _input(meta.preprocess)}
+    facts |= {f"metric {name}": round(value, 4) for name, value in meta.metrics.items()}
+    facts |= {f"training {name}": value for name, value in meta.training.items()}
+    facts |= {"made by": meta.tool, "sha256": checkpoint.sha256}
+    return Description(path=str(path), kind=f"checkpoint, stage {meta.stage}", facts=facts)
+
+
+def _onnx(path: Path) -> Description:
+    import onnx
+
+    model = OnnxModel.load(path)
+    meta, graph = model.meta, onnx.load(path)
+    kinds = Counter(node.op_type for node in graph.graph.node)
+    facts: dict[str, Any] = {"architecture": meta.arch, "precision": meta.precision, "head": meta.head}
+    facts |= {"objectness": meta.objectness, "opset": graph.opset_import[0].version}
+    facts |= {"nodes": ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(8))}
+    facts |= _classes(meta.classes) | {"input": _input(meta.preprocess)} | _calibration(meta.calibration)
+    facts |= {"nodes kept in float": list(meta.float_nodes) or "none"}
+    facts |= {"checkpoint sha256": meta.checkpoint_sha256, "made by": meta.tool, "sha256": model.sha256}
+    return Description(path=str(path), kind="ONNX model exported by tsss-edge", facts=facts)
+
+
+def _engine(path: Path) -> Description:
+    facts: dict[str, Any] = {}
+    if path.suffix != ".xml":
+        header = read_header(path)
+        facts["plan"] = f"of {header}"
+        if header.compute_capabilities:
+            facts["compute capabilities"] = ", ".join(header.compute_capabilities)
+    if not Engine.record_path(path).is_file():
+        facts["record"] = "none: not built by tsss-edge, or its .json is lost; it cannot be trusted"
+        return Description(path=str(path), kind="engine without a record", facts=facts)
+    record = Engine.load(path, trust=True).record
+    facts |= {"files": {name: _check_file(path.parent / name, digest) for name, digest in record.files.items()}}
+    return Description(path=str(path), kind=f"engine, {record.backend}", facts=facts | _record_facts(record))
+
+
+def _check_file(path: Path, digest: str) -> str:
+    if not path.is_file():
+        return "MISSING"
+    return "as built" if sha256_file(path) == digest else "CHANGED since the build: not the hash in the record"
+
+
+def _record_facts(record: EngineRecord) -> dict[str, Any]:
+    facts: dict[str, Any] = {"target": record.target, "architecture": record.arch, "precision": record.precision}
+    facts["convolutions run in"] = record.realised or record.flags.get("typed") or "not known"
+    facts |= {"head": record.head, "objectness": record.objectness} | _classes(record.classes)
+    facts |= {"input": _input(record.preprocess)}
+    facts |= {f"tensor {s.name}": f"{s.dtype} {s.shape}" for s in (*record.inputs, *record.outputs)}
+    facts |= _calibration(record.calibration) | {"built on": record.device}
+    facts |= {f"version {name}": value for name, value in record.versions.items()}
+    facts |= {f"flag {name}": value for name, value in record.flags.items()}
+    latency, parity = record.latency, record.parity
+    facts["latency"] = f"p50 {latency.p50_ms:.2f} ms, p95 {latency.p95_ms:.2f} ms" if latency else "not measured"
+    facts["parity"] = (
+        f"{'PASSED' if parity.passed else 'FAILED'}: mIoU {parity.miou_engine:.2f} against "
+        f"{parity.miou_reference:.2f} on {parity.images} images, agreement {parity.pixel_agreement:.4f}"
+        if parity
+        else "not checked; run `tsss-edge parity`"
+    )
+    facts |= {"onnx sha256": record.onnx_sha256, "checkpoint sha256": record.checkpoint_sha256}
+    return facts | {"created": record.created, "made by": record.tool}
+
+
+def _json(path: Path) -> Description:
+    try:
+        record = read_json(path, EngineRecord)
+    except ArtifactError:
+        return _calib_table(path)
+    engine = path.parent / next(iter(record.files))
+    if engine.is_file():
+        return _engine(engine)
+    facts = {"files": dict.fromkeys(record.files, "MISSING")} | _record_facts(record)
+    return Description(path=str(path), kind=f"engine record, {record.backend}", facts=facts)
+
+
+def _calib_table(path: Path) -> Description:
+    content = read_json(path, dict)
+    if not isinstance(content.get("ranges"), dict):
+        raise ArtifactError(f"{path}: JSON, but neither an engine record nor a calibration table")
+    facts = {name: value for name, value in content.items() if not isinstance(value, (dict, list))}
+    facts["tensors with a range"] = len(content["ranges"])
+    return Description(path=str(path), kind="calibration table", facts=facts)
+
+
+def _toml(path: Path) -> Description:
+    for kind, words in ((Target, "deployment target"), (CalibSet, "calibration set"), (TrainConfig, "training config")):
+        try:
+            value = read_toml(path, kind)
+        except TsssEdgeError:
+            continue
+        return Description(path=str(path), kind=words, facts=msgspec.to_builtins(value))
+    raise ArtifactError(f"{path}: TOML, but neither a target, a calibration set nor a training config")
+
+
+def _classes(classes: Classes) -> dict[str, Any]:
+    return {"classes": f"{len(classes)}: {', '.join(classes.names)}"}
+
+
+def _input(preprocess: Preprocess) -> str:
+    height, width = preprocess.size_hw
+    return f"{width}x{height} RGB uint8, fit {preprocess.fit}, scale {preprocess.scale:g} (hash {preprocess.hash})"
+
+
+def _calibration(record: CalibrationRecord | None) -> dict[str, Any]:
+    if record is None:
+        return {}
+    source = "RANDOM NOISE" if record.random else f"{record.images} pictures of {record.split}"
+    return {"calibration": f"{record.method} on {source}, seed {record.seed}, list {record.image_list_sha256[:16]}"}
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_plain(inner)}" for name, inner in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_plain, value))
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
