@@ -1,0 +1,187 @@
+"""Hub and painter -> the web application: page, MJPEG, JSON, Prometheus text, health."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import itertools
+from collections.abc import AsyncIterator, Callable
+from http.cookies import SimpleCookie
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+
+from tsss_edge.artifacts import Struct
+from tsss_edge.stream.metrics_text import CONTENT_TYPE, prometheus_text
+from tsss_edge.stream.web.hub import Hub
+from tsss_edge.stream.web.painter import Painter, View
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+BOUNDARY = "frame"
+COOKIE = "tsss_edge_token"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+HEADERS = {
+    # Nothing from elsewhere, nothing inline: a class name from a dataset cannot become a script.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+STATIC = {
+    "/": ("page.html", "text/html; charset=utf-8"),
+    "/app.js": ("app.js", "text/javascript; charset=utf-8"),
+    "/charts.js": ("charts.js", "text/javascript; charset=utf-8"),
+    "/style.css": ("style.css", "text/css; charset=utf-8"),
+}
+
+
+class Info(Struct, frozen=True):
+    """What does not change while the stream runs."""
+
+    engine: str
+    source: str
+    classes: tuple[tuple[str, str], ...]  # name, "#rrggbb"
+    background: bool
+    objectness: bool
+
+
+def make_app(hub: Hub, painter: Painter, info: Info, *, token: str | None = None) -> FastAPI:
+    """The application. With a `token` every path but /healthz wants it; without, only loopback host names are served."""
+    app = FastAPI(title="tsss-edge", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Guard, token=token)
+    for path, (name, kind) in STATIC.items():
+        app.get(path)(_static(name, kind))
+    _add_video(app, painter)
+    _add_numbers(app, hub, painter, info)
+    return app
+
+
+def _static(name: str, kind: str) -> Callable[[], Response]:
+    content = resources.files("tsss_edge.stream.web").joinpath("static", name).read_bytes()
+
+    def serve() -> Response:
+        return Response(content, media_type=kind, headers=HEADERS)
+
+    return serve
+
+
+def _add_numbers(app: FastAPI, hub: Hub, painter: Painter, info: Info) -> None:
+    @app.get("/api/info")
+    def get_info() -> Response:
+        return _json(info)
+
+    @app.get("/api/status")
+    def get_status() -> Response:
+        return _json(hub.status())
+
+    @app.get("/api/view")
+    def get_view() -> Response:
+        return _json(painter.view)
+
+    @app.post("/api/view")
+    async def set_view(request: Request) -> Response:
+        try:
+            painter.view = msgspec.json.decode(await request.body(), type=View)
+        except (msgspec.DecodeError, ValueError) as error:
+            return JSONResponse({"error": str(error)}, status_code=422)
+        return _json(painter.view)
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        return Response(prometheus_text(hub.status()), media_type=CONTENT_TYPE)
+
+    @app.get("/healthz")
+    def healthz() -> Response:
+        state = hub.status().state
+        return JSONResponse(
+            {"state": state}, status_code=503 if state in ("FAILED", "RECONNECTING", "STALLED") else 200
+        )
+
+
+def _json(value: Any) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json", headers={"Cache-Control": "no-store"})
+
+
+def _add_video(app: FastAPI, painter: Painter) -> None:
+    keys = itertools.count()
+
+    @app.get("/video.mjpg")
+    async def video() -> Response:
+        stream = _jpegs(painter, next(keys))
+        return StreamingResponse(stream, media_type=f"multipart/x-mixed-replace; boundary={BOUNDARY}", headers=HEADERS)
+
+
+async def _jpegs(painter: Painter, key: int) -> AsyncIterator[bytes]:
+    """Parts of the MJPEG stream of one client. Its slot holds the newest picture only: a slow client skips pictures."""
+    loop = asyncio.get_running_loop()
+    slot: asyncio.Queue[bytes] = asyncio.Queue(maxsize=1)
+
+    def put(jpeg: bytes) -> None:
+        if slot.full():
+            slot.get_nowait()
+        slot.put_nowait(jpeg)
+
+    def hand_over(jpeg: bytes) -> None:  # on the painter's thread
+        loop.call_soon_threadsafe(put, jpeg)
+
+    painter.subscribe(key, hand_over)
+    try:
+        while jpeg := await slot.get():
+            head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+            yield head.encode() + jpeg + b"\r\n"
+    finally:
+        painter.unsubscribe(key)
+
+
+class Guard:
+    """Lets in who may: by token, or, without one, by a loopback host name (so that no other site's name leads here)."""
+
+    def __init__(self, app: ASGIApp, *, token: str | None) -> None:
+        self._app = app
+        self._token = token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        response = self._refusal(Request(scope))
+        await (response or self._app)(scope, receive, send)
+
+    def _refusal(self, request: Request) -> Response | None:
+        host = request.headers.get("host", "")
+        if self._token is None and _host_name(host) not in LOOPBACK:
+            return PlainTextResponse("unknown host name\n", status_code=403)
+        origin = request.headers.get("origin")
+        if request.method == "POST" and origin is not None and urlsplit(origin).netloc != host:
+            return PlainTextResponse("request from another site\n", status_code=403)
+        if self._token is None or request.url.path == "/healthz":
+            return None
+        return self._check_token(request, self._token)
+
+    def _check_token(self, request: Request, token: str) -> Response | None:
+        in_url = parse_qs(request.url.query).get("token", [""])[0]
+        if request.url.path == "/" and _same(in_url, token):  # once in the address, from then on in a cookie
+            response = Response(status_code=303, headers={"Location": "/", **HEADERS})
+            response.set_cookie(COOKIE, token, httponly=True, samesite="strict")
+            return response
+        cookie = SimpleCookie(request.headers.get("cookie", "")).get(COOKIE)
+        bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if any(_same(given, token) for given in (in_url, cookie.value if cookie else "", bearer)):
+            return None
+        return PlainTextResponse("a token is needed: open the address that tsss-edge printed\n", status_code=401)
+
+
+def _same(given: str, token: str) -> bool:
+    return hmac.compare_digest(given.encode(), token.encode())
+
+
+def _host_name(host: str) -> str:
+    """`127.0.0.1:80` -> `127.0.0.1`, `[::1]:80` -> `::1`."""
+    return urlsplit(f"//{host}").hostname or ""

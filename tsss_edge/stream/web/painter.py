@@ -1,0 +1,206 @@
+"""Frame + labels (+ objectness) -> the JPEG that the page shows; on a thread of its own, never in the loop's way."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from tsss_edge.artifacts import IGNORE, Classes, Preprocess, Struct
+from tsss_edge.stream.frames import Result
+
+MAX_WIDTH = 960  # pixels; more than a page shows, and JPEG of 1080p costs four times as much
+MAX_FPS = 25.0
+JPEG_QUALITY = 82
+UNKNOWN_BGR = (255, 64, 255)
+
+
+class View(Struct, frozen=True):
+    """What the page's controls say. `alpha` 0 shows the frame alone, 1 the colours alone."""
+
+    alpha: float = 0.5
+    unknown: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha {self.alpha}: expected 0 to 1")
+
+
+@dataclass(frozen=True)
+class _Picture:
+    image: NDArray[np.uint8]  # (h,w,3) BGR, at page size
+    labels: NDArray[np.uint8]  # (h,w)
+    objectness: NDArray[np.float32] | None  # at network grid
+    frame_hw: tuple[int, int]
+
+
+class Painter:
+    """Holds the newest picture and paints it while somebody watches. `offer` costs the loop one shrinking copy at most.
+
+    Subscribers are called (on the painter's thread) with each new JPEG.
+    """
+
+    def __init__(
+        self, classes: Classes, preprocess: Preprocess | None = None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._classes = classes
+        self._preprocess = preprocess
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._picture: _Picture | None = None
+        self._view = View()
+        self._dirty = self._closed = False
+        self._offered_at = float("-inf")
+        self._subscribers: dict[int, Callable[[bytes], None]] = {}
+        self._jpeg: bytes | None = None
+        self.painted = 0
+        self._thread = threading.Thread(target=self._run, name="web painter", daemon=True)
+        self._thread.start()
+
+    @property
+    def view(self) -> View:
+        return self._view
+
+    @view.setter
+    def view(self, view: View) -> None:
+        with self._changed:
+            self._view = view
+            self._dirty = True
+            self._changed.notify_all()
+
+    @property
+    def watchers(self) -> int:
+        return len(self._subscribers)
+
+    def offer(self, result: Result) -> None:
+        """Take a copy of a result at page size, unless one was taken a moment ago (a second ago when nobody watches)."""
+        now = self._clock()
+        if now - self._offered_at < (1.0 / MAX_FPS if self._subscribers else 1.0):
+            return
+        self._offered_at = now
+        picture = _shrink(result)
+        with self._changed:
+            self._picture = picture
+            self._dirty = True
+            self._changed.notify_all()
+
+    def subscribe(self, key: int, callback: Callable[[bytes], None]) -> None:
+        """Have `callback(jpeg)` called for each picture from now on, beginning with the one that is there."""
+        with self._changed:
+            self._subscribers[key] = callback
+            self._dirty = self._picture is not None
+            self._changed.notify_all()
+
+    def unsubscribe(self, key: int) -> None:
+        with self._changed:
+            self._subscribers.pop(key, None)
+
+    def close(self) -> None:
+        """Stop painting; each subscriber gets an empty picture, which ends its stream. Safe to call twice."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join(timeout=5.0)
+        with self._changed:
+            callbacks = list(self._subscribers.values())
+            self._subscribers.clear()
+        for callback in callbacks:
+            callback(b"")
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or (self._dirty and self._subscribers))
+                if self._closed:
+                    return
+                picture, view, self._dirty = self._picture, self._view, False
+            if picture is None:
+                continue
+            jpeg = self._paint(picture, view)
+            self.painted += 1
+            with self._changed:
+                callbacks = list(self._subscribers.values())
+            for callback in callbacks:
+                callback(jpeg)
+
+    def _paint(self, picture: _Picture, view: View) -> bytes:
+        image = blend(picture.image, picture.labels, self._classes, view.alpha)
+        if view.unknown and picture.objectness is not None and self._preprocess is not None:
+            mask = unknown_mask(
+                picture.labels, picture.objectness, self._classes, self._preprocess, picture.frame_hw
+            )  # fmt: skip
+            draw_unknown(image, mask)
+        ok, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        assert ok
+        return data.tobytes()
+
+
+def _shrink(result: Result) -> _Picture:
+    height, width = result.labels.shape
+    ratio = min(1.0, MAX_WIDTH / width)
+    size = (max(1, round(width * ratio)), max(1, round(height * ratio)))
+    if ratio < 1.0:
+        image = cv2.resize(result.frame.image, size, interpolation=cv2.INTER_AREA)
+        labels = cv2.resize(result.labels, size, interpolation=cv2.INTER_NEAREST)
+    else:
+        image, labels = result.frame.image.copy(), result.labels.copy()
+    objectness = None if result.objectness is None else np.array(result.objectness, np.float32)
+    return _Picture(_u8(image), _u8(labels), objectness, (height, width))
+
+
+def _u8(array: object) -> NDArray[np.uint8]:
+    return np.asarray(array, dtype=np.uint8)
+
+
+def blend(image: NDArray[np.uint8], labels: NDArray[np.uint8], classes: Classes, alpha: float) -> NDArray[np.uint8]:
+    """(h,w,3) BGR and (h,w) ids -> a new BGR picture; background and 255 stay as they are."""
+    palette = np.zeros((256, 1, 3), np.uint8)
+    palette[: len(classes), 0] = np.array(classes.palette, np.uint8)[:, ::-1]
+    shown = np.zeros(256, np.uint8)
+    shown[list(classes.objects)] = 255
+    colours = cv2.LUT(cv2.merge([labels, labels, labels]), palette)
+    blended = cv2.addWeighted(image, 1.0 - alpha, colours, alpha, 0.0)
+    return _u8(cv2.copyTo(blended, cv2.LUT(labels, shown), image.copy()))
+
+
+def unknown_mask(
+    labels: NDArray[np.uint8],
+    objectness: NDArray[np.float32],
+    classes: Classes,
+    preprocess: Preprocess,
+    frame_hw: tuple[int, int],
+) -> NDArray[np.uint8]:
+    """Where the objectness head sees an object and the class head background: (h,w) uint8, 0 or 1.
+
+    Args: labels: (h,w) of the frame at any scale. objectness: (H/8,W/8) logits over the network input.
+    """
+    if not classes.background:
+        return np.zeros_like(labels)
+    placement = preprocess.place(frame_hw)
+    network = cv2.resize(
+        np.asarray(objectness, np.float32), preprocess.size_hw[::-1], interpolation=cv2.INTER_LINEAR
+    )  # fmt: skip
+    x, y, w, h = placement.target
+    scale_y, scale_x = labels.shape[0] / frame_hw[0], labels.shape[1] / frame_hw[1]
+    left, top = round(placement.source[0] * scale_x), round(placement.source[1] * scale_y)
+    width, height = round(placement.source[2] * scale_x), round(placement.source[3] * scale_y)
+    part = cv2.resize(network[y : y + h, x : x + w], (width, height), interpolation=cv2.INTER_LINEAR)
+    mask = np.zeros_like(labels)
+    inside = labels[top : top + height, left : left + width]
+    mask[top : top + height, left : left + width] = (part > 0) & (inside == 0) & (inside != IGNORE)
+    return mask
+
+
+def draw_unknown(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
+    """Hatch and outline `mask` on a BGR picture, in place: a pattern, because every colour is already some class's."""
+    if not mask.any():
+        return
+    diagonal = np.arange(mask.shape[0])[:, None] + np.arange(mask.shape[1])
+    image[(mask > 0) & (diagonal // 3 % 4 == 0)] = UNKNOWN_BGR
+    outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    cv2.drawContours(image, outlines, -1, UNKNOWN_BGR, 2, cv2.LINE_AA)
