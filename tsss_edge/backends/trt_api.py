@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import sys
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -172,3 +173,21 @@ def parse_version(text: str) -> tuple[int, ...]:
 def type_name(dtype: Any) -> str:
     """trt.DataType.HALF -> "HALF", the same in every version."""
     return str(operator.attrgetter("name")(dtype))
+
+
+def make_logger(trt: Trt) -> Any:
+    """A TensorRT logger that passes warnings on to stderr and remembers the last error in `.last`."""
+    base = trt.get("ILogger")
+
+    class Logger(base):  # type: ignore[misc,valid-type]
+        def __init__(self) -> None:
+            base.__init__(self)
+            self.last = ""
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (base.ERROR, base.INTERNAL_ERROR):
+                self.last = message
+            if severity in (base.ERROR, base.INTERNAL_ERROR, base.WARNING):
+                sys.stderr.write(f"{message}\n")
+
+    return Logger()

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from tsss_edge.artifacts import Precision, Struct, TensorSpec, write_bytes, write_json
-from tsss_edge.backends.trt_api import Flavour, Trt, load, type_name
+from tsss_edge.backends.trt_api import Flavour, Trt, load, make_logger, type_name
 from tsss_edge.errors import ArtifactError, TsssEdgeError
 
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8", "INT32": "int32", "INT64": "int64", "INT8": "int8"}
@@ -63,7 +63,7 @@ class Result(Struct, frozen=True):
 def build(job: Job) -> Result:
     """Parse, configure, build, write the plan. Raises: ArtifactError: TensorRT refuses, in its own words."""
     trt = load(job.flavour)
-    logger = _logger(trt)
+    logger = make_logger(trt)
     builder = trt.module.Builder(logger)
     network = builder.create_network(_network_flags(trt, job.strong))
     _parse(trt, network, logger, job)
@@ -83,25 +83,6 @@ def build(job: Job) -> Result:
         outputs=tuple(_spec(network.get_output(i)) for i in range(network.num_outputs)),
         dla=_dla_report(network, config) if job.dla_core is not None else None,
     )
-
-
-def _logger(trt: Trt) -> Any:
-    base = trt.get("ILogger")
-
-    class Logger(base):  # type: ignore[misc,valid-type]
-        """Passes warnings on to stderr and remembers the last error."""
-
-        def __init__(self) -> None:
-            base.__init__(self)
-            self.last = ""
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (base.ERROR, base.INTERNAL_ERROR):
-                self.last = message
-            if severity in (base.ERROR, base.INTERNAL_ERROR, base.WARNING):
-                sys.stderr.write(f"{message}\n")
-
-    return Logger()
 
 
 def _network_flags(trt: Trt, strong: bool) -> int:

@@ -1,0 +1,204 @@
+"""The TensorRT back end without a GPU: its refusals for real, its data path on a stand-in for TensorRT and CUDA.
+
+The stand-in's "device" is host memory: addresses are real, so a wrong pointer, size or order shows as a wrong answer.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from tiny import CLASSES, PREPROCESS, pictures, tiny_onnx
+
+from tsss_edge.artifacts import Engine
+from tsss_edge.backends import AsyncBackend, open_backend, trt
+from tsss_edge.backends.cuda_info import Gpu, first_gpu
+from tsss_edge.backends.fake import FakeBackend
+from tsss_edge.backends.trt_api import Trt
+from tsss_edge.config import load_target
+from tsss_edge.errors import ArtifactError, UnavailableError
+from tsss_edge.export.engine import build_engine
+
+ADA = Gpu(name="NVIDIA L4", compute_capability="8.9", total_bytes=1 << 34, free_bytes=1 << 34, driver_cuda="13.0")
+
+
+@pytest.fixture(params=[(1, 1, 1), (1, 2, 4)], ids=["static", "profile"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Engine:
+    pytest.importorskip("tensorrt_rtx")
+    target = msgspec.structs.replace(load_target("rtx"), batch=request.param)
+    model = tiny_onnx(tmp_path / "t.onnx", head="both", objectness=True, batch=int(request.param == (1, 1, 1)))
+    return build_engine(model.path, target, tmp_path / "t", precision="fp32")
+
+
+class HostCuda:
+    """`Cuda` with host memory. Copies wait in the stream until somebody synchronizes, as on a device."""
+
+    def __init__(self) -> None:
+        self.memory: list[Any] = []
+        self.queue: dict[int, list[Any]] = {}
+        self.closed = 0
+
+    def allocate(self, size: int) -> int:
+        self.memory.append(ctypes.create_string_buffer(size))
+        return ctypes.addressof(self.memory[-1])
+
+    def pinned(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        return np.zeros(shape, dtype)
+
+    def stream(self) -> int:
+        self.queue[len(self.queue) + 1] = []
+        return len(self.queue)
+
+    def copy_in(self, address: int, array: np.ndarray, stream: int) -> None:
+        self.queue[stream].append(lambda: ctypes.memmove(address, array.ctypes.data, array.nbytes))
+
+    def copy_out(self, array: np.ndarray, address: int, stream: int) -> None:
+        self.queue[stream].append(lambda: ctypes.memmove(array.ctypes.data, address, array.nbytes))
+
+    def synchronize(self, stream: int) -> None:
+        for work in self.queue[stream]:
+            work()
+        self.queue[stream].clear()
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class HostContext:
+    """An execution context that answers as the fake back end does."""
+
+    def __init__(self, cuda: HostCuda, shapes: dict[str, tuple[int, ...]]) -> None:
+        self.cuda, self.shapes, self.address = cuda, shapes, {}
+        self.batch = 0
+        self.fake = FakeBackend(CLASSES, PREPROCESS, head="both", objectness=True)
+
+    def set_tensor_address(self, name: str, address: int) -> None:
+        assert name in self.shapes
+        self.address[name] = address
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        assert name == "image" and shape[1:] == (64, 96, 3)
+        self.batch = shape[0]
+
+    def execute_async_v3(self, stream: int) -> bool:
+        self.cuda.queue[stream].append(self.run)
+        return True
+
+    def run(self) -> None:
+        raw = ctypes.string_at(self.address["image"], self.batch * 64 * 96 * 3)
+        out = self.fake.infer(np.frombuffer(raw, np.uint8).reshape(self.batch, 64, 96, 3))
+        for name, array in out.items():
+            ctypes.memmove(self.address[name], np.ascontiguousarray(array).ctypes.data, array.nbytes)
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, engine: Engine, gpu: Gpu = ADA, broken: str = "") -> HostCuda:
+    """Put the stand-ins where `trt.py` looks for TensorRT, CUDA and the GPU."""
+    cuda = HostCuda()
+    specs = (*engine.record.inputs, *engine.record.outputs)
+    shapes = {s.name: s.shape for s in specs}
+    loaded = SimpleNamespace(
+        num_io_tensors=len(shapes),
+        get_tensor_name=lambda i: list(shapes)[i],
+        get_tensor_shape=lambda name: shapes[name] if broken != "shape" else (1,),
+        create_execution_context=lambda: HostContext(cuda, shapes) if broken != "context" else None,
+    )
+    deserialize = SimpleNamespace(deserialize_cuda_engine=lambda data: loaded if broken != "plan" else None)
+    module = SimpleNamespace(Runtime=lambda logger: deserialize)
+    version = tuple(map(int, engine.record.versions["tensorrt-rtx"].split(".")))
+    monkeypatch.setattr(trt, "Cuda", lambda: cuda)
+    monkeypatch.setattr(trt, "first_gpu", lambda: gpu)
+    monkeypatch.setattr(trt, "load", lambda flavour: Trt(module, flavour, version))
+    monkeypatch.setattr(trt, "make_logger", lambda trt: SimpleNamespace(last="bad magic"))
+    return cuda
+
+
+def test_slots_and_batches_reach_the_right_memory(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
+    cuda = stand_in(monkeypatch, engine)
+    most = engine.record.flags["batch"][2]
+    with open_backend(engine.path, slots=2) as backend:
+        assert isinstance(backend, AsyncBackend)
+        for batch in {1, most, 1 + most // 2}:
+            sent = [pictures(batch, seed=s) for s in (0, 1)]
+            for slot in (0, 1):
+                backend.start(slot, sent[slot])
+            want = [FakeBackend(CLASSES, PREPROCESS, head="both", objectness=True).infer(s) for s in sent]
+            for s in sent:
+                s[...] = 0  # start has copied them
+            for slot in (1, 0):
+                got = backend.wait(slot)
+                assert set(got) == {"logits", "labels", "objectness"}
+                for name, array in got.items():
+                    assert array.dtype == want[slot][name].dtype
+                    np.testing.assert_array_equal(array, want[slot][name])
+            if most == 1:
+                break
+    backend.close()
+    assert cuda.closed == 2, "close is safe to call twice and reaches CUDA each time"
+
+
+def test_enqueue_runs_on_memory_that_a_gpu_loop_filled(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
+    cuda = stand_in(monkeypatch, engine)
+    backend = trt.TensorRTBackend(engine.path)
+    image, stream = pictures(), cuda.stream()
+    ctypes.memmove(backend.addresses(0)["image"], image.ctypes.data, image.nbytes)
+    backend.enqueue(0, 1, stream)
+    cuda.synchronize(stream)
+    labels = np.frombuffer(ctypes.string_at(backend.addresses(0)["labels"], 64 * 96), np.uint8).reshape(64, 96)
+    np.testing.assert_array_equal(labels, FakeBackend(CLASSES, PREPROCESS, head="labels").infer(image)["labels"][0])
+
+
+def test_batches_beyond_the_engine(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
+    stand_in(monkeypatch, engine)
+    most = engine.record.flags["batch"][2]
+    with open_backend(engine.path) as backend, pytest.raises(ValueError, match=f"{most}$"):
+        backend.infer(pictures(most + 1))
+
+
+@pytest.mark.parametrize(
+    ("broken", "kind", "words"),
+    [
+        ("plan", ArtifactError, "cannot load it: bad magic; build it again"),
+        ("shape", ArtifactError, r"tensor image is \(1,\), its record says"),
+        ("context", UnavailableError, "out of GPU memory"),
+    ],
+)
+def test_what_tensorrt_refuses(
+    monkeypatch: pytest.MonkeyPatch, engine: Engine, broken: str, kind: type[Exception], words: str
+) -> None:
+    stand_in(monkeypatch, engine, broken=broken)
+    with pytest.raises(kind, match=words):
+        open_backend(engine.path)
+
+
+def test_hopper_is_told_before_tensorrt_is_asked(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
+    stand_in(monkeypatch, engine, gpu=msgspec.structs.replace(ADA, name="NVIDIA H200", compute_capability="9.0"))
+    with pytest.raises(UnavailableError, match=r"this GPU \(NVIDIA H200\) has 9\.0"):
+        open_backend(engine.path)
+
+
+@pytest.mark.skipif(first_gpu() is not None, reason="this machine has a GPU")
+def test_no_driver_is_one_plain_sentence_and_exit_4(engine: Engine) -> None:
+    with pytest.raises(UnavailableError, match="a TensorRT engine runs on an NVIDIA GPU only") as caught:
+        open_backend(engine.path)
+    assert caught.value.exit_code == 4
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_it_answers_as_the_fake(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt")
+    target = msgspec.structs.replace(load_target("rtx"), name="here", backend="tensorrt")
+    for precision in ("fp32", "fp16", "int8"):
+        model = tiny_onnx(tmp_path / f"{precision}.onnx", precision=precision, head="both", objectness=True)
+        path = build_engine(model.path, target, tmp_path / "t", precision=precision).path
+        with open_backend(path, slots=2) as backend:
+            for slot in (0, 1):
+                backend.start(slot, pictures(seed=slot))
+            for slot in (0, 1):
+                want = FakeBackend(CLASSES, PREPROCESS).infer(pictures(seed=slot))["logits"].argmax(1)
+                assert (backend.wait(slot)["logits"].argmax(1) == want).all()

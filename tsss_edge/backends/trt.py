@@ -1,0 +1,154 @@
+"""A TensorRT or TensorRT-RTX plan with its record -> a back end with several requests in flight on one GPU.
+
+Tensor-address API (`execute_async_v3`) from 8.5 to 11. Each slot has its own execution context, stream, device and pinned
+memory, made once. `addresses` and `enqueue` let a loop that keeps everything on the GPU skip the copies.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsss_edge.artifacts import Engine, TensorSpec
+from tsss_edge.backends.base import Outputs
+from tsss_edge.backends.common import Closing, require_images
+from tsss_edge.backends.cuda import Cuda
+from tsss_edge.backends.cuda_info import first_gpu
+from tsss_edge.backends.plan import read_header, require_record, require_runnable
+from tsss_edge.backends.trt_api import Trt, load, make_logger
+from tsss_edge.errors import ArtifactError, UnavailableError
+
+
+class TensorRTBackend(Closing):
+    """An `AsyncBackend` on device 0. Pictures are copied before `start` returns."""
+
+    def __init__(self, path: Path, *, slots: int = 1, trust: bool = False) -> None:
+        """Load the plan at `path`. Record and header are checked before TensorRT or CUDA are touched.
+
+        Raises: ArtifactError: no record, wrong hash, damaged. UnavailableError: no driver, no TensorRT, another GPU.
+        """
+        record = Engine.load(path, trust=trust).record
+        header = read_header(path)
+        require_record(path, header, record)
+        self._cuda = Cuda()
+        trt, gpu = load(header.flavour), first_gpu()
+        assert gpu is not None, "Cuda() found one"
+        require_runnable(path, header, record, trt, gpu)
+        self.name = f"{header.flavour} {record.precision}"
+        self.classes = record.classes
+        self.preprocess = record.preprocess
+        self.outputs: tuple[TensorSpec, ...] = record.outputs
+        self.slots = slots
+        self._trt, self._logger = trt, make_logger(trt)
+        self._runtime = trt.module.Runtime(self._logger)
+        self._engine = _deserialize(self._runtime, path, trt, self._logger)
+        _require_tensors(path, self._engine, (*record.inputs, *record.outputs))
+        self._fixed_batch = record.inputs[0].shape[0]
+        most = self._fixed_batch if self._fixed_batch > 0 else int(record.flags["batch"][2])
+        self._slots = [_Slot(self._cuda, self._engine, record.inputs[0], record.outputs, most) for _ in range(slots)]
+
+    def start(self, slot: int, images: NDArray[np.uint8]) -> None:
+        """Begin (N,H,W,3) uint8 RGB in `slot` and return; `images` may change afterwards."""
+        require_images(images, self.preprocess.size_hw)
+        most = self._slots[slot].most
+        if images.shape[0] > most or (self._fixed_batch > 0 and images.shape[0] != most):
+            raise ValueError(f"this engine takes batches of {'' if self._fixed_batch > 0 else 'up to '}{most}")
+        self._slots[slot].start(images)
+
+    def wait(self, slot: int) -> Outputs:
+        """Outputs of `slot`, valid until its next `start`."""
+        return self._slots[slot].wait()
+
+    def infer(self, images: NDArray[np.uint8]) -> Outputs:
+        """(N,H,W,3) uint8 RGB -> arrays by output name, overwritten by the next call."""
+        self.start(0, images)
+        return self.wait(0)
+
+    def addresses(self, slot: int) -> dict[str, int]:
+        """Device address of every tensor of a slot by name (`image` is the input), at the largest batch."""
+        return dict(self._slots[slot].address)
+
+    def enqueue(self, slot: int, batch: int, stream: int) -> None:
+        """Put the network alone, no copies, into a CUDA stream (an integer handle)."""
+        self._slots[slot].enqueue(batch, stream)
+
+    def layer_information(self) -> str:
+        """The engine inspector's JSON: layers, tactics and precisions as built."""
+        kind = self._trt.get("LayerInformationFormat.JSON")
+        return str(self._engine.create_engine_inspector().get_engine_information(kind))
+
+    def close(self) -> None:
+        """Wait for what is in flight and free everything; contexts go before the engine, the engine before the memory."""
+        for slot in self._slots:
+            slot.finish()
+        self._slots = []
+        self._engine = self._runtime = None
+        self._cuda.close()
+
+
+class _Slot:
+    """One execution context with its stream and its memory."""
+
+    def __init__(self, cuda: Cuda, engine: Any, image: TensorSpec, outputs: tuple[TensorSpec, ...], most: int) -> None:
+        self.most = most
+        self._cuda = cuda
+        self._context = engine.create_execution_context()
+        if self._context is None:
+            raise UnavailableError("TensorRT gives no execution context (out of GPU memory?); use fewer slots")
+        self._stream = cuda.stream()
+        self._image_name = image.name
+        self._row = image.shape[1:]
+        self._host = {spec.name: cuda.pinned((most, *spec.shape[1:]), spec.dtype) for spec in (image, *outputs)}
+        self.address = {name: cuda.allocate(array.nbytes) for name, array in self._host.items()}
+        for name, address in self.address.items():
+            self._context.set_tensor_address(name, address)
+        self._views: dict[str, NDArray[Any]] = {}
+        self._batch = 0
+
+    def start(self, images: NDArray[np.uint8]) -> None:
+        batch = images.shape[0]
+        pinned = self._host[self._image_name][:batch]
+        np.copyto(pinned, images)
+        self._cuda.copy_in(self.address[self._image_name], pinned, self._stream)
+        self.enqueue(batch, self._stream)
+        for name, view in self._views.items():
+            self._cuda.copy_out(view, self.address[name], self._stream)
+
+    def enqueue(self, batch: int, stream: int) -> None:
+        if batch != self._batch:
+            self._context.set_input_shape(self._image_name, (batch, *self._row))
+            self._views = {name: array[:batch] for name, array in self._host.items() if name != self._image_name}
+            self._batch = batch
+        if not self._context.execute_async_v3(stream):
+            raise UnavailableError("TensorRT could not run the engine; see its message above")
+
+    def wait(self) -> Outputs:
+        self._cuda.synchronize(self._stream)
+        return self._views
+
+    def finish(self) -> None:
+        self._cuda.synchronize(self._stream)
+        self._context = None
+
+
+def _deserialize(runtime: Any, path: Path, trt: Trt, logger: Any) -> Any:
+    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    if engine is None:
+        raise ArtifactError(
+            f"{path}: {trt} cannot load it: {logger.last or 'no message'}; build it again on this machine"
+        )
+    return engine
+
+
+def _require_tensors(path: Path, engine: Any, specs: tuple[TensorSpec, ...]) -> None:
+    have = {
+        name: tuple(engine.get_tensor_shape(name)) for name in map(engine.get_tensor_name, range(engine.num_io_tensors))
+    }
+    for spec in specs:
+        if have.get(spec.name) != spec.shape:
+            raise ArtifactError(
+                f"{path}: tensor {spec.name} is {have.get(spec.name, 'missing')}, its record says {spec.shape}; build it again"
+            )
