@@ -1,0 +1,110 @@
+"""What several stages share: fresh networks, weights taken over from other files, class weights, the training list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tsss_edge.artifacts import IGNORE, Checkpoint
+from tsss_edge.config import TrainConfig
+from tsss_edge.data.voc import VocDataset
+from tsss_edge.errors import ArtifactError, DataError
+from tsss_edge.models import SegNet, build_model, load_model
+from tsss_edge.train.loader import MaskOf
+
+MAX_CLASS_WEIGHT = 10.0
+
+
+def fresh_net(config: TrainConfig, *, num_classes: int) -> SegNet:
+    """A network whose first weights depend on the seed alone. Raises: ArtifactError: unknown architecture."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return build_model(config.arch, num_classes=num_classes)
+
+
+def load_encoder(net: SegNet, config: TrainConfig) -> None:
+    """Start the encoder from `config.encoder_weights`: a checkpoint of ours or a plain file of tensors by name.
+
+    Names may be ours (with or without `encoder.`). Does nothing when the setting is empty.
+    Raises: ArtifactError: the file is missing, or its tensors are not this encoder's.
+    """
+    if not config.encoder_weights:
+        return
+    path = Path(config.encoder_weights)
+    state = _tensors(path)
+    prefix = "encoder."
+    own = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)} or state
+    try:
+        net.encoder.load_state_dict(own)
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"{path}: these are not weights of the {config.arch} encoder ({len(own)} tensors that do not fit); "
+            "give a file made for this architecture"
+        ) from error
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    from tsss_edge.artifacts import _load_torch
+
+    content = _load_torch(path)
+    state = content.get("state", content)
+    bad = [k for k, v in state.items() if not isinstance(v, Tensor) or not bool(v.float().isfinite().all())]
+    if bad:
+        raise ArtifactError(f"{path}: {bad[0]} is not a tensor of finite numbers; give a file of weights by name")
+    return dict(state)
+
+
+def take_over(net: SegNet, checkpoint: Checkpoint, arch: str) -> SegNet:
+    """Copy encoder, decoder and objectness head of a checkpoint into `net`; the class head stays fresh.
+
+    Raises: ArtifactError: another architecture, or weights that are NaN.
+    """
+    if checkpoint.meta.arch != arch:
+        raise ArtifactError(
+            f"{checkpoint.path}: is {checkpoint.meta.arch}, this run is {arch}; one run keeps one architecture"
+        )
+    source = load_model(checkpoint)
+    net.encoder.load_state_dict(source.encoder.state_dict())
+    net.decoder.load_state_dict(source.decoder.state_dict())
+    if net.object_head is not None and source.object_head is not None:
+        net.object_head.load_state_dict(source.object_head.state_dict())
+    return net
+
+
+def training_split(dataset: VocDataset) -> tuple[str, ...]:
+    """Ids of "train", with "val" known to be there too. Raises: DataError: one of them is missing or empty."""
+    dataset.ids("val")
+    return dataset.ids("train")
+
+
+def require_background(dataset: VocDataset, what: str) -> None:
+    """Raise DataError for a set in which every pixel is an object: there is nothing to tell objects from."""
+    if not dataset.classes.background:
+        raise DataError(
+            f"{dataset.root}: has no background class, so {what} has nothing to tell objects from; "
+            "use `tsss-edge train supervised`, or name a background first in classes.txt"
+        )
+
+
+def class_weights(dataset: VocDataset, ids: Sequence[str], mask_of: MaskOf, power: float) -> Tensor | None:
+    """(K,) weights `(median frequency / frequency) ** power`, at most 10; None for power 0 (plain cross-entropy).
+
+    Power 1 is median frequency balancing (arXiv 1411.4734); classes without pixels weigh 1.
+    """
+    if power == 0:
+        return None
+    counts = np.zeros(IGNORE + 1, np.int64)
+    for image_id in ids:
+        counts += np.bincount(mask_of(image_id).ravel(), minlength=IGNORE + 1)
+    seen = counts[: len(dataset.classes)].astype(np.float64)
+    ratio = np.divide(np.median(seen[seen > 0]), seen, out=np.ones_like(seen), where=seen > 0)
+    return torch.from_numpy(np.minimum(ratio**power, MAX_CLASS_WEIGHT)).float()
+
+
+def freeze(net: nn.Module) -> nn.Module:
+    """The network in eval mode, without gradients."""
+    return net.eval().requires_grad_(False)

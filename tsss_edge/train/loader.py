@@ -1,0 +1,145 @@
+"""Pictures and the masks a loss may see -> batches, in an order and with a randomness that only counters decide.
+
+Sample `index` of `epoch` is augmented by a generator seeded with (seed, epoch, index), and the order of an epoch by
+(seed, epoch): a resumed run needs no saved generator, and the number of loader threads changes nothing. Threads, not
+processes: OpenCV works outside Python's lock, and decoded pictures stay in one cache.
+"""
+# Letters: N batch, H height, W width, K class.
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tsss_edge.data.voc import VocDataset
+from tsss_edge.errors import DataError
+
+CACHE_BYTES = 2 << 30  # decoded pictures and masks kept in memory; the rest is read again each epoch
+AHEAD = 3  # batches made while the network works
+
+MaskOf = Callable[[str], NDArray[np.uint8]]
+Augment = Callable[
+    [NDArray[np.uint8], NDArray[np.uint8], np.random.Generator], tuple[NDArray[np.uint8], NDArray[np.uint8]]
+]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training batch.
+
+    images: (N,H,W,3) uint8 RGB at network input size. masks: (N,H,W) uint8, 255 = no loss. labels: (N,K) float 0/1,
+    the categories of the whole picture. weak: (N,) bool. ids name the pictures.
+    """
+
+    images: Tensor
+    masks: Tensor
+    labels: Tensor
+    weak: Tensor
+    ids: tuple[str, ...]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        moved = (t.to(device, non_blocking=True) for t in (self.images, self.masks, self.labels, self.weak))
+        return Batch(*moved, ids=self.ids)
+
+
+class Samples:
+    """The training pictures of one stage.
+
+    Args:    mask_of: id -> (H,W) uint8, what a loss may see of the picture (255 elsewhere).
+             augment: (image, mask, rng) -> the same at network input size.
+             labels_of: id -> categories in the picture; none where the stage does not need them.
+             weak: ids of weak pictures; batches mix them with the others in proportion.
+    """
+
+    def __init__(
+        self,
+        dataset: VocDataset,
+        ids: Sequence[str],
+        mask_of: MaskOf,
+        augment: Augment,
+        *,
+        batch: int,
+        seed: int = 0,
+        labels_of: Callable[[str], frozenset[int]] | None = None,
+        weak: frozenset[str] = frozenset(),
+    ) -> None:
+        if len(ids) < 2:
+            raise DataError(f"{dataset.root}: {len(ids)} usable training pictures; at least 2 are needed")
+        self.dataset, self.ids = dataset, tuple(ids)
+        self.batch = min(batch, len(ids))
+        self._mask_of, self._augment, self._labels_of = mask_of, augment, labels_of
+        self._seed, self._weak = seed, weak
+        self._cache: dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}
+        self._cached_bytes = 0
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch; a last, smaller one is left out (batch norm wants full batches)."""
+        return len(self.ids) // self.batch
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Indices of an epoch: each once, shuffled, weak and other pictures evenly interleaved."""
+        rng = np.random.default_rng((self._seed, epoch))
+        is_weak = np.array([image_id in self._weak for image_id in self.ids])
+        groups = [rng.permutation(np.flatnonzero(is_weak == kind)) for kind in (False, True)]
+        place = np.concatenate([(np.arange(len(g)) + rng.random()) / max(1, len(g)) for g in groups])
+        return np.concatenate(groups)[np.argsort(place, kind="stable")]
+
+    def sample(self, epoch: int, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Augmented picture and mask of `index` in `epoch`."""
+        rng = np.random.default_rng((self._seed, epoch, index))
+        image, mask = self._decoded(self.ids[index])
+        return self._augment(image, mask, rng)
+
+    def batches(self, epoch: int, *, rank: int = 0, world: int = 1) -> Generator[Batch, None, None]:
+        """The batches of an epoch, made `AHEAD` by a thread; with `world` > 1 the share of `rank` in each batch."""
+        order = self.order(epoch)
+        chunks = [order[i * self.batch : (i + 1) * self.batch][rank::world] for i in range(self.steps)]
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as pool:
+            waiting: deque[Future[Batch]] = deque()
+            upcoming: Iterator[NDArray[np.int64]] = iter(chunks)
+            try:
+                for _ in range(len(chunks)):
+                    while len(waiting) < AHEAD and (chunk := next(upcoming, None)) is not None:
+                        waiting.append(pool.submit(self._make, epoch, chunk))
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def _make(self, epoch: int, chunk: NDArray[np.int64]) -> Batch:
+        pairs = [self.sample(epoch, int(index)) for index in chunk]
+        ids = tuple(self.ids[index] for index in chunk)
+        labels = torch.zeros(len(ids), len(self.dataset.classes))
+        for row, image_id in enumerate(ids if self._labels_of else ()):
+            assert self._labels_of is not None
+            labels[row, list(self._labels_of(image_id))] = 1.0
+        return Batch(
+            images=torch.from_numpy(np.stack([image for image, _ in pairs])),
+            masks=torch.from_numpy(np.stack([mask for _, mask in pairs])),
+            labels=labels,
+            weak=torch.tensor([image_id in self._weak for image_id in ids]),
+            ids=ids,
+        )
+
+    def _decoded(self, image_id: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        if image_id in self._cache:
+            return self._cache[image_id]
+        pair = self.dataset.image(image_id), self._mask_of(image_id)
+        if self._cached_bytes < CACHE_BYTES:
+            self._cached_bytes += pair[0].nbytes + pair[1].nbytes
+            self._cache[image_id] = pair
+        return pair
+
+
+def network_input(images: Tensor, scale: float) -> Tensor:
+    """(N,H,W,3) uint8 -> (N,3,H,W) float32, `value / 255 * scale`; channels_last in memory, as it came."""
+    return images.permute(0, 3, 1, 2).float().mul_(scale / 255)

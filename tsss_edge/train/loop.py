@@ -1,0 +1,258 @@
+"""The one training loop: every stage gives it a network, samples, a step and a validation, and gets a run folder back.
+
+Run folder: best.pt, last.pt (weights, averaged weights, optimizer, counters), config.toml, log.jsonl, and TensorBoard
+events where that is installed. All randomness comes from counters (see loader.py), so going on from last.pt gives the
+weights of an uninterrupted run, bit for bit, on the same machine with the same number of threads.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from tsss_edge import __version__
+from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Classes
+from tsss_edge.artifacts import Stage as StageName
+from tsss_edge.config import TrainConfig
+from tsss_edge.errors import ArtifactError, DataError, UnavailableError
+from tsss_edge.train.loader import Batch, Samples
+from tsss_edge.train.runfolder import Log, begin, progress
+
+CLIP_NORM = 5.0  # of the whole gradient; keeps one odd batch from undoing an epoch
+
+
+class Stateful(Protocol):
+    """Something beside the network that learns, such as a discriminator or its optimizer."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where training is: optimizer steps done, and their share of the whole, 0-1."""
+
+    step: int
+    done: float
+
+
+Step = Callable[[Batch, Moment], tuple[Tensor, dict[str, Tensor]]]
+
+
+@dataclass
+class Stage:
+    """What makes a stage.
+
+    step: batch -> (loss to minimise, its parts for the log); runs `net` in training mode.
+    validate: network -> metrics; `key` is the one to maximise for best.pt, "" keeps the newest weights.
+    beside: what else must survive a resume.
+    """
+
+    name: StageName
+    net: nn.Module
+    samples: Samples
+    step: Step
+    validate: Callable[[nn.Module], dict[str, float]]
+    key: str = ""
+    strong: tuple[str, ...] = ()
+    beside: dict[str, Stateful] = field(default_factory=dict)
+    classes: Classes | None = None  # of the checkpoint, where they are not the data set's
+
+
+def train(stage: Stage, config: TrainConfig, out: Path, *, resume: bool = False) -> Checkpoint:
+    """Train a stage into the run folder `out` and return its best checkpoint.
+
+    Raises: DataError: a picture or mask is damaged, or the loss became NaN (the batch's ids are named).
+            ArtifactError: `out` holds another run, or was started with other settings.
+    """
+    device = pick_device(config.device)
+    set_threads(config.threads, device)
+    net = stage.net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = make_optimizer(net, config)
+    average = Average(net, config.ema)
+    scaler = torch.amp.GradScaler(enabled=autocast_dtype(config, device) == torch.float16)
+    beside: dict[str, Stateful] = {"optimizer": optimizer, "average": average.net, "scaler": scaler, **stage.beside}
+    meta = describe(stage, config)
+    first, best = 0, -math.inf
+    if begin(out, config, resume):
+        first, best = restore(out / "last.pt", meta, net, beside)
+    total = stage.samples.steps * config.epochs
+
+    with Log(out, first) as log, progress(f"{stage.name} {config.arch}", total, first * stage.samples.steps) as tick:
+        for epoch in range(first, config.epochs):
+            net.train()
+            for index, batch in enumerate(stage.samples.batches(epoch)):
+                moment = Moment(
+                    epoch * stage.samples.steps + index, (epoch + index / stage.samples.steps) / config.epochs
+                )
+                set_lr(optimizer, learning_rate(config, moment, stage.samples.steps))
+                with torch.autocast(device.type, autocast_dtype(config, device), enabled=config.amp):
+                    loss, parts = stage.step(batch.to(device), moment)
+                require_finite(loss, batch, moment)
+                optimizer.zero_grad(set_to_none=True)
+                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(net.parameters(), CLIP_NORM)
+                scaler.step(optimizer)
+                scaler.update()
+                average.update(net, moment.step)
+                log.step(loss, parts)
+                tick()
+            last = epoch + 1 == config.epochs
+            metrics = stage.validate(average.net.eval()) if last or (epoch + 1) % config.val_every == 0 else {}
+            log.epoch(epoch, optimizer.param_groups[0]["lr"], metrics)
+            score = metrics.get(stage.key, -math.inf) if stage.key else float(epoch)
+            described = msgspec.structs.replace(meta, metrics=finite_only(metrics))
+            if score > best or (last and not (out / "best.pt").exists()):
+                best = score
+                Checkpoint.save(out / "best.pt", described, average.net.state_dict())
+            state = {name: part.state_dict() for name, part in beside.items()}
+            Checkpoint.save(
+                out / "last.pt", described, net.state_dict(), {"epoch": epoch + 1, "best": best, "beside": state}
+            )
+    return Checkpoint.load(out / "best.pt")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Optimizer and schedule
+
+
+def make_optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW; no weight decay on biases and batch norms (arXiv 1812.01187, section 3.1)."""
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99), fused=True)
+
+
+def learning_rate(config: TrainConfig, moment: Moment, steps_per_epoch: int) -> float:
+    """Linear warm-up, then a half cosine to zero (arXiv 1608.03983 without restarts)."""
+    warmup_steps = config.warmup_epochs * steps_per_epoch
+    warmup = min(1.0, (moment.step + 1) / warmup_steps) if warmup_steps else 1.0
+    return config.lr * warmup * 0.5 * (1 + math.cos(math.pi * moment.done))
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every parameter group the learning rate `lr`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+class Average:
+    """Exponential moving average of a network's weights and statistics; what is evaluated and saved as best.pt."""
+
+    def __init__(self, net: nn.Module, decay: float) -> None:
+        self.net = copy.deepcopy(net).requires_grad_(False)
+        self._decay = decay
+
+    @torch.no_grad()
+    def update(self, net: nn.Module, step: int) -> None:
+        """Move towards `net`; faster at first (`(1+t)/(10+t)`, as in TensorFlow's moving averages)."""
+        decay = min(self._decay, (1 + step) / (10 + step))
+        ours, theirs = self.net.state_dict(), net.state_dict()
+        floating = [name for name, value in ours.items() if value.is_floating_point()]
+        torch._foreach_lerp_([ours[n] for n in floating], [theirs[n] for n in floating], 1 - decay)
+        for name in ours.keys() - set(floating):
+            ours[name].copy_(theirs[name])
+
+
+def require_finite(loss: Tensor, batch: Batch, moment: Moment) -> None:
+    """Raise DataError, naming the pictures, when the loss is NaN or infinite."""
+    if not bool(torch.isfinite(loss)):
+        raise DataError(
+            f"the loss became {loss.item()} at step {moment.step}, in the batch of {', '.join(batch.ids)}; "
+            "look at these pictures, or lower the learning rate"
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Device
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" -> the GPU where there is one, else the CPU. Raises: UnavailableError: no such device here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UnavailableError(f"PyTorch knows no device {name!r}; use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UnavailableError("PyTorch finds no CUDA GPU on this machine; use --device cpu")
+    return device
+
+
+def set_threads(threads: int, device: torch.device) -> None:
+    """CPU threads of PyTorch, for the whole process; 0 leaves PyTorch's own choice (all cores)."""
+    if threads and device.type == "cpu":
+        torch.set_num_threads(threads)
+
+
+def autocast_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
+    """bf16 on CPUs and on GPUs that have it, FP16 on older GPUs, float32 without `amp`."""
+    if not config.amp:
+        return torch.float32
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checkpoints
+
+
+def describe(stage: Stage, config: TrainConfig) -> CheckpointMeta:
+    """What the stage's checkpoints say of themselves."""
+    return CheckpointMeta(
+        stage=stage.name,
+        arch=config.arch,
+        classes=stage.classes or stage.samples.dataset.classes,
+        preprocess=config.preprocess,
+        strong=stage.strong,
+        training=json.loads(msgspec.json.encode(config)),
+        tool=f"tsss-edge {__version__}",
+    )
+
+
+def restore(path: Path, meta: CheckpointMeta, net: nn.Module, beside: dict[str, Any]) -> tuple[int, float]:
+    """Load everything that last.pt holds -> (epochs done, best score so far).
+
+    Raises: ArtifactError: the run was started with other settings or other categories.
+    """
+    checkpoint = Checkpoint.load(path)
+    require_same_run(path, checkpoint.meta, meta)
+    saved = checkpoint.resume()
+    try:
+        net.load_state_dict(checkpoint.state())
+        for name, part in beside.items():
+            part.load_state_dict(saved["beside"][name])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise ArtifactError(f"{path}: belongs to another kind of run ({error}); choose another --out") from error
+    return int(saved["epoch"]), float(saved["best"])
+
+
+def require_same_run(path: Path, saved: CheckpointMeta, now: CheckpointMeta) -> None:
+    """Raise ArtifactError when a run would go on with settings it was not started with."""
+    a, b = ({**m.training, "stage": m.stage, "strong": list(m.strong), "classes": m.classes} for m in (saved, now))
+    changed = [key for key in b if a.get(key) != b[key] and key not in ("device", "threads")]
+    if changed:
+        raise ArtifactError(
+            f"{path}: this run was started with other settings ({', '.join(changed)}); "
+            "go on with the same ones, or choose another --out"
+        )
+
+
+def finite_only(metrics: dict[str, float]) -> dict[str, float]:
+    """Metrics without those that do not exist (NaN, such as the IoU of an absent class)."""
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}

@@ -1,0 +1,160 @@
+"""True masks of strong images + transferred labels of weak images -> P-Net: all categories, and objectness beside them.
+
+The paper's (Xiao et al., arXiv 1711.06828): S, started from L-Net, learns by cross-entropy from strong images (true
+masks) and weak images (Lw), while D tells its predictions on strong images from those on weak ones and S learns to make
+the second look like the first. Ours: D judges structure, not category (models/discriminator.py); D works alone for the
+first tenth of training and then its say grows over another tenth, because an untrained D only adds noise; the target
+for "strong" is 0.9 (one-sided label smoothing, arXiv 1606.03498); D learns at a tenth of S's starting rate with
+betas (0.5, 0.99), as spectral norm wants; and S's adversarial loss weighs 0.01, small against cross-entropy.
+The objectness head goes on learning from the same pixels, so that "object, but of no known category" stays visible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tsss_edge.artifacts import IGNORE, Checkpoint
+from tsss_edge.config import TrainConfig
+from tsss_edge.data.augment import TrainAugment
+from tsss_edge.data.supervision import Supervision
+from tsss_edge.data.voc import VocDataset, read_mask
+from tsss_edge.errors import DataError
+from tsss_edge.models import SegNet
+from tsss_edge.models.discriminator import Discriminator
+from tsss_edge.train.common import class_weights, fresh_net, require_background, take_over, training_split
+from tsss_edge.train.label import find_lnet
+from tsss_edge.train.loader import Batch, MaskOf, Samples, network_input
+from tsss_edge.train.loop import Moment, Stage, train
+from tsss_edge.train.losses import cell_shares, class_loss, object_loss
+from tsss_edge.train.validate import Views, class_scores
+
+OBJECT_WEIGHT = 0.5
+ADVERSARIAL_WEIGHT = 0.01
+STRONG_TARGET = 0.9
+D_LR = 3e-4
+D_ALONE, D_FULL = 0.1, 0.2  # share of training until S listens to D at all, and fully
+
+
+def train_pnet(
+    config: TrainConfig,
+    data: Path,
+    out: Path,
+    *,
+    lnet: Path,
+    labels: Path,
+    strong: Sequence[str],
+    adversarial: bool = True,
+    resume: bool = False,
+) -> Checkpoint:
+    """Train P-Net on all categories of `data`.
+
+    Args:    lnet: L-Net's run, where P-Net's weights start. labels: folder that `write_labels` filled.
+             adversarial: with the discriminator (left out where there is no strong or no weak image).
+    Metrics: mIoU in percent and pixel accuracy on "val". The newest weights are kept: no mask of a weak category may
+             choose them.
+    Raises:  DataError: unusable data, or a weak image without label. ArtifactError: another architecture or run.
+    """
+    dataset = VocDataset.open(data)
+    require_background(dataset, "P-Net")
+    supervision = Supervision(dataset, tuple(strong))
+    net = take_over(fresh_net(config, num_classes=len(dataset.classes)), find_lnet(lnet), config.arch)
+    mask_of = visible_masks(dataset, supervision, labels)
+    ids = training_split(dataset)
+    weak = frozenset(supervision.weak_ids("train"))
+    augment = TrainAugment(config.size_hw, config.preprocess, config.scale_range)
+    samples = Samples(dataset, ids, mask_of, augment, batch=config.batch, seed=config.seed, weak=weak)
+    duel = Duel(config) if adversarial and 0 < len(weak) < len(ids) else None
+    weights = class_weights(dataset, ids, mask_of, config.balance)
+    views = Views(dataset, dataset.ids("val"), config.preprocess)
+    stage = Stage(
+        name="pnet",
+        net=net,
+        samples=samples,
+        step=PNetStep(net, config, weights, duel),
+        validate=lambda averaged: class_scores(averaged, views),
+        strong=tuple(strong),
+        beside={"discriminator": duel.net, "discriminator_optimizer": duel.optimizer} if duel else {},
+    )
+    return train(stage, config, out, resume=resume)
+
+
+def visible_masks(dataset: VocDataset, supervision: Supervision, labels: Path) -> MaskOf:
+    """What P-Net's loss may see: true masks of strong images, Lw of weak ones.
+
+    Raises: DataError: a weak training image has no Lw, or one of another size or with other categories than its label.
+    """
+    for image_id in supervision.weak_ids("train"):
+        if not (labels / "SegmentationClass" / f"{image_id}.png").is_file():
+            raise DataError(f"{labels}: no label for weak image {image_id}; run `tsss-edge label` on this set again")
+
+    def mask_of(image_id: str) -> NDArray[np.uint8]:
+        if not supervision.is_weak(image_id):
+            return supervision.pixel_mask(image_id)
+        path = labels / "SegmentationClass" / f"{image_id}.png"
+        mask = read_mask(path)
+        allowed = {0, IGNORE, *supervision.image_labels(image_id)}
+        if mask.shape != supervision.pixel_mask(image_id).shape or not set(np.unique(mask).tolist()) <= allowed:
+            raise DataError(
+                f"{path}: its size or its categories are not those of image {image_id}; label this set again"
+            )
+        return mask
+
+    return mask_of
+
+
+class Duel:
+    """D, its optimizer, and what each side minimises."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed + 1)
+            self.net = Discriminator()
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=D_LR, betas=(0.5, 0.99))
+
+    def learn(self, image: Tensor, probabilities: Tensor, weak: Tensor) -> Tensor:
+        """One step of D on detached predictions: strong images to 0.9, weak ones to 0. Returns its loss."""
+        self.net.to(image.device).requires_grad_(True)
+        score = self.net(image, probabilities.detach()).float()
+        target = torch.where(weak, 0.0, STRONG_TARGET)[:, None, None, None].expand_as(score)
+        loss = F.binary_cross_entropy_with_logits(score, target)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return loss
+
+    def fool(self, image: Tensor, probabilities: Tensor, weak: Tensor) -> Tensor:
+        """S's loss: its predictions on weak images should be taken for strong ones (non-saturating, arXiv 1406.2661)."""
+        if not bool(weak.any()):
+            return probabilities.new_zeros(())
+        self.net.requires_grad_(False)
+        return F.softplus(-self.net(image[weak], probabilities[weak]).float()).mean()
+
+
+class PNetStep:
+    """Cross-entropy and objectness on what may be seen of every image, and the duel with D."""
+
+    def __init__(self, net: SegNet, config: TrainConfig, weights: Tensor | None, duel: Duel | None) -> None:
+        self._net, self._config, self._weights, self._duel = net, config, weights, duel
+
+    def __call__(self, batch: Batch, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
+        x = network_input(batch.images, self._config.preprocess.scale)
+        logits, objectness = self._net(x)
+        shares = cell_shares(batch.masks, logits.shape[1], self._config.loss_stride)
+        weights = self._weights.to(shares.device) if self._weights is not None else None
+        parts = {"class": class_loss(logits, shares, weights), "object": object_loss(objectness, shares)}
+        loss = parts["class"] + OBJECT_WEIGHT * parts["object"]
+        if self._duel is not None:
+            image, probabilities = F.avg_pool2d(x, 8), logits.float().softmax(dim=1)
+            parts["d"] = self._duel.learn(image, probabilities, batch.weak)
+            say = min(1.0, max(0.0, (moment.done - D_ALONE) / (D_FULL - D_ALONE)))
+            if say > 0:
+                parts["fool"] = self._duel.fool(image, probabilities, batch.weak)
+                loss = loss + say * ADVERSARIAL_WEIGHT * parts["fool"]
+        return loss, parts

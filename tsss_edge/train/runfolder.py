@@ -1,0 +1,97 @@
+"""The run folder: config.toml, log.jsonl, TensorBoard events, and the progress bar while it fills."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from torch import Tensor
+
+from tsss_edge.artifacts import write_bytes
+from tsss_edge.config import TrainConfig
+from tsss_edge.errors import ArtifactError
+
+
+def begin(out: Path, config: TrainConfig, resume: bool) -> bool:
+    """Prepare the folder; True when there is a run to go on with.
+
+    Raises: ArtifactError: `out` holds a run and `resume` was not asked for.
+    """
+    started = (out / "last.pt").is_file()
+    if started and not resume:
+        raise ArtifactError(f"{out}: holds a run already; add --resume to go on with it, or choose another --out")
+    write_bytes(out / "config.toml", to_toml(config).encode())
+    return started
+
+
+def to_toml(config: TrainConfig) -> str:
+    """The settings as TOML; every value is a string, number, boolean or list, which JSON writes the same way."""
+    values: dict[str, Any] = msgspec.to_builtins(config)
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+
+
+class Log:
+    """log.jsonl, one line an epoch, and TensorBoard. Lines of epochs that will be trained again are dropped."""
+
+    def __init__(self, out: Path, first_epoch: int) -> None:
+        self._path = out / "log.jsonl"
+        lines = self._path.read_text().splitlines() if self._path.is_file() else []
+        kept = [line for line in lines if json.loads(line)["epoch"] <= first_epoch]
+        write_bytes(self._path, "".join(line + "\n" for line in kept).encode())
+        self._board = _board(out) if find_spec("tensorboard") else None
+        self._start_epoch()
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._board:
+            self._board.close()
+
+    def _start_epoch(self) -> None:
+        self._sums: dict[str, float] = defaultdict(float)
+        self._steps, self._since = 0, time.perf_counter()
+
+    def step(self, loss: Tensor, parts: dict[str, Tensor]) -> None:
+        """Add the losses of a step to the epoch's means."""
+        self._steps += 1
+        for name, value in {"loss": loss, **parts}.items():
+            self._sums[name] += float(value.detach())
+
+    def epoch(self, epoch: int, lr: float, metrics: dict[str, float]) -> None:
+        """Write the epoch's line: means of the losses, metrics, learning rate at its end, seconds (with validation)."""
+        means = {name: total / self._steps for name, total in self._sums.items()}
+        seconds = round(time.perf_counter() - self._since, 2)
+        line = {"epoch": epoch + 1, "lr": lr, "seconds": seconds, **means, **metrics}
+        with self._path.open("ab") as file:
+            file.write(msgspec.json.encode(line) + b"\n")  # msgspec writes NaN as null, which is JSON
+        for name, value in {**means, **metrics}.items() if self._board else ():
+            self._board.add_scalar(name, value, epoch + 1)
+        self._start_epoch()
+
+
+def _board(out: Path) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(out / "tensorboard"))
+
+
+@contextmanager
+def progress(what: str, total: int, done: int = 0) -> Iterator[Callable[[], None]]:
+    """A progress bar on stderr when that is a terminal; yields the function that moves it one step."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(what, total=total, completed=done)
+        yield lambda: bar.advance(task)

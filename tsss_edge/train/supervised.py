@@ -1,0 +1,63 @@
+"""All masks -> a network with class head and objectness head: the baseline of the method, and the way for full labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from tsss_edge.artifacts import Checkpoint
+from tsss_edge.config import TrainConfig
+from tsss_edge.data.augment import TrainAugment
+from tsss_edge.data.voc import VocDataset
+from tsss_edge.models import SegNet
+from tsss_edge.train.common import class_weights, fresh_net, load_encoder, training_split
+from tsss_edge.train.loader import Batch, Samples, network_input
+from tsss_edge.train.loop import Moment, Stage, train
+from tsss_edge.train.losses import cell_shares, class_loss, object_loss
+from tsss_edge.train.validate import Views, class_scores
+
+OBJECT_WEIGHT = 0.5  # of the objectness loss beside the class loss (ours)
+
+
+def train_supervised(config: TrainConfig, data: Path, out: Path, *, resume: bool = False) -> Checkpoint:
+    """Train on the masks of all categories of `data`'s split "train"; "val" chooses best.pt by mIoU.
+
+    A set without a background has no "object or not": its objectness head stays untrained and is no part of the loss.
+    Raises: DataError: unusable data set, picture or mask. ArtifactError: unknown architecture, `out` is another run.
+    """
+    dataset = VocDataset.open(data)
+    net = fresh_net(config, num_classes=len(dataset.classes))
+    load_encoder(net, config)
+    augment = TrainAugment(config.size_hw, config.preprocess, config.scale_range)
+    ids = training_split(dataset)
+    samples = Samples(dataset, ids, dataset.mask, augment, batch=config.batch, seed=config.seed)
+    weights = class_weights(dataset, ids, dataset.mask, config.balance)
+    views = Views(dataset, dataset.ids("val"), config.preprocess)
+    stage = Stage(
+        name="supervised",
+        net=net,
+        samples=samples,
+        step=SupervisedStep(net, config, weights, objectness=dataset.classes.background),
+        validate=lambda averaged: class_scores(averaged, views),
+        key="miou",
+        strong=tuple(dataset.classes.names[i] for i in dataset.classes.objects),
+    )
+    return train(stage, config, out, resume=resume)
+
+
+class SupervisedStep:
+    """Cross-entropy on every labelled pixel and, where there is a background, objectness beside it."""
+
+    def __init__(self, net: SegNet, config: TrainConfig, weights: Tensor | None, *, objectness: bool) -> None:
+        self._net, self._config, self._weights, self._objectness = net, config, weights, objectness
+
+    def __call__(self, batch: Batch, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
+        logits, objectness = self._net(network_input(batch.images, self._config.preprocess.scale))
+        shares = cell_shares(batch.masks, logits.shape[1], self._config.loss_stride)
+        weights = self._weights.to(shares.device) if self._weights is not None else None
+        by_class = class_loss(logits, shares, weights)
+        if not self._objectness:
+            return by_class, {}
+        by_object = object_loss(objectness, shares)
+        return by_class + OBJECT_WEIGHT * by_object, {"class": by_class, "object": by_object}
