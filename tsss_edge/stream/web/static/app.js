@@ -19,6 +19,7 @@ const percent = (share) => (100 * share).toFixed(share >= 0.9995 ? 0 : 1) + "%";
 
 let info = null;
 let paused = false;
+let state = "OPEN";
 const rows = new Map();
 const charts = {};
 
@@ -64,12 +65,13 @@ function setUp() {
   charts.miou.card.hidden = true;
 }
 
-function showState(status) {
+function showState(now) {
+  state = now;
   const pill = byId("state");
-  pill.textContent = status.state;
-  pill.className = "pill " + (STATE_KIND[status.state] ?? "");
+  pill.textContent = state;
+  pill.className = "pill " + (STATE_KIND[state] ?? "");
   const notice = byId("notice");
-  const text = paused ? "Paused" : NOTICES[status.state];
+  const text = paused ? "Paused" : NOTICES[state];
   notice.hidden = !text;
   notice.textContent = text ?? "";
 }
@@ -119,7 +121,7 @@ function showCharts(history) {
 async function refresh() {
   try {
     const status = await get("/api/status");
-    showState(status);
+    showState(status.state);
     if (!paused) {
       showNumbers(status);
       showClasses(status.areas);
@@ -128,7 +130,7 @@ async function refresh() {
     }
     if (status.state !== "ENDED" && !paused && !byId("video").src) play();
   } catch (error) {
-    showState({ state: "OFFLINE" });
+    showState("OFFLINE");
     byId("video").removeAttribute("src"); // asked for again when the server answers
   }
   setTimeout(refresh, PERIOD_MS);
@@ -146,6 +148,7 @@ function togglePause() {
   button.setAttribute("aria-pressed", String(paused));
   still.hidden = !paused;
   video.hidden = paused;
+  showState(state);
   if (!paused) return play();
   still.width = video.naturalWidth || 1;
   still.height = video.naturalHeight || 1;
