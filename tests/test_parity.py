@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import chain
 import msgspec
 import numpy as np
 import pytest
@@ -107,14 +108,12 @@ def write_data(root: Path, images: int = 6, seed: int = 0) -> None:
 def write_graph(
     path: Path, checkpoint: Checkpoint, precision: Precision, calibration: CalibrationRecord | None
 ) -> OnnxModel:
-    from onnx import helper
-
     meta = OnnxMeta(
         arch="edge-s", classes=CLASSES, preprocess=SPEC, head="logits", objectness=False, precision=precision,
         checkpoint_sha256=checkpoint.sha256, calibration=calibration,
     )  # fmt: skip
-    graph = helper.make_graph([], f"empty {precision}", [], [])
-    return OnnxModel.save(path, helper.make_model(graph), meta)
+    graph = chain.int8_chain() if precision == "int8" else chain.float_chain()
+    return OnnxModel.save(path, graph, meta)
 
 
 def write_engine(path: Path, source: OnnxModel) -> Engine:
@@ -315,7 +314,7 @@ def test_other_classes_and_missing_split_are_data_errors(world: World) -> None:
 
 
 def test_json_has_the_keys_of_the_contract(world: World, tmp_path: Path) -> None:
-    report = world.check(report_dir=tmp_path / "report")
+    report = world.check(report_dir=tmp_path / "report", layers=True)
     keys = set(msgspec.json.decode((tmp_path / "report/parity.json").read_bytes()))
     contract = {"passed", "miou_reference", "miou_engine", "miou_drop", "pixel_agreement", "boundary_agreement"}
     assert contract | {"images", "stages"} <= keys
@@ -333,3 +332,37 @@ def test_small_sets_are_called_unsure(world: World) -> None:
     world.answers[world.engine.name] = wrong_columns(1)
     drop = world.check(max_drop=100.0).miou_drop
     assert any("more than 6 pictures" in note for note in world.check(max_drop=drop + 0.01).notes)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Inside the INT8 graph
+
+
+def replace_int8(world: World, graph: Any) -> None:
+    """Write another INT8 graph and make the engine's record name it."""
+    old = OnnxModel.load(world.root / "fused.int8.onnx")
+    Engine.load(world.engine).with_record(onnx_sha256=OnnxModel.save(old.path, graph, old.meta).sha256)
+
+
+def test_failed_quantization_names_the_layer(world: World) -> None:
+    replace_int8(world, chain.int8_chain(input_scale={1: 8.0}))
+    world.answers.update(dict.fromkeys(("fused.int8.onnx", "fused.int8.xml"), wrong_columns(2)))
+    report = world.check()
+    assert "quantization (ONNX -> INT8 ONNX) loses" in report.problems[0]
+    assert "layer conv1 " in report.problems[1] and "the scale of x1 is too large" in report.problems[1]
+    assert "layer conv1" in report.verdict()
+
+
+def test_quantized_output_fails_though_the_labels_agree(world: World) -> None:
+    replace_int8(world, chain.int8_chain(output=True))
+    report = world.check()
+    assert not report and report.miou_drop == 0.0
+    assert report.problems[0].startswith("INT8 ONNX: output logits is quantized")
+    stored = Engine.load(world.engine).record.parity
+    assert stored is not None and not stored.passed
+
+
+def test_layers_are_looked_at_on_demand(world: World) -> None:
+    assert world.check().layers is None
+    report = world.check(layers=True)
+    assert report and report.layers is not None and len(report.layers.layers) == 3 and report.layers.guilty == ""

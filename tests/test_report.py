@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from tsss_edge.artifacts import Classes
-from tsss_edge.parity import ClassChange, ParityReport, StageResult, WorstImage
+from tsss_edge.parity import ClassChange, LayerError, LayerReport, ParityReport, StageResult, WorstImage
+from tsss_edge.parity.layers import QuantizedTensor
 from tsss_edge.parity.measure import Seen
 from tsss_edge.report import LOST, OTHER, TILE_SIDE, WON, difference_map, render, write_report
 
@@ -89,7 +90,27 @@ def test_verdict_is_at_the_top_and_classes_are_sorted_by_loss() -> None:
     assert "Gate failed" in failed and "more than 0.50: quantization" in failed
     passed = render(report(), [seen()], CLASSES)
     assert "Gate passed" in passed and "Gate failed" not in passed
-    assert passed.index("<td>cat") < passed.index("<td>background") < passed.index("<td>&lt;b&gt;dog")
+    assert passed.index("</i>cat") < passed.index("</i>background") < passed.index("</i>&lt;b&gt;dog")
+
+
+def test_layers_are_shown_when_they_were_compared() -> None:
+    assert "Layers of the INT8 graph" not in render(report(), [seen()], CLASSES)
+    activation = QuantizedTensor(
+        tensor="x", scale=0.1, own_db=22.5, saturated=0.0, used=0.125, dead_channels=2, channels=8
+    )
+    layer = LayerError(
+        layer="conv7",
+        output="y",
+        accumulated_db=20.0,
+        input_db=200.0,
+        jump_db=10.0,
+        weight_db=None,
+        activation=activation,
+    )
+    layers = LayerReport(layers=(layer,), structure=(), guilty="layer conv7: too large", images=3)
+    page = render(msgspec.structs.replace(report(), layers=layers), [seen()], CLASSES)
+    for part in ("Layers of the INT8 graph", "conv7", "layer conv7: too large", "2 of 8", "<td>float</td>", "12%"):
+        assert part in page
 
 
 def test_no_differing_picture_is_said() -> None:

@@ -50,6 +50,7 @@ def render(report: ParityReport, seen: Sequence[Seen], classes: Classes) -> str:
         classes=sorted(report.per_class.items(), key=lambda item: _sort_key(item[1].change)),
         span=max([*changes, report.max_drop, 0.1]),
         pictures=[_figure(worst, one, classes) for worst, one in zip(report.worst, seen, strict=True)],
+        swatches={name: _css(color) for name, color in zip(classes.names, classes.palette, strict=True)},
         colors={"lost": _css(LOST), "won": _css(WON), "other": _css(OTHER)},
     )
 

@@ -10,18 +10,23 @@ from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
 
+import msgspec
+
 from tsss_edge import __version__
 from tsss_edge.artifacts import CalibrationRecord, Checkpoint, sha256_file
 from tsss_edge.backends import open_backend
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.evaluate import require_labelled, require_same_classes
 from tsss_edge.parity.gate import judge
+from tsss_edge.parity.graphs import graph_faults
+from tsss_edge.parity.layers import LayerError, LayerReport, compare_layers
 from tsss_edge.parity.measure import Stage, look_again, measure
 from tsss_edge.parity.result import ClassChange, ParityReport, StageResult, WorstImage
-from tsss_edge.parity.stages import Subject, describe, find_graphs, require_reference
+from tsss_edge.parity.stages import ONNX_NAMES, Subject, describe, find_graphs, require_reference
 
-__all__ = ["ClassChange", "ParityReport", "StageResult", "WorstImage", "check_parity"]
+__all__ = ["ClassChange", "LayerError", "LayerReport", "ParityReport", "StageResult", "WorstImage", "check_parity"]
 
+LAYER_IMAGES = 8  # pictures for the comparison of layers
 BOUNDARY_PX = 3  # half width of the band around the reference's boundaries
 
 
@@ -40,6 +45,7 @@ def check_parity(
     threads: int | None = None,
     trust: bool = False,
     store: bool = True,
+    layers: bool = False,
 ) -> ParityReport:
     """Compare an engine with its checkpoint on a labelled split; the verdict goes into the engine's record.
 
@@ -48,6 +54,7 @@ def check_parity(
              report_dir: writes `parity.html` (self-contained, with the worst pictures) and `parity.json` there.
              onnx, int8_onnx: graphs the engine was made from; by default found by hash beside engine or checkpoint.
              allow_leak: pass though evaluation pictures were used for calibration; it is written down.
+             layers: compare the float and the INT8 graph layer by layer; done anyway when the gate fails.
              trust: run an engine whose hash is not the one in its record (its verdict is not stored).
     Returns: a report that is true when the gate passed.
     Raises:  ArtifactError: a file is missing or damaged, or the reference is another checkpoint than the engine's.
@@ -82,6 +89,7 @@ def check_parity(
             notes=[*notes, *_calibration_notes(subject.calibration)],
             provenance=_provenance(subject, checkpoint, data),
         )
+        report = _look_into_quantization(report, graphs, stages[0], dataset, ids, always=layers)
         if report_dir is not None:
             from tsss_edge.report import write_report
 
@@ -90,6 +98,33 @@ def check_parity(
     if store and subject.engine is not None and not trust:
         subject.engine.with_record(parity=report.record())
     return report
+
+
+def _look_into_quantization(
+    report: ParityReport,
+    graphs: dict[str, Path],
+    reference: Stage,
+    dataset: VocDataset,
+    ids: tuple[str, ...],
+    *,
+    always: bool,
+) -> ParityReport:
+    """Add what the float and the INT8 graph say: faults of form always, layers when the gate failed or on demand."""
+    floating, quantized = graphs.get(ONNX_NAMES["fp32"]), graphs.get(ONNX_NAMES["int8"])
+    if floating is None or quantized is None:
+        return report
+    faults = graph_faults(quantized)
+    problems = (*report.problems, *(f"INT8 ONNX: {fault}" for fault in faults))
+    if not problems and not always:
+        return report
+    from tsss_edge.kernels.preprocess import preprocess
+
+    pictures = (dataset.image(image_id) for image_id in ids[:LAYER_IMAGES])
+    spec = reference.backend.preprocess
+    layers = compare_layers(floating, quantized, (preprocess(p, spec, bgr=False)[None] for p in pictures))
+    if layers.guilty and not faults and not report.passed:
+        problems = (*problems, f"the quantization error enters at {layers.guilty}")
+    return msgspec.structs.replace(report, passed=not problems, problems=problems, layers=layers)
 
 
 def count_leak(calibration: CalibrationRecord | None, dataset: VocDataset, ids: tuple[str, ...]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from tsss_edge.artifacts import ParityRecord, Struct
+from tsss_edge.parity.layers import LayerReport
 
 
 class StageResult(Struct, frozen=True):
@@ -64,6 +65,7 @@ class ParityReport(Struct, frozen=True):
     problems: tuple[str, ...]  # why the gate failed, in words; empty when it passed
     notes: tuple[str, ...]  # what a reader should know though it fails nothing
     guilty: str  # the step that changes mIoU most, in words; empty when no step changes it
+    layers: LayerReport | None = None  # float against INT8 graph, looked at when the gate failed (or on demand)
     provenance: dict[str, str] = msgspec.field(default_factory=dict)
 
     def __bool__(self) -> bool:
@@ -110,10 +112,12 @@ class ParityReport(Struct, frozen=True):
     def _class_rows(self, limit: int = 3) -> list[str]:
         rows = []
         for name, change in self.changed_classes()[:limit]:
+            if abs(change.change or 0.0) < 0.005:  # less than what is printed
+                break
             rows.append(f"  IoU of {name}: {change.reference:.2f} -> {change.engine:.2f} ({change.change:+.2f})")
         return rows
 
     def changed_classes(self) -> list[tuple[str, ClassChange]]:
-        """Classes with an IoU in both, those that lost most first."""
+        """Classes with an IoU in both, those that changed most first."""
         both = [(name, c) for name, c in self.per_class.items() if c.change is not None]
-        return sorted(both, key=lambda item: item[1].change or 0.0)
+        return sorted(both, key=lambda item: -abs(item[1].change or 0.0))

@@ -1,0 +1,224 @@
+"""Float graph + its INT8 graph + pictures -> which layer the quantization error enters at.
+
+Both graphs run in ONNX Runtime with every layer's output exposed. Errors are signal-to-quantization-noise ratios in
+decibels, 10 log10(sum x^2 / sum (x - y)^2), pooled over pictures: *accumulated* compares a tensor of the INT8 graph with
+the same tensor of the float graph; *own* quantizes the float graph's tensor alone. 6 dB are about one bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsss_edge.artifacts import Struct
+from tsss_edge.backends.common import import_extra
+from tsss_edge.parity.graphs import LEVELS, QdqGraph
+
+NO_ERROR_DB = 200.0  # stands for "equal"
+LAYER_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+# Measured on edge-s and edge-m with minmax ranges, random weights, CamVid pictures: weights 42 to 46 dB, activations 37 to
+# 43 dB, accumulated 45 dB at the stem falling to 26 at the head, by at most 3.5 dB below CLEAN_DB a layer.
+CLEAN_DB = 30.0  # an input better than this counts as clean
+JUMP_DB = 6.0
+# An own error so much below the median of all layers is a bad scale; a scale 8 times too large costs 18 dB.
+OUTLIER_DB = 10.0
+LOW_USE = 0.25  # of a range: minmax uses 1 of it, methods that clip use more
+
+
+class QuantizedTensor(Struct, frozen=True):
+    """One activation with Q/DQ, as the float graph's values meet its scale."""
+
+    tensor: str
+    scale: float
+    own_db: float
+    saturated: float  # share of values beyond 127 steps, 0-1
+    used: float  # largest magnitude / (127 steps): 1 fits exactly, 0.1 wastes three bits
+    dead_channels: int  # that are 0 on every picture
+    channels: int
+
+
+class LayerError(Struct, frozen=True):
+    """One convolution (or matrix product), in the graph's order."""
+
+    layer: str
+    output: str
+    accumulated_db: float
+    input_db: float  # accumulated, of its worst compared input; NO_ERROR_DB where nothing before it is quantized
+    jump_db: float  # how much of it this layer loses: min(input_db, CLEAN_DB) - accumulated_db
+    weight_db: float | None  # own error of its weights; None where they are float
+    activation: QuantizedTensor | None  # its quantized input
+
+    @property
+    def own_db(self) -> float:
+        """Worse of the own errors of its weights and its input."""
+        values = [self.weight_db, self.activation.own_db if self.activation else None]
+        return min((v for v in values if v is not None), default=NO_ERROR_DB)
+
+
+class LayerReport(Struct, frozen=True):
+    """All layers, what is wrong with the graph itself, and the first layer at which the error jumps."""
+
+    layers: tuple[LayerError, ...]
+    structure: tuple[str, ...]
+    guilty: str  # layer and reason in words; empty where no error jumps
+    images: int
+
+
+@dataclass
+class _Sums:
+    """Pooled over pictures."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+
+    def add(self, x: NDArray[Any], y: NDArray[Any]) -> None:
+        x64, y64 = x.astype(np.float64), y.astype(np.float64)
+        self.signal += float(np.vdot(x64, x64))
+        self.noise += float(((x64 - y64) ** 2).sum())
+
+    @property
+    def db(self) -> float:
+        return decibels(self.signal, self.noise)
+
+
+@dataclass
+class _Activation:
+    """What meets one activation scale, pooled over pictures."""
+
+    scale: float
+    own: _Sums = field(default_factory=_Sums)
+    saturated: int = 0
+    values: int = 0
+    peak: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))  # by channel
+
+    def add(self, x: NDArray[Any]) -> None:
+        steps = np.rint(x.astype(np.float64) / self.scale)  # half to even, as QuantizeLinear rounds
+        self.own.add(x, np.clip(steps, -LEVELS - 1, LEVELS) * self.scale)
+        self.saturated += int(np.count_nonzero(np.abs(steps) > LEVELS))
+        self.values += x.size
+        by_channel = np.abs(x).max(axis=tuple(a for a in range(x.ndim) if a != 1)) if x.ndim > 1 else np.abs(x)
+        self.peak = np.maximum(self.peak, by_channel)
+
+    def result(self, tensor: str) -> QuantizedTensor:
+        return QuantizedTensor(
+            tensor=tensor,
+            scale=self.scale,
+            own_db=self.own.db,
+            saturated=self.saturated / self.values,
+            used=float(self.peak.max()) / (LEVELS * self.scale),
+            dead_channels=int(np.count_nonzero(self.peak == 0)),
+            channels=self.peak.size,
+        )
+
+
+def decibels(signal: float, noise: float) -> float:
+    """10 log10(signal / noise), held within +-`NO_ERROR_DB` so that it stays a number in JSON."""
+    if noise == 0:
+        return NO_ERROR_DB
+    return float(np.clip(10 * np.log10(signal / noise), -NO_ERROR_DB, NO_ERROR_DB)) if signal else -NO_ERROR_DB
+
+
+def compare_layers(float_onnx: Path, int8_onnx: Path, images: Iterable[NDArray[np.uint8]]) -> LayerReport:
+    """Run both graphs on `images`, (1,H,W,3) uint8 RGB at the network's input size, and compare layer by layer.
+
+    Raises: UnavailableError: ONNX or ONNX Runtime is not installed.
+    """
+    onnx = import_extra("onnx", "onnx")
+    floating, quantized = QdqGraph(onnx.load(float_onnx)), QdqGraph(onnx.load(int8_onnx))
+    layers = [n for n in floating.nodes if n.op_type in LAYER_OPS and n.output[0] in quantized.tensors]
+    scales = {t: s for t, s in quantized.activation_scales().items() if t in floating.tensors}
+    compared = list(dict.fromkeys([*(n.output[0] for n in layers), *scales]))
+    sums = {tensor: _Sums() for tensor in compared}
+    activations = {tensor: _Activation(scale) for tensor, scale in scales.items()}
+    run_float, run_int8 = floating.session(compared), quantized.session(compared)
+    count = 0
+    for image in images:
+        for tensor, x, y in zip(compared, run_float(image), run_int8(image), strict=True):
+            sums[tensor].add(x, y)
+            if tensor in activations:
+                activations[tensor].add(x)
+        count += 1
+    found = tuple(_layer_error(node, floating, quantized, sums, activations) for node in layers)
+    structure = quantized.structure_problems()
+    return LayerReport(layers=found, structure=structure, guilty=guilty_layer(found, structure), images=count)
+
+
+def guilty_layer(layers: Sequence[LayerError], structure: Sequence[str] = ()) -> str:
+    """The first layer whose error jumps or whose own tensors are badly scaled, with the likely reason.
+
+    A fault of the graph's form goes before it. Empty where nothing stands out.
+    """
+    if structure:
+        return structure[0]
+    typical = float(np.median([layer.own_db for layer in layers])) if layers else 0.0
+    for layer in layers:
+        if layer.jump_db > JUMP_DB or _bad_weights(layer, typical) or _bad_activation(layer, typical):
+            quality = f"{layer.accumulated_db:.1f} dB at its output, {_db(layer.input_db)} at its input"
+            return f"layer {layer.layer} ({quality}): {reason(layer, typical)}"
+    return ""
+
+
+def reason(layer: LayerError, typical_db: float) -> str:
+    """Why a layer loses accuracy, as far as its scales tell; `typical_db` is the median own error of all layers."""
+    if _bad_weights(layer, typical_db):
+        return (
+            f"its INT8 weights are {layer.weight_db:.1f} dB from the float ones (median of all layers {typical_db:.1f})"
+        )
+    if layer.activation is not None and _bad_activation(layer, typical_db):
+        return _activation_reason(layer.activation)
+    return "its scales look right, so its bias or wiring differs, or its values are hard to quantize"
+
+
+def _bad_weights(layer: LayerError, typical_db: float) -> bool:
+    return layer.weight_db is not None and layer.weight_db < _limit(typical_db)
+
+
+def _bad_activation(layer: LayerError, typical_db: float) -> bool:
+    activation = layer.activation
+    return activation is not None and (activation.own_db < _limit(typical_db) or activation.used < LOW_USE)
+
+
+def _limit(typical_db: float) -> float:
+    return min(typical_db, CLEAN_DB + OUTLIER_DB) - OUTLIER_DB
+
+
+def _activation_reason(activation: QuantizedTensor) -> str:
+    if activation.saturated > 0:
+        return f"the scale of {activation.tensor} clips {100 * activation.saturated:.2g}% of its values"
+    used = LEVELS * activation.used
+    return f"the scale of {activation.tensor} is too large: its values use {used:.0f} of {LEVELS} steps"
+
+
+def _db(value: float) -> str:
+    return "no error" if value == NO_ERROR_DB else f"{value:.1f} dB"
+
+
+def _layer_error(
+    node: Any, floating: QdqGraph, quantized: QdqGraph, sums: dict[str, _Sums], activations: dict[str, _Activation]
+) -> LayerError:
+    accumulated = sums[node.output[0]].db
+    before = min((sums[t].db for t in floating.compared_before(node, sums)), default=NO_ERROR_DB)
+    twin = quantized.layer_behind(node.output[0])
+    source = quantized.float_source(twin.input[0])
+    return LayerError(
+        layer=node.name or node.output[0],
+        output=node.output[0],
+        accumulated_db=accumulated,
+        input_db=before,
+        jump_db=min(before, CLEAN_DB) - accumulated,
+        weight_db=_weight_db(floating.constant(node.input[1]), quantized.constant(twin.input[1])),
+        activation=activations[source].result(source) if source in activations else None,
+    )
+
+
+def _weight_db(floating: NDArray[Any] | None, quantized: NDArray[Any] | None) -> float | None:
+    if floating is None or quantized is None or floating.shape != quantized.shape:
+        return None
+    sums = _Sums()
+    sums.add(floating, quantized)
+    return None if sums.noise == 0 else sums.db
