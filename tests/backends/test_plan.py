@@ -48,7 +48,7 @@ def test_real_plans_tell_their_compute_capabilities(tmp_path: Path, asked: tuple
 
 
 def test_default_leaves_turing_out(engine: Engine) -> None:
-    assert read_header(engine.path).compute_capabilities == ("8.0", "8.6", "8.9", "12.0", "12.1")
+    assert read_header(engine.path).compute_capabilities == ("8.0", "8.6", "8.9", "12.0", "12.1", "later")
 
 
 def test_header_version_is_the_builders(engine: Engine) -> None:
@@ -124,6 +124,8 @@ def test_machine_mismatches_name_both_sides_and_the_way_out(engine: Engine, tmp_
         UnavailableError, match=r"made for compute capability 8\.0, .* this GPU \(NVIDIA H100.*has 9\.0"
     ):
         require_runnable(engine.path, rtx, engine.record, here, HOPPER)
+    future = msgspec.structs.replace(ADA, compute_capability="13.0")
+    require_runnable(engine.path, rtx, engine.record, here, future)  # "and later"
     plan = tensorrt_plan(tmp_path / "a.engine")
     header, record = read_header(plan), as_tensorrt(engine.record, "10.3.0.26", "NVIDIA L4 (compute capability 8.9)")
     require_runnable(plan, header, record, Trt(None, "tensorrt", (10, 3, 0, 30)), ADA)

@@ -22,7 +22,7 @@ TAGS: dict[int, Flavour] = {0x74727466: "tensorrt", 0x74727476: "tensorrt-rtx"}
 NAMES: dict[Flavour, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 HEADER_BYTES = 28
 RTX_HEADER_BYTES = 36
-RTX_BITS = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")  # bits 0 to 5 of the mask (plans built for each one looked at)
+RTX_BITS = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1", "later")  # of the mask (plans built for each one looked at)
 OTHER_KINDS = {
     b"PK\x03\x04": "a zip (a PyTorch checkpoint?)",
     b"<?xm": "an XML file (OpenVINO?)",
@@ -120,7 +120,8 @@ def require_runnable(path: Path, header: PlanHeader, record: EngineRecord, trt: 
     if tuple(trt.version[:3]) != header.version[:3]:
         raise UnavailableError(f"{path}: built by {header}, this machine has {trt}; build it here with {rebuild}")
     served = header.compute_capabilities
-    if served and gpu.compute_capability not in served:
+    later = "later" in served and float(gpu.compute_capability) > float(RTX_BITS[-2])
+    if served and gpu.compute_capability not in served and not later:
         raise UnavailableError(
             f"{path}: made for compute capability {', '.join(served)}, this GPU ({gpu.name}) has "
             f"{gpu.compute_capability}; add it to the target's compute_capabilities, or use another target"

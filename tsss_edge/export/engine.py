@@ -14,7 +14,7 @@ from tsss_edge.artifacts import Engine, EngineRecord, OnnxModel, Precision, read
 from tsss_edge.config import Target
 from tsss_edge.errors import ArtifactError
 from tsss_edge.export.built import Built
-from tsss_edge.export.sources import default_precision, source_onnx
+from tsss_edge.export.sources import possible_precisions, source_onnx
 
 SUFFIXES = {"openvino": ".xml", "tensorrt": ".engine", "tensorrt-rtx": ".engine"}
 _PRECISION_TAGS = (".fp32", ".bf16", ".fp16", ".int8")
@@ -38,7 +38,7 @@ def build_engine(
     Raises:  ArtifactError: `model` does not fit, the builder refuses it, or `out` would overwrite another engine's record.
              UnavailableError: the builder is not installed, or this machine lacks the precision.
     """
-    precision = precision or default_precision(model, target, can_calibrate=calib_data is not None)
+    precision = precision or possible_precisions(model, target, can_calibrate=calib_data is not None)[0]
     if precision not in target.precisions:
         raise ArtifactError(f"target {target.name} builds {', '.join(target.precisions)}, not {precision}")
     path = engine_path(out, target, precision)

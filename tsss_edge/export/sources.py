@@ -19,20 +19,23 @@ def is_checkpoint(model: Path) -> bool:
     return model.suffix == ".pt" or model.is_dir()
 
 
-def default_precision(model: Path, target: Target, *, can_calibrate: bool) -> Precision:
-    """The first precision of the target that can be made from `model`.
+def possible_precisions(model: Path, target: Target, *, can_calibrate: bool) -> tuple[Precision, ...]:
+    """The precisions of the target that can be made from `model`, in the target's order.
 
     Raises: ArtifactError: none can, with the way out.
     """
     have: Precision = "fp32" if is_checkpoint(model) else OnnxModel.load(model).meta.precision
-    for precision in target.precisions:
-        need = _FILE_PRECISION[precision]
-        if need == have or (have == "fp32" and (need == "fp16" or can_calibrate)):
-            return precision
-    raise ArtifactError(
-        f"{model} is {have}, target {target.name} builds {', '.join(target.precisions)}; "
-        "give the FP32 ONNX file or the checkpoint (for INT8 with --calib-data)"
-    )
+    possible = tuple(p for p in target.precisions if _can_become(have, _FILE_PRECISION[p], can_calibrate))
+    if not possible:
+        raise ArtifactError(
+            f"{model} is {have}, target {target.name} builds {', '.join(target.precisions)}; "
+            "give the FP32 ONNX file or the checkpoint (for INT8 with --calib-data)"
+        )
+    return possible
+
+
+def _can_become(have: Precision, need: Precision, can_calibrate: bool) -> bool:
+    return need == have or (have == "fp32" and (need == "fp16" or (need == "int8" and can_calibrate)))
 
 
 def source_onnx(model: Path, target: Target, precision: Precision, out: Path, calib_data: Path | None) -> OnnxModel:
