@@ -26,13 +26,14 @@ from tsss_edge.errors import ArtifactError
 from tsss_edge.metrics import ConfusionMatrix
 from tsss_edge.models import SegNet, load_model
 from tsss_edge.models.classifier import Classifier, load_classifier
-from tsss_edge.train.contact import contact_sheet
+from tsss_edge.train.contact import Pair, contact_sheet
 from tsss_edge.train.diffusion import DiffusionConfig, Floats, affinity, diffuse
 from tsss_edge.train.loader import network_input
 from tsss_edge.train.loop import pick_device
 from tsss_edge.train.validate import BATCH, Views
 
 STRIDE = 8
+SHEET = 24  # pictures on the contact sheet
 
 
 class LabelConfig(Struct, frozen=True):
@@ -102,12 +103,13 @@ def write_labels(
     sorter = Checkpoint.load(classifier) if classifier else _find_classifier(lnet, data, supervision)
     nets = load_model(lnet).to(pick_device(device)), load_classifier(sorter).to(pick_device(device))
     views = Views(dataset, supervision.weak_ids(split), lnet.meta.preprocess)
-    tally, pictures, start = _Tally(len(dataset.classes)), [], time.perf_counter()
+    pictures: list[Pair] = []
+    tally, start = _Tally(len(dataset.classes)), time.perf_counter()
     for image_id, evidence in _evidence(*nets, views):
         mask = annotate(evidence, views, image_id, supervision, config)
         write_mask(out / "SegmentationClass" / f"{image_id}.png", mask)
         tally.update(mask, dataset, image_id)
-        if len(pictures) < 24:
+        if len(pictures) < SHEET:
             pictures.append((dataset.image(image_id), mask))
     seconds = time.perf_counter() - start
     report = LabelReport(
@@ -119,7 +121,9 @@ def write_labels(
         lnet_sha256=lnet.sha256,
         classifier_sha256=sorter.sha256,
         settings=config,
-        **tally.result(),
+        unsure=tally.unsure,
+        miou=tally.miou,
+        object_iou=tally.object_iou,
     )
     _write_folder(out, dataset, views.ids, split, pictures, report)
     return report
@@ -152,7 +156,7 @@ def spread_maps(evidence: _Evidence, categories: NDArray[np.int64], config: Labe
     maps = evidence.maps[categories] / config.temperature
     peak = np.where(evidence.objectness > config.object_above, maps, -np.inf).max(axis=(1, 2), keepdims=True)
     peak = np.where(np.isfinite(peak), peak, maps.max(axis=(1, 2), keepdims=True))
-    seeds = np.exp(np.minimum(maps - peak, 0.0)) * evidence.objectness
+    seeds: Floats = np.exp(np.minimum(maps - peak, 0.0)) * evidence.objectness
     if len(categories) == 1:
         return seeds  # nothing to decide
     transition = affinity(evidence.features, evidence.colors, config.diffusion)
@@ -262,13 +266,17 @@ class _Tally:
         self._classes.update(mask, truth)
         self._objects.update(*(np.where(m == IGNORE, IGNORE, m > 0).astype(np.uint8) for m in (mask, truth)))
 
-    def result(self) -> dict[str, float | None]:
-        known = bool(self._classes.counts.any())
-        return {
-            "unsure": round(self._unsure / max(1, self._pixels), 4),
-            "miou": float(self._classes.miou) if known else None,
-            "object_iou": float(100 * self._objects.iou[1]) if known else None,
-        }
+    @property
+    def unsure(self) -> float:
+        return round(self._unsure / max(1, self._pixels), 4)
+
+    @property
+    def miou(self) -> float | None:
+        return float(self._classes.miou) if self._classes.counts.any() else None
+
+    @property
+    def object_iou(self) -> float | None:
+        return float(100 * self._objects.iou[1]) if self._objects.counts.any() else None
 
 
 def _write_folder(
@@ -276,7 +284,7 @@ def _write_folder(
     dataset: VocDataset,
     ids: Sequence[str],
     split: str,
-    pictures: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]],
+    pictures: list[Pair],
     report: LabelReport,
 ) -> None:
     write_bytes(out / "ImageSets" / "Segmentation" / f"{split}.txt", "".join(f"{i}\n" for i in ids).encode())

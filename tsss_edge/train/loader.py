@@ -46,8 +46,10 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        moved = (t.to(device, non_blocking=True) for t in (self.images, self.masks, self.labels, self.weak))
-        return Batch(*moved, ids=self.ids)
+        images, masks, labels, weak = (
+            t.to(device, non_blocking=True) for t in (self.images, self.masks, self.labels, self.weak)
+        )
+        return Batch(images=images, masks=masks, labels=labels, weak=weak, ids=self.ids)
 
 
 class Samples:

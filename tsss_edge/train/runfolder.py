@@ -73,8 +73,9 @@ class Log:
         line = {"epoch": epoch + 1, "lr": lr, "seconds": seconds, **means, **metrics}
         with self._path.open("ab") as file:
             file.write(msgspec.json.encode(line) + b"\n")  # msgspec writes NaN as null, which is JSON
-        for name, value in {**means, **metrics}.items() if self._board else ():
-            self._board.add_scalar(name, value, epoch + 1)
+        if self._board:
+            for name, value in {**means, **metrics}.items():
+                self._board.add_scalar(name, value, epoch + 1)
         self._start_epoch()
 
 

@@ -1,0 +1,162 @@
+"""The loop: it learns, resumes bit for bit, stops on NaN, refuses what does not belong together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from trainkit import same_weights, write_squares
+
+from tsss_edge.artifacts import Checkpoint
+from tsss_edge.config import TrainConfig, read_toml
+from tsss_edge.errors import ArtifactError, DataError, UnavailableError
+from tsss_edge.models import load_model
+from tsss_edge.train import loop
+from tsss_edge.train.loop import Average, Moment, learning_rate, pick_device
+from tsss_edge.train.supervised import train_supervised
+
+
+def test_loss_falls_and_the_run_folder_is_complete(squares: Path, config: TrainConfig, tmp_path: Path) -> None:
+    config = msgspec.structs.replace(config, epochs=7)  # 21 steps
+    checkpoint = train_supervised(config, squares, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines]
+    assert losses[-1] < 0.5 * losses[0]
+    assert losses == sorted(losses, reverse=True)  # so easy a task falls in every epoch
+    assert checkpoint.meta.metrics["miou"] == max(line["miou"] for line in lines)
+    assert read_toml(tmp_path / "config.toml", TrainConfig) == config
+    assert Checkpoint.load(tmp_path / "last.pt").resume()["epoch"] == 7
+    load_model(checkpoint)
+
+
+def test_same_seed_same_weights_other_seed_others(squares: Path, config: TrainConfig, tmp_path: Path) -> None:
+    config = msgspec.structs.replace(config, epochs=1)
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train_supervised(msgspec.structs.replace(config, seed=seed), squares, tmp_path / name)
+    assert same_weights(tmp_path / "a/last.pt", tmp_path / "b/last.pt")
+    assert not same_weights(tmp_path / "a/last.pt", tmp_path / "c/last.pt")
+
+
+class Killed(Exception):
+    pass
+
+
+def test_resume_after_a_kill_equals_an_uninterrupted_run(
+    squares: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = msgspec.structs.replace(config, epochs=3)
+    train_supervised(config, squares, tmp_path / "whole")
+    update = Average.update
+
+    def dies_in_the_second_epoch(self: Average, net: torch.nn.Module, step: int) -> None:
+        if step == 4:
+            raise Killed
+        update(self, net, step)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(loop.Average, "update", dies_in_the_second_epoch)
+        train_supervised(config, squares, tmp_path / "cut")
+    assert Checkpoint.load(tmp_path / "cut/last.pt").resume()["epoch"] == 1
+    train_supervised(config, squares, tmp_path / "cut", resume=True)
+    for name in ("last.pt", "best.pt"):
+        assert same_weights(tmp_path / "whole" / name, tmp_path / "cut" / name)
+    logs = [
+        [json.loads(line)["loss"] for line in (tmp_path / run / "log.jsonl").read_text().splitlines()]
+        for run in ("whole", "cut")
+    ]
+    assert logs[0] == logs[1]
+
+
+def test_resume_refuses_other_settings_and_a_second_start(squares: Path, config: TrainConfig, tmp_path: Path) -> None:
+    config = msgspec.structs.replace(config, epochs=1)
+    train_supervised(config, squares, tmp_path)
+    with pytest.raises(ArtifactError, match="--resume"):
+        train_supervised(config, squares, tmp_path)
+    with pytest.raises(ArtifactError, match="lr"):
+        train_supervised(msgspec.structs.replace(config, lr=1e-4), squares, tmp_path, resume=True)
+    before = (tmp_path / "best.pt").read_bytes()
+    train_supervised(config, squares, tmp_path, resume=True)  # finished: nothing is trained again
+    assert (tmp_path / "best.pt").read_bytes() == before
+
+
+def test_nan_loss_names_the_pictures(
+    squares: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tsss_edge.train.supervised.class_loss", lambda *_: torch.tensor(torch.nan))
+    with pytest.raises(DataError, match=r"im0\d\d, im0\d\d") as caught:
+        train_supervised(config, squares, tmp_path)
+    assert "nan" in str(caught.value)
+    assert not (tmp_path / "best.pt").exists()
+
+
+def test_unknown_architecture_and_device_are_refused(squares: Path, config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="edge-s"):
+        train_supervised(msgspec.structs.replace(config, arch="unet"), squares, tmp_path)
+    with pytest.raises(UnavailableError, match="knows no device"):
+        pick_device("quantum")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_truncated_picture_is_one_clear_error(config: TrainConfig, tmp_path: Path) -> None:
+    data = write_squares(tmp_path / "data")
+    picture = data / "JPEGImages/im003.png"
+    picture.write_bytes(picture.read_bytes()[:200])
+    with pytest.raises(DataError, match=r"im003\.png"):
+        train_supervised(config, data, tmp_path / "run")
+
+
+def test_a_set_without_background_trains(config: TrainConfig, tmp_path: Path) -> None:
+    data = write_squares(tmp_path / "data", background=False)
+    config = msgspec.structs.replace(config, epochs=1)
+    checkpoint = train_supervised(config, data, tmp_path / "run")
+    assert not checkpoint.meta.classes.background
+    assert checkpoint.meta.strong == ("floor", "red", "green", "blue")
+    assert "object" not in json.loads((tmp_path / "run/log.jsonl").read_text())
+
+
+def test_a_mask_is_never_seen_where_it_is_255(config: TrainConfig, tmp_path: Path) -> None:
+    """Pictures whose masks are all 255 change nothing but batch statistics: the loss of such a batch is 0."""
+    data = write_squares(tmp_path / "data", train=4)
+    for path in sorted((data / "SegmentationClass").glob("*.png"))[:4]:
+        Image.fromarray(np.full((64, 64), 255, np.uint8)).save(path)
+    config = msgspec.structs.replace(config, epochs=1)
+    train_supervised(config, data, tmp_path / "run")
+    assert json.loads((tmp_path / "run/log.jsonl").read_text())["loss"] == 0
+
+
+def test_learning_rate_warms_up_and_ends_at_zero() -> None:
+    config = TrainConfig(epochs=10, lr=1.0, warmup_epochs=1.0)
+    rates = [learning_rate(config, Moment(step, step / 100), 10) for step in (0, 4, 9, 50, 99)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[1] == pytest.approx(0.5, abs=0.01)
+    assert rates[3] == pytest.approx(0.5)
+    assert rates[4] < 1e-3
+    assert rates[2] == max(rates)
+
+
+def test_average_moves_by_one_minus_decay() -> None:
+    net = torch.nn.Linear(1, 1)
+    average = Average(net, 0.9)
+    with torch.no_grad():
+        net.weight += 1
+    before = average.net.weight.item()
+    average.update(net, step=10_000)
+    assert average.net.weight.item() == pytest.approx(before + 0.1, abs=1e-6)
+
+
+def test_encoder_weights_come_from_a_file_or_are_refused(squares: Path, config: TrainConfig, tmp_path: Path) -> None:
+    config = msgspec.structs.replace(config, epochs=1)
+    first = train_supervised(config, squares, tmp_path / "first")
+    again = msgspec.structs.replace(config, encoder_weights=str(first.path), lr=1e-9)
+    second = train_supervised(again, squares, tmp_path / "second")
+    name = "encoder.stages.1.0.0.weight"
+    torch.testing.assert_close(second.state()[name], first.state()[name], atol=1e-6, rtol=0)
+    foreign = tmp_path / "foreign.pt"
+    torch.save({"features.0.weight": torch.zeros(3)}, foreign)
+    with pytest.raises(ArtifactError, match="not weights of the edge-s encoder"):
+        train_supervised(msgspec.structs.replace(config, encoder_weights=str(foreign)), squares, tmp_path / "third")

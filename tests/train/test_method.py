@@ -1,0 +1,191 @@
+"""The method end to end on the tiny set: what a loss may see, what labels may hold, what stages refuse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+from trainkit import STRONG, same_weights, write_squares
+from tsss_edge.data.supervision import Supervision
+
+from tsss_edge.artifacts import Checkpoint, Preprocess, read_json
+from tsss_edge.config import TrainConfig
+from tsss_edge.data.voc import VocDataset, read_mask, write_mask
+from tsss_edge.errors import ArtifactError, DataError
+from tsss_edge.models import load_model
+from tsss_edge.train import label
+from tsss_edge.train.all import train_all
+from tsss_edge.train.label import LabelConfig, LabelReport, annotate, to_frame, write_labels
+from tsss_edge.train.lnet import train_lnet
+from tsss_edge.train.pnet import train_pnet
+from tsss_edge.train.validate import Views
+
+
+@pytest.fixture(scope="module")
+def finished(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the whole method on the clean set."""
+    out = tmp_path_factory.mktemp("method") / "run"
+    train_all(short(), squares, out, strong=STRONG)
+    return out
+
+
+def short() -> TrainConfig:
+    return TrainConfig(
+        size_hw=(64, 64), epochs=4, batch=4, warmup_epochs=0.5, ema=0.5, scale_range=(0.9, 1.1), threads=1
+    )
+
+
+def test_every_stage_leaves_a_run(finished: Path) -> None:
+    for stage in ("lnet", "classifier", "pnet"):
+        assert Checkpoint.load(finished / stage).meta.stage == stage
+    result = Checkpoint.load(finished)
+    assert result.meta.stage == "pnet"
+    assert result.meta.strong == STRONG
+    assert set(result.meta.metrics) >= {"miou", "pixel_accuracy"}
+    net = load_model(result)
+    assert net.class_head is not None
+    assert net.object_head is not None
+    assert (finished / "labels/contact_sheet.png").is_file()
+
+
+def test_labels_hold_only_what_the_image_level_label_names(finished: Path, squares: Path) -> None:
+    dataset = VocDataset.open(squares)
+    supervision = Supervision(dataset, STRONG)
+    weak = supervision.weak_ids("train")
+    assert sorted(p.stem for p in (finished / "labels/SegmentationClass").iterdir()) == sorted(weak)
+    for image_id in weak:
+        mask = read_mask(finished / f"labels/SegmentationClass/{image_id}.png")
+        assert set(np.unique(mask).tolist()) <= {0, 255, *supervision.image_labels(image_id)}
+        known = supervision.pixel_mask(image_id)
+        assert (mask[known != 255] == known[known != 255]).all()
+    report = read_json(finished / "labels/manifest.json", LabelReport)
+    assert report.images == len(weak)
+    assert report.lnet_sha256 == Checkpoint.load(finished / "lnet").sha256
+
+
+def poison(root: Path) -> None:
+    """Overwrite every pixel label of a weak category, in every split, with noise of weak ids, 0 and 255.
+
+    Pixels of strong categories stay: they are given. Where an image has no other pixel to hide, all of it is noise.
+    """
+    dataset = VocDataset.open(root)
+    strong = dataset.classes.ids(STRONG)
+    rng = np.random.default_rng(1)
+    supervision = Supervision(dataset, STRONG)
+    for split in ("train", "val"):
+        for image_id in supervision.weak_ids(split):
+            mask = dataset.mask(image_id).copy()
+            hidden = ~np.isin(mask, strong)
+            mask[hidden] = rng.choice(np.array([0, 3, 255], np.uint8), int(hidden.sum()))
+            write_mask(dataset.mask_path(image_id), mask)
+
+
+def test_poisoned_weak_masks_give_bit_identical_networks(finished: Path, squares: Path, tmp_path: Path) -> None:
+    shutil.copytree(squares, tmp_path / "data")
+    poison(tmp_path / "data")
+    assert VocDataset.open(squares).split_hash("train") != VocDataset.open(tmp_path / "data").split_hash("train")
+    train_all(short(), tmp_path / "data", tmp_path / "run", strong=STRONG)
+    for stage in ("lnet", "classifier", "pnet"):
+        assert same_weights(finished / stage / "best.pt", tmp_path / "run" / stage / "best.pt"), stage
+
+
+def test_resume_in_the_middle_of_the_method_equals_one_go(finished: Path, squares: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/pnet")
+    (tmp_path / "run/best.pt").unlink()
+    train_all(short(), squares, tmp_path / "run", strong=STRONG, resume=True)
+    assert same_weights(finished / "best.pt", tmp_path / "run/best.pt")
+
+
+def test_without_the_discriminator_the_result_differs(finished: Path, squares: Path, tmp_path: Path) -> None:
+    options = {"lnet": finished / "lnet", "labels": finished / "labels", "strong": STRONG}
+    train_pnet(short(), squares, tmp_path / "p", adversarial=False, **options)
+    assert not same_weights(finished / "pnet/best.pt", tmp_path / "p/best.pt")
+    assert "fool" not in (tmp_path / "p/log.jsonl").read_text()
+    assert "fool" in (finished / "pnet/log.jsonl").read_text()
+
+
+def test_label_trains_a_missing_classifier(finished: Path, squares: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "lnet", tmp_path / "lnet")
+    write_labels(tmp_path / "lnet", squares, tmp_path / "labels")
+    assert (tmp_path / "lnet/classifier/best.pt").is_file()
+
+
+def test_pnet_refuses_labels_of_another_set(finished: Path, squares: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "labels", tmp_path / "labels")
+    mask = sorted((tmp_path / "labels/SegmentationClass").iterdir())[0]
+    options = {"lnet": finished, "labels": tmp_path / "labels", "strong": STRONG}
+    write_mask(mask, np.full((64, 64), 200, np.uint8))
+    with pytest.raises(DataError, match=mask.stem):
+        train_pnet(short(), squares, tmp_path / "p", **options)
+    mask.unlink()
+    with pytest.raises(DataError, match=f"no label for weak image {mask.stem}"):
+        train_pnet(short(), squares, tmp_path / "p", **options)
+
+
+def test_pnet_refuses_another_architecture(finished: Path, squares: Path, tmp_path: Path) -> None:
+    config = msgspec.structs.replace(short(), arch="edge-m")
+    with pytest.raises(ArtifactError, match="edge-s, this run is edge-m"):
+        train_pnet(config, squares, tmp_path, lnet=finished, labels=finished / "labels", strong=STRONG)
+
+
+def test_lnet_wants_a_background_and_strong_images(squares: Path, tmp_path: Path) -> None:
+    without = write_squares(tmp_path / "data", background=False)
+    with pytest.raises(DataError, match="no background class"):
+        train_lnet(short(), without, tmp_path / "run", strong=("red",))
+    with pytest.raises(DataError, match="--source"):
+        train_lnet(short(), squares, tmp_path / "run", strong=())
+
+
+def test_lnet_learns_objects_from_a_source_set(squares: Path, tmp_path: Path) -> None:
+    source = write_squares(tmp_path / "source", train=4)
+    checkpoint = train_lnet(short(), squares, tmp_path / "run", strong=(), source=source)
+    assert checkpoint.meta.classes == VocDataset.open(squares).classes
+    line = json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[-1])
+    assert line["object_iou_strong"] is None  # no strong category, nothing to measure
+    assert line["object_iou_weak"] is not None
+
+
+def test_annotation_of_hand_made_evidence(squares: Path) -> None:
+    """Left half object, right half background; class 3 on top, class 1 below; only what the label names may win."""
+    dataset = VocDataset.open(squares)
+    supervision = Supervision(dataset, STRONG)
+    image_id = next(i for i in supervision.weak_ids("train") if supervision.image_labels(i) == {3})
+    objectness = np.zeros((8, 8), np.float32)
+    objectness[:, :4] = 1
+    maps = np.zeros((4, 8, 8), np.float32)
+    maps[1] = 9  # loud, but not in the image-level label
+    rng = np.random.default_rng(0)
+    evidence = label._Evidence(
+        objectness=objectness,
+        maps=maps,
+        features=rng.random((4, 8, 8), np.float32),
+        colors=np.zeros((3, 8, 8), np.float32),
+    )
+    views = Views(dataset, (image_id,), Preprocess(size_hw=(64, 64)))
+    known = supervision.pixel_mask(image_id)
+    lw = annotate(evidence, views, image_id, supervision, LabelConfig())
+    assert (lw[:, :28][known[:, :28] == 255] == 3).all()
+    assert (lw[:, 36:][known[:, 36:] == 255] == 0).all()
+    assert set(np.unique(lw)) == {0, 3, 255}  # 255 on the border between
+
+
+def test_to_frame_puts_the_grid_where_the_picture_was() -> None:
+    grid = np.arange(16, dtype=np.float32).reshape(1, 4, 4)
+    preprocess = Preprocess(size_hw=(32, 32), fit="letterbox")
+    tall = to_frame(grid, preprocess.place((64, 32)), (64, 32))  # 32x16 in the middle of 32x32
+    assert tall.shape == (1, 64, 32)
+    wide = cv2.resize(grid[0], (32, 32))
+    np.testing.assert_allclose(tall[0], cv2.resize(wide[:, 8:24], (32, 64)), atol=1e-5)
+
+
+def test_crop_leaves_the_unseen_part_undecided() -> None:
+    preprocess = Preprocess(size_hw=(32, 32), fit="crop")
+    wide = to_frame(np.ones((1, 4, 4), np.float32), preprocess.place((32, 64)), (32, 64))
+    assert (wide[0, :, 16:48] == 1).all()
+    assert (wide[0, :, :16] == 0.5).all()
