@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import tsss_edge.bench
-from tsss_edge.artifacts import Classes, EngineRecord, Preprocess
+from tsss_edge.artifacts import Classes, Engine, EngineRecord, Preprocess, sha256_bytes, write_json
 from tsss_edge.backends.fake import FakeBackend
 from tsss_edge.bench import BenchReport, bench_engine
 from tsss_edge.bench.benchmark_app import command, parse
@@ -164,3 +164,46 @@ def test_benchmark_app_runs_in_the_engines_precision(precision: str, hint: str |
     assert ("-infer_precision" in args) == (hint is not None)
     assert hint is None or args[args.index("-infer_precision") + 1] == hint
     assert args[args.index("-nthreads") + 1] == "2" and args[args.index("-t") + 1] == "2"
+
+
+def fake_tool(folder: Path, text: str, code: int = 0) -> str:
+    """A program that prints what `benchmark_app` would."""
+    (folder / "out.txt").write_text(text)
+    tool = folder / "benchmark_app"
+    tool.write_text(f"#!/bin/sh\ncat {folder / 'out.txt'}\nexit {code}\n")
+    tool.chmod(0o755)
+    return str(tool)
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Path:
+    path = tmp_path / "net.xml"
+    path.write_bytes(b"<net/>")
+    record = EngineRecord(
+        backend="openvino", files={"net.xml": sha256_bytes(b"<net/>")}, target="cpu", onnx_sha256="", checkpoint_sha256="",
+        arch="edge-s", classes=CLASSES, preprocess=SPEC, head="logits", objectness=False, precision="int8",
+    )  # fmt: skip
+    write_json(Engine.record_path(path), record)
+    return path
+
+
+def test_benchmark_app_is_compared(
+    fakes: dict[str, FakeBackend], engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tsss_edge.bench, "find_benchmark_app", lambda: fake_tool(tmp_path, APP_OUTPUT))
+    report = bench_engine(engine, duration_s=0.1, end_to_end=False)
+    app = report.benchmark_app
+    assert app is not None
+    assert (app.latency_ms.p50, app.best_ms, app.runs) == (1.91, 1.85, 3 * 1543)
+    assert 0 < app.ratio < 1.91 / 2 and 0 < app.ratio_best < 1.85 / 2  # ours takes at least 2 ms
+    assert "benchmark_app" in report.summary()
+
+
+def test_benchmark_app_that_fails_or_is_missing_is_said(
+    fakes: dict[str, FakeBackend], engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tsss_edge.bench, "find_benchmark_app", lambda: fake_tool(tmp_path, APP_OUTPUT, code=1))
+    report = bench_engine(engine, duration_s=0.1, end_to_end=False)
+    assert report.benchmark_app is None and "benchmark_app failed on net.xml" in report.notes[0]
+    monkeypatch.setattr(tsss_edge.bench, "find_benchmark_app", lambda: None)
+    assert "is not installed" in bench_engine(engine, duration_s=0.1, end_to_end=False).notes[0]

@@ -67,6 +67,7 @@ def bench_engine(
         throughput_fps=timed[0].throughput_fps,
         end_to_end=whole,
         runs=timed[0].runs,
+        best_ms=timed[0].best_ms,
         compare=_by_name(backends[1:], timed[1:]),
         benchmark_app=app,
         machine=machine,
@@ -80,14 +81,19 @@ def time_networks(backends: Sequence[Backend], files: Sequence[Path], *, duratio
     for call in calls:
         warm_up(call)
     times = alternate(calls, duration_s=duration_s)
-    first = float(np.median(times[0]))
-    return [_timed(file.name, mine, first) for file, mine in zip(files, times, strict=True)]
+    return [_timed(file.name, mine, times[0]) for file, mine in zip(files, times, strict=True)]
 
 
-def _timed(file: str, times_ms: Sequence[float], first_ms: float) -> Timed:
-    latency = percentiles(times_ms)
-    fps = 1000 * len(times_ms) / sum(times_ms)
-    return Timed(file=file, latency_ms=latency, throughput_fps=fps, runs=len(times_ms), ratio=latency.p50 / first_ms)
+def _timed(file: str, times_ms: Sequence[float], first_ms: Sequence[float]) -> Timed:
+    return Timed(
+        file=file,
+        latency_ms=percentiles(times_ms),
+        throughput_fps=1000 * len(times_ms) / sum(times_ms),
+        runs=len(times_ms),
+        ratio=float(np.median(times_ms) / np.median(first_ms)),
+        best_ms=min(times_ms),
+        ratio_best=min(times_ms) / min(first_ms),
+    )
 
 
 def _by_name(backends: Sequence[Backend], timed: Sequence[Timed]) -> dict[str, Timed]:
@@ -99,30 +105,38 @@ def _by_name(backends: Sequence[Backend], timed: Sequence[Timed]) -> dict[str, T
 def _against_benchmark_app(
     backend: Backend, engine: Path, *, duration_s: float, threads: int | None
 ) -> tuple[Timed | None, list[str]]:
-    """Ours and theirs in alternating rounds -> (theirs, with the ratio of the medians of medians; notes)."""
+    """Ours and theirs in alternating rounds -> (theirs, notes)."""
     if (tool := find_benchmark_app()) is None:
         return None, ["benchmark_app is not installed (it comes with `pip install openvino`), so it is not compared"]
     record = Engine.load(engine, trust=True).record
     args = command(tool, engine, record, duration_s=duration_s / APP_ROUNDS, threads=threads)
     call = network_call(backend)
-    ours, theirs = [], []
+    ours: list[list[float]] = []
+    theirs: list[dict[str, float]] = []
     for _ in range(APP_ROUNDS):
         warm_up(call)
-        ours.append(float(np.median(alternate([call], duration_s=duration_s / APP_ROUNDS, rounds=1)[0])))
+        ours += alternate([call], duration_s=duration_s / APP_ROUNDS, rounds=1)
         if (result := run_benchmark_app(args)) is None:
             return None, [f"benchmark_app failed on {engine.name}, so it is not compared; try: {' '.join(args)}"]
         theirs.append(result)
-    medians = [result["median"] for result in theirs]
-    median, runs = float(np.median(medians)), int(sum(result["count"] for result in theirs))
-    # benchmark_app prints no percentiles of single runs, so the spread here is over its rounds.
-    timed = Timed(
-        file=engine.name,
+    return _app_timed(engine.name, ours, theirs), [
+        "percentiles of benchmark_app are over its rounds, not over single runs"
+    ]
+
+
+def _app_timed(file: str, ours: Sequence[Sequence[float]], theirs: Sequence[dict[str, float]]) -> Timed:
+    """benchmark_app prints a median and a minimum of each round; ours are taken round by round too."""
+    medians, best = [result["median"] for result in theirs], min(result["min"] for result in theirs)
+    median = float(np.median(medians))
+    return Timed(
+        file=file,
         latency_ms=percentiles(medians),
         throughput_fps=1000 / median,
-        runs=runs,
-        ratio=median / float(np.median(ours)),
+        runs=int(sum(result["count"] for result in theirs)),
+        ratio=median / float(np.median([np.median(times) for times in ours])),
+        best_ms=best,
+        ratio_best=best / min(min(times) for times in ours),
     )
-    return timed, ["percentiles of benchmark_app are over its rounds, not over single runs"]
 
 
 def _frame(image: Path | None) -> NDArray[np.uint8]:

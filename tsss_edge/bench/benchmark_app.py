@@ -21,7 +21,7 @@ def find_benchmark_app() -> str | None:
 
 def command(tool: str, engine: Path, record: EngineRecord, *, duration_s: float, threads: int | None) -> list[str]:
     """The command that measures what `bench` measures: one synchronous request, latency hint, the same precision."""
-    args = [tool, "-m", str(engine), "-d", record.device or "CPU", "-api", "sync", "-hint", "latency"]
+    args = [tool, "-m", str(engine), "-d", "CPU", "-api", "sync", "-hint", "latency"]
     args += ["-nireq", "1", "-t", str(max(1, round(duration_s)))]
     if record.precision in _HINTS:
         args += ["-infer_precision", _HINTS[record.precision]]

@@ -31,6 +31,8 @@ class Timed(Struct, frozen=True):
     throughput_fps: float  # calls / seconds spent in them
     runs: int
     ratio: float  # its median / the engine's median, from alternating rounds of one run
+    best_ms: float  # the least disturbed call
+    ratio_best: float  # its best / the engine's best: what to read on a busy machine
 
 
 class EndToEnd(Struct, frozen=True):
@@ -66,6 +68,7 @@ class BenchReport(Struct, frozen=True):
     throughput_fps: float
     end_to_end: EndToEnd | None
     runs: int
+    best_ms: float
     compare: dict[str, Timed]
     benchmark_app: Timed | None  # OpenVINO's own tool on the same file, in alternating rounds
     machine: Machine
@@ -75,7 +78,10 @@ class BenchReport(Struct, frozen=True):
         """For a terminal."""
         rows = [_row(self.runs_on, self.latency_ms, self.throughput_fps, "network alone")]
         others = {**self.compare, **({"benchmark_app": self.benchmark_app} if self.benchmark_app else {})}
-        rows += [_row(name, t.latency_ms, t.throughput_fps, f"{t.ratio:.2f} x") for name, t in others.items()]
+        rows += [
+            _row(name, t.latency_ms, t.throughput_fps, f"{t.ratio:.2f} x (best {t.ratio_best:.2f} x)")
+            for name, t in others.items()
+        ]
         if (all_of_it := self.end_to_end) is not None:
             stages = ", ".join(f"{name} {ms:.2f}" for name, ms in all_of_it.stages_ms.items())
             size = "{1}x{0}".format(*all_of_it.frame_hw)
