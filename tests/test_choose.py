@@ -11,7 +11,7 @@ from tiny import tiny_onnx
 
 from tsss_edge import choose
 from tsss_edge.artifacts import Engine
-from tsss_edge.bench import Percentiles, Timed
+from tsss_edge.bench import Percentiles
 from tsss_edge.choose import Candidate, choose_engine, pick
 from tsss_edge.config import load_target
 from tsss_edge.errors import ArtifactError, GateError
@@ -49,12 +49,9 @@ def arrange(monkeypatch: pytest.MonkeyPatch, folder: Path, *, ms: dict[str, floa
     model = tiny_onnx(folder / "tiny.onnx")
     monkeypatch.setattr(sources, "_convert", lambda given, need, out, data: tiny_onnx(out, precision=need))
 
-    def timed(backends: Any, files: list[Path], *, duration_s: float) -> list[Timed]:
+    def timed(backends: Any, files: list[Path], *, duration_s: float) -> list[SimpleNamespace]:
         p50 = [ms[file.name.split(".")[1]] for file in files]
-        return [
-            Timed(file=f.name, latency_ms=Percentiles(p50=t, p95=t, p99=t), throughput_fps=1.0, runs=3, ratio=1.0)
-            for f, t in zip(files, p50, strict=True)
-        ]
+        return [SimpleNamespace(latency_ms=Percentiles(p50=t, p95=t, p99=t), runs=3) for t in p50]
 
     def parity(path: Path, reference: Path, data: Path, **options: Any) -> SimpleNamespace:
         assert options["max_drop"] == CPU.max_drop and reference == Path("ckpt.pt")

@@ -17,7 +17,7 @@ from tsss_edge.backends.trt_api import Trt
 from tsss_edge.config import Target, load_target
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.export import tensorrt_build
-from tsss_edge.export.engine import build_engine, engine_path
+from tsss_edge.export.engine import build_engine, dry_run, engine_path
 
 CPU, RTX = load_target("cpu"), load_target("rtx")
 
@@ -209,4 +209,115 @@ def test_tensorrt_without_gpu_or_module_is_exit_4(tmp_path: Path) -> None:
     target = msgspec.structs.replace(RTX, backend="tensorrt")
     with pytest.raises(UnavailableError):
         build_engine(model.path, target, tmp_path / "t", precision="fp32")
+    assert [p.name for p in tmp_path.iterdir()] == ["t.onnx"]
+
+
+def job_for(trt: Trt, tmp_path: Path, gpu: Gpu | None = GPU, batch: int = 1, **changes: object) -> tensorrt_build.Job:
+    model = tiny_onnx(tmp_path / "t.onnx", precision="int8", batch=batch)
+    target = msgspec.structs.replace(RTX, compute_capabilities=(), batch=(1, 1, 1) if batch else (1, 2, 4), **changes)
+    return tensorrt_build.plan_job(trt, gpu, model, target, "int8", tmp_path, "t.engine")
+
+
+@pytest.mark.parametrize(
+    ("version", "steps"),
+    [
+        ((8, 5, 3), ["as asked", "four times the workspace"]),
+        (
+            (10, 3, 0),
+            [
+                "as asked",
+                "four times the workspace",
+                "optimization level 5",
+                "optimization level 1",
+                "flags instead of strong typing",
+            ],
+        ),
+        ((11, 4, 0), ["as asked", "four times the workspace", "optimization level 5", "optimization level 1"]),
+    ],
+)
+def test_ladder_by_version(tmp_path: Path, version: tuple[int, ...], steps: list[str]) -> None:
+    trt = Trt(None, "tensorrt", version)
+    job = job_for(trt, tmp_path, gpu=None)
+    assert [name for name, _ in tensorrt_build.ladder(trt, None, job)] == steps
+    small = [name for name, _ in tensorrt_build.ladder(trt, GPU, job_for(trt, tmp_path))]
+    assert "four times the workspace" not in small, "the GPU has no room for it"
+
+
+def test_ladder_stops_at_the_first_that_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trt = Trt(None, "tensorrt", (10, 3, 0))
+    seen = []
+
+    def worker(job: tensorrt_build.Job) -> tensorrt_build.Result:
+        seen.append(job)
+        works = job.optimization_level == 5
+        return tensorrt_build.Result() if works else tensorrt_build.Result(error="no implementation", retryable=True)
+
+    monkeypatch.setattr(tensorrt_build, "run_worker", worker)
+    job, _, failed = tensorrt_build.run_ladder(trt, None, job_for(trt, tmp_path, gpu=None))
+    assert job.optimization_level == 5 and len(seen) == 3
+    assert failed == {"as asked": "no implementation", "four times the workspace": "no implementation"}
+
+
+@pytest.mark.parametrize(("retryable", "tries"), [(True, 4), (False, 1)])
+def test_ladder_gives_up_with_the_first_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, retryable: bool, tries: int
+) -> None:
+    trt = Trt(None, "tensorrt", (11, 4, 0))
+    seen = []
+
+    def worker(job: tensorrt_build.Job) -> tensorrt_build.Result:
+        seen.append(job)
+        return tensorrt_build.Result(error=f"failure {len(seen)}", retryable=retryable)
+
+    monkeypatch.setattr(tensorrt_build, "run_worker", worker)
+    with pytest.raises(ArtifactError, match=r"^failure 1( \(3 other settings failed too.*\))?$"):
+        tensorrt_build.run_ladder(trt, None, job_for(trt, tmp_path, gpu=None))
+    assert len(seen) == tries
+
+
+SHAPES = "--minShapes=image:1x64x96x3 --optShapes=image:2x64x96x3 --maxShapes=image:4x64x96x3"
+DLA = "--builderOptimizationLevel=3 --useDLACore=0 --allowGPUFallback"
+
+
+@pytest.mark.parametrize(
+    ("flavour", "version", "batch", "changes", "want"),
+    [
+        ("tensorrt", (8, 5, 3), 1, {}, "trtexec FILES --buildOnly --fp16 --int8 WORKSPACE"),
+        ("tensorrt", (10, 3, 0), 1, {"dla_core": 0}, f"trtexec FILES --skipInference --stronglyTyped WORKSPACE {DLA}"),
+        ("tensorrt", (11, 4), 0, {}, f"trtexec FILES --skipInference {SHAPES} WORKSPACE --builderOptimizationLevel=3"),
+        (
+            "tensorrt-rtx",
+            (1, 7, 1),
+            1,
+            {},
+            "tensorrt_rtx FILES --skipInference WORKSPACE --builderOptimizationLevel=3 --computeCapabilities=75",
+        ),
+    ],
+)
+def test_equivalent_command(
+    tmp_path: Path, flavour: str, version: tuple[int, ...], batch: int, changes: dict[str, object], want: str
+) -> None:
+    trt = Trt(None, flavour, version)
+    job = job_for(trt, tmp_path, batch=batch, backend=flavour, **changes)
+    want = want.replace("FILES", "--onnx=t.onnx --saveEngine=t.engine").replace(
+        "WORKSPACE", "--memPoolSize=workspace:128"
+    )
+    assert tensorrt_build.trtexec_command(trt, job, "t.onnx", "t.engine") == want
+
+
+def test_dry_run_says_what_would_be_built_and_writes_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    model = tiny_onnx(tmp_path / "t.onnx")
+    rows = dry_run(model.path, CPU, tmp_path / "t.engine", calib_data=tmp_path)
+    assert [(r.precision, r.engine, r.onnx) for r in rows] == [
+        ("int8", "t.int8.xml", "t.int8.onnx (calibrated on the way)"),
+        ("bf16", "t.bf16.xml", "t.onnx"),
+        ("fp32", "t.fp32.xml", "t.onnx"),
+    ]
+    assert rows[0].command == "ovc t.int8.onnx --output_model t.int8.xml --compress_to_fp16=False"
+    rtx = dry_run(model.path, RTX, tmp_path / "t.engine", precision="fp16")
+    assert [r.onnx for r in rtx] == ["t.fp16.onnx (cast on the way)"]
+    assert rtx[0].command.startswith("tensorrt_rtx --onnx=t.fp16.onnx --saveEngine=t.fp16.engine --skipInference")
+    gone = dry_run(model.path, msgspec.structs.replace(RTX, backend="tensorrt"), tmp_path / "t", precision="fp32")
+    assert gone[0].command == "" and "tsss-edge[tensorrt]" in gone[0].note
     assert [p.name for p in tmp_path.iterdir()] == ["t.onnx"]

@@ -9,12 +9,24 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
+import msgspec
+
 import tsss_edge
-from tsss_edge.artifacts import Engine, EngineRecord, OnnxModel, Precision, read_json, sha256_file, write_json
+from tsss_edge.artifacts import (
+    Checkpoint,
+    Engine,
+    EngineRecord,
+    OnnxModel,
+    Precision,
+    Struct,
+    read_json,
+    sha256_file,
+    write_json,
+)
 from tsss_edge.config import Target
-from tsss_edge.errors import ArtifactError
+from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.export.built import Built
-from tsss_edge.export.sources import possible_precisions, source_onnx
+from tsss_edge.export.sources import is_checkpoint, planned_onnx, possible_precisions, source_onnx
 
 SUFFIXES = {"openvino": ".xml", "tensorrt": ".engine", "tensorrt-rtx": ".engine"}
 _PRECISION_TAGS = (".fp32", ".bf16", ".fp16", ".int8")
@@ -49,6 +61,42 @@ def build_engine(
         built = _build(source, target, precision, staging, path.name)
         record = _record(source, target, precision, staging, built)
         return _commit(staging, path, source, record)
+
+
+class DryRow(Struct, frozen=True):
+    """One engine that would be built: from which graph, and the stock tool's line that does the same."""
+
+    precision: Precision
+    engine: str
+    onnx: str
+    command: str = ""
+    note: str = ""  # why there is no command here
+
+
+def dry_run(
+    model: Path, target: Target, out: Path, *, precision: Precision | None = None, calib_data: Path | None = None
+) -> list[DryRow]:
+    """What `build_engine` would try, in order; writes nothing. Raises: ArtifactError: as `build_engine`."""
+    wanted = (precision,) if precision else possible_precisions(model, target, can_calibrate=calib_data is not None)
+    return [_dry_row(model, target, out, p) for p in wanted]
+
+
+def _dry_row(model: Path, target: Target, out: Path, precision: Precision) -> DryRow:
+    path = engine_path(out, target, precision)
+    graph, how = planned_onnx(model, precision, path.stem)
+    row = DryRow(precision=precision, engine=path.name, onnx=f"{graph} ({how} on the way)" if how else graph)
+    if target.backend == "openvino":
+        from tsss_edge.export.openvino_build import ovc_command
+
+        return msgspec.structs.replace(row, command=ovc_command(graph, path.name))
+    from tsss_edge.export.tensorrt_build import dry_command
+
+    meta = Checkpoint.load(model).meta if is_checkpoint(model) else OnnxModel.load(model).meta
+    try:
+        command = dry_command(target, precision, graph, path.name, meta.preprocess.size_hw)
+    except UnavailableError as error:
+        return msgspec.structs.replace(row, note=str(error))
+    return msgspec.structs.replace(row, command=command)
 
 
 def engine_path(out: Path, target: Target, precision: Precision) -> Path:

@@ -39,8 +39,13 @@ def build_ir(source: OnnxModel, target: Target, precision: Precision, folder: Pa
         outputs=tuple(_spec(spec.name, compiled.output(spec.name)) for spec in expected_outputs(source)),
         versions={"openvino": ov.get_version()},
         realised=realised,
-        flags={"options": options},
+        flags={"options": options, "command": ovc_command(source.path.name, name)},
     )
+
+
+def ovc_command(onnx: str, name: str) -> str:
+    """The line of OpenVINO's own tool that writes the same IR."""
+    return f"ovc {onnx} --output_model {name} --compress_to_fp16=False"
 
 
 def realised_precisions(compiled: Any) -> dict[str, int]:

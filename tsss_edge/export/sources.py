@@ -38,6 +38,15 @@ def _can_become(have: Precision, need: Precision, can_calibrate: bool) -> bool:
     return need == have or (have == "fp32" and (need == "fp16" or (need == "int8" and can_calibrate)))
 
 
+def planned_onnx(model: Path, precision: Precision, stem: str) -> tuple[str, str]:
+    """(name of the graph that `source_onnx` would give, how it is made: "" when it is `model` itself)."""
+    need = _FILE_PRECISION[precision]
+    if not is_checkpoint(model) and OnnxModel.load(model).meta.precision == need:
+        return model.name, ""
+    made = {"fp32": "exported", "fp16": "exported" if is_checkpoint(model) else "cast", "int8": "calibrated"}
+    return f"{stem}.onnx", made[need]
+
+
 def source_onnx(model: Path, target: Target, precision: Precision, out: Path, calib_data: Path | None) -> OnnxModel:
     """The ONNX file for `precision`: `model` itself where it fits, else made at `out`.
 

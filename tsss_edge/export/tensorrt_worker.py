@@ -30,6 +30,7 @@ class Job(Struct, frozen=True):
     result: str
     precision: Precision
     batch: tuple[int, int, int]
+    shape: tuple[int, ...]  # of the graph's input; -1 for a free batch
     workspace_bytes: int
     optimization_level: int
     strong: bool
@@ -51,6 +52,7 @@ class Result(Struct, frozen=True):
     """What was built, or `error`. `typed` counts convolutions by the type the network gives them."""
 
     error: str = ""
+    retryable: bool = False  # the builder failed or died, so other settings may do; a refused graph stays refused
     version: str = ""
     strong: bool = True
     typed: dict[str, int] = msgspec.field(default_factory=dict)
@@ -70,7 +72,7 @@ def build(job: Job) -> Result:
     config = _config(trt, builder, network, job)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise ArtifactError(f"{trt} could not build the engine: {logger.last or 'no message from the builder'}")
+        return Result(error=f"{trt} could not build the engine: {logger.last or 'no message'}", retryable=True)
     write_bytes(Path(job.plan), bytes(plan))
     _save_timing_cache(config, job)
     typed, left = typed_precisions(network)
