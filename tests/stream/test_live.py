@@ -55,8 +55,10 @@ class Cameras:
     def __init__(self, *scripts: list[Step] | Exception) -> None:
         self._scripts: Iterator[list[Step] | Exception] = iter(scripts)
         self.opened: list[ScriptedCamera] = []
+        self.calls = 0
 
     def __call__(self) -> Capture:
+        self.calls += 1
         script = next(self._scripts, DataError("camera: not there"))
         if isinstance(script, Exception):
             raise script
@@ -137,6 +139,7 @@ def test_a_camera_that_stays_away_fails_after_the_limit() -> None:
     assert value(source.read()) == 1
     with pytest.raises(DataError, match=r"cam: lost after 1 frames and not back after 3 attempts .*not there"):
         source.read()
+    assert cameras.calls == 1 + 3
     assert source.state == "FAILED"
     source.close()
     assert source.state == "FAILED"

@@ -7,7 +7,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import cv2
@@ -21,7 +21,7 @@ from tsss_edge.artifacts import Classes, Preprocess
 from tsss_edge.errors import DataError, UnavailableError
 from tsss_edge.stream.frames import Frame
 from tsss_edge.stream.web import WebSink, open_web, parse_bind
-from tsss_edge.stream.web.app import BOUNDARY, Info, make_app
+from tsss_edge.stream.web.app import BOUNDARY, Info, _jpegs, make_app
 from tsss_edge.stream.web.hub import Hub
 from tsss_edge.stream.web.painter import MAX_WIDTH, UNKNOWN_BGR, Painter, View, blend, draw_unknown, unknown_mask
 
@@ -352,6 +352,35 @@ def test_mjpeg_gives_picture_after_picture(web_sink: WebSink, make_result: MakeR
     lengths = [int(re.search(rb"Content-Length: (\d+)", part)[1]) for part in parts]  # type: ignore[index]
     assert lengths == [len(jpeg) for jpeg in jpegs]
     assert len({cv2.imdecode(np.frombuffer(j, np.uint8), 1).tobytes() for j in jpegs}) == 3
+
+
+def test_a_slow_client_gets_the_newest_picture_next(make_result: MakeResult) -> None:
+    class Pictures:
+        """A painter that paints when told."""
+
+        def subscribe(self, key: int, callback: Callable[[bytes], None]) -> None:
+            self.show = callback
+
+        def unsubscribe(self, key: int) -> None:
+            self.left = key
+
+    async def watch() -> list[bytes]:
+        pictures = Pictures()
+        stream = _jpegs(pictures, 7)  # type: ignore[arg-type]
+        first = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0)
+        pictures.show(b"one")
+        got = [await first]
+        for jpeg in (b"two", b"three", b"four"):  # while the client is still busy with the first
+            pictures.show(jpeg)
+        await asyncio.sleep(0)
+        got.append(await anext(stream))
+        pictures.show(b"")
+        assert [part async for part in stream] == [] and pictures.left == 7
+        return got
+
+    one, next_one = asyncio.run(watch())
+    assert one.endswith(b"\r\n\r\none\r\n") and next_one.endswith(b"\r\n\r\nfour\r\n")
 
 
 def test_a_client_that_reads_nothing_costs_the_loop_nothing(web_sink: WebSink, make_result: MakeResult) -> None:
