@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from tsss_edge import __version__
-from tsss_edge.artifacts import CalibrationRecord, Checkpoint, sha256_file
+from tsss_edge.artifacts import CalibrationRecord, Checkpoint, Preprocess, sha256_file
 from tsss_edge.backends import open_backend
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.evaluate import require_labelled, require_same_classes
@@ -21,6 +21,7 @@ from tsss_edge.parity.gate import judge
 from tsss_edge.parity.graphs import graph_faults
 from tsss_edge.parity.layers import LayerError, LayerReport, compare_layers
 from tsss_edge.parity.measure import Stage, look_again, measure
+from tsss_edge.parity.replay import REPLAYED, replay_calibration
 from tsss_edge.parity.result import ClassChange, ParityReport, StageResult, WorstImage
 from tsss_edge.parity.stages import ONNX_NAMES, Subject, describe, find_graphs, require_reference
 
@@ -89,7 +90,7 @@ def check_parity(
             notes=[*notes, *_calibration_notes(subject.calibration)],
             provenance=_provenance(subject, checkpoint, data),
         )
-        report = _look_into_quantization(report, graphs, stages[0], dataset, ids, always=layers)
+        report = _look_into_quantization(report, subject, graphs, dataset, ids, always=layers)
         if report_dir is not None:
             from tsss_edge.report import write_report
 
@@ -102,29 +103,39 @@ def check_parity(
 
 def _look_into_quantization(
     report: ParityReport,
+    subject: Subject,
     graphs: dict[str, Path],
-    reference: Stage,
     dataset: VocDataset,
     ids: tuple[str, ...],
     *,
     always: bool,
 ) -> ParityReport:
-    """Add what the float and the INT8 graph say: faults of form always, layers when the gate failed or on demand."""
+    """Add what the float and the INT8 graph say: faults of form or of calibration, and the layers when the gate failed."""
+    graphs = {**graphs, subject.name: subject.path}
     floating, quantized = graphs.get(ONNX_NAMES["fp32"]), graphs.get(ONNX_NAMES["int8"])
     if floating is None or quantized is None:
         return report
-    faults = graph_faults(quantized)
-    problems = (*report.problems, *(f"INT8 ONNX: {fault}" for fault in faults))
+    faults = [f"INT8 ONNX: {fault}" for fault in graph_faults(quantized)]
+    if subject.calibration is not None:
+        limit = subject.calibration.images if always or not report.passed else REPLAYED
+        replay = replay_calibration(floating, quantized, subject.calibration, dataset, subject.preprocess, limit=limit)
+        faults += [replay.fault] if replay is not None and replay.fault else []
+    problems = (*report.problems, *faults)
     if not problems and not always:
         return report
-    from tsss_edge.kernels.preprocess import preprocess
-
-    pictures = (dataset.image(image_id) for image_id in ids[:LAYER_IMAGES])
-    spec = reference.backend.preprocess
-    layers = compare_layers(floating, quantized, (preprocess(p, spec, bgr=False)[None] for p in pictures))
+    layers = _compare_layers(floating, quantized, subject.preprocess, dataset, ids)
     if layers.guilty and not faults and not report.passed:
         problems = (*problems, f"the quantization error enters at {layers.guilty}")
     return msgspec.structs.replace(report, passed=not problems, problems=problems, layers=layers)
+
+
+def _compare_layers(
+    floating: Path, quantized: Path, spec: Preprocess, dataset: VocDataset, ids: tuple[str, ...]
+) -> LayerReport:
+    from tsss_edge.kernels.preprocess import preprocess
+
+    pictures = (dataset.image(image_id) for image_id in ids[:LAYER_IMAGES])
+    return compare_layers(floating, quantized, (preprocess(p, spec, bgr=False)[None] for p in pictures))
 
 
 def count_leak(calibration: CalibrationRecord | None, dataset: VocDataset, ids: tuple[str, ...]) -> int:
