@@ -250,8 +250,10 @@ class FilePlayer:
         frame = self._source.read()
         if frame is None:
             raise EndOfStream
-        now = time.monotonic()
-        self._due = max(self._due + 1.0 / self.fps, now) if self._due else now
+        now, period = time.monotonic(), 1.0 / self.fps
+        self._due += period
+        if self._due < now - period:  # the first frame, or too late to catch up: the beat starts again
+            self._due = now
         if self._due > now:
             self._sleep(self._due - now)
         return Shot(frame.image, time.monotonic(), frame.truth)
