@@ -107,7 +107,7 @@ def test_layers_are_shown_when_they_were_compared() -> None:
         weight_db=None,
         activation=activation,
     )
-    layers = LayerReport(layers=(layer,), structure=(), guilty="layer conv7: too large", images=3)
+    layers = LayerReport(layers=(layer,), structure=(), scales=(), guilty="layer conv7: too large", images=3)
     page = render(msgspec.structs.replace(report(), layers=layers), [seen()], CLASSES)
     for part in ("Layers of the INT8 graph", "conv7", "layer conv7: too large", "2 of 8", "<td>float</td>", "12%"):
         assert part in page

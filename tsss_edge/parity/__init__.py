@@ -18,7 +18,6 @@ from tsss_edge.backends import open_backend
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.evaluate import require_labelled, require_same_classes
 from tsss_edge.parity.gate import judge
-from tsss_edge.parity.graphs import graph_faults
 from tsss_edge.parity.layers import LayerError, LayerReport, compare_layers
 from tsss_edge.parity.measure import Stage, look_again, measure
 from tsss_edge.parity.replay import REPLAYED, replay_calibration
@@ -46,7 +45,6 @@ def check_parity(
     threads: int | None = None,
     trust: bool = False,
     store: bool = True,
-    layers: bool = False,
 ) -> ParityReport:
     """Compare an engine with its checkpoint on a labelled split; the verdict goes into the engine's record.
 
@@ -55,7 +53,6 @@ def check_parity(
              report_dir: writes `parity.html` (self-contained, with the worst pictures) and `parity.json` there.
              onnx, int8_onnx: graphs the engine was made from; by default found by hash beside engine or checkpoint.
              allow_leak: pass though evaluation pictures were used for calibration; it is written down.
-             layers: compare the float and the INT8 graph layer by layer; done anyway when the gate fails.
              trust: run an engine whose hash is not the one in its record (its verdict is not stored).
     Returns: a report that is true when the gate passed.
     Raises:  ArtifactError: a file is missing or damaged, or the reference is another checkpoint than the engine's.
@@ -90,7 +87,7 @@ def check_parity(
             notes=[*notes, *_calibration_notes(subject.calibration)],
             provenance=_provenance(subject, checkpoint, data),
         )
-        report = _look_into_quantization(report, subject, graphs, dataset, ids, always=layers)
+        report = _look_into_quantization(report, subject, graphs, dataset, ids)
         if report_dir is not None:
             from tsss_edge.report import write_report
 
@@ -102,29 +99,21 @@ def check_parity(
 
 
 def _look_into_quantization(
-    report: ParityReport,
-    subject: Subject,
-    graphs: dict[str, Path],
-    dataset: VocDataset,
-    ids: tuple[str, ...],
-    *,
-    always: bool,
+    report: ParityReport, subject: Subject, graphs: dict[str, Path], dataset: VocDataset, ids: tuple[str, ...]
 ) -> ParityReport:
-    """Add what the float and the INT8 graph say: faults of form or of calibration, and the layers when the gate failed."""
+    """Add what the float and the INT8 graph say, where both are there: layers, and faults of form, scale, calibration."""
     graphs = {**graphs, subject.name: subject.path}
     floating, quantized = graphs.get(ONNX_NAMES["fp32"]), graphs.get(ONNX_NAMES["int8"])
     if floating is None or quantized is None:
         return report
-    faults = [f"INT8 ONNX: {fault}" for fault in graph_faults(quantized)]
+    layers = _compare_layers(floating, quantized, subject.preprocess, dataset, ids)
+    faults = [f"INT8 ONNX: {fault}" for fault in (*layers.structure, *layers.scales)]
     if subject.calibration is not None:
-        limit = subject.calibration.images if always or not report.passed else REPLAYED
+        limit = REPLAYED if report.passed and not faults else subject.calibration.images
         replay = replay_calibration(floating, quantized, subject.calibration, dataset, subject.preprocess, limit=limit)
         faults += [replay.fault] if replay is not None and replay.fault else []
     problems = (*report.problems, *faults)
-    if not problems and not always:
-        return report
-    layers = _compare_layers(floating, quantized, subject.preprocess, dataset, ids)
-    if layers.guilty and not faults and not report.passed:
+    if problems and layers.guilty and not faults:
         problems = (*problems, f"the quantization error enters at {layers.guilty}")
     return msgspec.structs.replace(report, passed=not problems, problems=problems, layers=layers)
 

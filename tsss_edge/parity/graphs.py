@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,6 @@ from numpy.typing import NDArray
 from tsss_edge.backends.common import import_extra
 
 LEVELS = 127  # of a symmetric INT8 tensor, each side
-
-
-def graph_faults(path: Path) -> tuple[str, ...]:
-    """Faults of form of an INT8 graph, in words (see `QdqGraph.structure_problems`)."""
-    return QdqGraph(import_extra("onnx", "onnx").load(path)).structure_problems()
 
 
 class QdqGraph:

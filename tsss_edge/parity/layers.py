@@ -21,13 +21,13 @@ from tsss_edge.parity.graphs import LEVELS, QdqGraph
 
 NO_ERROR_DB = 200.0  # stands for "equal"
 LAYER_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-# Measured on edge-s and edge-m with minmax ranges, random weights, CamVid pictures: weights 42 to 46 dB, activations 37 to
-# 43 dB, accumulated 45 dB at the stem falling to 26 at the head, by at most 3.5 dB below CLEAN_DB a layer.
+# Measured with minmax ranges on CamVid pictures, edge-s and edge-m, trained and with random weights: weights 42 to 46 dB,
+# activations 30 to 43 dB, accumulated 45 dB at the stem falling to 22 at the head, by at most 3.5 dB below CLEAN_DB a layer.
 CLEAN_DB = 30.0  # an input better than this counts as clean
 JUMP_DB = 6.0
-# An own error so much below the median of all layers is a bad scale; a scale 8 times too large costs 18 dB.
+# An own error so much below the median of its kind is a bad scale; a scale 8 times too large costs 18 dB.
 OUTLIER_DB = 10.0
-LOW_USE = 0.25  # of a range: minmax uses 1 of it, methods that clip use more
+LOW_USE = 0.2  # of a range: minmax uses most of it, methods that clip use more than all
 
 
 class QuantizedTensor(Struct, frozen=True):
@@ -53,18 +53,13 @@ class LayerError(Struct, frozen=True):
     weight_db: float | None  # own error of its weights; None where they are float
     activation: QuantizedTensor | None  # its quantized input
 
-    @property
-    def own_db(self) -> float:
-        """Worse of the own errors of its weights and its input."""
-        values = [self.weight_db, self.activation.own_db if self.activation else None]
-        return min((v for v in values if v is not None), default=NO_ERROR_DB)
-
 
 class LayerReport(Struct, frozen=True):
     """All layers, what is wrong with the graph itself, and the first layer at which the error jumps."""
 
     layers: tuple[LayerError, ...]
     structure: tuple[str, ...]
+    scales: tuple[str, ...]  # scales that no calibration can have chosen, in words
     guilty: str  # layer and reason in words; empty where no error jumps
     images: int
 
@@ -145,7 +140,25 @@ def compare_layers(float_onnx: Path, int8_onnx: Path, images: Iterable[NDArray[n
         count += 1
     found = tuple(_layer_error(node, floating, quantized, sums, activations) for node in layers)
     structure = quantized.structure_problems()
-    return LayerReport(layers=found, structure=structure, guilty=guilty_layer(found, structure), images=count)
+    return LayerReport(
+        layers=found,
+        structure=structure,
+        scales=scale_faults(found),
+        guilty=guilty_layer(found, structure),
+        images=count,
+    )
+
+
+def scale_faults(layers: Sequence[LayerError]) -> tuple[str, ...]:
+    """Scales that no calibration can have chosen: INT8 weights far from the float ones, ranges hardly used."""
+    limit = _Limits.of(layers).weight_db
+    found = []
+    for layer in layers:
+        if layer.weight_db is not None and layer.weight_db < limit:
+            found.append(f"layer {layer.layer}: {_weight_reason(layer)}")
+        if layer.activation is not None and layer.activation.used < LOW_USE:
+            found.append(f"layer {layer.layer}: {_activation_reason(layer.activation)}")
+    return tuple(found)
 
 
 def guilty_layer(layers: Sequence[LayerError], structure: Sequence[str] = ()) -> str:
@@ -155,36 +168,42 @@ def guilty_layer(layers: Sequence[LayerError], structure: Sequence[str] = ()) ->
     """
     if structure:
         return structure[0]
-    typical = float(np.median([layer.own_db for layer in layers])) if layers else 0.0
+    limits = _Limits.of(layers)
     for layer in layers:
-        if layer.jump_db > JUMP_DB or _bad_weights(layer, typical) or _bad_activation(layer, typical):
+        why = reason(layer, limits)
+        if why or layer.jump_db > JUMP_DB:
             quality = f"{layer.accumulated_db:.1f} dB at its output, {_db(layer.input_db)} at its input"
-            return f"layer {layer.layer} ({quality}): {reason(layer, typical)}"
+            other = "its scales look right, so its bias or wiring differs, or its values are hard to quantize"
+            return f"layer {layer.layer} ({quality}): {why or other}"
     return ""
 
 
-def reason(layer: LayerError, typical_db: float) -> str:
-    """Why a layer loses accuracy, as far as its scales tell; `typical_db` is the median own error of all layers."""
-    if _bad_weights(layer, typical_db):
-        return (
-            f"its INT8 weights are {layer.weight_db:.1f} dB from the float ones (median of all layers {typical_db:.1f})"
-        )
-    if layer.activation is not None and _bad_activation(layer, typical_db):
-        return _activation_reason(layer.activation)
-    return "its scales look right, so its bias or wiring differs, or its values are hard to quantize"
-
-
-def _bad_weights(layer: LayerError, typical_db: float) -> bool:
-    return layer.weight_db is not None and layer.weight_db < _limit(typical_db)
-
-
-def _bad_activation(layer: LayerError, typical_db: float) -> bool:
+def reason(layer: LayerError, limits: _Limits) -> str:
+    """What is wrong with a layer's scales, in words; empty where they look right."""
     activation = layer.activation
-    return activation is not None and (activation.own_db < _limit(typical_db) or activation.used < LOW_USE)
+    if layer.weight_db is not None and layer.weight_db < limits.weight_db:
+        return _weight_reason(layer)
+    if activation is not None and (activation.own_db < limits.activation_db or activation.used < LOW_USE):
+        return _activation_reason(activation)
+    return ""
 
 
-def _limit(typical_db: float) -> float:
-    return min(typical_db, CLEAN_DB + OUTLIER_DB) - OUTLIER_DB
+@dataclass(frozen=True)
+class _Limits:
+    """Own errors below these are outliers; never above CLEAN_DB, where a tensor is good enough in itself."""
+
+    weight_db: float
+    activation_db: float
+
+    @classmethod
+    def of(cls, layers: Sequence[LayerError]) -> _Limits:
+        weights = [layer.weight_db for layer in layers if layer.weight_db is not None]
+        activations = [layer.activation.own_db for layer in layers if layer.activation is not None]
+        return cls(*(min(float(np.median(v or [0.0])) - OUTLIER_DB, CLEAN_DB) for v in (weights, activations)))
+
+
+def _weight_reason(layer: LayerError) -> str:
+    return f"its INT8 weights are only {layer.weight_db:.1f} dB from the float ones"
 
 
 def _activation_reason(activation: QuantizedTensor) -> str:

@@ -65,7 +65,7 @@ class ParityReport(Struct, frozen=True):
     problems: tuple[str, ...]  # why the gate failed, in words; empty when it passed
     notes: tuple[str, ...]  # what a reader should know though it fails nothing
     guilty: str  # the step that changes mIoU most, in words; empty when no step changes it
-    layers: LayerReport | None = None  # float against INT8 graph, looked at when the gate failed (or on demand)
+    layers: LayerReport | None = None  # float against INT8 graph, where both were found
     provenance: dict[str, str] = msgspec.field(default_factory=dict)
 
     def __bool__(self) -> bool:
