@@ -137,6 +137,9 @@ def build(network: Network, methods: Sequence[str], *, size: int, seed: int, giv
         )
         network.seconds[f"INT8 {method}"] = perf_counter() - start
     network.int8.update({f"INT8 {name}": OnnxModel.load(path) for name, path in given.items()})
+    for model in network.int8.values():
+        if model.meta.checkpoint_sha256 != network.checkpoint.sha256:
+            sys.exit(f"error: {model.path} was made from another checkpoint than {network.name}")
     network.engines["FP32"] = engine(network, floating, "fp32", "float")
     network.engines["bf16"] = engine(network, floating, "bf16", "float")
     for name, model in network.int8.items():
@@ -158,7 +161,13 @@ def measure_rows(network: Network, args: argparse.Namespace) -> Iterator[Row]:
     """PyTorch and all engines: accuracy in one pass over the split, latency in alternating rounds."""
     require_same_classes(network.checkpoint.meta.classes, network.dataset)
     ids = network.dataset.ids(args.split)
-    paths = {"PyTorch FP32": network.checkpoint.path, **{name: e.path for name, e in network.engines.items()}}
+    first_int8 = next(iter(network.int8.values()), None)
+    paths = {
+        "PyTorch FP32": network.checkpoint.path,
+        "ONNX Runtime FP32": network.folder / "fused.onnx",
+        **({"ONNX Runtime INT8": first_int8.path} if first_int8 else {}),
+        **{f"OpenVINO {name}": engine.path for name, engine in network.engines.items()},
+    }
     with ExitStack() as stack:
         stages = [
             Stage(name, path.name, stack.enter_context(open_backend(path, threads=args.threads)))
@@ -169,8 +178,8 @@ def measure_rows(network: Network, args: argparse.Namespace) -> Iterator[Row]:
     data_sha256 = network.dataset.split_hash(args.split)
     for stage, timed in zip(stages, times, strict=True):
         report = verdict(network, stages[0], stage, args, data_sha256)
-        if stage.name in network.engines:
-            network.engines[stage.name].with_record(parity=report.record())
+        if (built := engine_of(network, stage)) is not None:
+            built.with_record(parity=report.record())
         yield row(network, stage, report, timed)
 
 
@@ -178,7 +187,7 @@ def verdict(
     network: Network, reference: Stage, stage: Stage, args: argparse.Namespace, data_sha256: str
 ) -> ParityReport:
     """The gate on one engine alone."""
-    built = network.engines.get(stage.name)
+    built = engine_of(network, stage)
     ids = network.dataset.ids(args.split)
     return judge(
         [reference, stage],
@@ -210,7 +219,7 @@ def row(network: Network, stage: Stage, report: ParityReport, timed: Timed) -> R
         p50_ms=timed.latency_ms.p50,
         best_ms=timed.best_ms,
         speedup=1 / timed.ratio,
-        calibration_s=network.seconds.get(stage.name),
+        calibration_s=network.seconds.get(stage.name.removeprefix("OpenVINO ")),
     )
 
 
