@@ -183,6 +183,10 @@ def measure_rows(network: Network, args: argparse.Namespace) -> Iterator[Row]:
         yield row(network, stage, report, timed)
 
 
+def engine_of(network: Network, stage: Stage) -> Engine | None:
+    return network.engines.get(stage.name.removeprefix("OpenVINO "))
+
+
 def verdict(
     network: Network, reference: Stage, stage: Stage, args: argparse.Namespace, data_sha256: str
 ) -> ParityReport:

@@ -163,7 +163,7 @@ def test_known_difference_in_numbers(world: World) -> None:
     report = world.check(max_drop=50.0)
     assert report  # allowed to drop that much
     assert report.pixel_agreement == pytest.approx(0.75, abs=0.02)  # a quarter of the columns; upsampling blurs the cut
-    assert report.boundary_agreement < 1.0
+    assert 0.5 < report.boundary_agreement != report.pixel_agreement
     assert 10 < report.miou_drop < 50
     low, high = report.drop_interval
     assert low <= report.miou_drop <= high and low < high
@@ -172,6 +172,59 @@ def test_known_difference_in_numbers(world: World) -> None:
     changes = [c.change for c in report.per_class.values() if c.change is not None]
     assert changes and max(changes) < 0
     assert sum(changes) / len(changes) == pytest.approx(-report.miou_drop)
+
+
+def test_worst_pictures_come_first_and_unlabelled_pixels_are_not_lost(world: World) -> None:
+    """Picture p2 differs everywhere, p5 in its left half, of which nothing is labelled; the others not at all."""
+    dataset = VocDataset.open(world.data)
+    pixels = {name: dataset.image(name)[:, :, 0] for name in ("p2", "p5")}
+
+    def answer(images: NDArray[np.uint8], k: int) -> NDArray[np.uint8]:
+        ids = brightness_cells(images, k)
+        for name, columns in (("p2", 12), ("p5", 6)):
+            if np.array_equal(images[0, :, :, 0], pixels[name]):
+                ids[:, :, :columns] = (ids[:, :, :columns] + 1) % k
+        return ids
+
+    mask = dataset.mask("p5").copy()
+    mask[:, :60] = 255
+    write_mask(dataset.mask_path("p5"), mask)
+    world.answers[world.engine.name] = answer
+    worst = world.check().worst
+    assert [image.id for image in worst] == ["p2", "p5"]
+    assert worst[0].agreement < 0.1 and worst[0].lost_pixels > 5500
+    assert 0.4 < worst[1].agreement < 0.6 and worst[1].lost_pixels == 0
+
+
+def test_boundary_agreement_looks_at_the_band_only(world: World) -> None:
+    """One flat picture, wrong far from any boundary: pixels differ, the band is empty and agrees."""
+    name = VocDataset.open(world.data).image_path("p0")
+    Image.fromarray(np.full((64, 96, 3), 32, np.uint8)).save(name)
+    write_mask(world.data / "SegmentationClass/p0.png", np.zeros((64, 96), np.uint8))
+    (world.data / "ImageSets/Segmentation/val.txt").write_text("p0\n")
+    world.answers[world.engine.name] = wrong_columns(6)
+    report = world.check()
+    assert report.boundary_agreement == 1.0
+    assert report.pixel_agreement == pytest.approx(0.5, abs=0.05)
+
+
+def test_verdict_is_not_stored_when_told_so(world: World) -> None:
+    assert world.check(store=False)
+    assert Engine.load(world.engine).record.parity is None
+
+
+@pytest.mark.parametrize(("columns", "limit"), [(0, 16), (4, 400)])
+def test_all_calibration_pictures_are_replayed_when_the_gate_failed(
+    world: World, columns: int, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine.load(world.engine)
+    assert engine.record.calibration is not None
+    engine.with_record(calibration=msgspec.structs.replace(engine.record.calibration, images=400))
+    world.answers[world.engine.name] = wrong_columns(columns)
+    limits: list[int] = []
+    monkeypatch.setattr(tsss_edge.parity, "replay_calibration", lambda *_, limit: limits.append(limit))
+    world.check()
+    assert limits == [limit]
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,12 @@ def test_own_error_is_the_slow_formula(tmp_path: Path) -> None:
     assert first.used == pytest.approx(0.25, rel=1e-3)
 
 
+def test_share_of_clipped_values(tmp_path: Path) -> None:
+    """x0 is uniform on 0 to 1 with 127 steps of 1/1016: all above 127.5 steps are clipped."""
+    first = compare(tmp_path, chain.int8_chain(input_scale={0: 1 / 8})).layers[0].activation
+    assert first is not None and first.saturated == pytest.approx(1 - 127.5 / 1016, abs=0.01)
+
+
 def test_dead_channels_are_counted(tmp_path: Path) -> None:
     model = chain.float_chain()
     bias = next(t for t in model.graph.initializer if t.name == "b0")

@@ -85,6 +85,14 @@ def test_nearest_resize_by_hand() -> None:
     np.testing.assert_array_equal(resize_labels(labels, (4, 5), inside), expected)
 
 
+def test_nearest_resize_takes_centres() -> None:
+    labels = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    whole = Placement(
+        source=(0, 0, 2, 2), target=(0, 0, 4, 4)
+    )  # the centre of each 2x2 is the corner of its last pixel
+    np.testing.assert_array_equal(resize_labels(labels, (2, 2), whole), [[5, 7], [13, 15]])
+
+
 def test_network_without_classes_is_refused() -> None:
     class Objectness(FakeBackend):
         def infer(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:

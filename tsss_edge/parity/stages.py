@@ -125,7 +125,7 @@ def find_graphs(
     found: dict[str, Path] = {}
     notes: list[str] = []
     for name, sha256, given in _wanted(subject, onnx, int8_onnx):
-        path = _require_hash(given, sha256, reference) if given else known.get(sha256)
+        path = _require_hash(given, sha256) if given else known.get(sha256)
         if path:
             found[name] = path
         else:
@@ -149,12 +149,10 @@ def _graphs_in(folders: tuple[Path, ...]) -> Iterator[tuple[str, Path]]:
             yield sha256_file(path), path
 
 
-def _require_hash(path: Path, sha256: str, reference: Checkpoint) -> Path:
+def _require_hash(path: Path, sha256: str) -> Path:
     model = OnnxModel.load(path)
     if model.sha256 != sha256:
         raise ArtifactError(
             f"{path}: hash {model.sha256[:12]}, but the engine was made from {sha256[:12]}; give that file or leave it out"
         )
-    if model.meta.checkpoint_sha256 != reference.sha256:
-        raise ArtifactError(f"{path}: exported from another checkpoint than {reference.path}; export and build again")
     return path
