@@ -24,12 +24,8 @@ from tsss_edge.artifacts import Checkpoint, Engine, OnnxModel, Precision, Struct
 from tsss_edge.backends import open_backend
 from tsss_edge.bench import Machine, Timed, time_networks
 from tsss_edge.bench.machine import examine_machine, notes_on, read_load, read_mhz
-from tsss_edge.calib.calibrate import calibrate
-from tsss_edge.config import load_target
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.evaluate import require_same_classes
-from tsss_edge.export.engine import build_engine
-from tsss_edge.export.graph import export_onnx
 from tsss_edge.parity import BOUNDARY_PX, ParityReport, count_leak
 from tsss_edge.parity.gate import judge
 from tsss_edge.parity.measure import Stage, measure
@@ -124,6 +120,9 @@ def parse_args() -> argparse.Namespace:
 
 def build(network: Network, methods: Sequence[str], *, size: int, seed: int, given: dict[str, Path]) -> None:
     """Graphs and engines of every variant, in `network.folder`."""
+    from tsss_edge.calib.calibrate import calibrate
+    from tsss_edge.export.graph import export_onnx
+
     floating = once(network.folder / "fused.onnx") or export_onnx(
         network.checkpoint.path, network.folder / "fused.onnx"
     )
@@ -153,6 +152,9 @@ def once(path: Path) -> OnnxModel | None:
 
 def engine(network: Network, model: OnnxModel, precision: Precision, name: str) -> Engine:
     """A CPU engine, built again each time: it takes a second, and what is measured is what was just built."""
+    from tsss_edge.config import load_target
+    from tsss_edge.export.engine import build_engine
+
     out = network.folder / f"{name.replace(' ', '-')}.xml"
     return build_engine(model.path, load_target("cpu"), out, precision=precision)
 

@@ -46,7 +46,7 @@ def frame(tmp_path: Path) -> Path:
 
 
 def test_report_has_the_keys_of_the_contract(fakes: dict[str, FakeBackend], frame: Path) -> None:
-    report = bench_engine(Path("net.engine"), duration_s=0.1, image=frame)
+    report = bench_engine(Path("net.onnx"), duration_s=0.1, image=frame)
     content = msgspec.json.decode(msgspec.json.encode(report))
     assert set(content["latency_ms"]) == {"p50", "p95", "p99"} == set(content["end_to_end"]["latency_ms"])
     assert content["throughput_fps"] > 0
@@ -55,7 +55,7 @@ def test_report_has_the_keys_of_the_contract(fakes: dict[str, FakeBackend], fram
 
 
 def test_latency_is_at_least_the_networks(fakes: dict[str, FakeBackend], frame: Path) -> None:
-    report = bench_engine(Path("slow.engine"), duration_s=0.2, image=frame)
+    report = bench_engine(Path("slow.onnx"), duration_s=0.2, image=frame)
     assert report.latency_ms.p50 >= 20
     assert report.throughput_fps <= 50
     assert report.end_to_end is not None
@@ -69,7 +69,7 @@ def test_latency_is_at_least_the_networks(fakes: dict[str, FakeBackend], frame: 
 
 def test_comparison_gives_ratios_by_name(fakes: dict[str, FakeBackend]) -> None:
     report = bench_engine(
-        Path("quick.engine"), duration_s=0.2, compare=[Path("slow.onnx"), Path("other.pt")], end_to_end=False
+        Path("quick.onnx"), duration_s=0.2, compare=[Path("slow.onnx"), Path("other.pt")], end_to_end=False
     )
     assert report.end_to_end is None
     assert set(report.compare) == {"fake slow", "fake other"}
@@ -207,3 +207,12 @@ def test_benchmark_app_that_fails_or_is_missing_is_said(
     assert report.benchmark_app is None and "benchmark_app failed on net.xml" in report.notes[0]
     monkeypatch.setattr(tsss_edge.bench, "find_benchmark_app", lambda: None)
     assert "is not installed" in bench_engine(engine, duration_s=0.1, end_to_end=False).notes[0]
+
+
+def test_latency_goes_into_the_record(fakes: dict[str, FakeBackend], engine: Path) -> None:
+    bench_engine(engine, duration_s=0.1, end_to_end=False, benchmark_app=False, store=False)
+    assert Engine.load(engine).record.latency is None
+    report = bench_engine(engine, duration_s=0.1, end_to_end=False, benchmark_app=False, threads=2)
+    stored = Engine.load(engine).record.latency
+    assert stored is not None
+    assert (stored.p50_ms, stored.runs, stored.threads) == (report.latency_ms.p50, report.runs, 2)

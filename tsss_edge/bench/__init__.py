@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import Engine
+from tsss_edge.artifacts import Engine, LatencyRecord
 from tsss_edge.backends import Backend, open_backend
 from tsss_edge.bench.benchmark_app import command, find_benchmark_app, run_benchmark_app
 from tsss_edge.bench.machine import examine_machine, notes_on, read_load, read_mhz
@@ -35,13 +35,15 @@ def bench_engine(
     end_to_end: bool = True,
     benchmark_app: bool = True,
     trust: bool = False,
+    store: bool = True,
 ) -> BenchReport:
-    """Time an engine (or ONNX file, or checkpoint).
+    """Time an engine (or ONNX file, or checkpoint); the latency goes into an engine's record.
 
     Args:    duration_s: seconds of measurement for each network and for the whole frame, after the warm-up.
              threads: CPU threads of every network.
              compare: others to time in alternating rounds; a checkpoint is PyTorch eager FP32, an ONNX file ONNX Runtime.
              image: frame for `end_to_end`, at its own size; default a synthetic scene of 1280x720.
+             trust: run an engine whose hash is not the one in its record (its latency is not stored).
              benchmark_app: also run OpenVINO's tool on the same file, where it is installed.
     Raises:  ArtifactError, UnavailableError: as `open_backend`. DataError: `image` is not a picture.
              ValueError: `duration_s` is not positive.
@@ -59,6 +61,8 @@ def bench_engine(
         app, notes = None, list[str]()
         if benchmark_app and engine.suffix == ".xml":
             app, notes = _against_benchmark_app(backends[0], engine, duration_s=duration_s, threads=threads)
+    if store and not trust and engine.suffix in (".xml", ".engine"):
+        Engine.load(engine).with_record(latency=_record(timed[0], threads))
     machine = examine_machine(threads=threads, mhz_before=mhz, load_before=load, gpu=engine.suffix == ".engine")
     return BenchReport(
         engine=engine.name,
@@ -94,6 +98,11 @@ def _timed(file: str, times_ms: Sequence[float], first_ms: Sequence[float]) -> T
         best_ms=min(times_ms),
         ratio_best=min(times_ms) / min(first_ms),
     )
+
+
+def _record(timed: Timed, threads: int | None) -> LatencyRecord:
+    p = timed.latency_ms
+    return LatencyRecord(p50_ms=p.p50, p95_ms=p.p95, p99_ms=p.p99, runs=timed.runs, threads=threads)
 
 
 def _by_name(backends: Sequence[Backend], timed: Sequence[Timed]) -> dict[str, Timed]:

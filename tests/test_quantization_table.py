@@ -1,0 +1,109 @@
+"""The script that makes docs/results/quantization.md, on fake back ends."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from tsss_edge.artifacts import (
+    Checkpoint,
+    CheckpointMeta,
+    Classes,
+    Engine,
+    EngineRecord,
+    Preprocess,
+    sha256_bytes,
+    write_json,
+)
+from tsss_edge.backends.fake import FakeBackend, brightness_cells
+from tsss_edge.data.voc import write_mask
+
+CLASSES = Classes(names=("background", "cat", "dog", "cow"))
+SPEC = Preprocess(size_hw=(64, 96))
+SCRIPT = Path(__file__).parents[1] / "scripts" / "quantization_table.py"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("quantization_table", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "quantization_table", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def make_set(root: Path) -> Path:
+    (root / "JPEGImages").mkdir(parents=True)
+    (root / "ImageSets/Segmentation").mkdir(parents=True)
+    (root / "classes.txt").write_text("\n".join(CLASSES.names))
+    (root / "ImageSets/Segmentation/val.txt").write_text("p0\np1\n")
+    for i in range(2):
+        ids = np.full((64, 96), i + 1, np.uint8)
+        Image.fromarray((ids * 64 + 32)[..., None].repeat(3, -1)).save(root / f"JPEGImages/p{i}.png")
+        write_mask(root / f"SegmentationClass/p{i}.png", ids)
+    return root
+
+
+def make_engine(path: Path) -> Engine:
+    path.write_bytes(b"<net/>")
+    record = EngineRecord(
+        backend="openvino", files={path.name: sha256_bytes(b"<net/>")}, target="cpu", onnx_sha256="", checkpoint_sha256="",
+        arch="edge-s", classes=CLASSES, preprocess=SPEC, head="logits", objectness=False, precision="int8",
+    )  # fmt: skip
+    write_json(Engine.record_path(path), record)
+    return Engine.load(path)
+
+
+def all_wrong(images: NDArray[np.uint8], k: int) -> NDArray[np.uint8]:
+    return (brightness_cells(images, k) + 1) % k
+
+
+def test_table_from_one_command(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = Checkpoint.save(
+        tmp_path / "best.pt", CheckpointMeta(stage="supervised", arch="edge-s", classes=CLASSES, preprocess=SPEC), {}
+    )
+
+    def build(network: object, methods: list[str], **_: object) -> None:
+        network.engines["FP32"] = make_engine(tmp_path / "float.xml")  # type: ignore[attr-defined]
+        for method in methods:
+            network.engines[f"INT8 {method}"] = make_engine(tmp_path / f"{method}.xml")  # type: ignore[attr-defined]
+
+    def open_fake(path: Path, **_: object) -> FakeBackend:
+        answer = all_wrong if path.name == "mse.xml" else brightness_cells
+        return FakeBackend(CLASSES, SPEC, answer=answer, latency_ms=8 if path.suffix == ".pt" else 2)
+
+    monkeypatch.setattr(script, "build", build)
+    monkeypatch.setattr(script, "open_backend", open_fake)
+    out = tmp_path / "results/quantization.md"
+    args = ["--network", "Toy edge-s", str(checkpoint.path), str(make_set(tmp_path / "data"))]
+    args += ["--methods", "minmax", "mse", "--duration", "0.1", "--work", str(tmp_path / "work"), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["quantization_table.py", *args])
+    script.main()
+
+    table = msgspec.json.decode(out.with_suffix(".json").read_bytes(), type=script.Table)
+    rows = {row.engine: row for row in table.rows}
+    assert list(rows) == [
+        "PyTorch FP32",
+        "ONNX Runtime FP32",
+        "OpenVINO FP32",
+        "OpenVINO INT8 minmax",
+        "OpenVINO INT8 mse",
+    ]
+    assert rows["OpenVINO INT8 minmax"].drop == 0.0 and rows["OpenVINO INT8 minmax"].passed
+    assert rows["OpenVINO INT8 mse"].drop == 100.0 and not rows["OpenVINO INT8 mse"].passed
+    assert rows["OpenVINO INT8 minmax"].speedup > 1.5  # 8 ms against 2 ms
+    text = out.read_text()
+    assert "## Toy edge-s" in text and "2 pictures" in text
+    assert "| OpenVINO INT8 mse | 0.00 | +100.00 |" in text and "| FAILED |" in text
+    assert str(tmp_path) not in text  # no path of this machine
+    stored = Engine.load(tmp_path / "mse.xml").record.parity
+    assert stored is not None and not stored.passed
