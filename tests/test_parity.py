@@ -59,6 +59,7 @@ class World:
     answers: dict[str, Answer] = field(default_factory=dict)  # file name -> answer; others are right
     opened: list[str] = field(default_factory=list)
     nan_in: str = ""
+    objectness: set[str] = field(default_factory=set)  # files with that output
 
     @property
     def data(self) -> Path:
@@ -74,7 +75,8 @@ class World:
 
     def open(self, path: Path, **_: object) -> FakeBackend:
         self.opened.append(path.name)
-        backend = FakeBackend(CLASSES, SPEC, answer=self.answers.get(path.name, brightness_cells))
+        answer = self.answers.get(path.name, brightness_cells)
+        backend = FakeBackend(CLASSES, SPEC, answer=answer, objectness=path.name in self.objectness)
         backend.name = f"fake {path.name}"
         if path.name == self.nan_in:
             infer = backend.infer
@@ -206,6 +208,25 @@ def test_boundary_agreement_looks_at_the_band_only(world: World) -> None:
     report = world.check()
     assert report.boundary_agreement == 1.0
     assert report.pixel_agreement == pytest.approx(0.5, abs=0.05)
+
+
+def test_objectness_is_compared_where_both_have_it(world: World) -> None:
+    world.objectness = {"best.pt", "fused.int8.xml"}
+    assert world.check().stages[-1].objectness_agreement == 1.0
+
+    def one_object_less(images: NDArray[np.uint8], k: int) -> NDArray[np.uint8]:
+        ids = np.ones_like(brightness_cells(images, k))
+        ids[:, :2, :3] = 0  # background in 6 of 96 cells
+        return ids
+
+    world.answers = {
+        "best.pt": lambda images, k: np.ones_like(brightness_cells(images, k)),
+        "fused.int8.xml": one_object_less,
+    }
+    report = world.check(max_drop=100.0)
+    assert report.stages[-1].objectness_agreement == pytest.approx(1 - 6 / 96)
+    assert report.stages[1].objectness_agreement is None
+    assert "objectness agreement 0.9375" in report.summary()
 
 
 def test_verdict_is_not_stored_when_told_so(world: World) -> None:

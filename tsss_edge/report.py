@@ -46,6 +46,7 @@ def render(report: ParityReport, seen: Sequence[Seen], classes: Classes) -> str:
     changes = [abs(c.change) for c in report.per_class.values() if c.change is not None]
     return page.render(
         report=report,
+        objectness=any(stage.objectness_agreement is not None for stage in report.stages),
         subject=report.provenance.get("subject", report.stages[-1].file),
         classes=sorted(report.per_class.items(), key=lambda item: _sort_key(item[1].change)),
         span=max([*changes, report.max_drop, 0.1]),

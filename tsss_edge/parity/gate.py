@@ -25,6 +25,7 @@ def stage_results(stages: Sequence[Stage]) -> tuple[StageResult, ...]:
             step=previous - miou,
             pixel_agreement=stage.pixel_agreement,
             boundary_agreement=stage.boundary_agreement,
+            objectness_agreement=stage.objectness_agreement,
             broken_images=stage.broken_images,
         )
         for stage, miou, previous in zip(stages, mious, [mious[0], *mious], strict=False)

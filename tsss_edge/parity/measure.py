@@ -26,6 +26,9 @@ class Stage:
     matrix: ConfusionMatrix = field(init=False)
     pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(2, np.int64))  # same as reference, all
     band: NDArray[np.int64] = field(default_factory=lambda: np.zeros(2, np.int64))
+    cells: NDArray[np.int64] = field(
+        default_factory=lambda: np.zeros(2, np.int64)
+    )  # of objectness: same side of 0, all
     broken_images: int = 0
     images: list[WorstImage] = field(default_factory=list)
 
@@ -41,6 +44,11 @@ class Stage:
     def boundary_agreement(self) -> float:
         """The same within the boundary band of the reference's labels; 1 where it draws no boundary at all."""
         return _share(self.band)
+
+    @property
+    def objectness_agreement(self) -> float | None:
+        """Share of stride-8 cells that both call object or both not, 0-1; None where one has no objectness output."""
+        return _share(self.cells) if self.cells[1] else None
 
 
 def _share(counts: NDArray[np.int64]) -> float:
@@ -62,15 +70,18 @@ def measure(stages: Sequence[Stage], dataset: VocDataset, ids: Sequence[str], *,
     """Run all stages on all pictures; the counts are left in the stages."""
     for image_id in track(ids, "parity"):
         image, truth = dataset.image(image_id), dataset.mask(image_id)
-        reference = _labels(stages[0], image)
-        seen = reference != IGNORE
-        band = boundary_band(reference, boundary_px) & seen
+        reference = _run(stages[0].backend, image)
+        seen = reference.labels != IGNORE
+        band = boundary_band(reference.labels, boundary_px) & seen
         for stage in stages:
-            labels = reference if stage is stages[0] else _labels(stage, image)
-            stage.matrix.update(labels, truth)
-            stage.pixels += agreement_counts(labels, reference, seen)
-            stage.band += agreement_counts(labels, reference, band)
-            stage.images.append(_difference(image_id, labels, reference, truth))
+            answer = reference if stage is stages[0] else _run(stage.backend, image)
+            stage.matrix.update(answer.labels, truth)
+            stage.pixels += agreement_counts(answer.labels, reference.labels, seen)
+            stage.band += agreement_counts(answer.labels, reference.labels, band)
+            if answer.objects is not None and reference.objects is not None:
+                stage.cells += agreement_counts(answer.objects, reference.objects)
+            stage.broken_images += not answer.finite
+            stage.images.append(_difference(image_id, answer.labels, reference.labels, truth))
 
 
 def look_again(reference: Stage, engine: Stage, dataset: VocDataset, ids: Sequence[str]) -> list[Seen]:
@@ -78,21 +89,27 @@ def look_again(reference: Stage, engine: Stage, dataset: VocDataset, ids: Sequen
     result = []
     for image_id in ids:
         image = dataset.image(image_id)
-        labels = [_run(stage.backend, image)[0] for stage in (reference, engine)]
+        labels = [_run(stage.backend, image).labels for stage in (reference, engine)]
         result.append(Seen(image_id, image, dataset.mask(image_id), *labels))
     return result
 
 
-def _labels(stage: Stage, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    labels, finite = _run(stage.backend, image)
-    stage.broken_images += not finite
-    return labels
+@dataclass(frozen=True)
+class _Answer:
+    """What one network says of one picture."""
+
+    labels: NDArray[np.uint8]  # (H,W)
+    objects: NDArray[np.uint8] | None  # (H/8,W/8), 1 where objectness is above 0
+    finite: bool
 
 
-def _run(backend: Backend, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], bool]:
+def _run(backend: Backend, image: NDArray[np.uint8]) -> _Answer:
     outputs = run_network(backend, image)
-    labels = labels_at(outputs, image.shape[:2], backend.preprocess.place(image.shape[:2]))
-    return labels, _finite(outputs)
+    return _Answer(
+        labels=labels_at(outputs, image.shape[:2], backend.preprocess.place(image.shape[:2])),
+        objects=(outputs["objectness"][0, 0] > 0).astype(np.uint8) if "objectness" in outputs else None,
+        finite=_finite(outputs),
+    )
 
 
 def _finite(outputs: Outputs) -> bool:

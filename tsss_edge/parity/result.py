@@ -19,6 +19,7 @@ class StageResult(Struct, frozen=True):
     step: float  # mIoU of the stage before minus this
     pixel_agreement: float
     boundary_agreement: float
+    objectness_agreement: float | None = None  # of stride-8 cells, object or not; None without that output
     broken_images: int = 0  # pictures whose logits held NaN or infinity
 
 
@@ -107,6 +108,8 @@ class ParityReport(Struct, frozen=True):
             f"  {s.name:<10} {s.miou:6.2f} {s.drop:+6.2f} {s.pixel_agreement:10.4f} {s.boundary_agreement:9.4f}  {s.runs_on}"
             for s in self.stages
         ]
+        if (objects := self.stages[-1].objectness_agreement) is not None:
+            rows.append(f"  objectness agreement {objects:.4f}")
         return [*rows, *([f"  largest step: {self.guilty}"] if self.guilty else [])]
 
     def _class_rows(self, limit: int = 3) -> list[str]:
