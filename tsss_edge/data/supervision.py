@@ -1,0 +1,98 @@
+"""A dataset and its strong categories -> the pixel labels a loss may see. Nothing else hands masks to training.
+
+The rule (arXiv 1711.06828, section 3: weak categories have image-level labels only; what follows from it is ours):
+an image whose image-level label names a weak category is weak. Of its mask only pixels of strong categories that the
+label names may be seen; everything else is 255, its background too, because a background that ends where an unlabelled
+object begins would tell that object's shape. All other images are strong, and their whole mask may be seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tsss_edge.artifacts import IGNORE, Classes
+from tsss_edge.data.voc import VocDataset
+
+
+class Supervision:
+    """Who is weak, and what may be seen.
+
+    Image-level labels come from image_labels.csv, else Annotations/, else the categories in the mask; from the mask
+    they are used at image level only.
+
+    Args:   strong: names of the categories with pixel masks; all others are weak.
+    Raises: ValueError: a name is not an object category of the set.
+    """
+
+    def __init__(self, dataset: VocDataset, strong: Sequence[str]) -> None:
+        self.dataset = dataset
+        self.strong = tuple(strong)
+        self._strong = frozenset(dataset.classes.ids(self.strong))
+        self._labels: dict[str, frozenset[int]] = {}
+
+    @property
+    def weak(self) -> tuple[str, ...]:
+        """Names of the weak categories, by id."""
+        classes = self.dataset.classes
+        return tuple(classes.names[i] for i in classes.objects if i not in self._strong)
+
+    def image_labels(self, image_id: str) -> frozenset[int]:
+        """Ids of the object categories in the picture. Raises: DataError: its label or mask is damaged."""
+        if image_id not in self._labels:
+            self._labels[image_id] = self.dataset.image_labels(image_id)
+        return self._labels[image_id]
+
+    def is_weak(self, image_id: str) -> bool:
+        """Whether the image-level label names a weak category."""
+        return not self.image_labels(image_id) <= self._strong
+
+    def strong_ids(self, split: str) -> tuple[str, ...]:
+        """Images of a split whose whole mask may be seen, in the list's order."""
+        return tuple(i for i in self.dataset.ids(split) if not self.is_weak(i))
+
+    def weak_ids(self, split: str) -> tuple[str, ...]:
+        """The other images of a split, in the list's order."""
+        return tuple(i for i in self.dataset.ids(split) if self.is_weak(i))
+
+    def pixel_mask(self, image_id: str) -> NDArray[np.uint8]:
+        """(H,W) uint8: the label where a loss may see it, 255 elsewhere. Fresh memory.
+
+        A weak image without a mask, or without strong categories, gives 255 everywhere; the mask is then not opened.
+        Raises: DataError: the mask of a strong image is missing, or a mask is damaged.
+        """
+        if not self.is_weak(image_id):
+            return self.dataset.mask(image_id).copy()
+        visible = self.image_labels(image_id) & self._strong
+        if not visible or not self.dataset.mask_path(image_id).is_file():
+            with Image.open(self.dataset.image_path(image_id)) as picture:
+                return np.full(picture.size[::-1], IGNORE, np.uint8)
+        return _table({i: i for i in visible})[self.dataset.mask(image_id)]
+
+    def object_mask(self, image_id: str) -> NDArray[np.uint8]:
+        """The class-agnostic view of `pixel_mask`, for L-Net: (H,W) uint8, 1 object, 0 background, 255 unknown."""
+        classes = self.dataset.classes
+        table = _table({0: 0} | {i: 1 for i in classes.objects})
+        return table[self.pixel_mask(image_id)]
+
+
+def strong_from_fraction(classes: Classes, fraction: float) -> tuple[str, ...]:
+    """Names of the first `fraction` of the object categories by id order (rounded half up).
+
+    Raises: ValueError: the fraction lies outside 0-1.
+    """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction of strong categories {fraction}: expected 0 to 1")
+    count = int(fraction * len(classes.objects) + 0.5)
+    return tuple(classes.names[i] for i in classes.objects[:count])
+
+
+def _table(entries: dict[int, int]) -> NDArray[np.uint8]:
+    """(256,) look-up table: `entries`, and 255 for every other label."""
+    table = np.full(IGNORE + 1, IGNORE, np.uint8)
+    for label, value in entries.items():
+        table[label] = value
+    return table
