@@ -27,6 +27,7 @@ VOC_NAMES = (
 )  # fmt: skip
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+PALETTE = bytes(value for i in range(256) for value in voc_color(i))  # RGB of each id, for viewing
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ def write_mask(path: Path, mask: NDArray[np.uint8]) -> None:
     if mask.ndim != 2 or mask.dtype != np.uint8:
         raise ValueError(f"a mask is (H,W) uint8, got {mask.shape} {mask.dtype}")
     picture = Image.frombytes("P", mask.shape[::-1], np.ascontiguousarray(mask).tobytes())
-    picture.putpalette([value for i in range(256) for value in voc_color(i)])
+    picture.putpalette(PALETTE)
     with atomic_path(path) as temporary:
         picture.save(temporary, format="PNG")
 

@@ -1,0 +1,176 @@
+"""A family of looks and a random generator -> painted, lit patches: what makes an object look like one.
+
+A look names a texture and two tones; every object draws its own colours, period, direction and contrast from them,
+so that members of one category vary widely and no single colour tells it. Light falls from one side of a scene: objects
+have a lit and a dark rim and a soft shadow, which flat background does not have. Integer arithmetic on pixels, as in
+`textures`. All formulas are ours.
+"""
+# Letters: h height, w width of a patch.
+
+from __future__ import annotations
+
+import colorsys
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from tsss_edge.data import textures
+from tsss_edge.data.textures import PERIOD, Ints, Texture, coordinates
+
+CENTERED = (textures.rings, textures.wood)  # run around the middle of the object, so that their phase is not random
+
+# Name -> hue in degrees, how far it may stray, and the range of saturation.
+TONES: dict[str, tuple[float, float, tuple[float, float]]] = {
+    "fire": (5, 12, (0.6, 0.95)),
+    "straw": (48, 12, (0.55, 0.9)),
+    "leaf": (105, 16, (0.5, 0.9)),
+    "lagoon": (175, 12, (0.5, 0.9)),
+    "night": (222, 14, (0.55, 0.9)),
+    "dusk": (275, 14, (0.5, 0.85)),
+    "berry": (325, 12, (0.5, 0.9)),
+    "stone": (0, 180, (0.0, 0.12)),
+}
+# 20 pairs of tones in which every tone occurs five times: a colour alone names no category.
+PAIRS = tuple((i, (i + step) % 8) for step, count in ((1, 8), (3, 8), (4, 4)) for i in range(count))
+
+Tones = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Look:
+    """The family of appearances of one category."""
+
+    texture: Texture
+    tones: Tones
+    faithful: float = 0.97  # probability that an object takes its colours from `tones` and not from any two
+
+
+def tones_of(number: int) -> Tones:
+    """The pair of tones number 0-19; neighbours in number have little in common."""
+    names, (a, b) = tuple(TONES), PAIRS[number * 7 % len(PAIRS)]
+    return names[a], names[b]
+
+
+def any_tones(rng: np.random.Generator) -> Tones:
+    """Any two tones."""
+    names = tuple(TONES)
+    return names[int(rng.integers(len(names)))], names[int(rng.integers(len(names)))]
+
+
+@dataclass(frozen=True)
+class Light:
+    """The one light of a scene. Angle in radians, strength 0-1."""
+
+    angle: float
+    strength: float
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> Light:
+        """A random light."""
+        return cls(angle=rng.uniform(0, 2 * math.pi), strength=rng.uniform(0.35, 1.0))
+
+
+def draw_colors(tones: Tones, rng: np.random.Generator) -> Ints:
+    """One RGB colour of each tone, of different brightness: (2,3) int32."""
+    value = rng.uniform(0.35, 0.7)
+    values = [value, min(1.0, value + rng.uniform(0.15, 0.45))]
+    if rng.random() < 0.5:
+        values.reverse()
+    colors = []
+    for tone, brightness in zip(tones, values, strict=True):
+        hue, stray, (low, high) = TONES[tone]
+        turn = (hue + rng.uniform(-stray, stray)) / 360 % 1.0
+        colors.append(colorsys.hsv_to_rgb(turn, rng.uniform(low, high), brightness))
+    rgb: Ints = np.rint(np.array(colors) * 255).astype(np.int32)
+    return rgb
+
+
+def paint(
+    look: Look,
+    size_hw: tuple[int, int],
+    center_xy: tuple[int, int],
+    period_px: float,
+    rng: np.random.Generator,
+    *,
+    angle: float = 0.0,
+) -> NDArray[np.uint8]:
+    """A textured patch without light: (h,w,3) uint8.
+
+    Args: period_px: typical period of the texture; the patch draws its own between 0.75 and 1.35 times that.
+          angle: of the object in radians; the texture keeps to it but for a little.
+    """
+    colors = draw_colors(look.tones if rng.random() < look.faithful else any_tones(rng), rng)
+    period = max(3.0, period_px * rng.uniform(0.75, 1.35))
+    u, v = coordinates(
+        size_hw,
+        center_xy,
+        angle=angle + rng.uniform(-0.4, 0.4),
+        period=(period, period * rng.uniform(0.8, 1.25)),
+        phase=int(rng.integers(0, PERIOD)) if look.texture not in CENTERED else 0,
+    )
+    contrast = int(rng.integers(170, 257))
+    table = colors[0] + ((colors[1] - colors[0]) * (np.arange(256, dtype=np.int32) * contrast)[:, None] >> 16)
+    weight = look.texture(u, v).astype(np.uint8)
+    return cv2.LUT(cv2.merge([weight] * 3), table.astype(np.uint8)[None])  # type: ignore[return-value]
+
+
+def relief(solid: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A body of outline `solid`, (h,w) uint8 0 or 255 -> its rounded height: the blurred outline, (h,w) uint8."""
+    reach = max(3, round(math.sqrt(np.count_nonzero(solid)) * rng.uniform(0.2, 0.4)) | 1)
+    return cv2.GaussianBlur(solid, (reach, reach), 0, borderType=cv2.BORDER_CONSTANT)  # type: ignore[return-value]
+
+
+def lighting(height: NDArray[np.uint8], light: Light, rng: np.random.Generator) -> Ints:
+    """Light on a body of height `height`, (h,w) uint8: (h,w) int32, 256 = the colour as painted.
+
+    Its rim is bright on the light's side and dark on the other, and a ramp runs over the whole body.
+    """
+    step = max(1.0, 0.02 * (height.shape[0] + height.shape[1]))
+    dx, dy = round(step * math.cos(light.angle)), round(step * math.sin(light.angle))
+    slope = height.astype(np.int32) - _shifted(height, dx, dy)
+    rim = (height.astype(np.int32) - 255) * int(rng.integers(20, 110)) >> 8
+    return 256 + (slope * round(300 * light.strength) >> 8) + rim + _ramp(height.shape, light, rng)
+
+
+def _shifted(height: NDArray[np.uint8], dx: int, dy: int) -> Ints:
+    """The height field moved by whole pixels, 0 coming in."""
+    moved = np.zeros_like(height, np.int32)
+    h, w = height.shape
+    moved[max(0, -dy) : h - max(0, dy), max(0, -dx) : w - max(0, dx)] = height[
+        max(0, dy) : h - max(0, -dy), max(0, dx) : w - max(0, -dx)
+    ]
+    return moved
+
+
+def _ramp(size_hw: tuple[int, ...], light: Light, rng: np.random.Generator) -> Ints:
+    """A linear change of light across the patch, toward the light."""
+    strength = int(rng.integers(10, 90))
+    x = np.arange(size_hw[1], dtype=np.int32) * 2 - size_hw[1]
+    y = np.arange(size_hw[0], dtype=np.int32)[:, None] * 2 - size_hw[0]
+    toward = x * round(256 * math.cos(light.angle)) + y * round(256 * math.sin(light.angle))
+    return (toward // max(size_hw)) * strength >> 9
+
+
+def lit(color: NDArray[np.uint8], level: Ints, grain: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """Colour times light, plus grain, (h,w): (h,w,3) uint8."""
+    bright = np.multiply(color, level.clip(0, 1023)[..., None], dtype=np.int32)
+    bright >>= 8
+    bright += grain[..., None]
+    result: NDArray[np.uint8] = bright.clip(0, 255).astype(np.uint8)
+    return result
+
+
+def blend(under: NDArray[np.uint8], over: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> None:
+    """Lay `over` on `under` in place; (h,w,3) uint8 each, alpha (h,w) uint8."""
+    a = alpha.astype(np.uint16)[..., None]
+    mixed = under * (255 - a) + over * a
+    mixed += (mixed >> 8) + 128  # then >> 8 divides by 255, rounded
+    np.copyto(under, mixed >> 8, casting="unsafe")
+
+
+def darken(under: NDArray[np.uint8], shadow: NDArray[np.uint8]) -> None:
+    """Cast a shadow in place: (h,w) uint8, 0 none, 255 black."""
+    np.copyto(under, under * (256 - shadow.astype(np.uint16))[..., None] >> 8, casting="unsafe")
