@@ -33,8 +33,9 @@ TONES: dict[str, tuple[float, float, tuple[float, float]]] = {
     "berry": (325, 12, (0.5, 0.9)),
     "stone": (0, 180, (0.0, 0.12)),
 }
-# 20 pairs of tones in which every tone occurs five times: a colour alone names no category.
+# 20 pairs of tones in which every tone occurs five times: a colour alone names no category. OTHER_PAIRS are none of them.
 PAIRS = tuple((i, (i + step) % 8) for step, count in ((1, 8), (3, 8), (4, 4)) for i in range(count))
+OTHER_PAIRS = tuple((i, (i + step) % 8) for step, count in ((2, 8), (0, 8)) for i in range(count))
 
 Tones = tuple[str, str]
 
@@ -51,6 +52,12 @@ class Look:
 def tones_of(number: int) -> Tones:
     """The pair of tones number 0-19; neighbours in number have little in common."""
     names, (a, b) = tuple(TONES), PAIRS[number * 7 % len(PAIRS)]
+    return names[a], names[b]
+
+
+def other_tones_of(number: int) -> Tones:
+    """A pair of tones, number 0-15, that is none of those of `tones_of`."""
+    names, (a, b) = tuple(TONES), OTHER_PAIRS[number * 3 % len(OTHER_PAIRS)]
     return names[a], names[b]
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import IGNORE, Classes
 from tsss_edge.data import silhouettes, textures
-from tsss_edge.data.appearance import Light, Look, blend, darken, lighting, lit, paint, relief, tones_of
+from tsss_edge.data.appearance import Light, Look, Tones, blend, darken, lighting, lit, paint, relief, tones_of
 from tsss_edge.data.backdrop import backdrop
 from tsss_edge.data.writing import SetWriter, progress
 
@@ -32,19 +32,50 @@ PAIRS = (
     "bottle-scales", "heart-camo", "ring-plaid", "bottle-zigzag", "heart-dots",
     "ring-bricks", "gear-camo", "crescent-scales", "blob-plaid", "arrow-stripes",
 )  # fmt: skip
-CLASSES = Classes(names=("background", *PAIRS))
-
 TRAIN_FROM, VAL_FROM = 1 << 20, 1 << 21  # first scene of each split; `synthetic://` counts from 0 and never meets them
 OBJECTS_UP_TO = (0.2, 0.55, 0.85)  # 1 object in 20% of the scenes, 2 in 35%, 3 in 30%, 4 in 15%
-MAX_TURN = 0.6  # radians an object may stand askew
-SEEN_SHARE = 0.6  # of an object that must stay visible
 KEPT_SCENES = 2  # prepared scenes in memory, for moving pictures
 
 Image = NDArray[np.uint8]
 
 
-def _look(category: int) -> Look:
-    return Look(texture=textures.FIRST[PAIRS[category - 1].split("-")[1]], tones=tones_of(category - 1))
+@dataclass(frozen=True)
+class Family:
+    """What the objects of a set are made of.
+
+    pairs: silhouette and texture of each category, as its name. radius: smallest and largest, as shares of the scene's
+    shorter side. max_turn: radians an object may stand askew. seen_share: of an object that must stay visible.
+    """
+
+    pairs: tuple[str, ...]
+    shapes: dict[str, silhouettes.Silhouette]
+    materials: dict[str, textures.Texture]
+    tones: tuple[Tones, ...]
+    radius: tuple[float, float]
+    max_turn: float
+    seen_share: float
+
+    @property
+    def classes(self) -> Classes:
+        """Background and the categories."""
+        return Classes(names=("background", *self.pairs))
+
+    def parts(self, category: int) -> tuple[silhouettes.Silhouette, Look]:
+        """Silhouette and look of a category."""
+        outline, texture = self.pairs[category - 1].split("-")
+        return self.shapes[outline], Look(texture=self.materials[texture], tones=self.tones[category - 1])
+
+
+EMBEDDED = Family(
+    pairs=PAIRS,
+    shapes=silhouettes.FIRST,
+    materials=textures.FIRST,
+    tones=tuple(tones_of(number) for number in range(20)),
+    radius=(0.22, 0.4),
+    max_turn=0.6,
+    seen_share=0.6,
+)
+CLASSES = EMBEDDED.classes
 
 
 @dataclass(frozen=True)
@@ -82,14 +113,14 @@ class _Prepared:
 class Scenes:
     """All scenes of one seed at one size.
 
-    Args:   size_hw: height and width in pixels, each at least 32.
+    Args:   size_hw: height and width in pixels, each at least 32. family: what the objects are made of.
     Raises: ValueError: smaller.
     """
 
-    def __init__(self, seed: int, size_hw: tuple[int, int]) -> None:
+    def __init__(self, seed: int, size_hw: tuple[int, int], family: Family = EMBEDDED) -> None:
         if min(size_hw) < 32:
             raise ValueError(f"scene size {size_hw}: height and width must be at least 32")
-        self.seed, self.size_hw = seed, size_hw
+        self.seed, self.size_hw, self.family = seed, size_hw, family
         self._prepared = lru_cache(KEPT_SCENES)(self._prepare)
 
     def scene(self, index: int) -> tuple[Image, Image]:
@@ -103,24 +134,25 @@ class Scenes:
     def _prepare(self, index: int) -> _Prepared:
         rng = np.random.default_rng((self.seed, index))
         light = Light.draw(rng)
-        background = backdrop(self.size_hw, rng)
+        background = backdrop(self.size_hw, rng, library=self.family.materials)
         outlines: list[_Outline] = []
         wanted = 1 + int(np.searchsorted(OBJECTS_UP_TO, rng.random()))
         for _ in range(6 * wanted):
             trial = [*outlines, self._outline(rng)]
-            if min(_seen_shares(trial, self.size_hw)) >= SEEN_SHARE:
+            if min(_seen_shares(trial, self.size_hw)) >= self.family.seen_share:
                 outlines = trial
             if len(outlines) == wanted:
                 break
         return _Prepared(background, tuple(self._sprite(outline, light, rng) for outline in outlines))
 
     def _outline(self, rng: np.random.Generator) -> _Outline:
-        category, unit = int(rng.integers(1, len(CLASSES))), min(self.size_hw)
-        radius, angle = unit * 0.22 * (1.8 ** rng.random()), rng.uniform(-MAX_TURN, MAX_TURN)
-        family = silhouettes.FIRST[PAIRS[category - 1].split("-")[0]]
+        family, unit = self.family, min(self.size_hw)
+        category, (low, high) = int(rng.integers(1, len(family.pairs) + 1)), family.radius
+        radius, angle = unit * low * (high / low) ** rng.random(), rng.uniform(-family.max_turn, family.max_turn)
         half = math.ceil(radius * 1.6)
+        polygons, _ = family.parts(category)
         points = silhouettes.place(
-            family(rng), radius=radius, angle=angle, stretch=1.25 ** rng.uniform(-1, 1), origin_xy=(half, half)
+            polygons(rng), radius=radius, angle=angle, stretch=1.25 ** rng.uniform(-1, 1), origin_xy=(half, half)
         )
         solid = np.zeros((2 * half + 1, 2 * half + 1), np.uint8)
         cv2.fillPoly(solid, points, 255, shift=4)
@@ -138,9 +170,8 @@ class Scenes:
     def _sprite(self, outline: _Outline, light: Light, rng: np.random.Generator) -> _Sprite:
         solid, unit, off = outline.solid, min(self.size_hw), 0.15 * outline.radius
         height = relief(solid, rng)
-        color = paint(
-            _look(outline.category), solid.shape, outline.middle_xy, unit * 0.11, rng, angle=outline.angle
-        )  # fmt: skip
+        _, look = self.family.parts(outline.category)
+        color = paint(look, solid.shape, outline.middle_xy, unit * 0.11, rng, angle=outline.angle)
         grain = rng.integers(-9, 10, solid.shape, dtype=np.int8)
         return _Sprite(
             category=outline.category,
