@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -34,7 +33,6 @@ PAIRS = (
 )  # fmt: skip
 TRAIN_FROM, VAL_FROM = 1 << 20, 1 << 21  # first scene of each split; `synthetic://` counts from 0 and never meets them
 OBJECTS_UP_TO = (0.2, 0.55, 0.85)  # 1 object in 20% of the scenes, 2 in 35%, 3 in 30%, 4 in 15%
-KEPT_SCENES = 2  # prepared scenes in memory, for moving pictures
 
 Image = NDArray[np.uint8]
 
@@ -121,7 +119,7 @@ class Scenes:
         if min(size_hw) < 32:
             raise ValueError(f"scene size {size_hw}: height and width must be at least 32")
         self.seed, self.size_hw, self.family = seed, size_hw, family
-        self._prepared = lru_cache(KEPT_SCENES)(self._prepare)
+        self._kept: tuple[int, _Prepared] | None = None  # the scene of the last frame, painted
 
     def scene(self, index: int) -> tuple[Image, Image]:
         """Scene `index` at rest: (H,W,3) uint8 RGB and (H,W) uint8 category ids."""
@@ -129,7 +127,9 @@ class Scenes:
 
     def frame(self, index: int, t: float) -> tuple[Image, Image]:
         """Scene `index` after `t` seconds: its objects drift and turn back at the border. Shapes as `scene`."""
-        return self._compose(self._prepared(index), t)
+        if self._kept is None or self._kept[0] != index:
+            self._kept = index, self._prepare(index)
+        return self._compose(self._kept[1], t)
 
     def _prepare(self, index: int) -> _Prepared:
         rng = np.random.default_rng((self.seed, index))
