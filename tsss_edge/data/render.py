@@ -139,8 +139,8 @@ def render(mask: Image, classes: Classes, rng: np.random.Generator, *, family: L
 def _look(category: int, family: Looks) -> Look:
     """The look of a category: its texture returns after ten (or six) categories, with other tones."""
     library = tuple((textures.FIRST if family == "a" else textures.SECOND).values())
-    tones = tones_of(category % 20) if family == "a" else other_tones_of((category + category // 16) % 16)
-    return Look(texture=library[(category + category // len(library)) % len(library)], tones=tones)
+    tones = tones_of(category % 20) if family == "a" else other_tones_of(category % 16)
+    return Look(texture=library[category % len(library)], tones=tones)
 
 
 @dataclass(frozen=True)
