@@ -75,7 +75,9 @@ class _Emitter:
             self.tensors[node] = self._input(node)
             return
         if kind not in _TRANSLATIONS:
-            raise ArtifactError(f"layer {self.names[node]} ({getattr(kind, '__name__', kind)}) has no ONNX translation here")
+            raise ArtifactError(
+                f"layer {self.names[node]} ({getattr(kind, '__name__', kind)}) has no ONNX translation here"
+            )
         _TRANSLATIONS[kind](self, node)
 
     def _input(self, node: fx.Node, index: int = 0) -> str:
@@ -115,7 +117,8 @@ class _Emitter:
         pool = self.modules[str(node.target)]
         assert isinstance(pool, nn.MaxPool2d)
         kernel, stride, pads, dilation = (
-            list(v) if isinstance(v, tuple) else [v, v] for v in (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
+            list(v) if isinstance(v, tuple) else [v, v]
+            for v in (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
         )
         more = {"dilations": dilation, "ceil_mode": int(pool.ceil_mode)}
         self._node(node, "MaxPool", [self._input(node)], kernel_shape=kernel, strides=stride, pads=pads * 2, **more)
@@ -135,7 +138,9 @@ class _Emitter:
     def interpolate(self, node: fx.Node) -> None:
         mode, factor = node.kwargs["mode"], node.kwargs["scale_factor"]
         if mode not in ("nearest", "bilinear") or not isinstance(factor, float) or node.kwargs.get("align_corners"):
-            raise ArtifactError(f"resize {self.names[node]}: only nearest and half-pixel bilinear by a factor are exported")
+            raise ArtifactError(
+                f"resize {self.names[node]}: only nearest and half-pixel bilinear by a factor are exported"
+            )
         scales = self._weight(f"{self.names[node]}.scales", np.array([1, 1, factor, factor], np.float32))
         attributes: dict[str, Any] = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
         if mode == "nearest":

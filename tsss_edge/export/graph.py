@@ -148,7 +148,9 @@ def compare(net: SegNet, graph: Any, spec: Preprocess, pictures: Sequence[NDArra
 
 def _differences(got: dict[str, NDArray[Any]], want: dict[str, NDArray[Any]]) -> NDArray[np.float64]:
     """(logit error, logit range, objectness error, share of different labels); NaN counts as infinite."""
-    errors = {n: np.nan_to_num(np.abs(got[n] - want[n]), nan=np.inf).max() for n in ("logits", "objectness") if n in got}
+    errors = {
+        n: np.nan_to_num(np.abs(got[n] - want[n]), nan=np.inf).max() for n in ("logits", "objectness") if n in got
+    }
     labels = got["labels"] if "labels" in got else got["logits"].argmax(1)
     expected = want["labels"] if "labels" in got else want["logits"].argmax(1)
     different = float((labels != expected).mean())

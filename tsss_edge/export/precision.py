@@ -46,7 +46,9 @@ def float_tensors(model: onnx.ModelProto) -> list[str]:
     return [name for node in model.graph.node for name in node.output if kinds.get(name) == TensorProto.FLOAT]
 
 
-def overflowing_nodes(model: onnx.ModelProto, peaks: Mapping[str, float], *, headroom: float = HEADROOM) -> frozenset[str]:
+def overflowing_nodes(
+    model: onnx.ModelProto, peaks: Mapping[str, float], *, headroom: float = HEADROOM
+) -> frozenset[str]:
     """Names of the nodes that FP16 cannot hold: a peak of an input or output above `FP16_MAX / headroom`, or a larger weight."""
     limit = FP16_MAX / headroom
     weights = {t.name: float(np.abs(numpy_helper.to_array(t)).max(initial=0)) for t in _float_weights(model)}
@@ -136,7 +138,9 @@ class _Caster:
         for node in self.model.graph.node:
             self._convert(node, TensorProto.FLOAT if node.name in self.kept else TensorProto.FLOAT16)
         graph = self.model.graph
-        half_qdq = any(n.op_type == "QuantizeLinear" and self._kind(n.input[0]) == TensorProto.FLOAT16 for n in self.nodes)
+        half_qdq = any(
+            n.op_type == "QuantizeLinear" and self._kind(n.input[0]) == TensorProto.FLOAT16 for n in self.nodes
+        )
         del graph.node[:], graph.initializer[:], graph.value_info[:]
         graph.node.extend(self.nodes)
         graph.initializer.extend(self.weights.values())

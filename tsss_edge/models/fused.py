@@ -20,7 +20,11 @@ from tsss_edge.errors import ArtifactError
 from tsss_edge.models import SegNet
 
 STRIDE = 8  # of logits and objectness
-_KINDS = {"to": "cast", "permute": "transpose", "interpolate": "resize"}  # PyTorch's name of a call -> the name of its node
+_KINDS = {
+    "to": "cast",
+    "permute": "transpose",
+    "interpolate": "resize",
+}  # PyTorch's name of a call -> the name of its node
 
 
 class FusedNet(nn.Module):
@@ -95,9 +99,7 @@ def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     bias = (conv.bias if conv.bias is not None else 0 * one).double()
     fused = copy.deepcopy(conv)
     fused.weight = nn.Parameter((conv.weight.double() * factor[:, None, None, None]).float(), requires_grad=False)
-    fused.bias = nn.Parameter(
-        ((bias - norm.running_mean.double()) * factor + beta).float(), requires_grad=False
-    )
+    fused.bias = nn.Parameter(((bias - norm.running_mean.double()) * factor + beta).float(), requires_grad=False)
     return fused
 
 

@@ -1,0 +1,102 @@
+"""Histogram of a tensor's magnitudes -> the range that INT8 shall cover: minmax, percentile, MSE or entropy.
+
+Every method returns a positive number not above the largest magnitude seen; a tensor that was always 0 gets `DEAD_RANGE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsss_edge.calib.histogram import Histogram
+
+Method = Literal["minmax", "percentile", "mse", "entropy"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+LEVELS = 127  # steps of a symmetric INT8 tensor on each side; -128 is used by rounding only
+DEAD_RANGE = 1e-6  # TensorRT wants scales above 0
+PERCENTILE = 99.99  # of all values, zeros included; between the 99.9 and 99.999 that peers offer
+ENTROPY_QUANTA = 128  # levels that the entropy method reduces a distribution to (TensorRT's INT8 calibration, GTC 2017)
+
+
+def choose_range(histogram: Histogram, method: Method) -> float:
+    """The largest magnitude that gets an INT8 step of its own; larger ones are clipped to it."""
+    if histogram.peak == 0:
+        return DEAD_RANGE
+    return max(min(_CHOOSERS[method](histogram), histogram.peak), DEAD_RANGE)
+
+
+def minmax(histogram: Histogram) -> float:
+    """The largest magnitude itself."""
+    return histogram.peak
+
+
+def percentile(histogram: Histogram, percent: float = PERCENTILE) -> float:
+    """The magnitude that `percent` of all values do not exceed, linear inside a bin."""
+    cumulative = np.cumsum(histogram.counts)
+    wanted = percent / 100 * cumulative[-1]
+    index = int(np.searchsorted(cumulative, wanted))
+    before = cumulative[index] - histogram.counts[index]
+    share = (wanted - before) / max(int(histogram.counts[index]), 1)
+    width = histogram.edges[1]
+    return float(histogram.edges[index] + share * width)
+
+
+def mse(histogram: Histogram, candidates: int = 128) -> float:
+    """The range with the least sum of squared differences between values and their INT8 steps; bins stand for their middles."""
+    centres, counts = histogram.centres, histogram.counts.astype(np.float64)
+    centres = np.minimum(centres, histogram.peak)
+    seen = counts > 0
+    centres, counts = centres[seen], counts[seen]
+    ranges = histogram.peak * (np.arange(candidates) + 1) / candidates
+    errors = [_squared_error(centres, counts, r) for r in ranges]
+    return float(ranges[int(np.argmin(errors))])
+
+
+def _squared_error(values: NDArray[np.float64], counts: NDArray[np.float64], limit: float) -> float:
+    step = limit / LEVELS
+    rounded = np.minimum(np.rint(values / step), LEVELS) * step
+    return float((counts * (values - rounded) ** 2).sum())
+
+
+def entropy(histogram: Histogram, stride: int = 8) -> float:
+    """The range whose 128-level version keeps most information: least Kullback-Leibler divergence.
+
+    After Migacz, "8-bit inference with TensorRT" (GTC 2017): for each candidate, values beyond it are added to its last bin
+    (the clipped distribution P), and Q is P without that tail reduced to 128 levels and spread again over the bins that
+    are not empty. Zeros (bin 0) say nothing about the range and are left out, as TensorRT leaves them out.
+    """
+    counts = histogram.counts.astype(np.float64)
+    counts[0] = 0
+    last = int(np.flatnonzero(counts)[-1]) + 1 if counts.any() else 0
+    if last <= ENTROPY_QUANTA:
+        return histogram.peak
+    ends = np.append(np.arange(ENTROPY_QUANTA, last, stride), last)
+    divergences = [_divergence(counts, int(end)) for end in ends]
+    best = int(np.argmin(divergences))
+    return histogram.peak if ends[best] == last else float(histogram.edges[ends[best]])
+
+
+def _divergence(counts: NDArray[np.float64], end: int) -> float:
+    """KL(P||Q) of clipping at bin `end`."""
+    head = counts[:end]
+    clipped = head.copy()
+    clipped[-1] += counts[end:].sum()
+    starts = np.arange(ENTROPY_QUANTA) * end // ENTROPY_QUANTA
+    filled = np.add.reduceat((head > 0).astype(np.float64), starts)
+    means = np.divide(np.add.reduceat(head, starts), filled, out=np.zeros_like(filled), where=filled > 0)
+    spread = np.repeat(means, np.diff(np.append(starts, end))) * (head > 0)
+    p, q = clipped / clipped.sum(), spread / max(spread.sum(), 1.0)
+    some = p > 0
+    return float((p[some] * np.log(p[some] / np.maximum(q[some], 1e-12))).sum())
+
+
+_CHOOSERS: dict[Method, Callable[[Histogram], float]] = {
+    "minmax": minmax,
+    "percentile": percentile,
+    "mse": mse,
+    "entropy": entropy,
+}

@@ -1,0 +1,145 @@
+"""Float graph + pictures -> the magnitudes of its activations -> CalibTable: the range of each tensor, as readable JSON.
+
+Pictures go one by one through ONNX Runtime with the wanted tensors as extra outputs. One worker a core, each with a
+histogram of its own for each tensor; histograms add up exactly, so order, batch size and number of workers do not matter,
+and memory does not grow with the number of pictures.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsss_edge.artifacts import Struct, read_json, write_json
+from tsss_edge.backends.common import import_extra
+from tsss_edge.calib.histogram import Histogram
+from tsss_edge.calib.methods import Method, choose_range
+from tsss_edge.errors import ArtifactError
+
+MOST_WORKERS = 8  # each holds the activations of one picture
+Histograms = dict[str, Histogram]
+
+
+class CalibTable(Struct, frozen=True):
+    """Ranges by tensor, and what they were measured on. A value x becomes round(x * 127 / range), clipped."""
+
+    method: Method
+    images: int
+    onnx_sha256: str  # the float graph
+    preprocess: str  # hash
+    ranges: dict[str, float]  # in the graph's order
+    peaks: dict[str, float]  # largest magnitude seen, for comparison
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, atomically."""
+        write_json(path, self)
+
+    @classmethod
+    def load(cls, path: Path) -> CalibTable:
+        """Raises: ArtifactError: missing, damaged, or a range that is no positive number."""
+        table = read_json(path, cls)
+        if bad := [t for t, r in table.ranges.items() if not (np.isfinite(r) and r > 0)]:
+            raise ArtifactError(f"{path}: the range of {bad[0]} is {table.ranges[bad[0]]}; calibrate again")
+        return table
+
+
+def make_table(
+    histograms: Histograms, method: Method, *, images: int, onnx_sha256: str, preprocess: str, exact: dict[str, float]
+) -> CalibTable:
+    """Choose the range of every tensor; `exact` ranges are known without looking (the picture itself: 255)."""
+    ranges = {t: exact[t] if t in exact else choose_range(h, method) for t, h in histograms.items()}
+    peaks = {t: h.peak for t, h in histograms.items()}
+    return CalibTable(
+        method=method, images=images, onnx_sha256=onnx_sha256, preprocess=preprocess, ranges=ranges, peaks=peaks
+    )
+
+
+def collect(
+    model: Any,
+    tensors: Sequence[str],
+    pictures: Sequence[Callable[[], NDArray[np.uint8]]],
+    *,
+    counted: bool = True,
+    workers: int | None = None,
+    tick: Callable[[], None] = lambda: None,
+) -> Histograms:
+    """Magnitudes of `tensors` over `pictures`.
+
+    Args:    model: onnx.ModelProto, float.
+             pictures: functions that load one, (N,H,W,3) uint8 at network input size; called in worker threads.
+             counted: False follows the largest magnitude only, which is all that minmax needs.
+             tick: called after each picture.
+    Raises:  ArtifactError: a tensor becomes NaN or infinite, or the graph does not load. What a picture's function raises.
+    """
+    session = _session(model, tensors)
+    queue, lock = iter(pictures), Lock()
+
+    def work() -> Histograms:
+        mine = {tensor: Histogram() for tensor in tensors}
+        try:
+            while (load := _next(queue, lock)) is not None:
+                _update(mine, session, load(), counted)
+                tick()
+        except BaseException:
+            with lock:
+                list(queue)  # nothing is left for the other workers
+            raise
+        return mine
+
+    total = {tensor: Histogram() for tensor in tensors}
+    count = min(workers or usable_cores(), MOST_WORKERS)
+    with ThreadPoolExecutor(count) as pool:
+        for part in [pool.submit(work) for _ in range(count)]:
+            for tensor, histogram in part.result().items():
+                total[tensor].merge(histogram)
+    return total
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _next(queue: Iterator[Any], lock: Lock) -> Any:
+    with lock:
+        return next(queue, None)
+
+
+def _session(model: Any, tensors: Sequence[str]) -> Any:
+    """One session for all workers, each running in its own thread, so a run uses one thread."""
+    import onnx
+
+    runtime = import_extra("onnxruntime", "onnx")
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    watched.graph.input[0].type.tensor_type.shape.dim[
+        0
+    ].dim_param = "N"  # one picture at a time, whatever the graph takes
+    del watched.graph.output[:]
+    watched.graph.output.extend(onnx.ValueInfoProto(name=tensor) for tensor in tensors)
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    options.enable_mem_pattern = False  # concurrent runs of one session; also keeps memory at what is alive
+    try:
+        return runtime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions share no base class
+        raise ArtifactError(f"ONNX Runtime refuses the graph: {str(error).splitlines()[0]}") from error
+
+
+def _update(histograms: Histograms, session: Any, picture: NDArray[np.uint8], counted: bool) -> None:
+    values = session.run(None, {session.get_inputs()[0].name: picture})
+    for (tensor, histogram), value in zip(histograms.items(), values, strict=True):
+        try:
+            histogram.update(value, counted=counted)
+        except ValueError as error:
+            raise ArtifactError(
+                f"tensor {tensor} becomes NaN or infinite on a calibration picture; use another checkpoint"
+            ) from error

@@ -1,0 +1,143 @@
+"""Dataset + CalibSet -> the pictures that calibrate: from the training split, balanced over classes, known by hash."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsss_edge.artifacts import Preprocess, sha256_bytes, sha256_file
+from tsss_edge.config import CalibSet, load_calib_set, shared_folder
+from tsss_edge.data.voc import VocDataset, read_image
+from tsss_edge.errors import DataError
+
+FEW = 128  # pictures; below, ranges of rare classes are a matter of luck (peers calibrate on 128 to 512)
+Picture = Callable[[], NDArray[np.uint8]]  # loads (1,H,W,3) uint8 RGB at network input size
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Pictures ready to load, their SHA-256 values in the same order, and where they are from."""
+
+    pictures: tuple[Picture, ...]
+    sha256: tuple[str, ...]
+    split: str
+    seed: int
+    random: bool = False
+    ids: tuple[str, ...] = ()
+
+    @property
+    def list_sha256(self) -> str:
+        """SHA-256 of the sorted values, one a line: the same for any order."""
+        return sha256_bytes("".join(f"{value}\n" for value in sorted(self.sha256)).encode())
+
+    @property
+    def note(self) -> str:
+        """A warning in words; empty when there is none."""
+        if self.random:
+            return "calibrated on NOISE: ranges have nothing to do with pictures, accuracy will suffer"
+        few = f"only {len(self.sha256)} calibration pictures, {FEW} or more are advised"
+        return few if len(self.sha256) < FEW else ""
+
+
+def choose(data: Path, spec: Preprocess, calib_set: CalibSet, *, list_folder: Path | None = None) -> Chosen:
+    """The pictures of a set, checked to be there.
+
+    Args:    data: dataset in VOC layout. list_folder: where `calib_set.list` is; None: the shared calib/.
+    Raises:  DataError: no such folder, split or listed picture, a listed id outside the split, or no pictures at all.
+    """
+    dataset = VocDataset.open(data)
+    known = dataset.ids(calib_set.split)
+    if calib_set.list:
+        ids = _listed((list_folder or shared_folder("calib")) / calib_set.list, known, data, calib_set.split)
+    else:
+        size = min(calib_set.size, len(known))
+        ids = (
+            balanced(dataset, known, size, calib_set.seed)
+            if calib_set.balanced
+            else spread(known, size, calib_set.seed)
+        )
+    paths = [dataset.image_path(image_id) for image_id in ids]
+    return Chosen(
+        pictures=tuple(partial(load_picture, path, spec) for path in paths),
+        sha256=tuple(sha256_file(path) for path in paths),
+        split=calib_set.split,
+        seed=calib_set.seed,
+        ids=tuple(ids),
+    )
+
+
+def find_set(name_or_path: str) -> tuple[CalibSet, Path]:
+    """A set by name or .toml, and the folder its list is in. Raises: ArtifactError: unknown or damaged."""
+    found = load_calib_set(name_or_path)
+    is_path = Path(name_or_path).suffix == ".toml"
+    return found, Path(name_or_path).parent if is_path else shared_folder("calib")
+
+
+def load_picture(path: Path, spec: Preprocess) -> NDArray[np.uint8]:
+    """A picture as the network gets it: (1,H,W,3) uint8 RGB. Raises: DataError: unreadable."""
+    from tsss_edge.kernels.preprocess import preprocess
+
+    return preprocess(read_image(path), spec, bgr=False)[None]
+
+
+def noise(spec: Preprocess, size: int, seed: int) -> Chosen:
+    """Uniform noise instead of pictures, marked as such: for trying the chain without data, never for use."""
+    shape = (1, *spec.size_hw, 3)
+
+    def load(index: int) -> NDArray[np.uint8]:
+        return np.random.default_rng([seed, index]).integers(0, 256, shape, dtype=np.uint8)
+
+    hashes = tuple(sha256_bytes(load(i).tobytes()) for i in range(size))
+    return Chosen(tuple(partial(load, i) for i in range(size)), hashes, split="", seed=seed, random=True)
+
+
+def balanced(dataset: VocDataset, ids: Sequence[str], size: int, seed: int) -> tuple[str, ...]:
+    """`size` of `ids` in which rare classes come as often as they can: sorted ids, the same for the same seed.
+
+    Again and again the class seen least so far gives its next picture, in an order shuffled once by `seed`; a picture
+    counts for all of its classes (ours). Pictures without objects come last.
+    """
+    labels = {image_id: dataset.image_labels(image_id) for image_id in ids}
+    order = shuffled(ids, seed)
+    waiting = {c: [i for i in reversed(order) if c in labels[i]] for c in dataset.classes.objects}
+    seen: Counter[int] = Counter()
+    taken: dict[str, None] = {}
+    while len(taken) < size and any(waiting.values()):
+        rarest = min((c for c in waiting if waiting[c]), key=lambda c: (seen[c], c))
+        image_id = waiting[rarest].pop()
+        if image_id not in taken:
+            taken[image_id] = None
+            seen.update(labels[image_id])
+    rest = (i for i in order if i not in taken)
+    return tuple(sorted([*taken, *(next(rest) for _ in range(size - len(taken)))]))
+
+
+def spread(ids: Sequence[str], size: int, seed: int) -> tuple[str, ...]:
+    """`size` of `ids` at random, sorted."""
+    return tuple(sorted(shuffled(ids, seed)[:size]))
+
+
+def shuffled(ids: Sequence[str], seed: int) -> list[str]:
+    """Ids in an order that depends on the seed and on nothing else (not on the order they are listed in)."""
+    sorted_ids = sorted(ids)
+    return [sorted_ids[i] for i in np.random.default_rng(seed).permutation(len(sorted_ids))]
+
+
+def _listed(path: Path, known: Sequence[str], data: Path, split: str) -> tuple[str, ...]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such list of calibration pictures; expected one image id a line")
+    ids = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+    if not ids:
+        raise DataError(f"{path}: the list is empty; expected one image id a line")
+    if strangers := sorted(set(ids) - set(known)):
+        raise DataError(
+            f"{path}: {len(strangers)} of {len(ids)} pictures ({strangers[0]}, ...) are not in split {split!r} of {data}; "
+            "this calibration set is for another dataset"
+        )
+    return ids
