@@ -101,11 +101,15 @@ def labels_csv(labels: Mapping[str, frozenset[int]]) -> bytes:
 
 
 @contextmanager
-def progress(total: int, what: str) -> Iterator[Callable[[], None]]:
-    """A bar on standard error where that is a terminal; yields what to call after each item."""
+def progress(total: int, what: str) -> Iterator[Callable[..., None]]:
+    """A bar on standard error where that is a terminal; yields what to call after each item, or with how many."""
     from rich.console import Console
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)
+
+        def advance(amount: int = 1) -> None:
+            bar.advance(task, amount)
+
+        yield advance

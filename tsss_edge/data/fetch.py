@@ -1,0 +1,209 @@
+"""`voc2012` or `sbd` -> the official data, downloaded, checked and laid out as a VOC set.
+
+`voc2012` is the 2012 trainval archive. `sbd` adds the masks of the Semantic Boundaries Dataset (Hariharan et al., ICCV 2011)
+to a fetched VOC 2012 and writes the usual list `trainaug`: VOC train and SBD without VOC val. SHA-256 sums and sizes
+are those published with torchvision's prototype datasets and TensorFlow Datasets.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsss_edge.artifacts import Struct, write_bytes
+from tsss_edge.data.download import download, require_room
+from tsss_edge.data.voc import VOC_NAMES, VocDataset, write_mask
+from tsss_edge.data.writing import RECIPE, claim, progress
+from tsss_edge.errors import DataError, UnavailableError
+
+Name = Literal["voc2012", "sbd"]
+MAX_FILE = 64 << 20  # bytes of one file in an archive; the largest real ones are below 1 MiB
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One official file. `inside` is the folder of the archive that is taken."""
+
+    url: str
+    sha256: str
+    size: int
+    inside: str
+    license: str
+
+    @property
+    def file(self) -> str:
+        """Its name on disk."""
+        return self.url.rsplit("/", 1)[1]
+
+
+ARCHIVES: dict[Name, Archive] = {
+    "voc2012": Archive(
+        url="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+        sha256="e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb",
+        size=1_999_639_040,
+        inside="VOCdevkit/VOC2012/",
+        license="PASCAL VOC 2012: pictures from flickr, under flickr's terms of use; for research. Cite Everingham et al., 2012.",
+    ),
+    "sbd": Archive(
+        url="https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
+        sha256="6a5a2918d5c73ce032fdeba876574d150d9d04113ab87540a1304cbcc715be53",
+        size=1_419_539_633,
+        inside="benchmark_RELEASE/dataset/",
+        license="SBD: annotations of PASCAL VOC 2011 pictures, whose terms of use hold; for research. Cite Hariharan et al., 2011.",
+    ),
+}
+LAST: dict[Name, str] = {  # the file that is written last: with it, a set is whole
+    "voc2012": "ImageSets/Segmentation/val.txt",
+    "sbd": "ImageSets/Segmentation/trainaug.txt",
+}
+VOC_FILES = re.compile(r"(JPEGImages/[\w-]+\.jpg|SegmentationClass/[\w-]+\.png|Annotations/[\w-]+\.xml)")
+VOC_LISTS = re.compile(r"ImageSets/Segmentation/(train|val|trainval)\.txt")
+SBD_MASKS = re.compile(r"cls/([\w-]+)\.mat")
+
+
+class FetchReport(Struct, frozen=True):
+    """What `fetch` made. `files` counts what was written from the archive."""
+
+    name: str
+    root: str
+    files: int
+    splits: dict[str, int]
+    license: str
+
+    def summary(self) -> str:
+        """For a terminal."""
+        lists = ", ".join(f"{split} {count}" for split, count in self.splits.items())
+        return f"{self.root}: {self.files} files of {self.name}; lists: {lists}\n{self.license}"
+
+
+def fetch(name: Name, out: Path, *, mirror: str | None = None, keep_archive: bool = False) -> FetchReport:
+    """Download and lay out one of the official sets; run it again after an interruption to continue;
+    what is whole already is left alone (`files` is 0 then).
+
+    Args:   out: folder of the set; for `sbd` one that `voc2012` was fetched to.
+            mirror: address of a folder that holds the archive under its own name; its SHA-256 is checked all the same.
+    Raises: DataError: see `download`; the archive is not as expected; `out` holds something else.
+            UnavailableError: `sbd` without SciPy, which reads its MATLAB files.
+    """
+    archive = ARCHIVES[name]
+    _prepare(name, out)
+    files = 0 if (out / LAST[name]).is_file() else _fetch(name, archive, out, mirror, keep_archive=keep_archive)
+    dataset = VocDataset.open(out)
+    splits = {split: len(dataset.ids(split)) for split in dataset.splits}
+    return FetchReport(name=name, root=str(out), files=files, splits=splits, license=archive.license)
+
+
+def _fetch(name: Name, archive: Archive, out: Path, mirror: str | None, *, keep_archive: bool) -> int:
+    path = out / "downloads" / archive.file
+    url = f"{mirror.rstrip('/')}/{archive.file}" if mirror else archive.url
+    require_room(out, archive.size)  # what is unpacked is about as large as the archive
+    with progress(archive.size, f"{name}: downloading") as advance:
+        download(url, path, sha256=archive.sha256, size=archive.size, advance=advance)
+    with progress(archive.size, f"{name}: unpacking") as advance:
+        files = UNPACKERS[name](members(path, archive.inside, advance), out)
+    if not keep_archive:
+        path.unlink()
+        if not any(path.parent.iterdir()):
+            path.parent.rmdir()
+    return files
+
+
+def _prepare(name: Name, out: Path) -> None:
+    """Refuse before the download what would be refused after it."""
+    if name == "voc2012":
+        claim(out, {"made by": "tsss-edge data fetch voc2012"})
+        return
+    if not (out / RECIPE).is_file() or not (out / "ImageSets/Segmentation/val.txt").is_file():
+        raise DataError(
+            f"{out}: no VOC 2012 there; SBD adds masks to it: run `tsss-edge data fetch voc2012 --out {out}` first"
+        )
+    try:
+        import scipy.io  # noqa: F401
+    except ImportError as error:
+        raise UnavailableError(
+            "SBD masks are MATLAB files, SciPy reads them: pip install 'tsss-edge[train]'"
+        ) from error
+
+
+def members(path: Path, inside: str, advance: Callable[..., None] = lambda _: None) -> Iterator[tuple[str, bytes]]:
+    """Regular files of a tar archive below the folder `inside`: (name below it, content). Nothing is written.
+
+    Links, devices and names that leave `inside` are never opened. Raises: DataError: damaged, or a file is too large.
+    """
+    try:
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r|*") as archive:
+            place = 0
+            for member in archive:
+                advance(file.tell() - place)
+                place = file.tell()
+                if not member.isreg() or not member.name.startswith(inside):
+                    continue
+                if member.size > MAX_FILE:
+                    raise DataError(f"{path}: {member.name} has {member.size} bytes, expected at most {MAX_FILE}")
+                content = archive.extractfile(member)
+                assert content is not None, "a regular file has content"
+                yield member.name.removeprefix(inside), content.read()
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise DataError(f"{path}: not a readable archive ({error}); delete it and fetch it again") from error
+
+
+def unpack_voc(content: Iterator[tuple[str, bytes]], out: Path) -> int:
+    """Write pictures, masks and annotations as they come, the lists at the end. Returns the number of files."""
+    lists: dict[str, bytes] = {}
+    count = 0
+    for name, data in content:
+        if VOC_LISTS.fullmatch(name):
+            lists[name] = data
+        elif VOC_FILES.fullmatch(name):
+            write_bytes(out / name, data)
+            count += 1
+    if not {f"ImageSets/Segmentation/{split}.txt" for split in ("train", "val")} <= set(lists):
+        raise DataError(f"{out}: the archive has no segmentation lists; fetch it again")
+    write_bytes(out / "classes.txt", ("\n".join(VOC_NAMES) + "\n").encode())
+    for name, data in sorted(lists.items()):
+        write_bytes(out / name, data)
+    return count
+
+
+def unpack_sbd(content: Iterator[tuple[str, bytes]], out: Path) -> int:
+    """Write masks that VOC has not, and the list `trainaug`. Returns the number of masks.
+
+    VOC's own masks stay: they are finer, and have the 255 border.
+    """
+    dataset = VocDataset.open(out)
+    val, chosen, count = set(dataset.ids("val")), set(dataset.ids("train")), 0
+    original = val | chosen
+    for name, data in content:
+        if not (match := SBD_MASKS.fullmatch(name)) or match[1] in val:
+            continue
+        chosen.add(match[1])
+        if match[1] not in original:
+            write_mask(dataset.mask_path(match[1]), read_sbd(data, name))
+            count += 1
+    if not count:
+        raise DataError(f"{out}: the archive has no masks; fetch it again")
+    write_bytes(out / "ImageSets/Segmentation/trainaug.txt", ("\n".join(sorted(chosen)) + "\n").encode())
+    return count
+
+
+def read_sbd(data: bytes, name: str) -> NDArray[np.uint8]:
+    """A MATLAB file of SBD -> its class mask, (H,W) uint8. Raises: DataError: it has none."""
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    try:
+        mask = loadmat(io.BytesIO(data))["GTcls"]["Segmentation"][0, 0]
+    except (MatReadError, KeyError, ValueError, IndexError, TypeError, NotImplementedError) as error:
+        raise DataError(f"{name}: not a class mask of SBD ({error}); fetch it again") from error
+    return np.ascontiguousarray(mask, dtype=np.uint8)
+
+
+UNPACKERS: dict[Name, Callable[[Iterator[tuple[str, bytes]], Path], int]] = {"voc2012": unpack_voc, "sbd": unpack_sbd}
