@@ -48,7 +48,7 @@ def test_load_gives_the_same_maps_and_refuses_other_stages(tmp_path: Path) -> No
     checkpoint = save(tmp_path / "c.pt", "classifier")
     x = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
-        maps, scores = load_classifier(checkpoint)(x)
+        maps, scores, _ = load_classifier(checkpoint)(x)
     assert maps.shape == (1, 3, 8, 8)
     assert scores.shape == (1, 3)
     with pytest.raises(ArtifactError, match="expected a classifier"):

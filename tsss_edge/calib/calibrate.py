@@ -14,7 +14,8 @@ import tsss_edge
 from tsss_edge.artifacts import CalibrationRecord, OnnxModel
 from tsss_edge.backends.common import import_extra
 from tsss_edge.calib.methods import METHODS, Method
-from tsss_edge.calib.qdq import Options, exact_ranges, insert_qdq, wanted_tensors
+from tsss_edge.calib.placement import Options, exact_ranges, wanted_tensors
+from tsss_edge.calib.qdq import insert_qdq
 from tsss_edge.calib.ranges import CalibTable, Histograms, collect, make_table
 from tsss_edge.calib.sets import Chosen, choose, find_set, noise
 from tsss_edge.config import CalibSet

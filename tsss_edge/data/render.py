@@ -137,10 +137,12 @@ def render(mask: Image, classes: Classes, rng: np.random.Generator, *, family: L
 
 
 def _look(category: int, family: Looks) -> Look:
-    """The look of a category: its texture returns after ten (or six) categories, with other tones."""
-    library = tuple((textures.FIRST if family == "a" else textures.SECOND).values())
-    tones = tones_of(category % 20) if family == "a" else other_tones_of(category % 16)
-    return Look(texture=library[category % len(library)], tones=tones)
+    """The look of a category: its texture returns after some categories with other tones, or the other way round."""
+    if family == "a":
+        library, turn, tones = tuple(textures.FIRST.values()), category // 10, tones_of(category % 20)
+    else:
+        library, turn, tones = tuple(textures.SECOND.values()), 0, other_tones_of(category % 16)
+    return Look(texture=library[(category + turn) % len(library)], tones=tones)
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ SHARPNESS = 4.0  # r of the log-mean-exp pooling: 0 is the mean, infinity the ma
 
 
 class ClassMaps(NamedTuple):
-    """maps: (N,K,h,w) logits of each class in each cell; scores: (N,K) image-level logits."""
+    """maps: (N,K,h,w) logits of each class in each cell; scores: (N,K) image-level; objectness: (N,1,h,w) logits."""
 
     maps: Tensor
     scores: Tensor
+    objectness: Tensor
 
 
 class Classifier(nn.Module):
@@ -37,7 +38,7 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> ClassMaps:
         """(N,3,H,W) -> maps and scores."""
         maps, objectness = self.net(x)
-        return ClassMaps(maps, pool(maps.float(), objectness.detach().float().sigmoid()))
+        return ClassMaps(maps, pool(maps.float(), objectness.detach().float().sigmoid()), objectness)
 
 
 def pool(maps: Tensor, weight: Tensor, sharpness: float = SHARPNESS) -> Tensor:

@@ -26,7 +26,8 @@ from tsss_edge.train.loop import Moment, Stage, train
 from tsss_edge.train.losses import cell_shares, class_loss
 from tsss_edge.train.validate import Views
 
-PIXEL_WEIGHT = 1.0  # of the strong pixels' loss beside the image-level loss (ours)
+IMAGE_WEIGHT, PIXEL_WEIGHT, PARTIAL_WEIGHT, FAIR_WEIGHT = 0.3, 1.0, 1.0, 0.5  # of the losses (ours)
+SURELY_OBJECT = 0.5  # L-Net's probability from which a cell must show one of the picture's categories
 
 
 def train_classifier(
@@ -74,12 +75,62 @@ class ClassifierStep:
         self._classifier, self._config = classifier, config
 
     def __call__(self, batch: Batch, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
-        maps, scores = self._classifier(network_input(batch.images, self._config.preprocess.scale))
+        maps, scores, objectness = self._classifier(network_input(batch.images, self._config.preprocess.scale))
         image_level = F.binary_cross_entropy_with_logits(scores[:, 1:], batch.labels[:, 1:])
         image_level = image_level * (scores.shape[1] - 1) ** 0.5  # a sum would drown the pixels, a mean the categories
         shares = cell_shares(batch.masks, maps.shape[1], stride=8)
         pixels = class_loss(maps[:, 1:], shares[:, 1:])
-        return image_level + PIXEL_WEIGHT * pixels, {"image": image_level, "pixels": pixels}
+        unknown = self._unknown_objects(objectness, shares)
+        hidden = hidden_categories(batch.labels, shares)
+        partial = partial_label_loss(maps.float(), unknown, hidden)
+        fair = fair_share_loss(maps.float(), unknown, hidden)
+        loss = IMAGE_WEIGHT * image_level + PIXEL_WEIGHT * pixels + PARTIAL_WEIGHT * partial + FAIR_WEIGHT * fair
+        return loss, {"image": image_level, "pixels": pixels, "partial": partial, "fair": fair}
+
+    def _unknown_objects(self, objectness: Tensor, shares: Tensor) -> Tensor:
+        """(N,1,h,w), 0-1: how much a cell is object by L-Net and of no known category."""
+        unknown = 1 - shares.sum(dim=1, keepdim=True)
+        return unknown * (objectness.detach().float().sigmoid() > SURELY_OBJECT)
+
+
+def hidden_categories(labels: Tensor, shares: Tensor) -> Tensor:
+    """(N,K), 0 or 1: categories of the picture that unknown pixels may show.
+
+    A category with known pixels in a picture is known everywhere in it, so what is unknown there is another one.
+    """
+    hidden = labels * (shares.amax(dim=(2, 3)) == 0)
+    return torch.where(hidden.sum(dim=1, keepdim=True) > 0, hidden, labels)
+
+
+def fair_share_loss(maps: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of equal shares against the shares that a picture's categories have of its foreground (ours).
+
+    Without it, partial labels are also satisfied by one category that swallows all others. A logarithm near zero, flat
+    elsewhere: it says "every named category is somewhere", hardly how large it is.
+    """
+    inside = labels[:, 1:].sum(dim=1)
+    several = (inside > 1) & (weight.sum(dim=(1, 2, 3)) > 0)
+    if not bool(several.any()):
+        return maps.new_zeros(())
+    absent = (labels[several, 1:] == 0)[:, :, None, None]
+    p = maps[several, 1:].masked_fill(absent, -1e4).softmax(dim=1)
+    w = weight[several]
+    share = (p * w).sum(dim=(2, 3)) / w.sum(dim=(2, 3))
+    target = labels[several, 1:] / inside[several, None]
+    return -(target * share.clamp(min=1e-4).log()).sum(dim=1).mean()
+
+
+def partial_label_loss(maps: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """-log of the probability that a cell shows *one of the picture's* categories, a mean over `weight` (ours).
+
+    A picture with one category is thereby as good as a mask of its foreground; one with several is sorted out by what
+    the others taught, as in learning from partial labels (Cour et al., JMLR 12, 2011).
+    Args: maps: (N,K,h,w), column 0 unused. weight: (N,1,h,w), 0-1. labels: (N,K), 0 or 1.
+    """
+    log_p = F.log_softmax(maps[:, 1:], dim=1)
+    absent = (labels[:, 1:] == 0)[:, :, None, None]
+    inside = torch.logsumexp(log_p.masked_fill(absent, -1e4), dim=1, keepdim=True).clamp(min=-50.0)
+    return -(weight * inside).sum() / weight.sum().clamp(min=1.0)
 
 
 class _Validation:

@@ -39,10 +39,11 @@ class Stateful(Protocol):
 
 @dataclass(frozen=True)
 class Moment:
-    """Where training is: optimizer steps done, and their share of the whole, 0-1."""
+    """Where training is: optimizer steps done, their share of the whole (0-1), and the averaged network so far."""
 
     step: int
     done: float
+    average: nn.Module | None = None
 
 
 Step = Callable[[Batch, Moment], tuple[Tensor, dict[str, Tensor]]]
@@ -65,6 +66,7 @@ class Stage:
     key: str = ""
     strong: tuple[str, ...] = ()
     beside: dict[str, Stateful] = field(default_factory=dict)
+    options: dict[str, float] = field(default_factory=dict)  # switches of the stage that a resumed run must share
     classes: Classes | None = None  # of the checkpoint, where they are not the data set's
 
 
@@ -84,16 +86,15 @@ def train(stage: Stage, config: TrainConfig, out: Path, *, resume: bool = False)
     meta = describe(stage, config)
     first, best = 0, -math.inf
     if begin(out, config, resume):
-        first, best = restore(out / "last.pt", meta, net, beside)
+        first, best = restore(out / "last.pt", meta, net, beside, stage.options)
     total = stage.samples.steps * config.epochs
 
     with Log(out, first) as log, progress(f"{stage.name} {config.arch}", total, first * stage.samples.steps) as tick:
         for epoch in range(first, config.epochs):
             net.train()
             for index, batch in enumerate(stage.samples.batches(epoch)):
-                moment = Moment(
-                    epoch * stage.samples.steps + index, (epoch + index / stage.samples.steps) / config.epochs
-                )
+                step = epoch * stage.samples.steps + index
+                moment = Moment(step, step / total, average.net)
                 set_lr(optimizer, learning_rate(config, moment, stage.samples.steps))
                 with torch.autocast(device.type, autocast_dtype(config, device), enabled=config.amp):
                     loss, parts = stage.step(batch.to(device), moment)
@@ -116,9 +117,8 @@ def train(stage: Stage, config: TrainConfig, out: Path, *, resume: bool = False)
                 best = score
                 Checkpoint.save(out / "best.pt", described, average.net.state_dict())
             state = {name: part.state_dict() for name, part in beside.items()}
-            Checkpoint.save(
-                out / "last.pt", described, net.state_dict(), {"epoch": epoch + 1, "best": best, "beside": state}
-            )
+            resumed = {"epoch": epoch + 1, "best": best, "beside": state, "options": stage.options}
+            Checkpoint.save(out / "last.pt", described, net.state_dict(), resumed)
     return Checkpoint.load(out / "best.pt")
 
 
@@ -153,7 +153,7 @@ class Average:
     """Exponential moving average of a network's weights and statistics; what is evaluated and saved as best.pt."""
 
     def __init__(self, net: nn.Module, decay: float) -> None:
-        self.net = copy.deepcopy(net).requires_grad_(False)
+        self.net = copy.deepcopy(net).requires_grad_(False).eval()
         self._decay = decay
 
     @torch.no_grad()
@@ -225,14 +225,16 @@ def describe(stage: Stage, config: TrainConfig) -> CheckpointMeta:
     )
 
 
-def restore(path: Path, meta: CheckpointMeta, net: nn.Module, beside: dict[str, Any]) -> tuple[int, float]:
+def restore(
+    path: Path, meta: CheckpointMeta, net: nn.Module, beside: dict[str, Stateful], options: dict[str, float]
+) -> tuple[int, float]:
     """Load everything that last.pt holds -> (epochs done, best score so far).
 
     Raises: ArtifactError: the run was started with other settings or other categories.
     """
     checkpoint = Checkpoint.load(path)
-    require_same_run(path, checkpoint.meta, meta)
     saved = checkpoint.resume()
+    require_same_run(path, (checkpoint.meta, saved.get("options")), (meta, options))
     try:
         net.load_state_dict(checkpoint.state())
         for name, part in beside.items():
@@ -242,9 +244,12 @@ def restore(path: Path, meta: CheckpointMeta, net: nn.Module, beside: dict[str, 
     return int(saved["epoch"]), float(saved["best"])
 
 
-def require_same_run(path: Path, saved: CheckpointMeta, now: CheckpointMeta) -> None:
-    """Raise ArtifactError when a run would go on with settings it was not started with."""
-    a, b = ({**m.training, "stage": m.stage, "strong": list(m.strong), "classes": m.classes} for m in (saved, now))
+def require_same_run(path: Path, saved: tuple[CheckpointMeta, Any], now: tuple[CheckpointMeta, Any]) -> None:
+    """Raise ArtifactError when a run would go on with settings or switches it was not started with."""
+    a, b = (
+        {**meta.training, "stage": meta.stage, "strong": meta.strong, "classes": meta.classes, "switches": options}
+        for meta, options in (saved, now)
+    )
     changed = [key for key in b if a.get(key) != b[key] and key not in ("device", "threads")]
     if changed:
         raise ArtifactError(

@@ -33,6 +33,7 @@ from tsss_edge.train.label import find_lnet
 from tsss_edge.train.loader import Batch, MaskOf, Samples, network_input
 from tsss_edge.train.loop import Moment, Stage, train
 from tsss_edge.train.losses import cell_shares, class_loss, object_loss
+from tsss_edge.train.refine import cut_and_mix, refine
 from tsss_edge.train.validate import Views, class_scores
 
 OBJECT_WEIGHT = 0.5
@@ -51,12 +52,15 @@ def train_pnet(
     labels: Path,
     strong: Sequence[str],
     adversarial: bool = True,
+    mean_teacher: bool = True,
+    cutmix: bool = False,
     resume: bool = False,
 ) -> Checkpoint:
     """Train P-Net on all categories of `data`.
 
     Args:    lnet: L-Net's run, where P-Net's weights start. labels: folder that `write_labels` filled.
              adversarial: with the discriminator (left out where there is no strong or no weak image).
+             mean_teacher, cutmix: see train/refine.py.
     Metrics: mIoU in percent and pixel accuracy on "val". The newest weights are kept: no mask of a weak category may
              choose them.
     Raises:  DataError: unusable data, or a weak image without label. ArtifactError: another architecture or run.
@@ -69,7 +73,16 @@ def train_pnet(
     ids = training_split(dataset)
     weak = frozenset(supervision.weak_ids("train"))
     augment = TrainAugment(config.size_hw, config.preprocess, config.scale_range)
-    samples = Samples(dataset, ids, mask_of, augment, batch=config.batch, seed=config.seed, weak=weak)
+    samples = Samples(
+        dataset,
+        ids,
+        mask_of,
+        augment,
+        batch=config.batch,
+        seed=config.seed,
+        labels_of=supervision.image_labels,
+        weak=weak,
+    )
     duel = Duel(config) if adversarial and 0 < len(weak) < len(ids) else None
     weights = class_weights(dataset, ids, mask_of, config.balance)
     views = Views(dataset, dataset.ids("val"), config.preprocess)
@@ -77,9 +90,10 @@ def train_pnet(
         name="pnet",
         net=net,
         samples=samples,
-        step=PNetStep(net, config, weights, duel),
+        step=PNetStep(net, config, weights, duel, mean_teacher=mean_teacher, cutmix=cutmix),
         validate=lambda averaged: class_scores(averaged, views),
         strong=tuple(strong),
+        options={"adversarial": duel is not None, "mean_teacher": mean_teacher, "cutmix": cutmix},
         beside={"discriminator": duel.net, "discriminator_optimizer": duel.optimizer} if duel else {},
     )
     return train(stage, config, out, resume=resume)
@@ -140,13 +154,27 @@ class Duel:
 class PNetStep:
     """Cross-entropy and objectness on what may be seen of every image, and the duel with D."""
 
-    def __init__(self, net: SegNet, config: TrainConfig, weights: Tensor | None, duel: Duel | None) -> None:
+    def __init__(
+        self,
+        net: SegNet,
+        config: TrainConfig,
+        weights: Tensor | None,
+        duel: Duel | None,
+        *,
+        mean_teacher: bool,
+        cutmix: bool,
+    ) -> None:
         self._net, self._config, self._weights, self._duel = net, config, weights, duel
+        self._mean_teacher, self._cutmix = mean_teacher, cutmix
 
     def __call__(self, batch: Batch, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
         x = network_input(batch.images, self._config.preprocess.scale)
+        shares = cell_shares(batch.masks, batch.labels.shape[1], self._config.loss_stride)
+        if self._mean_teacher and moment.average is not None:
+            shares = refine(shares, x, batch, moment.average, moment.done)
+        if self._cutmix:
+            x, shares = cut_and_mix(x, shares, self._config.seed, moment.step)
         logits, objectness = self._net(x)
-        shares = cell_shares(batch.masks, logits.shape[1], self._config.loss_stride)
         weights = self._weights.to(shares.device) if self._weights is not None else None
         parts = {"class": class_loss(logits, shares, weights), "object": object_loss(objectness, shares)}
         loss = parts["class"] + OBJECT_WEIGHT * parts["object"]
