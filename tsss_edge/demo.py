@@ -13,11 +13,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from tsss_edge.artifacts import Checkpoint, Struct, write_json
 from tsss_edge.config import TrainConfig, load_target
 
+if TYPE_CHECKING:
+    from tsss_edge.bench import BenchReport
+    from tsss_edge.parity import ParityReport
+    from tsss_edge.stream.loop import StreamReport
+
 STRONG_FRACTION = 0.5
 STREAM_FRAMES = 300
+PYTORCH = "pytorch fp32 cpu"  # the back end's name of a checkpoint that runs on the CPU
 
 
 class DemoSummary(Struct, frozen=True):
@@ -33,7 +41,7 @@ class DemoSummary(Struct, frozen=True):
     agreement: float
     parity_passed: bool
     latency_ms: dict[str, float]
-    speedup_int8: float  # over PyTorch eager FP32 on this machine
+    speedup_int8: float  # over PyTorch eager FP32, in alternating rounds on this machine
     stream: dict[str, Any]
     seconds: dict[str, float]
     total_s: float
@@ -82,21 +90,20 @@ def run_demo(out: Path, *, seed: int = 0) -> DemoSummary:
     supervised, method, label_miou = _train(out, data, clock, seed)
     fp32, int8 = _build(method, out, data, clock)
     parity, bench, stream = _prove(method, fp32, int8, out, data, clock)
-    latency = {name: float(value["p50"]) for name, value in bench.items()}
-    miou = {name: float(c.meta.metrics["miou"]) for name, c in (("supervised", supervised), ("method", method))}
+    miou_supervised, miou_pnet = (checkpoint.meta.metrics["miou"] for checkpoint in (supervised, method))
     summary = DemoSummary(
-        miou_supervised=miou["supervised"],
+        miou_supervised=miou_supervised,
         miou_labels=label_miou,
-        miou_pnet=miou["method"],
-        ratio=miou["method"] / miou["supervised"],
+        miou_pnet=miou_pnet,
+        ratio=miou_pnet / miou_supervised,
         miou_fp32=parity.miou_reference,
         miou_int8=parity.miou_engine,
         int8_drop=parity.miou_drop,
         agreement=parity.pixel_agreement,
         parity_passed=parity.passed,
-        latency_ms=latency,
-        speedup_int8=latency["PyTorch FP32"] / latency["INT8 engine"],
-        stream=stream,
+        latency_ms={bench.runs_on: bench.latency_ms.p50} | {n: t.latency_ms.p50 for n, t in bench.compare.items()},
+        speedup_int8=bench.compare[PYTORCH].ratio,
+        stream=msgspec.to_builtins(stream),
         seconds=clock.seconds,
         total_s=round(sum(clock.seconds.values()), 1),
     )
@@ -150,8 +157,8 @@ def _build(method: Checkpoint, out: Path, data: Path, clock: _Clock) -> tuple[Pa
 
 def _prove(
     method: Checkpoint, fp32: Path, int8: Path, out: Path, data: Path, clock: _Clock
-) -> tuple[ParityReport, dict[str, float], StreamReport]:
-    """Parity report, median latencies by name, stream report."""
+) -> tuple[ParityReport, BenchReport, StreamReport]:
+    """What `parity`, `bench` and `stream` found."""
     from tsss_edge.bench import bench_engine
     from tsss_edge.parity import check_parity
     from tsss_edge.stream.loop import stream

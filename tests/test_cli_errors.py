@@ -1,0 +1,220 @@
+"""Bad input at the command line: one clear line, the right exit code, and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from netkit import checkpoint, write_set
+from PIL import Image
+
+from tsss_edge.artifacts import Checkpoint
+from tsss_edge.cli import main
+from tsss_edge.config import load_target
+from tsss_edge.export.engine import build_engine
+from tsss_edge.export.graph import export_onnx
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """data/ (a small set), net.pt, net.onnx, net.fp32.xml with its record, clip.mp4 of nothing."""
+    root = tmp_path_factory.mktemp("made")
+    write_set(root / "data")
+    checkpoint(root / "net.pt")
+    export_onnx(root / "net.pt", root / "net.onnx")
+    build_engine(root / "net.onnx", load_target("cpu"), root / "net.xml", precision="fp32")
+    return root
+
+
+@pytest.fixture
+def world(made: Path, tmp_path: Path) -> Path:
+    """A copy of `made` that a test may break."""
+    return shutil.copytree(made, tmp_path / "world")
+
+
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run `tsss-edge ARGS` in this process -> (exit code, what it wrote to standard error)."""
+
+    def call(*args: str | Path) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["tsss-edge", *map(str, args)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return int(stopped.value.code or 0), capsys.readouterr().err
+
+    return call
+
+
+def train_arguments(world: Path) -> list[str | Path]:
+    return ["train", "supervised", "--data", world / "data", "--size", "64", "--epochs", "1", "--out", world / "out"]
+
+
+
+def remove_folder(world: Path) -> None:
+    shutil.rmtree(world / "data")
+
+
+def remove_mask(world: Path) -> None:
+    (world / "data/SegmentationClass/t0.png").unlink()
+
+
+def shrink_mask(world: Path) -> None:
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(world / "data/SegmentationClass/t0.png")
+
+
+def unknown_class(world: Path) -> None:
+    Image.fromarray(np.full((48, 64), 77, np.uint8)).save(world / "data/SegmentationClass/t0.png")
+
+
+def empty_split(world: Path) -> None:
+    (world / "data/ImageSets/Segmentation/train.txt").write_text("")
+
+
+def truncated_picture(world: Path) -> None:
+    picture = world / "data/JPEGImages/t0.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)).save(picture)
+    picture.write_bytes(picture.read_bytes()[:400])
+    (world / "data/JPEGImages/t0.png").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (remove_folder, "data"),
+        (remove_mask, "t0"),
+        (shrink_mask, r"t0.*8x8|t0.*\(8, 8\)"),
+        (unknown_class, r"t0.*77"),
+        (empty_split, "train"),
+        (truncated_picture, "t0"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_training_refuses_a_bad_set(world: Path, run: Run, damage: Callable[[Path], None], says: str) -> None:
+    damage(world)
+    code, error = run(*train_arguments(world))
+    assert code == 1
+    require_one_line(error, says)
+    assert not (world / "out/best.pt").exists()
+    assert not (world / "out/last.pt").exists()
+
+
+def test_training_on_the_unbroken_set_works(world: Path, run: Run) -> None:
+    assert run(*train_arguments(world)) == (0, "")
+    assert (world / "out/best.pt").is_file()
+
+
+def other_architecture(world: Path) -> None:
+    old = Checkpoint.load(world / "net.pt")
+    state = {name: tensor for name, tensor in old.state().items() if "decoder" not in name}
+    Checkpoint.save(world / "net.pt", old.meta, state)
+
+
+def nan_weight(world: Path) -> None:
+    old = Checkpoint.load(world / "net.pt")
+    state = old.state()
+    next(iter(state.values())).view(-1)[0] = torch.nan
+    Checkpoint.save(world / "net.pt", old.meta, state)
+
+
+def truncated_checkpoint(world: Path) -> None:
+    (world / "net.pt").write_bytes((world / "net.pt").read_bytes()[:5000])
+
+
+def foreign_checkpoint(world: Path) -> None:
+    torch.save({"model": torch.zeros(3)}, world / "net.pt")
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (other_architecture, "do not fit"),
+        (nan_weight, "NaN"),
+        (truncated_checkpoint, "not a readable checkpoint"),
+        (foreign_checkpoint, "not a tsss-edge checkpoint"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_export_refuses_a_bad_checkpoint(world: Path, run: Run, damage: Callable[[Path], None], says: str) -> None:
+    damage(world)
+    code, error = run("export", world / "net.pt", "--out", world / "new.onnx")
+    assert code == 1
+    require_one_line(error, says)
+    assert not (world / "new.onnx").exists()
+
+
+def test_a_run_of_another_architecture_is_not_resumed(world: Path, run: Run) -> None:
+    assert run(*train_arguments(world)) == (0, "")
+    before = (world / "out/last.pt").read_bytes()
+    code, error = run(*train_arguments(world), "--arch", "edge-m", "--resume")
+    assert code == 1
+    require_one_line(error, "other settings")
+    assert (world / "out/last.pt").read_bytes() == before
+
+
+def flip_engine_byte(world: Path) -> None:
+    data = bytearray((world / "net.fp32.bin").read_bytes())
+    data[100] ^= 1
+    (world / "net.fp32.bin").write_bytes(data)
+
+
+def forged_record(world: Path) -> None:
+    record = json.loads((world / "net.fp32.json").read_text())
+    record["files"] = dict.fromkeys(record["files"], "0" * 64)
+    (world / "net.fp32.json").write_text(json.dumps(record))
+
+
+def missing_record(world: Path) -> None:
+    (world / "net.fp32.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [(flip_engine_byte, "hash"), (forged_record, "hash"), (missing_record, "no record")],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_an_engine_that_is_not_its_record_is_refused(
+    world: Path, run: Run, damage: Callable[[Path], None], says: str
+) -> None:
+    damage(world)
+    code, error = run("eval", world / "net.fp32.xml", "--data", world / "data")
+    assert code == 1
+    require_one_line(error, says)
+
+
+def test_truncated_onnx_is_refused_and_builds_nothing(world: Path, run: Run) -> None:
+    (world / "net.onnx").write_bytes((world / "net.onnx").read_bytes()[:3000])
+    before = sorted(p.name for p in world.iterdir())
+    code, error = run("build-engine", world / "net.onnx", "--target", "cpu", "--out", world / "new.xml")
+    assert code == 1
+    require_one_line(error, "ONNX")
+    assert sorted(p.name for p in world.iterdir()) == before
+
+
+def test_a_video_of_zero_bytes_is_refused(world: Path, run: Run) -> None:
+    (world / "clip.mp4").write_bytes(b"")
+    code, error = run("stream", world / "net.fp32.xml", world / "clip.mp4", world / "out.mp4")
+    assert code == 1
+    require_one_line(error, "empty")
+    assert not (world / "out.mp4").exists()
+
+
+def test_wrong_usage_is_exit_2(world: Path, run: Run) -> None:
+    code, error = run(*train_arguments(world), "--size", "50")
+    assert code == 2
+    assert "multiples of 32" in error
+
+
+def require_one_line(error: str, says: str) -> None:
+    lines = error.strip().splitlines()
+    assert len(lines) == 1, error
+    assert lines[0].startswith("error: ")
+    assert re.search(says, lines[0]), lines[0]
