@@ -58,7 +58,6 @@ def train_arguments(world: Path) -> list[str | Path]:
     return ["train", "supervised", "--data", world / "data", "--size", "64", "--epochs", "1", "--out", world / "out"]
 
 
-
 def remove_folder(world: Path) -> None:
     shutil.rmtree(world / "data")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,13 @@ import typer
 from tsss_edge.cli.common import Json, emit
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, render, validate or download a dataset.")
+
+
+class Fetchable(str, Enum):
+    """Sets with an official address, see `tsss_edge.data.fetch.ARCHIVES`."""
+
+    voc2012 = "voc2012"
+    sbd = "sbd"
 
 
 def register(parent: typer.Typer) -> None:
@@ -35,6 +43,60 @@ def synth(
     result = {"data": str(out), "train": train, "val": val, "size": size, "seed": seed}
     emit(result, f"{out}: {train} training and {val} validation scenes of {size}x{size} (seed {seed})", json)
 
+
+@app.command()
+def render(
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    layouts: Annotated[
+        Path | None, typer.Option(help="Folder with label maps in SegmentationClass/ and perhaps classes.txt.")
+    ] = None,
+    lists: Annotated[
+        Path | None, typer.Option(help="Folder of SPLIT.txt (default: LAYOUTS/ImageSets/Segmentation).")
+    ] = None,
+    source: Annotated[
+        bool, typer.Option("--source", help="The masks' set of the 0% protocol instead: other shapes, other looks.")
+    ] = False,
+    split: Annotated[list[str] | None, typer.Option(help="Lists to render (default: train and val).")] = None,
+    short_side: Annotated[int, typer.Option(min=32, help="Of the pictures, pixels.")] = 160,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    json: Json = None,
+) -> None:
+    """Paint appearances onto given label maps: real silhouettes, scales and co-occurrences, made-up looks.
+
+    Example: tsss-edge data render --layouts voc2012_masks --lists voc2012_lists --short-side 128 --out runs/rendered
+    """
+    from tsss_edge.data.render import render_layouts, render_source
+    from tsss_edge.data.voc import VocDataset
+
+    if source == (layouts is not None):
+        raise typer.BadParameter("give either --layouts DIR or --source")
+    if layouts is None:
+        render_source(out, short_side=short_side, seed=seed)
+    else:
+        splits = tuple(split or ("train", "val"))
+        render_layouts(layouts, out, lists=lists, short_side=short_side, seed=seed, splits=splits)
+    dataset = VocDataset.open(out)
+    counts = {name: len(dataset.ids(name)) for name in dataset.splits}
+    text = f"{out}: {', '.join(f'{count} {name}' for name, count in counts.items())} pictures (seed {seed})"
+    emit({"data": str(out), "splits": counts, "short_side": short_side, "seed": seed}, text, json)
+
+
+@app.command()
+def fetch(
+    name: Annotated[Fetchable, typer.Argument(help="voc2012, or sbd, which adds masks to a fetched voc2012.")],
+    out: Annotated[Path, typer.Option(help="Folder of the set.")],
+    mirror: Annotated[str | None, typer.Option(help="Address of a folder that holds the same archive.")] = None,
+    keep_archive: Annotated[bool, typer.Option("--keep-archive", help="Do not delete the archive afterwards.")] = False,
+    json: Json = None,
+) -> None:
+    """Download an official set, check its SHA-256 and lay it out; run it again to go on after an interruption.
+
+    Example: tsss-edge data fetch voc2012 --out VOC2012
+    """
+    from tsss_edge.data.fetch import fetch as fetch_set
+
+    report = fetch_set(name.value, out, mirror=mirror, keep_archive=keep_archive)
+    emit(report, report.summary(), json)
 
 @app.command()
 def check(
