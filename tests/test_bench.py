@@ -15,7 +15,8 @@ from tsss_edge.backends.fake import FakeBackend
 from tsss_edge.bench import BenchReport, bench_engine
 from tsss_edge.bench.benchmark_app import command, parse
 from tsss_edge.bench.machine import notes_on
-from tsss_edge.bench.result import Machine, percentiles
+from tsss_edge.bench.result import Machine
+from tsss_edge.percentiles import percentiles
 from tsss_edge.bench.timing import alternate, time_end_to_end
 from tsss_edge.errors import ArtifactError
 

@@ -26,6 +26,7 @@ RANKS = {
     "tsss_edge.models": 3,
     "tsss_edge.kernels": 3,
     "tsss_edge.metrics": 3,
+    "tsss_edge.percentiles": 3,
     "tsss_edge.backends": 4,
     "tsss_edge.segment": 4,
     "tsss_edge.calib": 5,

@@ -21,7 +21,7 @@ from tsss_edge.config import TrainConfig, load_target
 if TYPE_CHECKING:
     from tsss_edge.bench import BenchReport
     from tsss_edge.parity import ParityReport
-    from tsss_edge.stream.loop import StreamReport
+    from tsss_edge.stream.report import StreamReport
 
 STRONG_FRACTION = 0.5
 STREAM_FRAMES = 300

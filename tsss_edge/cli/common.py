@@ -35,6 +35,11 @@ def emit(value: Any, text: str, json_to: str | None) -> None:
     typer.echo(text)
 
 
+def one_line(value: Any) -> str:
+    """`value` as JSON without line breaks: the last line of a JSON-lines output."""
+    return msgspec.json.encode(value).decode()
+
+
 @contextmanager
 def usage_errors() -> Iterator[None]:
     """Turn ValueError (a bad option value) into a usage error, exit code 2."""

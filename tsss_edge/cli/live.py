@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.common import Json, Threads, emit
+from tsss_edge.cli.common import Json, Threads, emit, one_line
 
 
 class Policy(str, Enum):
@@ -38,6 +38,9 @@ def stream(
     max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
     threads: Threads = None,
     force: Annotated[bool, typer.Option("--force", help="Run an engine whose accuracy gate failed.")] = False,
+    web: Annotated[
+        str | None, typer.Option(metavar="[HOST:]PORT", help="Live page; on another host than loopback with a token.")
+    ] = None,
     json: Json = None,
 ) -> None:
     """Live segmentation of a camera or video.
@@ -46,10 +49,13 @@ def stream(
     """
     from tsss_edge.stream.loop import stream as run
 
+    if min_agreement is not None and reference is None:
+        raise typer.BadParameter("--min-agreement needs --reference, the checkpoint to agree with")
+    sinks = sink or ["null://"]
     report = run(
         engine,
         source,
-        sink or ["null://"],
+        sinks,
         reference=reference,
         parity_every=parity_every,
         min_agreement=min_agreement,
@@ -57,8 +63,9 @@ def stream(
         max_frames=max_frames,
         threads=threads,
         force=force,
+        web=web,
     )
-    emit(report, report.summary(), json)
+    emit(report, one_line(report) if "-" in sinks else report.summary(), json)
 
 
 def segment(

@@ -17,6 +17,7 @@ class Frame:
     index: int  # counts frames of the source, also those dropped later
     captured: float
     truth: NDArray[np.uint8] | None = None  # (H,W) true labels, only from synthetic://
+    decode_ms: float | None = None  # time to read it; None for live sources, which decode on a thread of their own
 
 
 @dataclass(slots=True)
@@ -45,7 +46,11 @@ class Source(Protocol):
     def length(self) -> int | None: ...  # frames, where known
     @property
     def state(self) -> str: ...  # OPEN, STREAMING, STALLED, RECONNECTING, FAILED, ENDED
-    def read(self) -> Frame | None: ...  # None at the end; blocks until there is a frame
+    def read(self, out: NDArray[np.uint8] | None = None) -> Frame | None:
+        """The next frame, None at the end; blocks until there is one. `out` is an array nobody needs any more, (H,W,3):
+        the frame's image may be written there."""
+        ...
+
     def close(self) -> None: ...  # safe to call twice, from any thread
 
 

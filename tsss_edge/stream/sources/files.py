@@ -53,7 +53,7 @@ class VideoSource:
             )
         return as_bgr(image)
 
-    def read(self) -> Frame | None:
+    def read(self, out: NDArray[np.uint8] | None = None) -> Frame | None:
         """The next frame, None at the end. Raises: DataError: the file ends well before its own frame count."""
         if self.state == "ENDED":
             return None
@@ -61,7 +61,7 @@ class VideoSource:
         if self._index == 0:
             image = self._first
         else:
-            ok, picture = self._capture.read()
+            ok, picture = self._capture.read(out)  # into `out` where it has the size
             image = as_bgr(picture) if ok and picture is not None else None
         if image is None:
             self._end()
@@ -105,7 +105,7 @@ class PictureSource:
         self._first = _read_bgr(self._paths[0])
         self.size_hw: tuple[int, int] = (self._first.shape[0], self._first.shape[1])
 
-    def read(self) -> Frame | None:
+    def read(self, out: NDArray[np.uint8] | None = None) -> Frame | None:
         """The next picture, None at the end. Raises: DataError: a file is not a readable picture (the message names it)."""
         if self.state == "ENDED" or self._index == len(self._paths):
             self.close()

@@ -133,7 +133,7 @@ class LiveSource:
         """True when frames arrive, but for `frozen_s` every one was identical to the one before."""
         return self._last_frame - self._last_change > self._retry.frozen_s
 
-    def read(self) -> Frame | None:
+    def read(self, out: NDArray[np.uint8] | None = None) -> Frame | None:
         """The newest frame not read yet ("block": the oldest); blocks until there is one. None at the end.
 
         Raises: DataError: the source was lost and did not come back.

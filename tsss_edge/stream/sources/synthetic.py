@@ -41,7 +41,7 @@ class SyntheticSource:
         fps = uri.number("fps", 30.0, minimum=0.1)
         return cls(scenes.frame, size_hw=size_hw, fps=fps, frames=uri.whole("frames", 300))
 
-    def read(self) -> Frame | None:
+    def read(self, out: NDArray[np.uint8] | None = None) -> Frame | None:
         """The next frame with its truth, None at the end."""
         if self.state == "ENDED" or self._index == self.length:
             self.close()

@@ -1,0 +1,195 @@
+"""`stream`: an engine, a source and sinks -> live masks, until the source ends, Ctrl-C, or something goes wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+import cv2
+
+from tsss_edge.artifacts import Engine
+from tsss_edge.backends import AsyncBackend, open_backend
+from tsss_edge.errors import ArtifactError, GateError
+from tsss_edge.stream.frames import Result, Sink, Source
+from tsss_edge.stream.pipeline import Pipeline
+from tsss_edge.stream.report import Recorder, StreamReport
+from tsss_edge.stream.sinks import open_sinks
+from tsss_edge.stream.sources import Policy, open_source
+from tsss_edge.stream.status import StatusLine
+from tsss_edge.stream.uris import parse_source
+from tsss_edge.stream.watch import Checks
+
+PARITY_EVERY = 30
+RESULTS_AHEAD = 2  # results that wait for the sinks, of files
+MAX_STREAMS = 4  # frames that a CPU works on side by side; more cores share them
+
+
+def stream(
+    engine: Path,
+    source: str,
+    sinks: Sequence[str],
+    *,
+    reference: Path | None = None,
+    parity_every: int = 0,
+    min_agreement: float | None = None,
+    policy: Policy | None = None,
+    max_frames: int | None = None,
+    threads: int | None = None,
+    force: bool = False,
+    web: str | None = None,
+) -> StreamReport:
+    """Segment a source live, write every result to every sink. Sinks are finalised whatever ends the stream.
+
+    Ctrl-C, SIGTERM and closing the window end it like the end of the source does.
+
+    Args:    engine: `.xml` or `.engine`, with its record. source, sinks: see `uris`.
+             reference: checkpoint for the parity watch, which takes every `parity_every`-th frame (0: every 30th).
+             min_agreement: 0-1; a frame that agrees less with the reference ends the stream.
+             policy: "latest" or "block"; default by the kind of source. max_frames: with a mask.
+             threads: of the network; default: all cores. web: `[HOST:]PORT` of the live page.
+    Raises:  GateError: the engine's gate failed (unless `force`), or agreement fell below `min_agreement`.
+             ArtifactError: the engine is damaged, or its outputs are not finite. DataError: source or sink.
+             UnavailableError: this machine lacks what engine, source or sink needs.
+    """
+    require_gate(engine, force=force)
+    with ExitStack() as stack:
+        opened = stack.enter_context(closing(open_source(source, policy=policy)))
+        backend = open_engine(engine, live=opened.live, threads=threads)
+        stack.callback(backend.close)
+        checks = Checks.open(backend, source, reference, parity_every or PARITY_EVERY, min_agreement)
+        stack.callback(checks.close)
+        outputs = open_sinks(sinks, fps=opened.fps, size_hw=opened.size_hw, classes=backend.classes)
+        for sink in outputs:
+            stack.callback(sink.close)
+        if web is not None:
+            outputs.append(stack.enter_context(closing(_open_page(web, backend, opened, engine.name, source))))
+        recorder = Recorder()
+        ended = run(opened, backend, outputs, recorder, checks=checks, max_frames=max_frames)
+        return StreamReport(
+            engine=engine.name,
+            source=parse_source(source).shown,
+            runs_on=backend.name,
+            parity=checks.parity,
+            miou=checks.miou,
+            reconnects=int(getattr(opened, "reconnects", 0)),
+            ended=ended,
+            **recorder.numbers(),
+        )
+
+
+def run(
+    source: Source,
+    backend: AsyncBackend,
+    sinks: Sequence[Sink],
+    recorder: Recorder,
+    *,
+    checks: Checks | None = None,
+    max_frames: int | None = None,
+) -> str:
+    """Everything between open and close -> what ended it: "source", "max-frames" or "interrupted"."""
+    live, blend = source.live, any(sink.wants_overlay for sink in sinks)
+    pipeline = Pipeline(source, backend, blend=blend, ahead=1 if live else RESULTS_AHEAD)
+    status = StatusLine()
+    try:
+        with sigterm_interrupts(), opencv_threads(1), closing(status):
+            # Right to left: first every thread is woken, then the generators are closed.
+            with closing(pipeline.results()) as results, closing(pipeline):
+                for result in results:
+                    _deliver(result, sinks, checks)
+                    recorder.add(result)
+                    status.update(source, recorder, result)
+                    pipeline.recycle(result)
+                    if recorder.frames == max_frames:
+                        return "max-frames"
+            if checks is not None:
+                checks.finish()
+    except (KeyboardInterrupt, BrokenPipeError):  # Ctrl-C, SIGTERM, a closed window; `tsss-edge stream ... - | head`
+        return "interrupted"
+    return "source"
+
+
+def _deliver(result: Result, sinks: Sequence[Sink], checks: Checks | None) -> None:
+    """Judge a result and hand it to every sink."""
+    if checks is not None:
+        result.parity = checks.add(result)
+    now = time.monotonic()
+    result.age_ms = (now - result.frame.captured) * 1000
+    for sink in sinks:
+        sink.write(result)
+    result.stages_ms["sinks"] = (time.monotonic() - now) * 1000
+
+
+def require_gate(path: Path, *, force: bool) -> None:
+    """Raise GateError when the engine's accuracy gate failed, ArtifactError when it is no engine with a record."""
+    if path.suffix not in (".xml", ".engine"):
+        raise ArtifactError(f"{path}: expected an engine (.xml, .engine); make one with `tsss-edge build-engine`")
+    parity = Engine.load(path, trust=True).record.parity  # the back end checks the hashes
+    if parity is not None and not parity.passed and not force:
+        raise GateError(
+            f"{path}: failed its accuracy gate (mIoU drop {parity.miou_drop:.2f}, allowed {parity.max_drop:g}); "
+            "build one that passes, or pass --force"
+        )
+
+
+def open_engine(path: Path, *, live: bool, threads: int | None) -> AsyncBackend:
+    """The engine, with the requests in flight that the kind of source wants.
+
+    Live: one, on all cores, because a frame that queues grows old. Files: one a core (up to `MAX_STREAMS`), which gives
+    the most frames a second, and one more, so that none of them waits for its next picture.
+    """
+    cores = threads or available_cores()
+    slots = 1 if live else min(cores, MAX_STREAMS) + 1
+    backend = open_backend(path, threads=cores, slots=slots)
+    assert isinstance(backend, AsyncBackend), "every engine's back end is"
+    return backend
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _open_page(bind: str, backend: AsyncBackend, source: Source, engine_name: str, source_text: str) -> Sink:
+    from tsss_edge.stream.web import open_web
+
+    page = open_web(
+        bind,
+        classes=backend.classes,
+        preprocess=backend.preprocess,
+        source=source,
+        engine_name=engine_name,
+        source_name=parse_source(source_text).shown,
+        objectness=any(spec.name == "objectness" for spec in backend.outputs),
+    )
+    sys.stderr.write(f"live page: {page.url}\n")
+    return page
+
+
+@contextmanager
+def opencv_threads(count: int) -> Iterator[None]:
+    """Within the block OpenCV works on `count` threads: the loop's own threads fill the cores already."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(count)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Within the block SIGTERM (a service manager's stop) ends the stream as Ctrl-C does. On the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

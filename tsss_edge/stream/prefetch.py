@@ -1,0 +1,61 @@
+"""The one place where the live loop makes threads: a generator that runs ahead of its consumer."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _End:
+    """After the last item: why there are no more (None: the generator was done)."""
+
+    error: BaseException | None = None
+
+
+def prefetch(items: Generator[T, None, None], *, depth: int, name: str) -> Generator[T, None, None]:
+    """Run `items` on a thread called `name`, at most `depth` items ahead of whoever iterates the result.
+
+    An error of `items` is raised here, after the items before it. Closing this generator closes `items` on its own
+    thread and waits for that, so `items` must come to its next `yield` by itself: wake it before where it may block.
+    """
+    ready: queue.Queue[T | _End] = queue.Queue(depth)
+    stopped = threading.Event()
+    thread = threading.Thread(target=_produce, args=(items, ready, stopped), name=name, daemon=True)
+    thread.start()
+    try:
+        while not isinstance(entry := ready.get(), _End):
+            yield entry
+        if entry.error is not None:
+            raise entry.error
+    finally:
+        stopped.set()
+        while thread.is_alive():
+            _drain(ready)  # a producer that waits for room goes on, and sees that it is stopped
+            thread.join(0.002)
+
+
+def _produce(items: Generator[T, None, None], ready: queue.Queue[T | _End], stopped: threading.Event) -> None:
+    error: BaseException | None = None
+    try:
+        for item in items:
+            ready.put(item)
+            if stopped.is_set():
+                break
+        items.close()
+    except BaseException as caught:  # whatever it is belongs to the consumer
+        error = caught
+    ready.put(_End(error))
+
+
+def _drain(ready: queue.Queue[T | _End]) -> None:
+    try:
+        while True:
+            ready.get_nowait()
+    except queue.Empty:
+        return
