@@ -147,16 +147,3 @@ def test_average_moves_by_one_minus_decay() -> None:
     before = average.net.weight.item()
     average.update(net, step=10_000)
     assert average.net.weight.item() == pytest.approx(before + 0.1, abs=1e-6)
-
-
-def test_encoder_weights_come_from_a_file_or_are_refused(squares: Path, config: TrainConfig, tmp_path: Path) -> None:
-    config = msgspec.structs.replace(config, epochs=1)
-    first = train_supervised(config, squares, tmp_path / "first")
-    again = msgspec.structs.replace(config, encoder_weights=str(first.path), lr=1e-9)
-    second = train_supervised(again, squares, tmp_path / "second")
-    name = "encoder.stages.1.0.0.weight"
-    torch.testing.assert_close(second.state()[name], first.state()[name], atol=1e-6, rtol=0)
-    foreign = tmp_path / "foreign.pt"
-    torch.save({"features.0.weight": torch.zeros(3)}, foreign)
-    with pytest.raises(ArtifactError, match="not weights of the edge-s encoder"):
-        train_supervised(msgspec.structs.replace(config, encoder_weights=str(foreign)), squares, tmp_path / "third")

@@ -7,13 +7,16 @@ from functools import partial
 
 from tsss_edge.artifacts import Checkpoint
 from tsss_edge.errors import ArtifactError
-from tsss_edge.models.edge import EDGE_M, EDGE_S, Heads, SegNet, edge_net
+from tsss_edge.models.edge import EDGE_M, EDGE_S, edge_net
+from tsss_edge.models.segnet import Heads, SegNet
+from tsss_edge.models.vgg16 import vgg16_largefov
 
 __all__ = ["ARCHITECTURES", "Heads", "SegNet", "build_model", "load_model"]
 
 ARCHITECTURES: dict[str, Callable[..., SegNet]] = {
     "edge-s": partial(edge_net, EDGE_S),
     "edge-m": partial(edge_net, EDGE_M),
+    "vgg16-largefov": vgg16_largefov,
 }
 
 

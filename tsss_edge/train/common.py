@@ -14,8 +14,10 @@ from tsss_edge.config import TrainConfig
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.models import SegNet, build_model, load_model
+from tsss_edge.models.vgg16 import from_torchvision
 from tsss_edge.train.loader import MaskOf
 
+ENCODER = "encoder."  # prefix of its tensors in a checkpoint
 MAX_CLASS_WEIGHT = 10.0
 
 
@@ -27,24 +29,34 @@ def fresh_net(config: TrainConfig, *, num_classes: int) -> SegNet:
 
 
 def load_encoder(net: SegNet, config: TrainConfig) -> None:
-    """Start the encoder from `config.encoder_weights`: a checkpoint of ours or a plain file of tensors by name.
+    """Start the encoder from `config.encoder_weights`: a checkpoint of ours, or a plain file of tensors by name.
 
-    Names may be ours (with or without `encoder.`). Does nothing when the setting is empty.
+    Names are ours (`encoder....`) or, for vgg16-largefov, torchvision's of `vgg16` (`features....`; its classifier is
+    left out). Does nothing when the setting is empty.
     Raises: ArtifactError: the file is missing, or its tensors are not this encoder's.
     """
     if not config.encoder_weights:
         return
     path = Path(config.encoder_weights)
     state = _tensors(path)
-    prefix = "encoder."
-    own = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)} or state
-    try:
-        net.encoder.load_state_dict(own)
-    except RuntimeError as error:
-        raise ArtifactError(
-            f"{path}: these are not weights of the {config.arch} encoder ({len(own)} tensors that do not fit); "
-            "give a file made for this architecture"
-        ) from error
+    torchvision = config.arch == "vgg16-largefov" and not any(name.startswith(ENCODER) for name in state)
+    prefix = "features." if torchvision else ENCODER
+    own = {name.removeprefix(ENCODER): t for name, t in state.items() if name.startswith(prefix)}
+    if misfit := _misfit(own, net.encoder.state_dict()):
+        raise ArtifactError(f"{path}: not weights of the {config.arch} encoder: {misfit}; give a file made for it")
+    net.encoder.load_state_dict(from_torchvision(own, config.preprocess.scale) if torchvision else own)
+
+
+def _misfit(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
+    """The first tensor that is missing, too many, or of another shape, in words; "" when all fit."""
+    for name in sorted(wanted.keys() | given.keys()):
+        if name not in given:
+            return f"it holds no {name}"
+        if name not in wanted:
+            return f"its {name} belongs to another network"
+        if given[name].shape != wanted[name].shape:
+            return f"{name} is {tuple(given[name].shape)}, expected {tuple(wanted[name].shape)}"
+    return ""
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
