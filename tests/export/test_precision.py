@@ -169,5 +169,3 @@ def test_sixteen_bit_graph_of_the_trained_network_has_no_float_layer(checkpoint:
     half = onnx.load(export_onnx(checkpoint.path, tmp_path / "h.onnx", precision="fp16").path)
     found = types(half)
     assert {found[n.output[0]] for n in half.graph.node if n.op_type == "Conv"} == {HALF}
-
-

@@ -21,6 +21,7 @@ class Built(Struct, frozen=True):
     # convolutions by the precision they really run in; empty where nobody can tell
     realised: dict[str, int] = msgspec.field(default_factory=dict)
     flags: dict[str, Any] = msgspec.field(default_factory=dict)
+    kept: tuple[str, ...] = ()  # further files to keep beside the engine, which it does not need to run
 
 
 def expected_outputs(source: OnnxModel) -> tuple[TensorSpec, ...]:

@@ -60,7 +60,7 @@ def build_engine(
         require_whole(source)
         built = _build(source, target, precision, staging, path.name)
         record = _record(source, target, precision, staging, built)
-        return _commit(staging, path, source, record)
+        return _commit(staging, path, source, record, built.kept)
 
 
 class DryRow(Struct, frozen=True):
@@ -179,17 +179,17 @@ def _record(source: OnnxModel, target: Target, precision: Precision, staging: Pa
         calibration=meta.calibration,
         device=built.device,
         versions=built.versions,
-        flags={"onnx": source.path.name, "batch": target.batch, **built.flags},
+        flags={"onnx": source.path.name, "batch": target.batch, "target": msgspec.to_builtins(target), **built.flags},
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         tool=f"tsss-edge {tsss_edge.__version__}",
     )
 
 
-def _commit(staging: Path, path: Path, source: OnnxModel, record: EngineRecord) -> Engine:
+def _commit(staging: Path, path: Path, source: OnnxModel, record: EngineRecord, kept: tuple[str, ...]) -> Engine:
     """Move the files into place, the record last: until then an older record refuses them by hash."""
     if source.path.parent == staging:  # made on the way: kept, so that the engine can be built again without the data
         source.path.replace(path.parent / source.path.name)
-    for name in record.files:
+    for name in (*record.files, *kept):
         (staging / name).replace(path.parent / name)
     write_json(Engine.record_path(path), record)
     return Engine.load(path)

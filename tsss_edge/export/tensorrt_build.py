@@ -10,22 +10,24 @@ from pathlib import Path
 
 import msgspec
 
-from tsss_edge.artifacts import OnnxModel, Precision, read_json
+from tsss_edge.artifacts import OnnxModel, Precision, read_json, sha256_file
 from tsss_edge.backends.cuda_info import Gpu, driver_problem, first_gpu
 from tsss_edge.backends.trt_api import Flavour, Trt, load
 from tsss_edge.config import Target
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.export.built import Built, expected_outputs
+from tsss_edge.export.ladder import Climbed, climb
 from tsss_edge.export.tensorrt_worker import Job, Result
+from tsss_edge.export.trtexec import MIB, trtexec_command
+from tsss_edge.export.typed_graph import AS_ASKED, TypedGraph, typed_graphs
 
-MIB = 1 << 20
 DEFAULT_WORKSPACE = 256 * MIB  # without a GPU to ask; the networks here need some 10 MiB (measured, edge-s 512x512)
 
 
 def build_plan(source: OnnxModel, target: Target, precision: Precision, folder: Path, name: str) -> Built:
-    """Write the plan `name` into `folder`.
+    """Write the plan `name` into `folder`, and beside it the graph that TensorRT parsed where that is not `source`.
 
-    Raises: ArtifactError: TensorRT refuses the graph, or an FP16/INT8 engine would keep FP32 convolutions.
+    Raises: ArtifactError: TensorRT refuses the graph, or an FP16/INT8 engine keeps FP32 convolutions.
             UnavailableError: TensorRT or the GPU it needs is missing.
     """
     assert target.backend != "openvino"
@@ -36,116 +38,86 @@ def build_plan(source: OnnxModel, target: Target, precision: Precision, folder: 
             f"{driver_problem()}; TensorRT builds only where the GPU is (TensorRT-RTX: --target rtx builds anywhere)"
         )
     job = plan_job(trt, gpu, source, target, precision, folder, name)
-    job, result, failed = run_ladder(trt, gpu, job)
-    _require_typed(source, precision, result)
-    built = _built(source, target, job, result, gpu, name)
-    command = trtexec_command(trt, job, source.path.name, name)
-    return msgspec.structs.replace(
-        built, flags=built.flags | {"command": command} | ({"failed_attempts": failed} if failed else {})
-    )
+    climbed = climb(trt, gpu, job, parsed_graphs(trt, source, precision, folder), source, run_worker)
+    _require_precision(source, precision, climbed)
+    kept = _keep_graph(source, climbed.attempt.job, folder, name)
+    command = trtexec_command(trt, climbed.attempt.job, kept or source.path.name, name)
+    return _built(source, target, climbed, gpu, name, kept, command)
 
 
-def ladder(trt: Trt, gpu: Gpu | None, job: Job) -> list[tuple[str, Job]]:
-    """What to try, in order, when the builder finds no implementation for a Q/DQ graph on one GPU (ours).
-
-    More workspace, the widest search, the narrowest (fewer fusions), and, before 10.12, flags instead of strong typing.
-    """
-    change = msgspec.structs.replace
-    wide = job.workspace_bytes * 4
-    steps = [("as asked", job)]
-    if gpu is None or not gpu.free_bytes or wide <= gpu.free_bytes // 2:
-        steps.append(("four times the workspace", change(job, workspace_bytes=wide)))
-    if trt.has("IBuilderConfig.builder_optimization_level"):
-        levels = [level for level in (5, 1) if level != job.optimization_level]
-        steps += [(f"optimization level {level}", change(job, optimization_level=level)) for level in levels]
-    if job.strong and not trt.always_strong:
-        steps.append(("flags instead of strong typing", change(job, strong=False)))
-    return steps
+def parsed_graphs(trt: Trt, source: OnnxModel, precision: Precision, folder: Path) -> list[TypedGraph]:
+    """Strong typing wants the casts in the graph; builder flags (TensorRT 8) take the file as it is."""
+    if trt.never_strong:
+        return [TypedGraph(what=AS_ASKED, path=source.path.resolve(), float_nodes=_kept_float(source, precision))]
+    return typed_graphs(source, precision, folder.resolve())
 
 
-def run_ladder(trt: Trt, gpu: Gpu | None, job: Job) -> tuple[Job, Result, dict[str, str]]:
-    """Climb the ladder -> the job that worked, its result, and what failed before it (step -> message).
-
-    Raises: ArtifactError: TensorRT refuses the graph, or no step works; the message is the first step's.
-    """
-    failed: dict[str, str] = {}
-    for name, step in ladder(trt, gpu, job):
-        result = run_worker(step)
-        if not result.error:
-            return step, result, failed
-        failed[name] = result.error
-        if not result.retryable and not (step.strong and not trt.always_strong):
-            break
-    first, *others = failed.values()
-    more = f" ({len(others)} other settings failed too: {', '.join(list(failed)[1:])})" if others else ""
-    raise ArtifactError(f"{first}{more}")
+def _kept_float(source: OnnxModel, precision: Precision) -> tuple[str, ...]:
+    """What stays FP32 by intent. The `float_nodes` of an INT8 file are only not quantized: FP16 on a GPU."""
+    return () if precision == "int8" else source.meta.float_nodes
 
 
-def trtexec_command(trt: Trt, job: Job, onnx: str, plan: str) -> str:
-    """The line of NVIDIA's own tool that builds the same engine, to compare with or to report a bug with."""
-    rtx = trt.flavour == "tensorrt-rtx"
-    old = not trt.has("IBuilderConfig.builder_optimization_level")  # before 8.6 the flag below had its older name
-    parts = ["tensorrt_rtx" if rtx else "trtexec", f"--onnx={onnx}", f"--saveEngine={plan}"]
-    parts.append("--buildOnly" if old else "--skipInference")
-    if not rtx and job.strong and trt.version[0] == 10:
-        parts.append("--stronglyTyped")
-    if not job.strong and job.precision in ("fp16", "int8"):
-        parts += ["--fp16", *(["--int8"] if job.precision == "int8" else [])]
-    if job.shape[0] < 0:
-        shapes = ("x".join(map(str, (n, *job.shape[1:]))) for n in job.batch)
-        parts += [f"--{kind}Shapes=image:{shape}" for kind, shape in zip(("min", "opt", "max"), shapes, strict=True)]
-    parts.append(f"--memPoolSize=workspace:{job.workspace_bytes // MIB}")
-    if not old:
-        parts.append(f"--builderOptimizationLevel={job.optimization_level}")
-    if job.dla_core is not None:
-        parts += [f"--useDLACore={job.dla_core}", "--allowGPUFallback"]
-    if rtx and job.compute_capabilities:
-        parts.append(f"--computeCapabilities={','.join(c.replace('.', '') for c in job.compute_capabilities)}")
-    return " ".join(parts)
+def _keep_graph(source: OnnxModel, job: Job, folder: Path, name: str) -> str:
+    """Name the parsed graph after the plan, so that the equivalent command has its file; empty when it is `source`."""
+    parsed = Path(job.onnx)
+    if parsed == source.path.resolve():
+        return ""
+    kept = parsed_name(name)
+    parsed.replace(folder / kept)
+    return kept
+
+
+def parsed_name(plan: str) -> str:
+    """fused.int8.engine -> fused.int8.trt.onnx: the graph with casts that TensorRT parses."""
+    return f"{Path(plan).stem}.trt.onnx"
+
+
+def dry_command(target: Target, precision: Precision, onnx: str, plan: str, size_hw: tuple[int, int]) -> str:
+    """The equivalent command for a graph that does not exist yet. Raises: UnavailableError: TensorRT is not installed."""
+    assert target.backend != "openvino"
+    trt, gpu = load(target.backend), first_gpu()
+    least, _, most = target.batch
+    shape = (least if least == most else -1, *size_hw, 3)
+    parsed = parsed_name(plan) if precision == "int8" and not trt.never_strong else onnx
+    return trtexec_command(trt, _job(trt, gpu, target, precision, onnx=parsed, plan=plan, shape=shape), parsed, plan)
 
 
 def plan_job(
     trt: Trt, gpu: Gpu | None, source: OnnxModel, target: Target, precision: Precision, folder: Path, name: str
 ) -> Job:
     """Everything the worker needs, decided here: typing, workspace, timing cache, compute capabilities."""
-    return Job(
-        flavour=trt.flavour,
+    job = _job(
+        trt,
+        gpu,
+        target,
+        precision,
         onnx=str(source.path.resolve()),
         plan=str((folder / name).resolve()),
-        result=str((folder / "result.json").resolve()),
-        precision=precision,
-        batch=target.batch,
         shape=input_shape(source),
-        workspace_bytes=workspace_bytes(target, gpu),
-        optimization_level=target.optimization_level,
-        strong=not trt.never_strong,
-        dla_core=target.dla_core,
-        compute_capabilities=_compute_capabilities(target, gpu),
-        timing_cache=str(timing_cache_path(trt, gpu)) if gpu and target.timing_cache else "",
-        float_nodes=source.meta.float_nodes,
     )
+    result = str((folder / "result.json").resolve())
+    return msgspec.structs.replace(job, result=result, float_nodes=_kept_float(source, precision))
 
 
-def dry_command(target: Target, precision: Precision, onnx: str, plan: str, size_hw: tuple[int, int]) -> str:
-    """`trtexec_command` for a graph that does not exist yet. Raises: UnavailableError: TensorRT is not installed."""
-    assert target.backend != "openvino"
-    trt, gpu = load(target.backend), first_gpu()
-    least, _, most = target.batch
-    job = Job(
+def _job(
+    trt: Trt, gpu: Gpu | None, target: Target, precision: Precision, *, onnx: str, plan: str, shape: tuple[int, ...]
+) -> Job:
+    return Job(
         flavour=trt.flavour,
         onnx=onnx,
         plan=plan,
         result="",
         precision=precision,
         batch=target.batch,
-        shape=(least if least == most else -1, *size_hw, 3),
+        shape=shape,
         workspace_bytes=workspace_bytes(target, gpu),
         optimization_level=target.optimization_level,
         strong=not trt.never_strong,
         dla_core=target.dla_core,
         compute_capabilities=_compute_capabilities(target, gpu),
+        timing_cache=str(timing_cache_path(trt, gpu)) if gpu and target.timing_cache else "",
+        examine=gpu is not None,
     )
-    return trtexec_command(trt, job, onnx, plan)
 
 
 def input_shape(source: OnnxModel) -> tuple[int, ...]:
@@ -197,17 +169,29 @@ def _died(code: int) -> str:
     return f"crashed with {signal.Signals(-code).name}" if code < 0 else f"stopped with exit code {code}"
 
 
-def _require_typed(source: OnnxModel, precision: Precision, result: Result) -> None:
-    """An FP16 or INT8 engine with FP32 convolutions nobody asked for is refused (weak typing decides by itself)."""
-    unasked = [name for name in result.float_convolutions if name not in source.meta.float_nodes]
-    if precision in ("fp16", "int8") and result.strong and unasked:
+def _require_precision(source: OnnxModel, precision: Precision, climbed: Climbed) -> None:
+    """An FP16 or INT8 engine with FP32 convolutions that nobody asked for is refused.
+
+    With strong typing the parsed network tells; what the builder made of it tells the engine inspector, on a GPU.
+    """
+    job, result = climbed.attempt.job, climbed.result
+    typed = result.float_convolutions if result.strong else ()
+    unasked = [
+        layer
+        for layer in (*typed, *result.realised_float)
+        if not any(node in layer.split(" + ") for node in job.float_nodes)
+    ]
+    if precision in ("fp16", "int8") and unasked:
         raise ArtifactError(
-            f"{source.path}: {len(unasked)} convolutions would stay FP32 in an {precision} engine ({unasked[0]}, ...); "
-            "export again with --precision fp16, or calibrate the FP16 graph"
+            f"{source.path}: {len(unasked)} convolutions would run in FP32 in an {precision} engine ({unasked[0]}, ...); "
+            "export again with --precision fp16, or build with another --precision"
         )
 
 
-def _built(source: OnnxModel, target: Target, job: Job, result: Result, gpu: Gpu | None, name: str) -> Built:
+def _built(
+    source: OnnxModel, target: Target, climbed: Climbed, gpu: Gpu | None, name: str, kept: str, command: str
+) -> Built:
+    job, result = climbed.attempt.job, climbed.result
     names = {spec.name for spec in result.outputs}
     if missing := [spec.name for spec in expected_outputs(source) if spec.name not in names]:
         raise ArtifactError(f"{source.path}: has no output {', '.join(missing)}; export it again")
@@ -217,12 +201,27 @@ def _built(source: OnnxModel, target: Target, job: Job, result: Result, gpu: Gpu
         "workspace_bytes": job.workspace_bytes,
         "optimization_level": job.optimization_level,
         "compute_capabilities": job.compute_capabilities,
+        "kept_fp32": job.float_nodes,
+        "given_back_to_fp16": climbed.attempt.dropped,
+        "timing_cache": _timing_cache(job),
+        "parsed_onnx": kept,
+        "failed_attempts": climbed.failed,
+        "dla": msgspec.to_builtins(result.dla),
+        "command": command,
     }
     return Built(
         files=(name,),
+        kept=(kept,) if kept else (),
         device=f"{gpu.name} (compute capability {gpu.compute_capability})" if gpu else "built without a GPU",
         inputs=result.inputs,
         outputs=result.outputs,
         versions={target.backend: result.version} | ({"driver_cuda": gpu.driver_cuda} if gpu else {}),
-        flags=flags | ({"dla": msgspec.to_builtins(result.dla)} if result.dla else {}),
+        realised=result.realised,
+        flags={key: value for key, value in flags.items() if value not in ("", (), {}, None)},
     )
+
+
+def _timing_cache(job: Job) -> dict[str, str]:
+    """Name and hash of the cache after the build: the same cache picks the same tactics again."""
+    path = Path(job.timing_cache)
+    return {path.name: sha256_file(path)} if job.timing_cache and path.is_file() else {}

@@ -17,6 +17,7 @@ import msgspec
 from tsss_edge.artifacts import Precision, Struct, TensorSpec, write_bytes, write_json
 from tsss_edge.backends.trt_api import Flavour, Trt, load, make_logger, type_name
 from tsss_edge.errors import ArtifactError, TsssEdgeError
+from tsss_edge.export.realised import realised_precisions
 
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8", "INT32": "int32", "INT64": "int64", "INT8": "int8"}
 
@@ -37,7 +38,8 @@ class Job(Struct, frozen=True):
     dla_core: int | None = None
     compute_capabilities: tuple[str, ...] = ()
     timing_cache: str = ""
-    float_nodes: tuple[str, ...] = ()
+    float_nodes: tuple[str, ...] = ()  # meant to stay FP32
+    examine: bool = False  # load the plan and ask the engine inspector; needs the GPU
 
 
 class Dla(Struct, frozen=True):
@@ -60,6 +62,9 @@ class Result(Struct, frozen=True):
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     dla: Dla | None = None
+    # what the engine inspector says after the build; empty without a GPU, or where it tells nothing
+    realised: dict[str, int] = msgspec.field(default_factory=dict)
+    realised_float: tuple[str, ...] = ()
 
 
 def build(job: Job) -> Result:
@@ -76,6 +81,7 @@ def build(job: Job) -> Result:
     write_bytes(Path(job.plan), bytes(plan))
     _save_timing_cache(config, job)
     typed, left = typed_precisions(network)
+    realised, realised_float = realised_precisions(_inspect(trt, logger, bytes(plan))) if job.examine else ({}, ())
     return Result(
         version=trt.module.__version__,
         strong=job.strong,
@@ -84,7 +90,17 @@ def build(job: Job) -> Result:
         inputs=tuple(_spec(network.get_input(i)) for i in range(network.num_inputs)),
         outputs=tuple(_spec(network.get_output(i)) for i in range(network.num_outputs)),
         dla=_dla_report(network, config) if job.dla_core is not None else None,
+        realised=realised,
+        realised_float=realised_float,
     )
+
+
+def _inspect(trt: Trt, logger: Any, plan: bytes) -> str:
+    """The inspector's JSON of a plan; empty where this GPU cannot load it (TensorRT-RTX built for others)."""
+    engine = trt.module.Runtime(logger).deserialize_cuda_engine(plan)
+    if engine is None:
+        return ""
+    return str(engine.create_engine_inspector().get_engine_information(trt.get("LayerInformationFormat.JSON")))
 
 
 def _network_flags(trt: Trt, strong: bool) -> int:

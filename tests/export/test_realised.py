@@ -1,0 +1,90 @@
+"""The engine inspector's JSON of several TensorRT versions -> convolutions by precision, and the refusal of FP32 ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+from tiny import tiny_onnx
+
+from tsss_edge.config import load_target
+from tsss_edge.errors import ArtifactError
+from tsss_edge.export import tensorrt_build, tensorrt_worker
+from tsss_edge.export.engine import build_engine
+from tsss_edge.export.realised import realised_precisions
+from tsss_edge.export.tensorrt_worker import Job, Result
+
+
+def layer(name: str, kind: str, weights: str = "", input_format: str = "", parameter: str = "Convolution") -> Any:
+    content = {"Name": name, "LayerType": kind, "ParameterType": parameter, "Inputs": []}
+    if weights:
+        content["Weights"] = {"Type": weights, "Count": 864}
+    if input_format:
+        content["Inputs"] = [{"Name": "x", "Dimensions": [1, 3, 8, 8], "Format/Datatype": input_format}]
+    return content
+
+
+# Texts as TensorRT 8.5 (long formats), 10.9 (short ones) and engines with free shapes print them.
+INT8 = layer("a + relu", "CaskConvolution", "Int8", "Thirty-two wide channel vectorized row major Int8 format.")
+HALF = layer("b", "CaskConvolution", "Half", "Channel major FP16 format where channel % 8 == 0")
+SHORT = layer("c", "CaskConvolution", input_format="Half")
+FLOAT = layer("d", "CaskGemmConvolution", "Float", "Row major linear FP32 format")
+FREE = layer("e", "CaskConvolution", "Int8", "N/A due to dynamic shapes")
+REFORMAT = layer("f", "Reformat", input_format="Row major linear FP32", parameter="Reformat")
+BF16 = layer("g", "CaskConvolution", "BFloat16")
+
+
+def test_every_version_is_read() -> None:
+    text = json.dumps({"Layers": [INT8, HALF, SHORT, FLOAT, FREE, REFORMAT, BF16], "Bindings": ["image"]})
+    assert realised_precisions(text) == ({"bf16": 1, "fp16": 2, "fp32": 1, "int8": 2}, ("d",))
+
+
+def test_names_only_and_nothing_tell_nothing() -> None:
+    assert realised_precisions('{"Layers": ["a + relu", "b"]}') == ({}, ())
+    assert realised_precisions("") == ({}, ())
+
+
+def worker_that_found(monkeypatch: pytest.MonkeyPatch, realised: dict[str, int], left: tuple[str, ...]) -> None:
+    """The real builder, and an inspector that says so (it needs a GPU)."""
+    real = tensorrt_build.run_worker
+
+    def run(job: Job) -> Result:
+        return msgspec.structs.replace(real(job), realised=realised, realised_float=left)
+
+    monkeypatch.setattr(tensorrt_build, "run_worker", run)
+
+
+def test_an_engine_that_kept_fp32_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    model = tiny_onnx(tmp_path / "t.onnx", precision="fp16")
+    worker_that_found(monkeypatch, {"fp16": 1, "fp32": 1}, ("logits + relu",))
+    with pytest.raises(ArtifactError, match=r"1 convolutions would run in FP32 in an fp16 engine \(logits \+ relu"):
+        build_engine(model.path, load_target("rtx"), tmp_path / "t")
+    assert [p.name for p in tmp_path.iterdir()] == ["t.onnx"]
+
+
+def test_what_runs_is_in_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    model = tiny_onnx(tmp_path / "t.onnx", precision="int8")
+    worker_that_found(monkeypatch, {"int8": 1}, ())
+    assert build_engine(model.path, load_target("rtx"), tmp_path / "t").record.realised == {"int8": 1}
+
+
+def test_the_worker_asks_the_inspector_of_the_plan_it_built() -> None:
+    inspector = SimpleNamespace(get_engine_information=lambda kind: f"asked for {kind}")
+    engine = SimpleNamespace(create_engine_inspector=lambda: inspector)
+    plans: list[bytes] = []
+
+    def deserialize(plan: bytes) -> Any:
+        plans.append(plan)
+        return engine if plan == b"plan" else None
+
+    module = SimpleNamespace(Runtime=lambda logger: SimpleNamespace(deserialize_cuda_engine=deserialize))
+    trt = SimpleNamespace(module=module, get=lambda name: name)
+    assert tensorrt_worker._inspect(trt, None, b"plan") == "asked for LayerInformationFormat.JSON"
+    assert tensorrt_worker._inspect(trt, None, b"for another GPU") == ""
+    assert plans == [b"plan", b"for another GPU"]
