@@ -121,7 +121,9 @@ def _blended_jpeg(image: NDArray[np.uint8], labels: NDArray[np.uint8], backend: 
 
     from tsss_edge.kernels.overlay import overlay
 
-    frame = overlay(np.ascontiguousarray(image[..., ::-1]), labels, backend.classes.palette)
+    classes = backend.classes
+    frame = np.ascontiguousarray(image[..., ::-1])
+    overlay(frame, labels, classes.palette, out=frame, shown=classes.objects)
     done, data = cv2.imencode(".jpg", frame)
     assert done, "OpenCV could not encode a JPEG"
     return data.tobytes()

@@ -86,23 +86,24 @@ def time_end_to_end(backend: Backend, frame: NDArray[np.uint8], *, duration_s: f
 
 def _frame_process(backend: Backend, frame: NDArray[np.uint8]) -> Callable[[Stamp], None]:
     """One frame through everything; `stamp(stage)` is called as each stage ends. Buffers are made once."""
-    from tsss_edge.kernels.overlay import overlay
-    from tsss_edge.kernels.preprocess import preprocess
+    from tsss_edge.kernels.overlay import OverlayPlan
+    from tsss_edge.kernels.preprocess import PreprocessPlan
 
     frame_hw = (frame.shape[0], frame.shape[1])
     placement = backend.preprocess.place(frame_hw)
-    palette = backend.classes.palette
+    to_input = PreprocessPlan(frame_hw, backend.preprocess, bgr=True)
+    blend = OverlayPlan(frame_hw, backend.classes.palette, shown=backend.classes.objects)
     x = np.empty((1, *backend.preprocess.size_hw, 3), np.uint8)
-    blended = np.empty_like(frame)
+    blended = frame.copy()
 
     def process(stamp: Stamp) -> None:
-        preprocess(frame, backend.preprocess, bgr=True, out=x[0])
+        to_input(frame, x[0])
         stamp("preprocess")
         outputs = backend.infer(x)
         stamp("network")
         labels = labels_at(outputs, frame_hw, placement)
         stamp("upsample_argmax")
-        overlay(frame, labels, palette, out=blended)
+        blend(blended, labels)
         stamp("overlay")
 
     return process

@@ -1,36 +1,124 @@
 """Frame and labels -> blended frame on the CPU. The GPU twin is `overlay.cu`."""
+# Letters: H, W frame. A run is a stretch of a row with one label; runs that stay as they are cost a scan of 8 labels a step.
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
+from numba import boolean, int64, uint8, uint16, uint64, void
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import IGNORE
+from tsss_edge.kernels.jit import compiled, read, write
+
+Palette = Sequence[tuple[int, int, int]]
+
+
+class OverlayPlan:
+    """What one frame size, palette and alpha need, made once; calls allocate nothing. Safe in several threads at once."""
+
+    def __init__(
+        self, frame_hw: tuple[int, int], palette: Palette, alpha: float = 0.5, shown: Sequence[int] | None = None
+    ) -> None:
+        """Colours for frames of `frame_hw`; arguments as in `overlay`. Raises: ValueError: as `overlay`."""
+        self.frame_hw = frame_hw
+        self._tint, self._keep, self._shown = tints(palette, alpha, shown, frame_hw[1])
+
+    def __call__(self, frame: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Blend into `frame`, (H,W,3) uint8 BGR, in place; give `frame`. labels: (H,W) uint8. Both C-contiguous.
+
+        Raises: ValueError: another shape, type or layout.
+        """
+        _require(frame, (*self.frame_hw, 3), "frame")
+        _require(labels, self.frame_hw, "labels")
+        flat = labels.reshape(-1)
+        words = flat[: flat.size // 8 * 8].view(np.uint64)
+        _blend(flat, words, self._shown, self._tint, self._keep, frame.reshape(self.frame_hw[0], -1))
+        return frame
 
 
 def overlay(
     frame: NDArray[np.uint8],
     labels: NDArray[np.uint8],
-    palette: Sequence[tuple[int, int, int]],
+    palette: Palette,
     alpha: float = 0.5,
     out: NDArray[np.uint8] | None = None,
+    *,
+    shown: Sequence[int] | None = None,
 ) -> NDArray[np.uint8]:
-    """Blend class colours into a frame; black classes (VOC's background) and 255 stay as they are.
+    """Blend class colours into a frame: (value * (256 - a) + colour * a + 128) >> 8 with a = round(256 * alpha).
 
-    Args:    frame: (H,W,3) uint8 BGR. labels: (H,W) uint8. palette: one RGB colour a class. out: written; may be `frame`.
+    A loop over frames of one size keeps an `OverlayPlan` instead.
+
+    Args:    frame: (H,W,3) uint8 BGR. labels: (H,W) uint8. palette: one RGB colour a class. alpha: 0 (frame) to 1 (colour).
+             out: written; may be `frame`. C-contiguous, as `labels`.
+             shown: classes to colour, the others stay as they are; default: those whose colour is not black, which
+             leaves VOC's background alone. A set without a background gives all (`Classes.objects`).
     Returns: (H,W,3) uint8 BGR, `out` where it was given.
+    Raises:  ValueError: another shape, type or layout; alpha outside 0-1; a shown class without a colour.
     """
-    colours = np.zeros((IGNORE + 1, 1, 3), np.uint8)
-    colours[: len(palette), 0] = np.array(palette, np.uint8)[:, ::-1]
-    shown = np.zeros(IGNORE + 1, np.uint8)
-    shown[: len(palette)] = [255 if any(c) else 0 for c in palette]
-    mixed = cv2.addWeighted(frame, 1 - alpha, cv2.LUT(cv2.merge([labels] * 3), colours), alpha, 0.0)
     if out is None:
-        out = frame.copy()
-    elif out is not frame:
-        out[:] = frame
-    cv2.copyTo(mixed, cv2.LUT(labels, shown), out)
-    return out
+        out = np.empty(frame.shape, np.uint8)
+    plan = OverlayPlan((frame.shape[0], frame.shape[1]), palette, alpha, shown)
+    if out is not frame:
+        np.copyto(out, frame)
+    return plan(out, labels)
+
+
+def tints(
+    palette: Palette, alpha: float, shown: Sequence[int] | None, width: int
+) -> tuple[NDArray[np.uint16], np.uint16, NDArray[np.bool_]]:
+    """Terms of the blend: colour * a + 128 by class and byte of a row (K,3W), 256 - a, and whether a label is shown."""
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha is {alpha}; expected 0 to 1")
+    if not 1 <= len(palette) <= IGNORE:
+        raise ValueError(f"{len(palette)} colours; expected 1 to {IGNORE}, one a class")
+    if shown is None:
+        shown = [k for k, colour in enumerate(palette) if any(colour)]
+    if unknown := [k for k in shown if not 0 <= k < len(palette)]:
+        raise ValueError(f"shown names class {unknown[0]}; the palette has 0 to {len(palette) - 1}")
+    a = round(256 * alpha)
+    bgr = np.array(palette, np.uint8)[:, ::-1].astype(np.uint16)
+    is_shown = np.zeros(IGNORE + 1, np.bool_)
+    is_shown[list(shown)] = True
+    return np.tile(bgr * np.uint16(a) + np.uint16(128), (1, width)), np.uint16(256 - a), is_shown
+
+
+def _require(array: NDArray[np.uint8], shape: tuple[int, ...], name: str) -> None:
+    if array.shape != shape or array.dtype != np.uint8 or not array.flags.c_contiguous:
+        raise ValueError(f"{name} is {array.dtype} {array.shape}; expected C-contiguous uint8 {shape}")
+
+
+@compiled(int64(read(uint8, 1), read(uint64, 1), int64, int64))
+def _run_end(labels, words, p, end):  # type: ignore[no-untyped-def]
+    """End of the run that begins at `p`, at most `end`. `words` are the labels, eight at a time."""
+    label = labels[p]
+    while p < end and p & 7 and labels[p] == label:
+        p += 1
+    if not p & 7:
+        eight = np.uint64(label) * np.uint64(0x0101010101010101)
+        while p + 8 <= end and words[p >> 3] == eight:
+            p += 8
+    while p < end and labels[p] == label:
+        p += 1
+    return p
+
+
+@compiled(void(read(uint8, 1), read(uint64, 1), read(boolean, 1), read(uint16, 2), uint16, write(uint8, 2)))
+def _blend(labels, words, shown, tint, keep, rows):  # type: ignore[no-untyped-def]
+    """Rows of the frame, (H,3W), in place. 16-bit arithmetic and slices of one length: the inner loop runs in SIMD lanes."""
+    height = rows.shape[0]
+    width = rows.shape[1] // 3
+    for y in range(height):
+        start, end = y * width, (y + 1) * width
+        while start < end:
+            stop = _run_end(labels, words, start, end)
+            label = labels[start]
+            if shown[label]:
+                begin, length = 3 * (start - y * width), 3 * (stop - start)
+                pixels = rows[y, begin : begin + length]
+                colour = tint[label, begin : begin + length]
+                for i in range(length):
+                    pixels[i] = np.uint16(np.uint16(pixels[i]) * keep + colour[i]) >> np.uint16(8)
+            start = stop
