@@ -24,13 +24,14 @@ from tsss_edge.artifacts import Checkpoint, Engine, OnnxModel, Precision, Struct
 from tsss_edge.backends import open_backend
 from tsss_edge.bench import Machine, Timed, time_networks
 from tsss_edge.bench.machine import examine_machine, notes_on, read_load, read_mhz
+from tsss_edge.calib.calibrate import MethodOrAuto
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.evaluate import require_same_classes
 from tsss_edge.parity import BOUNDARY_PX, ParityReport, count_leak
 from tsss_edge.parity.gate import judge
 from tsss_edge.parity.measure import Stage, measure
 
-METHODS = ("minmax", "entropy", "percentile", "mse", "auto")
+METHODS: tuple[MethodOrAuto, ...] = ("minmax", "entropy", "percentile", "mse", "auto")
 
 
 class Row(Struct, frozen=True):
@@ -118,7 +119,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def build(network: Network, methods: Sequence[str], *, size: int, seed: int, given: dict[str, Path]) -> None:
+def build(network: Network, methods: Sequence[MethodOrAuto], *, size: int, seed: int, given: dict[str, Path]) -> None:
     """Graphs and engines of every variant, in `network.folder`."""
     from tsss_edge.calib.calibrate import calibrate
     from tsss_edge.export.graph import export_onnx

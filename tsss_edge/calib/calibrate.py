@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 import tsss_edge
-from tsss_edge.artifacts import CalibrationRecord, OnnxModel
+from tsss_edge.artifacts import CalibrationRecord, OnnxModel, write_bytes, write_json
 from tsss_edge.backends.common import import_extra
+from tsss_edge.calib.heldout import Judge, held_back_ids, load_samples
 from tsss_edge.calib.methods import METHODS, Method
+from tsss_edge.calib.networks import pick_compiler
+from tsss_edge.calib.pareto import pareto_svg
 from tsss_edge.calib.placement import Options, exact_ranges, wanted_tensors
 from tsss_edge.calib.qdq import insert_qdq
 from tsss_edge.calib.ranges import CalibTable, Histograms, collect, make_table
+from tsss_edge.calib.search import SearchReport, graphs_to_judge, search
 from tsss_edge.calib.sets import Chosen, choose, find_set, noise
 from tsss_edge.config import CalibSet
+from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
+
+FULL_SET = 512  # pictures that peers settle on
+MethodOrAuto = Literal["minmax", "percentile", "mse", "entropy", "auto"]
 
 
 def calibrate(
@@ -29,8 +37,9 @@ def calibrate(
     *,
     calib_set: str | None = None,
     size: int = 512,
-    method: str = "minmax",
+    method: MethodOrAuto = "minmax",
     seed: int = 0,
+    max_drop: float | None = None,
     allow_random: bool = False,
     options: Options | None = None,
 ) -> OnnxModel:
@@ -38,23 +47,40 @@ def calibrate(
 
     Args:    onnx: FP32, exported by us. data: dataset; its split "train" calibrates, class-balanced, `size` at most.
              calib_set: a set in calib/ or a .toml file, instead of `size` and `seed`.
-             method: minmax, percentile, mse, entropy.
+             method: minmax, percentile, mse, entropy; auto tries all and keeps the one that changes the labels of a
+             held-back part of the split least.
+             max_drop: mIoU points; layers that cost most stay float until the held-back part holds it (`search.py`).
              allow_random: noise instead of pictures; the record says so.
              options: which layers stay float.
     Raises:  ArtifactError: not a float graph of ours, unknown method or set, NaN on the way; nothing is written.
-             DataError: pictures are missing or damaged.
+             DataError: pictures are missing or damaged. GateError: `max_drop` cannot be held.
     """
     require_method(method)
     model = load_float(onnx)
-    chosen = choose_pictures(model, data, calib_set=calib_set, size=size, seed=seed, allow_random=allow_random)
-    warn(chosen.note)
     graph = import_extra("onnx", "onnx").load(onnx)
+    options = options or Options()
+    searched = method == "auto" or max_drop is not None
+    if searched and allow_random:
+        raise ArtifactError("noise tells nothing about methods or layers; name one --method and leave --search out")
+    chosen, held_back = (
+        (noise(model.meta.preprocess, size, seed), ())
+        if allow_random
+        else choose_pictures(model, data, calib_set=calib_set, size=size, seed=seed, hold_back=searched)
+    )
+    warn(chosen.note)
     histograms = measure(graph, chosen, counted=method != "minmax")
-    table = table_of(model, graph, histograms, chosen, method)  # type: ignore[arg-type]
-    return write_int8(model, graph, table, chosen, out, options or Options())
+    methods = METHODS if method == "auto" else (method,)
+    tables: dict[Method, CalibTable] = {m: table_of(model, graph, histograms, chosen, m) for m in methods}
+    if not searched:
+        return write_int8(model, graph, tables[methods[0]], chosen, out, options)
+    report = run_search(model, graph, tables, VocDataset.open(data), held_back, max_drop=max_drop, options=options)
+    options = msgspec.structs.replace(options, float_nodes=report.result.float_nodes)
+    written = write_int8(model, graph, tables[report.method], chosen, out, options)
+    save_search(report, out)
+    return written
 
 
-def require_method(method: str, known: tuple[str, ...] = METHODS) -> None:
+def require_method(method: str, known: tuple[str, ...] = (*METHODS, "auto")) -> None:
     """Raise ArtifactError for an unknown method."""
     if method not in known:
         raise ArtifactError(f"unknown calibration method {method!r}; choose from {', '.join(known)}")
@@ -69,18 +95,23 @@ def load_float(onnx: Path) -> OnnxModel:
 
 
 def choose_pictures(
-    model: OnnxModel, data: Path, *, calib_set: str | None, size: int, seed: int, allow_random: bool
-) -> Chosen:
-    """The pictures, or noise. Raises: DataError, ArtifactError: see `sets.choose`."""
+    model: OnnxModel, data: Path, *, calib_set: str | None, size: int, seed: int, hold_back: bool
+) -> tuple[Chosen, tuple[str, ...]]:
+    """What calibrates, and the ids that are held back to choose by (none unless `hold_back`); the two share no picture.
+
+    Raises: DataError, ArtifactError: see `sets.choose`.
+    """
     if size < 1:
-        raise ArtifactError(f"{size} calibration pictures; at least 1 is needed, {512} are advised")
-    spec = model.meta.preprocess
-    if allow_random:
-        return noise(spec, size, seed)
-    if calib_set is None:
-        return choose(data, spec, CalibSet(name="train", size=size, seed=seed))
-    found, folder = find_set(calib_set)
-    return choose(data, spec, found, list_folder=folder)
+        raise ArtifactError(f"{size} calibration pictures; at least 1 is needed, {FULL_SET} are advised")
+    found, folder = find_set(calib_set) if calib_set else (CalibSet(name="train", size=size, seed=seed), None)
+    dataset, spec = VocDataset.open(data), model.meta.preprocess
+    held_back: tuple[str, ...] = ()
+    if hold_back and not found.list:
+        held_back = held_back_ids(dataset, found.split, seed=found.seed)
+    chosen = choose(dataset, spec, found, list_folder=folder, without=held_back)
+    if hold_back and found.list:
+        held_back = held_back_ids(dataset, found.split, seed=found.seed, without=chosen.ids)
+    return chosen, held_back
 
 
 def measure(graph: Any, chosen: Chosen, *, counted: bool = True) -> Histograms:
@@ -99,6 +130,30 @@ def table_of(model: OnnxModel, graph: Any, histograms: Histograms, chosen: Chose
         preprocess=model.meta.preprocess.hash,
         exact=exact_ranges(graph, histograms),
     )
+
+
+def run_search(
+    model: OnnxModel,
+    graph: Any,
+    tables: dict[Method, CalibTable],
+    dataset: VocDataset,
+    held_back: Sequence[str],
+    *,
+    max_drop: float | None,
+    options: Options,
+) -> SearchReport:
+    """Judge methods and layers on the held-back pictures, with a progress bar on a terminal."""
+    spec, classes = model.meta.preprocess, len(model.meta.classes)
+    samples = load_samples(dataset, held_back, spec)
+    with progress("search", graphs_to_judge(graph, tables, max_drop, options)) as tick:
+        judge = Judge(graph, samples, classes, pick_compiler())
+        return search(graph, tables, judge, max_drop=max_drop, options=options, tick=tick)
+
+
+def save_search(report: SearchReport, out: Path) -> None:
+    """`out` with suffix `.search.json` and `.search.svg`: what was tried, as numbers and as a picture."""
+    write_json(out.with_suffix(".search.json"), report)
+    write_bytes(out.with_suffix(".search.svg"), pareto_svg(report).encode())
 
 
 def write_int8(

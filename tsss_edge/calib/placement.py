@@ -19,13 +19,14 @@ from tsss_edge.errors import ArtifactError
 LAYERS = ("Conv", "ConvTranspose")
 INPUT_PEAK = 255.0  # of a uint8 picture
 THIN = 16  # channels; below, INT8 kernels of GPUs are padded and gain nothing
+KEPT = "kept by choice (search puts the layers here that cost most)"
 _MOVES = ("Cast", "Transpose", "Reshape", "Identity")  # keep values as they are
 
 
 class Options(Struct, frozen=True):
     """Choices of placement. The defaults are measured, see tests/calib and docs."""
 
-    float_nodes: tuple[str, ...] = ()  # layers that stay float, by name (search puts its fallbacks here)
+    float_nodes: tuple[str, ...] = ()  # layers and Adds that stay float, by name (search puts its fallbacks here)
     first: bool = True  # quantize the layer that sees the picture
     last: bool = False  # quantize layers that make graph outputs (the classifier)
     residual: bool = True  # a pair on the skip input of Add
@@ -92,7 +93,7 @@ Rule = Callable[[Graph, onnx.NodeProto, Options], "str | None"]
 
 def kept_by_name(graph: Graph, node: onnx.NodeProto, options: Options) -> str | None:
     """A layer that the caller (search, the user) keeps in float."""
-    return "kept by choice (search or --float)" if node.name in options.float_nodes else None
+    return KEPT if node.name in options.float_nodes else None
 
 
 def constant_weight(graph: Graph, node: onnx.NodeProto, options: Options) -> str | None:
@@ -202,7 +203,7 @@ def _decide_add(graph: Graph, node: onnx.NodeProto, quantized: Sequence[str], op
     skip = skip_input(graph, node)
     if skip is None:
         return False, "not one branch from a layer and one skip"
-    if not options.residual:
+    if not options.residual or node.name in options.float_nodes:
         return False, "skip kept float by choice"
     if graph.maker[node.input[1 - skip]].name not in quantized:
         return False, "the layer it follows is float"

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Struct, read_json, write_json
-from tsss_edge.backends.common import import_extra
 from tsss_edge.calib.histogram import Histogram
 from tsss_edge.calib.methods import Method, choose_range
+from tsss_edge.calib.networks import open_session, with_batch
 from tsss_edge.errors import ArtifactError
 
 MOST_WORKERS = 8  # each holds the activations of one picture
@@ -78,7 +78,7 @@ def collect(
              tick: called after each picture.
     Raises:  ArtifactError: a tensor becomes NaN or infinite, or the graph does not load. What a picture's function raises.
     """
-    session = _session(model, tensors)
+    session = open_session(with_batch(model, "N", tensors), threads=1, shared=True)
     queue, lock = iter(pictures), Lock()
 
     def work() -> Histograms:
@@ -110,28 +110,6 @@ def usable_cores() -> int:
 def _next(queue: Iterator[Any], lock: Lock) -> Any:
     with lock:
         return next(queue, None)
-
-
-def _session(model: Any, tensors: Sequence[str]) -> Any:
-    """One session for all workers, each running in its own thread, so a run uses one thread."""
-    import onnx
-
-    runtime = import_extra("onnxruntime", "onnx")
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    watched.graph.input[0].type.tensor_type.shape.dim[
-        0
-    ].dim_param = "N"  # one picture at a time, whatever the graph takes
-    del watched.graph.output[:]
-    watched.graph.output.extend(onnx.ValueInfoProto(name=tensor) for tensor in tensors)
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    options.enable_mem_pattern = False  # concurrent runs of one session; also keeps memory at what is alive
-    try:
-        return runtime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions share no base class
-        raise ArtifactError(f"ONNX Runtime refuses the graph: {str(error).splitlines()[0]}") from error
 
 
 def _update(histograms: Histograms, session: Any, picture: NDArray[np.uint8], counted: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,23 +45,27 @@ class Chosen:
         return few if len(self.sha256) < FEW else ""
 
 
-def choose(data: Path, spec: Preprocess, calib_set: CalibSet, *, list_folder: Path | None = None) -> Chosen:
+def choose(
+    dataset: VocDataset,
+    spec: Preprocess,
+    calib_set: CalibSet,
+    *,
+    list_folder: Path | None = None,
+    without: Collection[str] = (),
+) -> Chosen:
     """The pictures of a set, checked to be there.
 
-    Args:    data: dataset in VOC layout. list_folder: where `calib_set.list` is; None: the shared calib/.
-    Raises:  DataError: no such folder, split or listed picture, a listed id outside the split, or no pictures at all.
+    Args:    list_folder: where `calib_set.list` is; None: the shared calib/. without: ids not to choose (a list has them all).
+    Raises:  DataError: no such split or listed picture, a listed id outside the split, or no pictures at all.
     """
-    dataset = VocDataset.open(data)
     known = dataset.ids(calib_set.split)
     if calib_set.list:
-        ids = _listed((list_folder or shared_folder("calib")) / calib_set.list, known, data, calib_set.split)
+        ids = _listed((list_folder or shared_folder("calib")) / calib_set.list, known, dataset.root, calib_set.split)
     else:
-        size = min(calib_set.size, len(known))
-        ids = (
-            balanced(dataset, known, size, calib_set.seed)
-            if calib_set.balanced
-            else spread(known, size, calib_set.seed)
-        )
+        free = [i for i in known if i not in without]
+        size = min(calib_set.size, len(free))
+        pick = partial(balanced, dataset) if calib_set.balanced else spread
+        ids = pick(free, size, calib_set.seed)
     paths = [dataset.image_path(image_id) for image_id in ids]
     return Chosen(
         pictures=tuple(partial(load_picture, path, spec) for path in paths),

@@ -1,0 +1,125 @@
+"""A graph in memory -> a function that runs it, on what this machine would serve it with; and how long it takes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsss_edge.artifacts import Precision
+from tsss_edge.backends.base import Outputs
+from tsss_edge.backends.common import import_extra
+from tsss_edge.backends.ov import compile_ir, compile_options, read_ir
+from tsss_edge.errors import ArtifactError, UnavailableError
+
+ROUNDS = 30  # of timing; networks take turns, so that other work on the machine slows all of them alike
+
+Network = Callable[[NDArray[np.uint8]], Outputs]  # (1,H,W,3) uint8 RGB -> outputs by name, valid until the next call
+
+
+class Compiler(Protocol):
+    """Makes networks of onnx.ModelProto graphs."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def floats(self) -> tuple[Precision, ...]: ...  # precisions in which it runs a float graph here
+    def __call__(self, graph: Any, precision: Precision) -> Network: ...
+
+
+def pick_compiler() -> Compiler:
+    """OpenVINO where it is installed, because its INT8 engines are what a CPU serves; else ONNX Runtime."""
+    try:
+        import_extra("openvino", "cpu")
+    except UnavailableError:
+        return OnnxRuntimeCompiler()
+    return OpenVinoCompiler()
+
+
+class OpenVinoCompiler:
+    """As `build-engine --target cpu` compiles."""
+
+    name = "OpenVINO"
+
+    @property
+    def floats(self) -> tuple[Precision, ...]:
+        abilities = import_extra("openvino", "cpu").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return ("fp32", "bf16") if "BF16" in abilities else ("fp32",)
+
+    def __call__(self, graph: Any, precision: Precision) -> Network:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "candidate.onnx"
+            path.write_bytes(with_batch(graph, 1).SerializeToString())
+            compiled = compile_ir(read_ir(path), "CPU", compile_options(precision, slots=1, threads=None))
+        request = compiled.create_infer_request()
+        names = [o.name for o in graph.graph.output]
+
+        def run(picture: NDArray[np.uint8]) -> Outputs:
+            request.infer([picture], share_inputs=True)
+            return {name: request.get_tensor(name).data for name in names}
+
+        return run
+
+
+class OnnxRuntimeCompiler:
+    """The graph as it is written: slower than an engine, the same answers but for rounding."""
+
+    name = "ONNX Runtime"
+    floats: tuple[Precision, ...] = ("fp32",)
+
+    def __call__(self, graph: Any, precision: Precision) -> Network:
+        session = open_session(with_batch(graph, 1))
+        feed = session.get_inputs()[0].name
+        names = [o.name for o in session.get_outputs()]
+        return lambda picture: dict(zip(names, session.run(names, {feed: picture}), strict=True))
+
+
+def with_batch(model: Any, batch: int | str, outputs: Sequence[str] = ()) -> Any:
+    """A copy of a graph that takes batches of `batch` ("N" leaves it free) and gives `outputs`, where named, not its own."""
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    if outputs:
+        del copy.graph.output[:]
+        copy.graph.output.extend(onnx.ValueInfoProto(name=tensor) for tensor in outputs)
+    for value in (*copy.graph.input, *(copy.graph.output if not outputs else ())):
+        first = value.type.tensor_type.shape.dim[0]
+        if isinstance(batch, int):
+            first.dim_value = batch
+        else:
+            first.dim_param = batch
+    return copy
+
+
+def open_session(model: Any, *, threads: int | None = None, shared: bool = False) -> Any:
+    """An ONNX Runtime session on an onnx.ModelProto; `shared` when several threads run it at once.
+
+    Raises: ArtifactError: it refuses the graph. UnavailableError: it is not installed.
+    """
+    runtime = import_extra("onnxruntime", "onnx")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    if threads:
+        options.intra_op_num_threads = threads
+    options.enable_mem_pattern = not shared  # planned memory would be that of the largest picture for every thread
+    try:
+        return runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions share no base class
+        raise ArtifactError(f"ONNX Runtime refuses the graph: {str(error).splitlines()[0]}") from error
+
+
+def time_in_turn(networks: Sequence[Network], picture: NDArray[np.uint8], *, rounds: int = ROUNDS) -> list[float]:
+    """Median milliseconds of each network on one picture, after one call to warm up."""
+    times: list[list[float]] = [[] for _ in networks]
+    for _ in range(rounds + 1):
+        for network, mine in zip(networks, times, strict=True):
+            start = perf_counter()
+            network(picture)
+            mine.append(1000 * (perf_counter() - start))
+    return [float(np.median(mine[1:])) for mine in times]
