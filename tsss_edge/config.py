@@ -34,9 +34,12 @@ class TrainConfig(Struct, frozen=True):
     weight_decay: float = 0.02
     warmup_epochs: float = 1.0
     ema: float = 0.99  # decay per step of the averaged weights that are evaluated and saved; 0 turns it off
+    optimizer: Literal["adamw", "muon"] = "adamw"
     scale_range: tuple[float, float] = (0.5, 2.0)  # random resize before the crop
+    crop_hw: tuple[int, int] | None = None  # size of training views; None: size_hw
     loss_stride: Literal[1, 2, 4, 8] = 4  # pixels a side of the cells that the loss sees, see train/losses.py
     balance: float = 0.0  # class weights: 0 plain, 1 median frequency balancing
+    jaccard: float = 0.0  # weight of the soft Jaccard loss beside cross-entropy
     seed: int = 0
     amp: bool = True  # bf16 autocast on CPU and on GPUs that have it, FP16 otherwise
     device: str = "auto"
@@ -48,6 +51,8 @@ class TrainConfig(Struct, frozen=True):
         for name in ("epochs", "batch", "lr", "val_every"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.crop_hw and any(side <= 0 or side % 32 for side in self.crop_hw):
+            raise ValueError(f"crop_hw must be multiples of 32, got {self.crop_hw}")
 
     @property
     def preprocess(self) -> Preprocess:

@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
 
 import msgspec
 import torch
@@ -23,18 +22,14 @@ from tsss_edge import __version__
 from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Classes
 from tsss_edge.artifacts import Stage as StageName
 from tsss_edge.config import TrainConfig
-from tsss_edge.errors import ArtifactError, DataError, UnavailableError
+from tsss_edge.errors import DataError, UnavailableError
+from tsss_edge.train.checkpoints import Checkpoints, Stateful
+from tsss_edge.train.distributed import average_gradients, join, mean_of_processes, meet, share_batch_statistics
 from tsss_edge.train.loader import Batch, Samples
+from tsss_edge.train.muon import Muon
 from tsss_edge.train.runfolder import Log, begin, progress
 
 CLIP_NORM = 5.0  # of the whole gradient; keeps one odd batch from undoing an epoch
-
-
-class Stateful(Protocol):
-    """Something beside the network that learns, such as a discriminator or its optimizer."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -77,58 +72,84 @@ def train(stage: Stage, config: TrainConfig, out: Path, *, resume: bool = False)
             ArtifactError: `out` holds another run, or was started with other settings.
     """
     device = pick_device(config.device)
+    world = join(device, stage.samples.batch)
     set_threads(config.threads, device)
     net = stage.net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(net, config)
     average = Average(net, config.ema)
-    scaler = torch.amp.GradScaler(enabled=autocast_dtype(config, device) == torch.float16)
-    beside: dict[str, Stateful] = {"optimizer": optimizer, "average": average.net, "scaler": scaler, **stage.beside}
-    meta = describe(stage, config)
-    first, best = 0, -math.inf
-    if begin(out, config, resume):
-        first, best = restore(out / "last.pt", meta, net, beside, stage.options)
-    total = stage.samples.steps * config.epochs
+    share_batch_statistics(net, device)
+    dtype = autocast_dtype(config, device)
+    scaler = torch.amp.GradScaler(enabled=dtype == torch.float16)
+    beside: dict[str, Stateful] = {"optimizer": optimizer, "scaler": scaler, **stage.beside}
+    checkpoints = Checkpoints(out, describe(stage, config), net, average.net, beside, stage.options)
+    first = checkpoints.restore() if begin(out, config, resume, writes=world.writes) else 0
+    steps = stage.samples.steps
+    total = steps * config.epochs
 
-    with Log(out, first) as log, progress(f"{stage.name} {config.arch}", total, first * stage.samples.steps) as tick:
+    with (
+        Log(out, first, writes=world.writes) as log,
+        progress(f"{stage.name} {config.arch}", total, first * steps, shown=world.writes) as tick,
+    ):
         for epoch in range(first, config.epochs):
             net.train()
-            for index, batch in enumerate(stage.samples.batches(epoch)):
-                step = epoch * stage.samples.steps + index
-                moment = Moment(step, step / total, average.net)
-                set_lr(optimizer, learning_rate(config, moment, stage.samples.steps))
-                with torch.autocast(device.type, autocast_dtype(config, device), enabled=config.amp):
+            torch.manual_seed(epoch_seed(config.seed, epoch, world.rank))
+            for index, batch in enumerate(stage.samples.batches(epoch, rank=world.rank, world=world.size)):
+                moment = Moment(epoch * steps + index, (epoch * steps + index) / total, average.net)
+                set_lr(optimizer, learning_rate(config, moment, steps))
+                with torch.autocast(device.type, dtype, enabled=config.amp):
                     loss, parts = stage.step(batch.to(device), moment)
                 require_finite(loss, batch, moment)
                 optimizer.zero_grad(set_to_none=True)
                 scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                average_gradients(net.parameters())
                 scaler.unscale_(optimizer)
                 nn.utils.clip_grad_norm_(net.parameters(), CLIP_NORM)
                 scaler.step(optimizer)
                 scaler.update()
                 average.update(net, moment.step)
-                log.step(loss, parts)
+                log.step(mean_of_processes(loss), parts)
                 tick()
-            last = epoch + 1 == config.epochs
-            metrics = stage.validate(average.net.eval()) if last or (epoch + 1) % config.val_every == 0 else {}
-            log.epoch(epoch, optimizer.param_groups[0]["lr"], metrics)
-            score = metrics.get(stage.key, -math.inf) if stage.key else float(epoch)
-            described = msgspec.structs.replace(meta, metrics=finite_only(metrics))
-            if score > best or (last and not (out / "best.pt").exists()):
-                best = score
-                Checkpoint.save(out / "best.pt", described, average.net.state_dict())
-            state = {name: part.state_dict() for name, part in beside.items()}
-            resumed = {"epoch": epoch + 1, "best": best, "beside": state, "options": stage.options}
-            Checkpoint.save(out / "last.pt", described, net.state_dict(), resumed)
+            if world.writes:
+                due = (epoch + 1) % config.val_every == 0 or epoch + 1 == config.epochs
+                metrics = stage.validate(average.net) if due else {}
+                log.epoch(epoch, optimizer.param_groups[0]["lr"], metrics)
+                checkpoints.save(epoch + 1, metrics, score(stage, metrics, epoch))
+    meet()  # until process 0 has written
     return Checkpoint.load(out / "best.pt")
+
+
+def score(stage: Stage, metrics: dict[str, float], epoch: int) -> float:
+    """What best.pt maximises; a stage without a key keeps its newest weights."""
+    return metrics.get(stage.key, -math.inf) if stage.key else float(epoch)
+
+
+def epoch_seed(seed: int, epoch: int, rank: int) -> int:
+    """Seed of PyTorch's generator (dropout) for an epoch: other numbers in every epoch and process."""
+    return ((seed * 1_000_003 + epoch) * 1_009 + rank) % 2**63
+
+
+def describe(stage: Stage, config: TrainConfig) -> CheckpointMeta:
+    """What the stage's checkpoints say of themselves."""
+    return CheckpointMeta(
+        stage=stage.name,
+        arch=config.arch,
+        classes=stage.classes or stage.samples.dataset.classes,
+        preprocess=config.preprocess,
+        strong=stage.strong,
+        training=json.loads(msgspec.json.encode(config)),
+        tool=f"tsss-edge {__version__}",
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Optimizer and schedule
 
 
-def make_optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW; no weight decay on biases and batch norms (arXiv 1812.01187, section 3.1)."""
+def make_optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW or Muon; no weight decay on biases and batch norms (arXiv 1812.01187, section 3.1)."""
     parameters = [p for p in net.parameters() if p.requires_grad]
+    if config.optimizer == "muon":
+        return Muon(parameters, lr=config.lr, weight_decay=config.weight_decay)
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
@@ -206,58 +227,3 @@ def autocast_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.float16
     return torch.bfloat16
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Checkpoints
-
-
-def describe(stage: Stage, config: TrainConfig) -> CheckpointMeta:
-    """What the stage's checkpoints say of themselves."""
-    return CheckpointMeta(
-        stage=stage.name,
-        arch=config.arch,
-        classes=stage.classes or stage.samples.dataset.classes,
-        preprocess=config.preprocess,
-        strong=stage.strong,
-        training=json.loads(msgspec.json.encode(config)),
-        tool=f"tsss-edge {__version__}",
-    )
-
-
-def restore(
-    path: Path, meta: CheckpointMeta, net: nn.Module, beside: dict[str, Stateful], options: dict[str, float]
-) -> tuple[int, float]:
-    """Load everything that last.pt holds -> (epochs done, best score so far).
-
-    Raises: ArtifactError: the run was started with other settings or other categories.
-    """
-    checkpoint = Checkpoint.load(path)
-    saved = checkpoint.resume()
-    require_same_run(path, (checkpoint.meta, saved.get("options")), (meta, options))
-    try:
-        net.load_state_dict(checkpoint.state())
-        for name, part in beside.items():
-            part.load_state_dict(saved["beside"][name])
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise ArtifactError(f"{path}: belongs to another kind of run ({error}); choose another --out") from error
-    return int(saved["epoch"]), float(saved["best"])
-
-
-def require_same_run(path: Path, saved: tuple[CheckpointMeta, Any], now: tuple[CheckpointMeta, Any]) -> None:
-    """Raise ArtifactError when a run would go on with settings or switches it was not started with."""
-    a, b = (
-        {**meta.training, "stage": meta.stage, "strong": meta.strong, "classes": meta.classes, "switches": options}
-        for meta, options in (saved, now)
-    )
-    changed = [key for key in b if a.get(key) != b[key] and key not in ("device", "threads")]
-    if changed:
-        raise ArtifactError(
-            f"{path}: this run was started with other settings ({', '.join(changed)}); "
-            "go on with the same ones, or choose another --out"
-        )
-
-
-def finite_only(metrics: dict[str, float]) -> dict[str, float]:
-    """Metrics without those that do not exist (NaN, such as the IoU of an absent class)."""
-    return {name: value for name, value in metrics.items() if math.isfinite(value)}

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tsss_edge.train.distributed import mean_of_processes
+
 
 def cell_shares(masks: Tensor, num_classes: int, stride: int) -> Tensor:
     """(N,H,W) uint8 -> (N,K,h,w) float32: share of each class among a cell's pixels. 255 belongs to no class."""
@@ -40,7 +42,21 @@ def class_loss(logits: Tensor, shares: Tensor, class_weights: Tensor | None = No
     if class_weights is not None:
         shares = shares * class_weights[:, None, None]
     total = -(shares * F.log_softmax(upsample_to(logits, shares), dim=1)).sum()
-    return total / shares.sum().clamp(min=1.0)
+    return total / mean_of_processes(shares.sum()).clamp(min=1.0)
+
+
+def jaccard_loss(logits: Tensor, shares: Tensor) -> Tensor:
+    """1 - soft intersection over union, a mean over the classes that the batch shows (arXiv 1608.01471, section 2.2).
+
+    A rare class weighs as much as a common one, as in mIoU. Args: as `class_loss`. Under torchrun, of this process.
+    """
+    known = shares.sum(dim=1, keepdim=True)
+    predicted = known * F.softmax(upsample_to(logits, shares), dim=1)
+    both = (predicted * shares).sum(dim=(0, 2, 3))
+    either = (predicted + shares - predicted * shares).sum(dim=(0, 2, 3))
+    shown = shares.sum(dim=(0, 2, 3)) > 0
+    overlap = (both + 1) / (either + 1)
+    return ((1 - overlap) * shown).sum() / shown.sum().clamp(min=1)
 
 
 def object_loss(objectness: Tensor, shares: Tensor) -> Tensor:
@@ -52,4 +68,4 @@ def object_loss(objectness: Tensor, shares: Tensor) -> Tensor:
     thing = known - shares[:, :1]
     logit = upsample_to(objectness, shares)
     total = (known * F.softplus(logit) - thing * logit).sum()  # known*softplus(x) - thing*x = BCE, weighted
-    return total / known.sum().clamp(min=1.0)
+    return total / mean_of_processes(known.sum()).clamp(min=1.0)

@@ -20,34 +20,42 @@ from tsss_edge.config import TrainConfig
 from tsss_edge.errors import ArtifactError
 
 
-def begin(out: Path, config: TrainConfig, resume: bool) -> bool:
-    """Prepare the folder; True when there is a run to go on with.
+def begin(out: Path, config: TrainConfig, resume: bool, *, writes: bool = True) -> bool:
+    """Prepare the folder (only where `writes`); True when there is a run to go on with.
 
     Raises: ArtifactError: `out` holds a run and `resume` was not asked for.
     """
     started = (out / "last.pt").is_file()
     if started and not resume:
         raise ArtifactError(f"{out}: holds a run already; add --resume to go on with it, or choose another --out")
-    write_bytes(out / "config.toml", to_toml(config).encode())
+    if writes:
+        write_bytes(out / "config.toml", to_toml(config).encode())
     return started
 
 
 def to_toml(config: TrainConfig) -> str:
-    """The settings as TOML; every value is a string, number, boolean or list, which JSON writes the same way."""
+    """The settings as TOML; every value is a string, number, boolean or list, which JSON writes the same way.
+
+    None, which TOML lacks, is left out: it is the default where it occurs.
+    """
     values: dict[str, Any] = msgspec.to_builtins(config)
-    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items() if value is not None)
 
 
 class Log:
     """log.jsonl, one line an epoch, and TensorBoard. Lines of epochs that will be trained again are dropped."""
 
-    def __init__(self, out: Path, first_epoch: int) -> None:
+    def __init__(self, out: Path, first_epoch: int, *, writes: bool = True) -> None:
         self._path = out / "log.jsonl"
-        lines = self._path.read_text().splitlines() if self._path.is_file() else []
-        kept = [line for line in lines if json.loads(line)["epoch"] <= first_epoch]
-        write_bytes(self._path, "".join(line + "\n" for line in kept).encode())
-        self._board = _board(out) if find_spec("tensorboard") else None
+        if writes:
+            self._keep_until(first_epoch)
+        self._board = _board(out, first_epoch) if writes and find_spec("tensorboard") else None
         self._start_epoch()
+
+    def _keep_until(self, epoch: int) -> None:
+        *lines, _ = self._path.read_text().split("\n") if self._path.is_file() else [""]  # a kill may cut the last line
+        kept = [line for line in lines if json.loads(line)["epoch"] <= epoch]
+        write_bytes(self._path, "".join(line + "\n" for line in kept).encode())
 
     def __enter__(self) -> Log:
         return self
@@ -79,20 +87,20 @@ class Log:
         self._start_epoch()
 
 
-def _board(out: Path) -> Any:
+def _board(out: Path, first_epoch: int) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(out / "tensorboard"))
+    return SummaryWriter(str(out / "tensorboard"), purge_step=first_epoch + 1)  # hides what will be trained again
 
 
 @contextmanager
-def progress(what: str, total: int, done: int = 0) -> Iterator[Callable[[], None]]:
-    """A progress bar on stderr when that is a terminal; yields the function that moves it one step."""
+def progress(what: str, total: int, done: int = 0, *, shown: bool = True) -> Iterator[Callable[[], None]]:
+    """A progress bar on stderr when that is a terminal and it is to be `shown`; yields the function that moves it one step."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not (shown and sys.stderr.isatty())) as bar:
         task = bar.add_task(what, total=total, completed=done)
         yield lambda: bar.advance(task)

@@ -14,7 +14,7 @@ from tsss_edge.models import SegNet
 from tsss_edge.train.common import class_weights, fresh_net, load_encoder, training_split
 from tsss_edge.train.loader import Batch, Samples, network_input
 from tsss_edge.train.loop import Moment, Stage, train
-from tsss_edge.train.losses import cell_shares, class_loss, object_loss
+from tsss_edge.train.losses import cell_shares, class_loss, jaccard_loss, object_loss
 from tsss_edge.train.validate import Views, class_scores
 
 OBJECT_WEIGHT = 0.5  # of the objectness loss beside the class loss (ours)
@@ -29,7 +29,7 @@ def train_supervised(config: TrainConfig, data: Path, out: Path, *, resume: bool
     dataset = VocDataset.open(data)
     net = fresh_net(config, num_classes=len(dataset.classes))
     load_encoder(net, config)
-    augment = TrainAugment(config.size_hw, config.preprocess, config.scale_range)
+    augment = TrainAugment(config.crop_hw or config.size_hw, config.preprocess, config.scale_range)
     ids = training_split(dataset)
     samples = Samples(dataset, ids, dataset.mask, augment, batch=config.batch, seed=config.seed)
     weights = class_weights(dataset, ids, dataset.mask, config.balance)
@@ -56,8 +56,12 @@ class SupervisedStep:
         logits, objectness = self._net(network_input(batch.images, self._config.preprocess.scale))
         shares = cell_shares(batch.masks, logits.shape[1], self._config.loss_stride)
         weights = self._weights.to(shares.device) if self._weights is not None else None
-        by_class = class_loss(logits, shares, weights)
-        if not self._objectness:
-            return by_class, {}
-        by_object = object_loss(objectness, shares)
-        return by_class + OBJECT_WEIGHT * by_object, {"class": by_class, "object": by_object}
+        parts = {"class": class_loss(logits, shares, weights)}
+        loss = parts["class"]
+        if self._config.jaccard:
+            parts["jaccard"] = jaccard_loss(logits, shares)
+            loss = loss + self._config.jaccard * parts["jaccard"]
+        if self._objectness:
+            parts["object"] = object_loss(objectness, shares)
+            loss = loss + OBJECT_WEIGHT * parts["object"]
+        return loss, parts

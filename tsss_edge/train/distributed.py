@@ -1,0 +1,134 @@
+"""Processes that `torchrun` started -> one training: each takes its share of every batch, all take the same step.
+
+Not `DistributedDataParallel`: that wraps one forward of one module, while a step here may call its network twice, leave a
+head out, or train a discriminator beside it. Gradients are averaged after `backward` instead, in one all-reduce (16 MB
+for edge-m; nothing is overlapped). Batch norm sees the whole batch, and losses are means over all processes' pixels, so
+that a global batch gives the same step on any number of processes, but for rounding.
+"""
+# Letters: N batch, C channel, H height, W width.
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from tsss_edge.errors import ArtifactError
+
+
+class World(NamedTuple):
+    """This process's number and how many there are. Process 0 is the one that writes."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def writes(self) -> bool:
+        return self.rank == 0
+
+
+def join(device: torch.device, batch: int) -> World:
+    """Meet the processes that torchrun started (gloo on CPUs, NCCL on GPUs); without torchrun, a world of one.
+
+    Raises: ArtifactError: the global batch does not divide among the processes.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return World()
+    if batch % size:
+        raise ArtifactError(f"a batch of {batch} does not divide among {size} processes; choose a multiple of {size}")
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return World(dist.get_rank(), size)
+
+
+def meet() -> None:
+    """Wait until every process is here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def mean_of_processes(value: Tensor) -> Tensor:
+    """The mean of a tensor over all processes, without its gradient; the same tensor in a world of one."""
+    if not dist.is_initialized():
+        return value.detach()
+    mean = value.detach().clone()
+    dist.all_reduce(mean)
+    return mean / dist.get_world_size()
+
+
+@torch.no_grad()
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Give every process the mean gradient. A parameter that got none in all processes keeps none."""
+    if not dist.is_initialized():
+        return
+    learnt = [p for p in parameters if p.requires_grad]
+    has = torch.tensor([float(p.grad is not None) for p in learnt], device=learnt[0].device)
+    flat = torch.cat(
+        [has, *((p.grad if p.grad is not None else torch.zeros_like(p)).float().flatten() for p in learnt)]
+    )
+    dist.all_reduce(flat)
+    seen, *means = torch.split(flat, [len(learnt), *(p.numel() for p in learnt)])
+    for p, count, mean in zip(learnt, seen.tolist(), means, strict=True):
+        # in the parameter's memory layout: the fused optimizer pairs them element by element in memory
+        p.grad = torch.empty_like(p).copy_(mean.view(p.shape) / dist.get_world_size()) if count else None
+
+
+def share_batch_statistics(net: nn.Module, device: torch.device) -> None:
+    """Let every batch norm of `net` see the batches of all processes. Does nothing in a world of one."""
+    if not dist.is_initialized():
+        return
+    if device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]  # replaces layers inside `net`
+        return
+    for module in net.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = GlobalBatchNorm2d  # in place: whoever holds the network or the layer sees it
+
+
+class GlobalBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over the batches of all processes: what `nn.SyncBatchNorm`, which refuses CPUs, does on GPUs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N,C,H,W) -> the same, in its dtype; statistics in float32."""
+        if not self.training:
+            return super().forward(x)
+        wide = x.float()
+        count = x.numel() // x.shape[1] * dist.get_world_size()
+        sums = torch.stack([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3))])
+        mean, square = _SumOverProcesses.apply(sums) / count  # type: ignore[no-untyped-call]
+        variance = (square - mean.square()).clamp(min=0)
+        self._remember(mean.detach(), variance.detach() * count / (count - 1))
+        factor = self.weight * torch.rsqrt(variance + self.eps)
+        shift = self.bias - mean * factor
+        y: Tensor = wide * factor[:, None, None] + shift[:, None, None]
+        return y.to(x.dtype)
+
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        assert self.num_batches_tracked is not None
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance, self.momentum)
+        self.num_batches_tracked += 1
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """All-reduce whose gradient is the sum of all processes' gradients, since each one's loss depends on the sum."""
+
+    @staticmethod
+    def forward(_: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
