@@ -1,4 +1,4 @@
-"""`tsss-edge train ...`, `label`: from a dataset to checkpoints."""
+"""`tsss-edge train ...`, `label`, `adapt`, `reproduce`: from a dataset to checkpoints."""
 
 from __future__ import annotations
 
@@ -29,9 +29,16 @@ Fraction = Annotated[
 ]
 
 
+Source = Annotated[Path | None, typer.Option(help="Take L-Net's masks from another set (the 0% protocol).")]
+Adversarial = Annotated[bool, typer.Option(help="Train with the discriminator.")]
+MeanTeacher = Annotated[bool, typer.Option(help="Refine the labels of weak images by the averaged network.")]
+CutMix = Annotated[bool, typer.Option("--cutmix", help="Paste rectangles of other pictures in (arXiv 1905.04899).")]
+
+
 def register(parent: typer.Typer) -> None:
     parent.add_typer(app, name="train")
-    parent.command()(label)
+    for command in (label, adapt, reproduce):
+        parent.command()(command)
 
 
 @app.command()
@@ -43,13 +50,24 @@ def supervised(
     epochs: Epochs = None,
     config: Config = None,
     seed: Seed = None,
+    qat: Annotated[
+        Path | None, typer.Option(metavar="CALIB", help="Fine-tune for this INT8 ONNX file, from its own checkpoint.")
+    ] = None,
     resume: Resume = False,
     json: Json = None,
 ) -> None:
     """Train on the masks of all categories: the baseline, and the way for fully labelled sets.
 
     Example: tsss-edge train supervised --data camvid --arch edge-s --size 480x352 --epochs 40 --out runs/camvid
+
+    Example: tsss-edge train supervised --data camvid --qat runs/camvid/fused.int8.onnx --out runs/camvid-qat
     """
+    if qat is not None:
+        from tsss_edge.train.qat import QAT_EPOCHS, train_qat
+
+        settings = _config(config, data, arch, size, epochs or (None if config else QAT_EPOCHS), seed)
+        _emit(train_qat(settings, data, out, calib=qat, resume=resume), json)
+        return
     from tsss_edge.train.supervised import train_supervised
 
     _emit(train_supervised(_config(config, data, arch, size, epochs, seed), data, out, resume=resume), json)
@@ -61,7 +79,7 @@ def lnet(
     out: Out,
     strong: Strong = None,
     strong_fraction: Fraction = 0.5,
-    source: Annotated[Path | None, typer.Option(help="Take the masks from another set (0% protocol).")] = None,
+    source: Source = None,
     arch: Arch = None,
     size: Size = None,
     epochs: Epochs = None,
@@ -76,7 +94,7 @@ def lnet(
     from tsss_edge.train.lnet import train_lnet
 
     settings = _config(config, data, arch, size, epochs, None)
-    chosen = _strong(data, strong, strong_fraction)
+    chosen = _strong(data, strong, strong_fraction, source)
     _emit(train_lnet(settings, data, out, strong=chosen, source=source, resume=resume), json)
 
 
@@ -88,7 +106,9 @@ def pnet(
     labels: Annotated[Path, typer.Option(help="Folder that `tsss-edge label` wrote.")],
     strong: Strong = None,
     strong_fraction: Fraction = 0.5,
-    adversarial: Annotated[bool, typer.Option(help="Train with the discriminator.")] = True,
+    adversarial: Adversarial = True,
+    mean_teacher: MeanTeacher = True,
+    cutmix: CutMix = False,
     size: Size = None,
     epochs: Epochs = None,
     config: Config = None,
@@ -100,13 +120,14 @@ def pnet(
     Example: tsss-edge train pnet --data runs/synth --lnet runs/lnet --labels runs/labels --out runs/pnet
     """
     from tsss_edge.artifacts import Checkpoint
-    from tsss_edge.train.pnet import train_pnet
+    from tsss_edge.train.pnet import Switches, train_pnet
 
     arch = Checkpoint.load(lnet).meta.arch
     settings = _config(config, data, arch, size, epochs, None)
     chosen = _strong(data, strong, strong_fraction)
+    switches = Switches(adversarial=adversarial, mean_teacher=mean_teacher, cutmix=cutmix)
     checkpoint = train_pnet(
-        settings, data, out, lnet=lnet, labels=labels, strong=chosen, adversarial=adversarial, resume=resume
+        settings, data, out, lnet=lnet, labels=labels, strong=chosen, switches=switches, resume=resume
     )
     _emit(checkpoint, json)
 
@@ -117,6 +138,10 @@ def train_everything(
     out: Out,
     strong: Strong = None,
     strong_fraction: Fraction = 0.5,
+    source: Source = None,
+    adversarial: Adversarial = True,
+    mean_teacher: MeanTeacher = True,
+    cutmix: CutMix = False,
     arch: Arch = None,
     size: Size = None,
     epochs: Epochs = None,
@@ -127,12 +152,18 @@ def train_everything(
 ) -> None:
     """The whole method: L-Net, classifier, labels for weak images, P-Net. The result is OUT/best.pt.
 
+    L-Net trains for --epochs, each stage after it for a third of them. With --source no category is strong unless
+    --strong names some.
+
     Example: tsss-edge train all --data runs/synth --strong-fraction 0.5 --out runs/method
     """
     from tsss_edge.train.all import train_all
+    from tsss_edge.train.pnet import Switches
 
     settings = _config(config, data, arch, size, epochs, seed)
-    _emit(train_all(settings, data, out, strong=_strong(data, strong, strong_fraction), resume=resume), json)
+    chosen = _strong(data, strong, strong_fraction, source)
+    switches = Switches(adversarial=adversarial, mean_teacher=mean_teacher, cutmix=cutmix)
+    _emit(train_all(settings, data, out, strong=chosen, source=source, switches=switches, resume=resume), json)
 
 
 def label(
@@ -152,6 +183,53 @@ def label(
     emit(report, report.summary(), json)
 
 
+def adapt(
+    run: Annotated[Path, typer.Argument(help="A run whose network tells categories apart.")],
+    data: Data,
+    new_class: Annotated[str, typer.Option(help="Name of the category, the last line of DATA's classes.txt.")],
+    out: Out,
+    epochs: Epochs = None,
+    resume: Resume = False,
+    json: Json = None,
+) -> None:
+    """Add one category to a trained run from image-level labels alone, and report old and new categories apart.
+
+    Example: tsss-edge adapt runs/method --data more-pictures --new-class drone --out runs/with-drone
+    """
+    from tsss_edge.train.adapt import adapt as add_category
+
+    report = add_category(run, data, out, new_class=new_class, epochs=epochs, resume=resume)
+    emit(report, report.summary(), json)
+
+
+def reproduce(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder of all runs, table.json and table.html.")],
+    source: Annotated[Path | None, typer.Option(help="Masks of other categories, for the 0% protocol.")] = None,
+    seeds: Annotated[str, typer.Option(metavar="N,N,...", help="Random seeds.")] = "0,1,2",
+    strong: Strong = None,
+    rows: Annotated[str | None, typer.Option(metavar="A,B,...", help="Rows, such as 50:full (default: all).")] = None,
+    arch: Arch = None,
+    size: Size = None,
+    epochs: Epochs = None,
+    config: Config = None,
+    json: Json = None,
+) -> None:
+    """The paper's table: supervised, 50% and 0% strong, with each part on and off. Run it again to go on.
+
+    Example: tsss-edge reproduce --data runs/rendered --source runs/source --seeds 0 --out runs/table
+    """
+    from tsss_edge.reproduce import reproduce as make_table
+
+    settings = _config(config, data, arch, size, epochs, None)
+    with usage_errors():
+        numbers = [int(seed) for seed in names(seeds)]
+        chosen = names(rows) if rows is not None else None
+        categories = names(strong) if strong is not None else None
+        table = make_table(settings, data, out, source=source, seeds=numbers, strong=categories, rows=chosen)
+    emit(table, table.summary(), json)
+
+
 def _config(
     config: Path | None, data: Path, arch: str | None, size: str | None, epochs: int | None, seed: int | None
 ) -> TrainConfig:
@@ -168,14 +246,14 @@ def _config(
     return settings
 
 
-def _strong(data: Path, chosen: str | None, fraction: float) -> tuple[str, ...]:
+def _strong(data: Path, chosen: str | None, fraction: float, source: Path | None = None) -> tuple[str, ...]:
     from tsss_edge.data.supervision import strong_from_fraction
     from tsss_edge.data.voc import VocDataset
 
     classes = VocDataset.open(data).classes
     with usage_errors():
         if chosen is None:
-            return tuple(strong_from_fraction(classes, fraction))
+            return () if source else tuple(strong_from_fraction(classes, fraction))
         classes.ids(names(chosen))
         return names(chosen)
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from tsss_edge.artifacts import Checkpoint
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.augment import TrainAugment
 from tsss_edge.data.voc import VocDataset
-from tsss_edge.models import SegNet
 from tsss_edge.train.common import class_weights, fresh_net, load_encoder, training_split
 from tsss_edge.train.loader import Batch, Samples, network_input
 from tsss_edge.train.loop import Moment, Stage, train
@@ -29,12 +28,17 @@ def train_supervised(config: TrainConfig, data: Path, out: Path, *, resume: bool
     dataset = VocDataset.open(data)
     net = fresh_net(config, num_classes=len(dataset.classes))
     load_encoder(net, config)
+    return train(supervised_stage(config, dataset, net), config, out, resume=resume)
+
+
+def supervised_stage(config: TrainConfig, dataset: VocDataset, net: nn.Module) -> Stage:
+    """The stage that trains `net`, which gives `Heads`, on the masks of all categories."""
     augment = TrainAugment(config.crop_hw or config.size_hw, config.preprocess, config.scale_range)
     ids = training_split(dataset)
     samples = Samples(dataset, ids, dataset.mask, augment, batch=config.batch, seed=config.seed)
     weights = class_weights(dataset, ids, dataset.mask, config.balance)
     views = Views(dataset, dataset.ids("val"), config.preprocess)
-    stage = Stage(
+    return Stage(
         name="supervised",
         net=net,
         samples=samples,
@@ -43,13 +47,12 @@ def train_supervised(config: TrainConfig, data: Path, out: Path, *, resume: bool
         key="miou",
         strong=tuple(dataset.classes.names[i] for i in dataset.classes.objects),
     )
-    return train(stage, config, out, resume=resume)
 
 
 class SupervisedStep:
     """Cross-entropy on every labelled pixel and, where there is a background, objectness beside it."""
 
-    def __init__(self, net: SegNet, config: TrainConfig, weights: Tensor | None, *, objectness: bool) -> None:
+    def __init__(self, net: nn.Module, config: TrainConfig, weights: Tensor | None, *, objectness: bool) -> None:
         self._net, self._config, self._weights, self._objectness = net, config, weights, objectness
 
     def __call__(self, batch: Batch, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
