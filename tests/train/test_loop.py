@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -18,6 +22,7 @@ from tsss_edge.errors import ArtifactError, DataError, UnavailableError
 from tsss_edge.models import load_model
 from tsss_edge.train import loop
 from tsss_edge.train.loop import Average, Moment, learning_rate, pick_device
+from tsss_edge.train.runfolder import Log, to_toml
 from tsss_edge.train.supervised import train_supervised
 
 
@@ -46,10 +51,11 @@ class Killed(Exception):
     pass
 
 
-def test_resume_after_a_kill_equals_an_uninterrupted_run(
-    squares: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_resume_after_an_error_equals_an_uninterrupted_run(
+    squares: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
-    config = msgspec.structs.replace(config, epochs=3)
+    config = msgspec.structs.replace(config, epochs=3, optimizer=optimizer)
     train_supervised(config, squares, tmp_path / "whole")
     update = Average.update
 
@@ -70,6 +76,44 @@ def test_resume_after_a_kill_equals_an_uninterrupted_run(
         for run in ("whole", "cut")
     ]
     assert logs[0] == logs[1]
+
+
+def test_resume_after_kill_9_equals_an_uninterrupted_run(squares: Path, config: TrainConfig, tmp_path: Path) -> None:
+    """A process of its own, killed as soon as last.pt is there: in the second epoch, or a little later."""
+    config = msgspec.structs.replace(config, epochs=8)
+    train_supervised(config, squares, tmp_path / "whole")
+    (tmp_path / "config.toml").write_text(to_toml(config))
+    arguments = ["train", "supervised", "--data", str(squares), "--config", str(tmp_path / "config.toml")]
+    command = [sys.executable, "-m", "tsss_edge", *arguments, "--out", str(tmp_path / "cut")]
+    with subprocess.Popen(command) as process:
+        while not (tmp_path / "cut/last.pt").exists() and process.poll() is None:
+            time.sleep(0.001)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert Checkpoint.load(tmp_path / "cut/last.pt").resume()["epoch"] < 8
+    train_supervised(config, squares, tmp_path / "cut", resume=True)
+    for name in ("last.pt", "best.pt"):
+        assert same_weights(tmp_path / "whole" / name, tmp_path / "cut" / name)
+
+
+def test_a_log_line_that_a_kill_cut_short_is_dropped(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"epoch":1,"loss":2.0}\n{"epoch":2,"lo')
+    with Log(tmp_path, first_epoch=1):
+        assert (tmp_path / "log.jsonl").read_text() == '{"epoch":1,"loss":2.0}\n'
+
+
+def test_settings_younger_than_a_run_do_not_stop_it(squares: Path, config: TrainConfig, tmp_path: Path) -> None:
+    """A run started before a setting existed goes on with that setting's default, and refuses another value."""
+    config = msgspec.structs.replace(config, epochs=1)
+    train_supervised(config, squares, tmp_path)
+    last = Checkpoint.load(tmp_path / "last.pt")
+    meta = msgspec.structs.replace(
+        last.meta, training={k: v for k, v in last.meta.training.items() if k != "optimizer"}
+    )
+    Checkpoint.save(last.path, meta, last.state(), last.resume())
+    train_supervised(config, squares, tmp_path, resume=True)
+    with pytest.raises(ArtifactError, match="optimizer"):
+        train_supervised(msgspec.structs.replace(config, optimizer="muon"), squares, tmp_path, resume=True)
 
 
 def test_resume_refuses_other_settings_and_a_second_start(squares: Path, config: TrainConfig, tmp_path: Path) -> None:

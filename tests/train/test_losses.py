@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tsss_edge.train.losses import cell_shares, class_loss, object_loss
+from tsss_edge.train.losses import cell_shares, class_loss, jaccard_loss, object_loss
 
 
 def test_shares_of_one_cell() -> None:
@@ -56,3 +56,24 @@ def test_mixed_cell_wants_its_mixture() -> None:
     shares = cell_shares(mask, 2, 8)
     assert class_loss(torch.zeros(1, 2, 1, 1), shares).item() == pytest.approx(math.log(2), rel=1e-6)
     assert class_loss(torch.tensor([[[[0.5]], [[0.0]]]]), shares).item() > math.log(2)
+
+
+def test_jaccard_loss_by_hand() -> None:
+    """4 pixels, class 0 twice, class 1 once, one ignored; sure predictions 0, 1, 1 on the three known ones.
+
+    Class 0: both 1, either 2; class 1: both 1, either 2; with 1 added to each: 2/3 and 2/3. Class 2 is not shown.
+    """
+    mask = torch.tensor([[[0, 0], [1, 255]]], dtype=torch.uint8)
+    logits = torch.full((1, 3, 2, 2), -50.0)
+    for row, column, predicted in ((0, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 2)):
+        logits[0, predicted, row, column] = 50.0
+    assert jaccard_loss(logits, cell_shares(mask, 3, 1)).item() == pytest.approx(1 / 3, rel=1e-6)
+
+
+def test_jaccard_loss_weighs_a_rare_class_like_a_common_one() -> None:
+    """A sixteenth of the pixels is missed: class 1 loses 16/17 of its overlap, class 0 loses 16/257."""
+    mask = torch.zeros(1, 16, 16, dtype=torch.uint8)
+    mask[0, :4, :4] = 1
+    logits = torch.zeros(1, 2, 16, 16)
+    logits[0, 0] = 50.0
+    assert jaccard_loss(logits, cell_shares(mask, 2, 1)).item() == pytest.approx((16 / 257 + 16 / 17) / 2, rel=1e-5)
