@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from tsss_edge.artifacts import Engine, LatencyRecord, Precision, Struct, write_json
+from tsss_edge.artifacts import Engine, LatencyRecord, Precision, Struct, sha256_file, write_json
 from tsss_edge.backends import open_backend
 from tsss_edge.bench import time_networks
 from tsss_edge.config import Target
@@ -65,6 +65,7 @@ def choose_engine(
     out: Path,
     *,
     eval_data: Path,
+    precision: Precision | None = None,
     reference: Path | None = None,
     calib_data: Path | None = None,
     split: str = "val",
@@ -74,23 +75,24 @@ def choose_engine(
     """Build, time and gate every precision of `target` that `model` allows; keep the best at `out`.
 
     Args:    eval_data: labelled set for the gate (`split`); `reference`: its PyTorch checkpoint, default `model` itself.
+             precision: the only one to try; None tries all of the target that `model` allows.
              duration_s: timing of each engine.
     Raises:  GateError: no candidate passes; nothing is kept. ArtifactError, UnavailableError: as `build_engine`.
              ValueError: `model` is an ONNX file and `reference` is missing.
     """
     if reference is None and not is_checkpoint(model):
         raise ValueError("an ONNX file needs --reference CKPT, the checkpoint it came from, for the accuracy gate")
-    precisions = possible_precisions(model, target, can_calibrate=calib_data is not None)
-    for precision in precisions:
-        require_free_record(engine_path(out, target, precision))
+    possible = possible_precisions(model, target, can_calibrate=calib_data is not None)
+    precisions = (precision,) if precision else possible
+    for wanted in precisions:
+        require_free_record(engine_path(out, target, wanted))
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.stem}-candidates-"))
     try:
         built, candidates = _build_all(model, target, folder / out.name, precisions, calib_data)
         engines = _time_all(built, duration_s, threads)
-        onnx = None if is_checkpoint(model) else model
         for engine in engines:
-            candidates.append(_gate(engine, reference or model, eval_data, split, target, onnx, threads))
+            candidates.append(_gate(engine, model, reference or model, eval_data, split, target, threads))
         best, why = pick([c for c in candidates if c.passed], target)
         return _keep(best, why, candidates, folder, out.parent)
     finally:
@@ -130,19 +132,20 @@ def _time_all(engines: Sequence[Engine], duration_s: float, threads: int | None)
 
 
 def _gate(
-    engine: Engine, reference: Path, data: Path, split: str, target: Target, onnx: Path | None, threads: int | None
+    engine: Engine, model: Path, reference: Path, data: Path, split: str, target: Target, threads: int | None
 ) -> Candidate:
     assert engine.record.latency is not None
-    fits = onnx if onnx is not None and engine.record.flags.get("onnx") == onnx.name else None
-    quantized = engine.record.precision == "int8"
+    graph = _beside(model, str(engine.record.flags["onnx"]), engine.record.onnx_sha256)
+    calibration = engine.record.calibration
+    floating = _beside(model, model.name, calibration.onnx_sha256) if calibration is not None else graph
     report = check_parity(
         engine.path,
         reference,
         data,
         split=split,
         max_drop=target.max_drop,
-        onnx=None if quantized else fits,
-        int8_onnx=fits if quantized else None,
+        onnx=floating,
+        int8_onnx=graph if calibration is not None else None,
         threads=threads,
     )
     return Candidate(
@@ -155,6 +158,12 @@ def _gate(
         passed=report.passed,
         reason="passed" if report.passed else f"failed: {'; '.join(report.problems)}",
     )
+
+
+def _beside(model: Path, name: str, sha256: str) -> Path | None:
+    """A graph that lies with `model`, known by its hash. Those made on the way lie with the candidate and are found there."""
+    path = model.parent / name
+    return path if path.is_file() and sha256_file(path) == sha256 else None
 
 
 def pick(passed: Sequence[Candidate], target: Target) -> tuple[Candidate | None, str]:
@@ -183,10 +192,9 @@ def _keep(best: Candidate | None, why: str, candidates: Sequence[Candidate], fol
         rows = "; ".join(f"{c.precision}: {c.reason}" for c in candidates)
         raise GateError(f"no engine passed the accuracy gate, none is kept: {rows}")
     engine = Engine.load(folder / best.engine)
-    graph = folder / str(engine.record.flags["onnx"])
-    if graph.is_file():
-        graph.replace(home / graph.name)
-    for name in engine.record.files:
+    graphs = (str(engine.record.flags.get(key, "")) for key in ("onnx", "parsed_onnx"))
+    made = [name for name in graphs if name and (folder / name).is_file()]
+    for name in (*made, *engine.record.files):
         (folder / name).replace(home / name)
     choice = Choice(engine=best.engine, precision=best.precision, why=why, candidates=tuple(candidates))
     flags = engine.record.flags | {"chosen": msgspec.to_builtins(choice)}

@@ -96,7 +96,7 @@ def test_description_opset_and_names(tmp_path: Path, checkpoint: Checkpoint) -> 
     kinds = [node.op_type for node in graph.graph.node]
     assert kinds[:3] == ["Cast", "Transpose", "Conv"]  # TensorRT refuses a transpose of uint8
     assert set(kinds) == {"Cast", "Transpose", "Conv", "Relu", "Add", "Resize"}
-    assert [n.name for n in graph.graph.node if n.op_type == "Conv"][0] == "encoder.stem"
+    assert next(n.name for n in graph.graph.node if n.op_type == "Conv") == "encoder.stem"
 
 
 def test_checked_on_pictures(tmp_path: Path, checkpoint: Checkpoint, picture_files: list[Path]) -> None:

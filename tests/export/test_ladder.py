@@ -33,7 +33,7 @@ def job_for(trt: Trt, folder: Path, gpu: Gpu | None = None, batch: int = 1, **ch
 
 def attempts(trt: Trt, folder: Path, gpu: Gpu | None = None) -> list[str]:
     job = job_for(trt, folder, gpu)
-    graphs = parsed_graphs(trt, OnnxModel.load(folder / "t.onnx"), "int8", folder)
+    graphs = parsed_graphs(OnnxModel.load(folder / "t.onnx"), job, folder)
     return [attempt.name for attempt in fixed_attempts(trt, gpu, job, graphs)]
 
 
@@ -55,7 +55,7 @@ def try_all(trt: Trt, folder: Path, answers: list[Result]) -> tuple[list[Job], o
     job = job_for(trt, folder)
     source = OnnxModel.load(folder / "t.onnx")
     try:
-        return seen, climb(trt, None, job, parsed_graphs(trt, source, "int8", folder), source, builder)
+        return seen, climb(trt, None, job, parsed_graphs(source, job, folder), source, builder)
     except ArtifactError as error:
         return seen, error
 
@@ -94,7 +94,7 @@ def test_the_layer_that_a_builder_names_is_given_back_to_fp16(tmp_path: Path) ->
         quantized = [n.name for n in onnx.load(job.onnx).graph.node if n.op_type == "Conv" and "dq" in n.input[0]]
         return Result() if "conv1" not in quantized else named
 
-    climbed = climb(TRT_11, None, job, parsed_graphs(TRT_11, source, "int8", tmp_path), source, builder)
+    climbed = climb(TRT_11, None, job, parsed_graphs(source, job, tmp_path), source, builder)
     assert climbed.attempt.dropped == ("conv1",)
     assert climbed.attempt.name == "conv1 in FP16"
     left = [n.name for n in onnx.load(climbed.attempt.job.onnx).graph.node if n.op_type == "QuantizeLinear"]
@@ -102,15 +102,18 @@ def test_the_layer_that_a_builder_names_is_given_back_to_fp16(tmp_path: Path) ->
 
 
 SHAPES = "--minShapes=image:1x64x96x3 --optShapes=image:2x64x96x3 --maxShapes=image:4x64x96x3"
-DLA = "--builderOptimizationLevel=3 --useDLACore=0 --allowGPUFallback"
+LEVEL, DLA = "--builderOptimizationLevel=3", "--useDLACore=0 --allowGPUFallback"
+RANGES = "--fp16 --int8 --calib=t.calib.cache"
 
 
 @pytest.mark.parametrize(
     ("flavour", "version", "batch", "changes", "want"),
     [
         ("tensorrt", (8, 5, 3), 1, {}, "trtexec FILES --buildOnly --fp16 --int8 WORKSPACE"),
-        ("tensorrt", (10, 3, 0), 1, {"dla_core": 0}, f"trtexec FILES --skipInference --stronglyTyped WORKSPACE {DLA}"),
-        ("tensorrt", (11, 4), 0, {}, f"trtexec FILES --skipInference {SHAPES} WORKSPACE --builderOptimizationLevel=3"),
+        ("tensorrt", (10, 3, 0), 0, {}, f"trtexec FILES --skipInference --stronglyTyped {SHAPES} WORKSPACE {LEVEL}"),
+        ("tensorrt", (10, 3, 0), 1, {"dla_core": 0}, f"trtexec FILES --skipInference {RANGES} WORKSPACE {LEVEL} {DLA}"),
+        ("tensorrt", (11, 5), 1, {"dla_core": 0}, f"trtexec FILES --skipInference WORKSPACE {LEVEL} {DLA}"),
+        ("tensorrt", (11, 4), 0, {}, f"trtexec FILES --skipInference {SHAPES} WORKSPACE {LEVEL}"),
         (
             "tensorrt-rtx",
             (1, 7, 1),

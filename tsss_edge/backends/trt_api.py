@@ -61,6 +61,7 @@ USED: dict[str, Span] = {
     "BuilderFlag.OBEY_PRECISION_CONSTRAINTS": UNTIL_11,
     "BuilderFlag.GPU_FALLBACK": ALWAYS,
     "ILayer.precision": UNTIL_11,
+    "ITensor.set_dynamic_range": UNTIL_11,
     "IBuilderConfig.add_optimization_profile": ALWAYS,
     "IOptimizationProfile.set_shape": ALWAYS,
     "IBuilderConfig.create_timing_cache": ALWAYS,

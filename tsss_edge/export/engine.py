@@ -26,11 +26,12 @@ from tsss_edge.artifacts import (
 from tsss_edge.config import Target
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.export.built import Built
+from tsss_edge.export.dla import Dla
 from tsss_edge.export.sources import is_checkpoint, planned_onnx, possible_precisions, source_onnx
 
 SUFFIXES = {"openvino": ".xml", "tensorrt": ".engine", "tensorrt-rtx": ".engine"}
 _PRECISION_TAGS = (".fp32", ".bf16", ".fp16", ".int8")
-_KNOWN_SUFFIXES = (".xml", ".engine", ".plan", ".onnx")
+KNOWN_SUFFIXES = (".xml", ".engine", ".plan", ".onnx")
 
 
 def build_engine(
@@ -72,18 +73,22 @@ class DryRow(Struct, frozen=True):
     command: str = ""
     note: str = ""  # why there is no command here
 
+    def text(self) -> str:
+        """Two lines: what becomes what, and the stock tool's command (or why there is none)."""
+        return f"  {self.precision:<5} {self.onnx} -> {self.engine}\n        {self.command or self.note}"
+
 
 def dry_run(
     model: Path, target: Target, out: Path, *, precision: Precision | None = None, calib_data: Path | None = None
 ) -> list[DryRow]:
     """What `build_engine` would try, in order; writes nothing. Raises: ArtifactError: as `build_engine`."""
     wanted = (precision,) if precision else possible_precisions(model, target, can_calibrate=calib_data is not None)
-    return [_dry_row(model, target, out, p) for p in wanted]
+    return [_dry_row(model, target, out, p, can_calibrate=calib_data is not None) for p in wanted]
 
 
-def _dry_row(model: Path, target: Target, out: Path, precision: Precision) -> DryRow:
+def _dry_row(model: Path, target: Target, out: Path, precision: Precision, *, can_calibrate: bool) -> DryRow:
     path = engine_path(out, target, precision)
-    graph, how = planned_onnx(model, precision, path.stem)
+    graph, how = planned_onnx(model, precision, path.stem, can_calibrate=can_calibrate)
     row = DryRow(precision=precision, engine=path.name, onnx=f"{graph} ({how} on the way)" if how else graph)
     if target.backend == "openvino":
         from tsss_edge.export.openvino_build import ovc_command
@@ -101,7 +106,7 @@ def _dry_row(model: Path, target: Target, out: Path, precision: Precision) -> Dr
 
 def engine_path(out: Path, target: Target, precision: Precision) -> Path:
     """`out` with the precision in its name and the back end's suffix: fused.engine -> fused.int8.xml."""
-    stem = out.stem if out.suffix in _KNOWN_SUFFIXES else out.name
+    stem = out.stem if out.suffix in KNOWN_SUFFIXES else out.name
     for tag in _PRECISION_TAGS:
         stem = stem.removesuffix(tag)
     return out.with_name(f"{stem}.{precision}{SUFFIXES[target.backend]}")
@@ -136,6 +141,23 @@ def require_whole(source: OnnxModel) -> None:
             f"{source.path}: its input is {dims or 'missing'}, its description says uint8 image (N,{height},{width},3); "
             "export it again from the checkpoint"
         )
+
+
+def build_summary(engine: Engine) -> str:
+    """What was built, how it can be built with the stock tool, and what is still to be done; for a terminal."""
+    record = engine.record
+    layers = record.realised or record.flags.get("typed", {})
+    told = f" (convolutions: {', '.join(f'{count} {kind}' for kind, count in layers.items())})" if layers else ""
+    lines = [f"{engine.path}: {record.backend}, {record.precision}{told}, {record.device}"]
+    lines += [f"  tried before: {name}: {error}" for name, error in record.flags.get("failed_attempts", {}).items()]
+    if dropped := record.flags.get("given_back_to_fp16"):
+        lines.append(f"  given back to FP16: {', '.join(dropped)}")
+    if dla := record.flags.get("dla"):
+        lines.append(f"  DLA: {msgspec.convert(dla, Dla).text()}")
+    lines.append(f"  the same with the stock tool: {record.flags['command']}")
+    if record.parity is None:
+        lines.append(f"  not proven yet: tsss-edge parity {engine.path} --reference CHECKPOINT --data DATASET")
+    return "\n".join(lines)
 
 
 @contextmanager

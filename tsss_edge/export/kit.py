@@ -21,7 +21,8 @@ from tsss_edge.artifacts import Checkpoint, OnnxModel, Precision, Struct, sha256
 from tsss_edge.backends.cuda_info import first_gpu
 from tsss_edge.config import Target
 from tsss_edge.errors import ArtifactError
-from tsss_edge.export.engine import require_whole
+from tsss_edge.export.dla import Dla, expected_dla
+from tsss_edge.export.engine import KNOWN_SUFFIXES, require_whole
 from tsss_edge.export.sources import is_checkpoint, possible_precisions, source_onnx
 from tsss_edge.export.wheel import write_wheel
 
@@ -69,6 +70,20 @@ class Kit(Struct, frozen=True):
     split: str
     created: str
     tool: str
+    # precision -> what the device's DLA is expected to take, where the target uses one
+    dla: dict[str, Dla] = msgspec.field(default_factory=dict)
+
+    def summary(self, folder: Path) -> str:
+        """What lies in `folder` and what to do with it; for a terminal."""
+        graphs = ", ".join(f"{precision} ({name})" for precision, name in self.graphs.items())
+        lines = [f"{folder}: build kit for {self.target.description or self.target.name}", f"  graphs: {graphs}"]
+        lines += [f"  DLA, {precision}, by its rules: {dla.text()}" for precision, dla in self.dla.items()]
+        return "\n".join([*lines, f"  copy it to the device and run there: sh {folder.name}/build.sh"])
+
+
+def kit_folder(out: Path, target: Target) -> Path:
+    """Where the kit for `--out OUT` goes: runs/fused.engine -> runs/fused-jetson-orin-kit; a name without suffix stays."""
+    return out.with_name(f"{out.stem}-{target.name}-kit") if out.suffix in KNOWN_SUFFIXES else out
 
 
 def runs_here(target: Target) -> bool:
@@ -151,6 +166,7 @@ def _describe(target: Target, graphs: dict[Precision, OnnxModel], split: str) ->
         split=split,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         tool=f"tsss-edge {tsss_edge.__version__}",
+        dla={p: expected_dla(graph.path) for p, graph in graphs.items()} if target.dla_core is not None else {},
     )
 
 

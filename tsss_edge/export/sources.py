@@ -24,7 +24,10 @@ def possible_precisions(model: Path, target: Target, *, can_calibrate: bool) -> 
 
     Raises: ArtifactError: none can, with the way out.
     """
-    have: Precision = "fp32" if is_checkpoint(model) else OnnxModel.load(model).meta.precision
+    have: Precision = "fp32"
+    if not is_checkpoint(model):
+        given = OnnxModel.load(model)
+        have, can_calibrate = given.meta.precision, can_calibrate or quantized_twin(given) is not None
     possible = tuple(p for p in target.precisions if _can_become(have, _FILE_PRECISION[p], can_calibrate))
     if not possible:
         raise ArtifactError(
@@ -38,17 +41,30 @@ def _can_become(have: Precision, need: Precision, can_calibrate: bool) -> bool:
     return need == have or (have == "fp32" and (need == "fp16" or (need == "int8" and can_calibrate)))
 
 
-def planned_onnx(model: Path, precision: Precision, stem: str) -> tuple[str, str]:
-    """(name of the graph that `source_onnx` would give, how it is made: "" when it is `model` itself)."""
+def quantized_twin(given: OnnxModel) -> OnnxModel | None:
+    """The INT8 file that `calibrate` made of `given`, in the same folder; None where there is none."""
+    for path in sorted(given.path.parent.glob("*int8*.onnx")):
+        twin = OnnxModel.load(path)
+        record = twin.meta.calibration
+        if twin.meta.precision == "int8" and record is not None and record.onnx_sha256 == given.sha256:
+            return twin
+    return None
+
+
+def planned_onnx(model: Path, precision: Precision, stem: str, *, can_calibrate: bool) -> tuple[str, str]:
+    """(name of the graph that `source_onnx` would give, how it is made: "" when it is there already)."""
     need = _FILE_PRECISION[precision]
-    if not is_checkpoint(model) and OnnxModel.load(model).meta.precision == need:
-        return model.name, ""
+    if not is_checkpoint(model):
+        given = OnnxModel.load(model)
+        twin = quantized_twin(given) if need == "int8" and not can_calibrate else None
+        if given.meta.precision == need or twin is not None:
+            return (twin or given).path.name, ""
     made = {"fp32": "exported", "fp16": "exported" if is_checkpoint(model) else "cast", "int8": "calibrated"}
     return f"{stem}.onnx", made[need]
 
 
 def source_onnx(model: Path, target: Target, precision: Precision, out: Path, calib_data: Path | None) -> OnnxModel:
-    """The ONNX file for `precision`: `model` itself where it fits, else made at `out`.
+    """The ONNX file for `precision`: `model` itself where it fits, its INT8 twin beside it, else made at `out`.
 
     Raises: ArtifactError: it cannot be made from `model`.
     """
@@ -71,6 +87,8 @@ def _convert(given: OnnxModel, need: Precision, out: Path, calib_data: Path | No
         )
     if need == "fp16":
         return _half(given, out)
+    if calib_data is None and (twin := quantized_twin(given)) is not None:
+        return twin
     if calib_data is None:
         raise ArtifactError(
             f"INT8 needs ranges and {given.path} has none; give --calib-data DIR, or run `tsss-edge calibrate` first"

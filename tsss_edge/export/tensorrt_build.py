@@ -18,8 +18,8 @@ from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.export.built import Built, expected_outputs
 from tsss_edge.export.ladder import Climbed, climb
 from tsss_edge.export.tensorrt_worker import Job, Result
-from tsss_edge.export.trtexec import MIB, trtexec_command
-from tsss_edge.export.typed_graph import AS_ASKED, TypedGraph, typed_graphs
+from tsss_edge.export.trtexec import MIB, cache_name, cache_text, trtexec_command
+from tsss_edge.export.typed_graph import AS_ASKED, TypedGraph, float_graph, source_ranges, typed_graphs
 
 DEFAULT_WORKSPACE = 256 * MIB  # without a GPU to ask; the networks here need some 10 MiB (measured, edge-s 512x512)
 
@@ -38,18 +38,23 @@ def build_plan(source: OnnxModel, target: Target, precision: Precision, folder: 
             f"{driver_problem()}; TensorRT builds only where the GPU is (TensorRT-RTX: --target rtx builds anywhere)"
         )
     job = plan_job(trt, gpu, source, target, precision, folder, name)
-    climbed = climb(trt, gpu, job, parsed_graphs(trt, source, precision, folder), source, run_worker)
+    climbed = climb(trt, gpu, job, parsed_graphs(source, job, folder), source, run_worker)
     _require_precision(source, precision, climbed)
-    kept = _keep_graph(source, climbed.attempt.job, folder, name)
-    command = trtexec_command(trt, climbed.attempt.job, kept or source.path.name, name)
-    return _built(source, target, climbed, gpu, name, kept, command)
+    parsed = _keep_graph(source, climbed.attempt.job, folder, name)
+    caches = _keep_ranges(trt, climbed.attempt.job, folder, name)
+    command = trtexec_command(trt, climbed.attempt.job, parsed or source.path.name, name)
+    built = _built(source, target, climbed, gpu, name)
+    flags = built.flags | {"command": command} | ({"parsed_onnx": parsed} if parsed else {})
+    return msgspec.structs.replace(built, flags=flags, kept=((parsed,) if parsed else ()) + caches)
 
 
-def parsed_graphs(trt: Trt, source: OnnxModel, precision: Precision, folder: Path) -> list[TypedGraph]:
-    """Strong typing wants the casts in the graph; builder flags (TensorRT 8) take the file as it is."""
-    if trt.never_strong:
-        return [TypedGraph(what=AS_ASKED, path=source.path.resolve(), float_nodes=_kept_float(source, precision))]
-    return typed_graphs(source, precision, folder.resolve())
+def parsed_graphs(source: OnnxModel, job: Job, folder: Path) -> list[TypedGraph]:
+    """Strong typing wants the casts in the graph, ranges want it without pairs, builder flags take the file as it is."""
+    if job.ranges:
+        return [float_graph(source, folder.resolve())]
+    if not job.strong:
+        return [TypedGraph(what=AS_ASKED, path=source.path.resolve(), float_nodes=job.float_nodes)]
+    return typed_graphs(source, job.precision, folder.resolve())
 
 
 def _kept_float(source: OnnxModel, precision: Precision) -> tuple[str, ...]:
@@ -65,6 +70,14 @@ def _keep_graph(source: OnnxModel, job: Job, folder: Path, name: str) -> str:
     kept = parsed_name(name)
     parsed.replace(folder / kept)
     return kept
+
+
+def _keep_ranges(trt: Trt, job: Job, folder: Path, name: str) -> tuple[str, ...]:
+    """The ranges as a calibration cache, which the equivalent command reads."""
+    if not job.ranges:
+        return ()
+    (folder / cache_name(name)).write_text(cache_text(trt, job.ranges))
+    return (cache_name(name),)
 
 
 def parsed_name(plan: str) -> str:
@@ -95,8 +108,19 @@ def plan_job(
         plan=str((folder / name).resolve()),
         shape=input_shape(source),
     )
-    result = str((folder / "result.json").resolve())
-    return msgspec.structs.replace(job, result=result, float_nodes=_kept_float(source, precision))
+    ranges = source_ranges(source) if precision == "int8" and _dla_by_ranges(trt, target) else {}
+    return msgspec.structs.replace(
+        job,
+        result=str((folder / "result.json").resolve()),
+        float_nodes=_kept_float(source, precision),
+        strong=job.strong and not ranges,
+        ranges=ranges,
+    )
+
+
+def _dla_by_ranges(trt: Trt, target: Target) -> bool:
+    """Before TensorRT 11 the DLA runs INT8 from ranges of tensors, not from Q/DQ (NVIDIA's guide, "Working with DLA")."""
+    return target.dla_core is not None and trt.has("ITensor.set_dynamic_range")
 
 
 def _job(
@@ -188,9 +212,7 @@ def _require_precision(source: OnnxModel, precision: Precision, climbed: Climbed
         )
 
 
-def _built(
-    source: OnnxModel, target: Target, climbed: Climbed, gpu: Gpu | None, name: str, kept: str, command: str
-) -> Built:
+def _built(source: OnnxModel, target: Target, climbed: Climbed, gpu: Gpu | None, name: str) -> Built:
     job, result = climbed.attempt.job, climbed.result
     names = {spec.name for spec in result.outputs}
     if missing := [spec.name for spec in expected_outputs(source) if spec.name not in names]:
@@ -204,14 +226,11 @@ def _built(
         "kept_fp32": job.float_nodes,
         "given_back_to_fp16": climbed.attempt.dropped,
         "timing_cache": _timing_cache(job),
-        "parsed_onnx": kept,
         "failed_attempts": climbed.failed,
         "dla": msgspec.to_builtins(result.dla),
-        "command": command,
     }
     return Built(
         files=(name,),
-        kept=(kept,) if kept else (),
         device=f"{gpu.name} (compute capability {gpu.compute_capability})" if gpu else "built without a GPU",
         inputs=result.inputs,
         outputs=result.outputs,

@@ -6,7 +6,6 @@ TensorRT-RTX, with or without a GPU (TensorRT-RTX only).
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections import Counter
 from pathlib import Path
@@ -17,6 +16,7 @@ import msgspec
 from tsss_edge.artifacts import Precision, Struct, TensorSpec, write_bytes, write_json
 from tsss_edge.backends.trt_api import Flavour, Trt, load, make_logger, type_name
 from tsss_edge.errors import ArtifactError, TsssEdgeError
+from tsss_edge.export.dla import Dla, dla_of
 from tsss_edge.export.realised import realised_precisions
 
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8", "INT32": "int32", "INT64": "int64", "INT8": "int8"}
@@ -39,15 +39,8 @@ class Job(Struct, frozen=True):
     compute_capabilities: tuple[str, ...] = ()
     timing_cache: str = ""
     float_nodes: tuple[str, ...] = ()  # meant to stay FP32
+    ranges: dict[str, float] = msgspec.field(default_factory=dict)  # tensor -> largest magnitude, for INT8 without Q/DQ
     examine: bool = False  # load the plan and ask the engine inspector; needs the GPU
-
-
-class Dla(Struct, frozen=True):
-    """Where layers go on a Jetson with DLA. `hops` counts changes of device along the network's order."""
-
-    on_dla: int
-    on_gpu: tuple[str, ...]
-    hops: int
 
 
 class Result(Struct, frozen=True):
@@ -142,11 +135,19 @@ def _weak_typing(trt: Trt, network: Any, config: Any, job: Job) -> None:
         config.set_flag(trt.get("BuilderFlag.FP16"))
     if job.precision == "int8":
         config.set_flag(trt.get("BuilderFlag.INT8"))
+    _set_ranges(network, job.ranges)
     kept = [layer for layer in _layers(network) if layer.name in job.float_nodes]
     for layer in kept:
         layer.precision = trt.get("DataType.FLOAT")
     if kept:
         config.set_flag(trt.get("BuilderFlag.OBEY_PRECISION_CONSTRAINTS"))
+
+
+def _set_ranges(network: Any, ranges: dict[str, float]) -> None:
+    layers = _layers(network)
+    for tensor in (layer.get_output(i) for layer in layers for i in range(layer.num_outputs)):
+        if tensor.name in ranges:
+            tensor.set_dynamic_range(-ranges[tensor.name], ranges[tensor.name])
 
 
 def _profile(builder: Any, network: Any, config: Any, job: Job) -> None:
@@ -208,11 +209,10 @@ def typed_precisions(network: Any) -> tuple[dict[str, int], tuple[str, ...]]:
 
 
 def _dla_report(network: Any, config: Any) -> Dla:
+    """As TensorRT itself decides, layer by layer, in the network's order."""
     layers = [layer for layer in _layers(network) if layer.type.name != "CONSTANT"]
-    on_dla = [bool(config.can_run_on_DLA(layer)) for layer in layers]
-    hops = sum(a != b for a, b in itertools.pairwise(on_dla))
-    on_gpu = tuple(layer.name for layer, dla in zip(layers, on_dla, strict=True) if not dla)
-    return Dla(on_dla=sum(on_dla), on_gpu=on_gpu, hops=hops)
+    refused = {layer.name: "TensorRT says so" for layer in layers if not config.can_run_on_DLA(layer)}
+    return dla_of([layer.name for layer in layers], refused)
 
 
 def _spec(tensor: Any) -> TensorSpec:

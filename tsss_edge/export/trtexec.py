@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
 from tsss_edge.backends.trt_api import Trt
+from tsss_edge.calib.methods import LEVELS
 from tsss_edge.export.tensorrt_worker import Job
 
 MIB = 1 << 20
@@ -16,12 +21,25 @@ def trtexec_command(trt: Trt, job: Job, onnx: str, plan: str) -> str:
         f"--saveEngine={plan}",
         *_build_only(trt),
         *_typing(trt, job),
+        *([f"--calib={cache_name(plan)}"] if job.ranges else []),
         *_shapes(job),
         f"--memPoolSize=workspace:{job.workspace_bytes // MIB}",
         *_search(trt, job),
         *_device(trt, job),
     ]
     return " ".join(parts)
+
+
+def cache_name(plan: str) -> str:
+    """fused.int8.engine -> fused.int8.calib.cache."""
+    return f"{Path(plan).stem}.calib.cache"
+
+
+def cache_text(trt: Trt, ranges: Mapping[str, float]) -> str:
+    """Ranges in the form of TensorRT's own calibration cache: a scale a tensor, as the hex digits of a big-endian float32."""
+    major, minor, patch = (*trt.version, 0, 0)[:3]
+    rows = [f"{name}: {struct.pack('>f', peak / LEVELS).hex()}" for name, peak in ranges.items()]
+    return "\n".join([f"TRT-{major}{minor:02}{patch:02}-EntropyCalibration2", *rows]) + "\n"
 
 
 def _build_only(trt: Trt) -> list[str]:

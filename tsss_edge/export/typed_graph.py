@@ -51,6 +51,19 @@ def write_typed(graph: onnx.ModelProto, source: OnnxModel, folder: Path, what: s
     return TypedGraph(what=what, path=path, float_nodes=tuple(sorted(kept)))
 
 
+def source_ranges(source: OnnxModel) -> dict[str, float]:
+    """`calibrated_peaks` of a file."""
+    return calibrated_peaks(onnx.load(source.path))
+
+
+def float_graph(source: OnnxModel, folder: Path) -> TypedGraph:
+    """The INT8 file with no pairs left, as a file in `folder`: for builders that take ranges instead."""
+    graph = onnx.load(source.path)
+    path = folder / "typed-0.onnx"
+    OnnxModel.save(path, without_qdq(graph, {n.name for n in graph.graph.node}), source.meta)
+    return TypedGraph(what=AS_ASKED, path=path, float_nodes=())
+
+
 def calibrated_peaks(graph: onnx.ModelProto) -> dict[str, float]:
     """Largest magnitude of each quantized activation on the calibration pictures, as its scale says."""
     scales = {t.name: numpy_helper.to_array(t) for t in graph.graph.initializer}

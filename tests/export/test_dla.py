@@ -1,0 +1,107 @@
+"""DLA: what the rules say of our networks, and INT8 from ranges for the TensorRT versions that want it so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import chain
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from netkit import checkpoint
+from onnx import TensorProto, helper, numpy_helper
+from tiny import tiny_onnx
+
+from tsss_edge.artifacts import OnnxModel
+from tsss_edge.backends.trt_api import Trt
+from tsss_edge.config import load_target
+from tsss_edge.export import tensorrt_worker
+from tsss_edge.export.dla import Dla, dla_of, expected_dla
+from tsss_edge.export.graph import export_onnx
+from tsss_edge.export.tensorrt_build import parsed_graphs, plan_job
+from tsss_edge.export.trtexec import cache_text
+
+DLA = load_target("jetson-agx-orin-dla")
+
+
+def test_hops_and_reasons() -> None:
+    report = dla_of(["a", "b", "c", "d"], {"b": "too wide", "d": "argmax"})
+    assert report == Dla(on_dla=2, on_gpu={"b": "too wide", "d": "argmax"}, hops=3)
+    assert report.text() == "2 layers on the DLA, 2 on the GPU (b: too wide, d: argmax), 3 hops"
+    assert dla_of(["a"], {}).text() == "1 layers on the DLA, 0 on the GPU, 0 hops"
+
+
+@pytest.mark.parametrize("arch", ["edge-s", "edge-m"])
+def test_our_networks_stay_on_the_dla_after_the_input(tmp_path: Path, arch: str) -> None:
+    report = expected_dla(export_onnx(checkpoint(tmp_path / "c.pt", arch).path, tmp_path / "f.onnx").path)
+    assert list(report.on_gpu) == ["cast", "transpose"]
+    assert report.hops == 1 and report.on_dla > 40
+
+
+def test_labels_leave_it_for_the_wide_upsampling(tmp_path: Path) -> None:
+    report = expected_dla(tiny_onnx(tmp_path / "t.onnx", head="labels").path)
+    assert report.on_gpu["wide"] == "linear resize by [8.0, 8.0], factors 1 to 4 are possible"
+    assert "best" in report.on_gpu  # ArgMax
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes", "reason"),
+    [
+        ("Conv", {"kernel_shape": [33, 1]}, "beyond 32, 8, 32"),
+        ("Conv", {"kernel_shape": [3, 3], "strides": [9, 1]}, "beyond"),
+        ("ConvTranspose", {"kernel_shape": [2, 2], "pads": [1, 0, 0, 0]}, "groups or padding"),
+        ("Concat", {"axis": 2}, "another axis"),
+        ("Concat", {"axis": 1}, ""),
+        ("Softmax", {"axis": 1}, "not a DLA layer"),
+        ("MaxPool", {"kernel_shape": [2, 2]}, ""),
+    ],
+)
+def test_rules(tmp_path: Path, kind: str, attributes: dict[str, Any], reason: str) -> None:
+    node = helper.make_node(kind, ["x", "w"], ["y"], name="layer", **attributes)
+    weight = numpy_helper.from_array(np.zeros((1, 1, 1, 1), np.float32), "w")
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 1, 64, 64]) for n in "xy")
+    onnx.save(helper.make_model(helper.make_graph([node], "g", [x], [y], [weight])), tmp_path / "g.onnx")
+    told = expected_dla(tmp_path / "g.onnx").on_gpu.get("layer", "")
+    assert reason in told and bool(reason) == bool(told)
+
+
+def chain_file(folder: Path) -> OnnxModel:
+    meta = tiny_onnx(folder / "meta.onnx", precision="int8").meta
+    return OnnxModel.save(folder / "chain.onnx", chain.int8_chain(), meta)
+
+
+def test_int8_before_11_is_a_float_graph_with_ranges(tmp_path: Path) -> None:
+    source = chain_file(tmp_path)
+    job = plan_job(Trt(None, "tensorrt", (10, 3, 0)), None, source, DLA, "int8", tmp_path, "t.engine")
+    assert not job.strong and list(job.ranges) == ["x0", "x1", "x2"]
+    assert job.ranges["x1"] == pytest.approx(chain.measured_ranges()[1], rel=1e-6)
+    (graph,) = parsed_graphs(source, job, tmp_path)
+    assert "QuantizeLinear" not in {n.op_type for n in onnx.load(graph.path).graph.node}
+
+
+def test_int8_from_11_on_is_q_dq_as_everywhere(tmp_path: Path) -> None:
+    source = chain_file(tmp_path)
+    for version, target in (((11, 5, 0), DLA), ((10, 3, 0), msgspec.structs.replace(DLA, dla_core=None))):
+        job = plan_job(Trt(None, "tensorrt", version), None, source, target, "int8", tmp_path, "t.engine")
+        assert job.strong and job.ranges == {}
+
+
+def test_the_worker_sets_the_ranges_by_tensor_name() -> None:
+    told: dict[str, tuple[float, float]] = {}
+
+    def tensor(name: str) -> Any:
+        return SimpleNamespace(name=name, set_dynamic_range=lambda low, high: told.update({name: (low, high)}))
+
+    tensors = [tensor(name) for name in ("x1", "c1", "x2")]
+    layers = [SimpleNamespace(num_outputs=1, get_output=lambda i, t=t: t) for t in tensors]
+    network = SimpleNamespace(num_layers=len(layers), get_layer=lambda i: layers[i])
+    tensorrt_worker._set_ranges(network, {"x1": 2.0, "x2": 0.5})
+    assert told == {"x1": (-2.0, 2.0), "x2": (-0.5, 0.5)}
+
+
+def test_ranges_as_a_calibration_cache() -> None:
+    text = cache_text(Trt(None, "tensorrt", (8, 5, 3, 1)), {"x1": 127.0, "x2": 63.5})
+    assert text == "TRT-80503-EntropyCalibration2\nx1: 3f800000\nx2: 3f000000\n"

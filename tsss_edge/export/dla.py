@@ -1,0 +1,107 @@
+"""Which layers of a network run on a Jetson's deep learning accelerator (DLA): told by TensorRT there, by its rules elsewhere.
+
+Rules: NvInfer.h's limits of the layers, and NVIDIA's page "DLA Supported Layers and Restrictions". Every change between DLA
+and GPU ("hop") moves a tensor through memory, so one unsupported layer in the middle costs two.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tsss_edge.artifacts import Struct
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+MOST_NAMED = 4  # layers that a report names, the others are counted
+
+
+class Dla(Struct, frozen=True):
+    """Where layers run. `hops` counts changes of device along the network's order; `on_gpu` is layer -> reason."""
+
+    on_dla: int
+    on_gpu: dict[str, str]
+    hops: int
+
+    def text(self) -> str:
+        """One line: 30 layers on the DLA, 3 on the GPU (argmax: ..., ...), 2 hops."""
+        named = ", ".join(f"{name}: {reason}" for name, reason in list(self.on_gpu.items())[:MOST_NAMED])
+        more = ", ..." if len(self.on_gpu) > MOST_NAMED else ""
+        told = f" ({named}{more})" if named else ""
+        return f"{self.on_dla} layers on the DLA, {len(self.on_gpu)} on the GPU{told}, {self.hops} hops"
+
+
+def dla_of(layers: Sequence[str], refused: Mapping[str, str]) -> Dla:
+    """All layers in the network's order, and those that the DLA refuses with the reason."""
+    devices = [name in refused for name in layers]
+    return Dla(
+        on_dla=devices.count(False),
+        on_gpu={name: refused[name] for name in layers if name in refused},
+        hops=sum(a != b for a, b in itertools.pairwise(devices)),
+    )
+
+
+def expected_dla(onnx_file: Path) -> Dla:
+    """What the rules say of a graph, Q/DQ pairs left out: they become ranges or formats, not layers."""
+    import onnx
+
+    model = onnx.load(onnx_file)
+    nodes = [n for n in model.graph.node if n.op_type not in ("QuantizeLinear", "DequantizeLinear")]
+    refused = {n.name: reason for n in nodes if (reason := _refusal(n, model))}
+    return dla_of([n.name for n in nodes], refused)
+
+
+def _refusal(node: NodeProto, model: ModelProto) -> str:
+    """Why the DLA cannot run a node; empty when it can."""
+    if node.op_type in _FREE:
+        return ""
+    if node.op_type not in _RULES:
+        return f"{node.op_type} is not a DLA layer"
+    return _RULES[node.op_type](node, model)
+
+
+def _convolution(node: NodeProto, model: ModelProto) -> str:
+    values = _attributes(node)
+    kernel, stride, dilation = (values.get(name, [1]) for name in ("kernel_shape", "strides", "dilations"))
+    if max(kernel) > 32 or max(stride) > 8 or max(dilation) > 32:
+        return f"kernel {kernel}, stride {stride}, dilation {dilation} are beyond 32, 8, 32"
+    grouped = node.op_type == "ConvTranspose" and (values.get("group", 1) != 1 or any(values.get("pads", [0])))
+    return "a transposed convolution with groups or padding" if grouped else ""
+
+
+def _resize(node: NodeProto, model: ModelProto) -> str:
+    from onnx import numpy_helper
+
+    constants = {t.name: t for t in model.graph.initializer}
+    scales = numpy_helper.to_array(constants[node.input[2]]).tolist() if node.input[2] in constants else []
+    values = _attributes(node)
+    linear = values.get("mode", b"nearest") == b"linear"
+    most = 4 if linear else 32
+    if len(scales) != 4 or scales[:2] != [1, 1] or any(s != int(s) or not 1 <= s <= most for s in scales[2:]):
+        return (
+            f"{'linear' if linear else 'nearest'} resize by {scales[2:] or 'a size'}, factors 1 to {most} are possible"
+        )
+    half_pixel = values.get("coordinate_transformation_mode", b"half_pixel") == b"half_pixel"
+    return "" if half_pixel or not linear else "linear resize that is not half-pixel"
+
+
+def _concat(node: NodeProto, model: ModelProto) -> str:
+    return "" if _attributes(node).get("axis") == 1 else "concatenation along another axis than the channels"
+
+
+def _attributes(node: NodeProto) -> dict[str, Any]:
+    from onnx import helper
+
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+_FREE = ("Relu", "Sigmoid", "Tanh", "Clip", "Add", "Sub", "Mul", "Max", "Min", "MaxPool", "AveragePool")
+_RULES: dict[str, Callable[[Any, Any], str]] = {
+    "Conv": _convolution,
+    "ConvTranspose": _convolution,
+    "Resize": _resize,
+    "Concat": _concat,
+}
