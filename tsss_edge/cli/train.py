@@ -17,11 +17,17 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train one network, or the whole method.")
 
 Out = Annotated[Path, typer.Option("--out", help="Run folder: best.pt, last.pt, config.toml, log.jsonl.")]
-Arch = Annotated[str | None, typer.Option(help="edge-s (default), edge-m.")]
+Arch = Annotated[str | None, typer.Option(help="edge-s (default), edge-m, vgg16-largefov.")]
 Size = Annotated[str | None, typer.Option(metavar="N|WxH", help="Network input (default: the pictures' typical size).")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the data.")]
 Config = Annotated[Path | None, typer.Option(help="TOML file with any TrainConfig setting; options win over it.")]
 Seed = Annotated[int | None, typer.Option(help="Random seed.")]
+Encoder = Annotated[
+    Path | None,
+    typer.Option(
+        "--encoder-weights", help="Start from these: a checkpoint of the same --arch, or torchvision's VGG16 (.pth)."
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from last.pt in --out.")]
 Strong = Annotated[str | None, typer.Option(metavar="A,B,...", help="Categories with pixel masks.")]
 Fraction = Annotated[
@@ -50,6 +56,7 @@ def supervised(
     epochs: Epochs = None,
     config: Config = None,
     seed: Seed = None,
+    encoder_weights: Encoder = None,
     qat: Annotated[
         Path | None, typer.Option(metavar="CALIB", help="Fine-tune for this INT8 ONNX file, from its own checkpoint.")
     ] = None,
@@ -70,7 +77,8 @@ def supervised(
         return
     from tsss_edge.train.supervised import train_supervised
 
-    _emit(train_supervised(_config(config, data, arch, size, epochs, seed), data, out, resume=resume), json)
+    settings = _config(config, data, arch, size, epochs, seed, encoder_weights)
+    _emit(train_supervised(settings, data, out, resume=resume), json)
 
 
 @app.command()
@@ -84,6 +92,7 @@ def lnet(
     size: Size = None,
     epochs: Epochs = None,
     config: Config = None,
+    encoder_weights: Encoder = None,
     resume: Resume = False,
     json: Json = None,
 ) -> None:
@@ -93,7 +102,7 @@ def lnet(
     """
     from tsss_edge.train.lnet import train_lnet
 
-    settings = _config(config, data, arch, size, epochs, None)
+    settings = _config(config, data, arch, size, epochs, None, encoder_weights)
     chosen = _strong(data, strong, strong_fraction, source)
     _emit(train_lnet(settings, data, out, strong=chosen, source=source, resume=resume), json)
 
@@ -147,6 +156,7 @@ def train_everything(
     epochs: Epochs = None,
     config: Config = None,
     seed: Seed = None,
+    encoder_weights: Encoder = None,
     resume: Resume = False,
     json: Json = None,
 ) -> None:
@@ -160,7 +170,7 @@ def train_everything(
     from tsss_edge.train.all import train_all
     from tsss_edge.train.pnet import Switches
 
-    settings = _config(config, data, arch, size, epochs, seed)
+    settings = _config(config, data, arch, size, epochs, seed, encoder_weights)
     chosen = _strong(data, strong, strong_fraction, source)
     switches = Switches(adversarial=adversarial, mean_teacher=mean_teacher, cutmix=cutmix)
     _emit(train_all(settings, data, out, strong=chosen, source=source, switches=switches, resume=resume), json)
@@ -231,7 +241,13 @@ def reproduce(
 
 
 def _config(
-    config: Path | None, data: Path, arch: str | None, size: str | None, epochs: int | None, seed: int | None
+    config: Path | None,
+    data: Path,
+    arch: str | None,
+    size: str | None,
+    epochs: int | None,
+    seed: int | None,
+    encoder_weights: Path | None = None,
 ) -> TrainConfig:
     from tsss_edge.config import TrainConfig, read_toml
     from tsss_edge.data.voc import VocDataset, suggested_size_hw
@@ -239,6 +255,7 @@ def _config(
     base = read_toml(config, TrainConfig) if config else TrainConfig()
     with usage_errors():
         changes = {"arch": arch, "epochs": epochs, "seed": seed, "size_hw": parse_size(size) if size else None}
+        changes["encoder_weights"] = str(encoder_weights) if encoder_weights else None
         if not config and not size:
             changes["size_hw"] = suggested_size_hw(VocDataset.open(data))
         settings = msgspec.structs.replace(base, **{k: v for k, v in changes.items() if v is not None})
