@@ -11,18 +11,18 @@ import msgspec
 import numpy as np
 import pytest
 from trainkit import STRONG, same_weights, write_squares
-from tsss_edge.data.supervision import Supervision
 
 from tsss_edge.artifacts import Checkpoint, Preprocess, read_json
 from tsss_edge.config import TrainConfig
+from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset, read_mask, write_mask
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.models import load_model
-from tsss_edge.train import label
 from tsss_edge.train.all import train_all
-from tsss_edge.train.label import LabelConfig, LabelReport, annotate, to_frame, write_labels
+from tsss_edge.train.annotate import Evidence, LabelConfig, annotate, to_frame
+from tsss_edge.train.label import LabelReport, write_labels
 from tsss_edge.train.lnet import train_lnet
-from tsss_edge.train.pnet import train_pnet
+from tsss_edge.train.pnet import Switches, train_pnet
 from tsss_edge.train.validate import Views
 
 
@@ -104,7 +104,7 @@ def test_resume_in_the_middle_of_the_method_equals_one_go(finished: Path, square
 
 def test_without_the_discriminator_the_result_differs(finished: Path, squares: Path, tmp_path: Path) -> None:
     options = {"lnet": finished / "lnet", "labels": finished / "labels", "strong": STRONG}
-    train_pnet(short(), squares, tmp_path / "p", adversarial=False, **options)
+    train_pnet(short(), squares, tmp_path / "p", switches=Switches(adversarial=False), **options)
     assert not same_weights(finished / "pnet/best.pt", tmp_path / "p/best.pt")
     assert "fool" not in (tmp_path / "p/log.jsonl").read_text()
     assert "fool" in (finished / "pnet/log.jsonl").read_text()
@@ -161,7 +161,7 @@ def test_annotation_of_hand_made_evidence(squares: Path) -> None:
     maps = np.zeros((4, 8, 8), np.float32)
     maps[1] = 9  # loud, but not in the image-level label
     rng = np.random.default_rng(0)
-    evidence = label._Evidence(
+    evidence = Evidence(
         objectness=objectness,
         maps=maps,
         features=rng.random((4, 8, 8), np.float32),

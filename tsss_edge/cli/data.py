@@ -98,6 +98,7 @@ def fetch(
     report = fetch_set(name.value, out, mirror=mirror, keep_archive=keep_archive)
     emit(report, report.summary(), json)
 
+
 @app.command()
 def check(
     data: Annotated[Path, typer.Argument(help="Dataset folder in PASCAL VOC layout.")],

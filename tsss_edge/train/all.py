@@ -13,7 +13,7 @@ from tsss_edge.config import TrainConfig
 from tsss_edge.train.classifier import train_classifier
 from tsss_edge.train.label import write_labels
 from tsss_edge.train.lnet import train_lnet
-from tsss_edge.train.pnet import train_pnet
+from tsss_edge.train.pnet import Switches, train_pnet
 
 
 def train_all(
@@ -23,39 +23,34 @@ def train_all(
     *,
     strong: Sequence[str],
     source: Path | None = None,
-    adversarial: bool = True,
+    switches: Switches | None = None,
     resume: bool = False,
 ) -> Checkpoint:
     """Run the method into out/{lnet,classifier,labels,pnet}; P-Net's best.pt and log are copied to `out` itself.
 
-    `resume` goes on in the stage that was under way; finished stages are not run again.
+    Args:   source: a set whose masks L-Net learns from, in place of the strong categories' (the 0% protocol).
+            resume: go on in the stage that was under way; finished stages are not run again.
     Raises: DataError, ArtifactError: as the stages.
     """
-    lnet = train_lnet(config, data, out / "lnet", strong=strong, source=source, resume=resume)
-    train_classifier(classifier_config(config), data, out / "classifier", lnet=lnet.path, strong=strong, resume=resume)
+    short = continued(config)
+    lnet = train_lnet(short if source else config, data, out / "lnet", strong=strong, source=source, resume=resume)
+    train_classifier(short, data, out / "classifier", lnet=lnet.path, strong=strong, resume=resume)
     if not (resume and (out / "labels/manifest.json").is_file()):
         write_labels(out, data, out / "labels", strong=strong, device=config.device)
-    pnet = train_pnet(
-        config,
-        data,
-        out / "pnet",
-        lnet=out / "lnet",
-        labels=out / "labels",
-        strong=strong,
-        adversarial=adversarial,
-        resume=resume,
-    )
-    return _publish(pnet, out)
+    folders = {"lnet": out / "lnet", "labels": out / "labels"}
+    pnet = train_pnet(short, data, out / "pnet", strong=strong, switches=switches, resume=resume, **folders)
+    return publish(pnet, out)
 
 
-def classifier_config(config: TrainConfig) -> TrainConfig:
-    """The classifier starts from L-Net and learns a few maps: half the epochs are enough."""
-    return msgspec.structs.replace(config, epochs=max(1, config.epochs // 2))
+def continued(config: TrainConfig) -> TrainConfig:
+    """A third of the epochs, for a stage that goes on from another one, and for L-Net on a source set, which has about
+    three times as many pictures as a set has strong ones: all stages together take about the steps of `config`."""
+    return msgspec.structs.replace(config, epochs=max(1, config.epochs // 3))
 
 
-def _publish(pnet: Checkpoint, out: Path) -> Checkpoint:
-    """Copy P-Net's files to the run folder itself, so that `out` is a run like any other."""
+def publish(checkpoint: Checkpoint, out: Path) -> Checkpoint:
+    """Copy a stage's files to the run folder `out` itself, so that `out` is a run like any other."""
     for name in ("config.toml", "log.jsonl", "last.pt", "best.pt"):
         with atomic_path(out / name) as temporary:
-            shutil.copyfile(pnet.path.parent / name, temporary)
+            shutil.copyfile(checkpoint.path.parent / name, temporary)
     return Checkpoint.load(out / "best.pt")

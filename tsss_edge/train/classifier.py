@@ -2,7 +2,9 @@
 
 The paper's: one class activation map for each category of the image-level label. Ours: the maps come from stride 8,
 are pooled inside L-Net's foreground (models/classifier.py), and learn from the pixels of strong categories as well, so
-that the classifier also knows what weak categories are told apart from.
+that the classifier also knows what weak categories are told apart from. A frozen L-Net says where unknown objects are;
+the classifier's own objectness head goes on learning, from strong pixels and elsewhere from that L-Net, so that P-Net
+can start from the classifier with a head that fits its features.
 """
 
 from __future__ import annotations
@@ -19,14 +21,15 @@ from tsss_edge.config import TrainConfig
 from tsss_edge.data.augment import TrainAugment
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
+from tsss_edge.models import load_model
 from tsss_edge.models.classifier import Classifier
-from tsss_edge.train.common import fresh_net, require_background, take_over, training_split
+from tsss_edge.train.common import freeze, fresh_net, require_background, take_over, training_split
 from tsss_edge.train.loader import Batch, Samples, network_input
-from tsss_edge.train.loop import Moment, Stage, train
-from tsss_edge.train.losses import cell_shares, class_loss
+from tsss_edge.train.loop import Moment, Stage, pick_device, train
+from tsss_edge.train.losses import cell_shares, class_loss, object_loss
 from tsss_edge.train.validate import Views
 
-IMAGE_WEIGHT, PIXEL_WEIGHT, PARTIAL_WEIGHT, FAIR_WEIGHT = 0.3, 1.0, 1.0, 0.5  # of the losses (ours)
+IMAGE_WEIGHT, PIXEL_WEIGHT, PARTIAL_WEIGHT, FAIR_WEIGHT, OBJECT_WEIGHT = 0.3, 1.0, 1.0, 0.5, 0.5  # of the losses (ours)
 SURELY_OBJECT = 0.5  # L-Net's probability from which a cell must show one of the picture's categories
 
 
@@ -44,8 +47,7 @@ def train_classifier(
     start = Checkpoint.load(lnet)
     supervision = Supervision(dataset, tuple(start.meta.strong if strong is None else strong))
     net = take_over(fresh_net(config, num_classes=len(dataset.classes)), start, config.arch)
-    assert net.object_head is not None
-    net.object_head.requires_grad_(False)
+    teacher = freeze(load_model(start).to(pick_device(config.device)))
     classifier = Classifier(net)
     samples = Samples(
         dataset,
@@ -61,7 +63,7 @@ def train_classifier(
         name="classifier",
         net=classifier,
         samples=samples,
-        step=ClassifierStep(classifier, config),
+        step=ClassifierStep(classifier, teacher, config),
         validate=_Validation(config, dataset, supervision),
         strong=tuple(supervision.strong),
     )
@@ -69,28 +71,46 @@ def train_classifier(
 
 
 class ClassifierStep:
-    """Image-level binary cross-entropy on every category, and cross-entropy on strong object pixels."""
+    """Image-level binary cross-entropy on every category, and on strong pixels cross-entropy; see the weights above."""
 
-    def __init__(self, classifier: Classifier, config: TrainConfig) -> None:
-        self._classifier, self._config = classifier, config
+    def __init__(self, classifier: Classifier, lnet: nn.Module, config: TrainConfig) -> None:
+        self._classifier, self._lnet, self._config = classifier, lnet, config
 
     def __call__(self, batch: Batch, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
-        maps, scores, objectness = self._classifier(network_input(batch.images, self._config.preprocess.scale))
-        image_level = F.binary_cross_entropy_with_logits(scores[:, 1:], batch.labels[:, 1:])
-        image_level = image_level * (scores.shape[1] - 1) ** 0.5  # a sum would drown the pixels, a mean the categories
+        x = network_input(batch.images, self._config.preprocess.scale)
+        maps, scores, objectness = self._classifier(x)
+        maps = maps.float()
         shares = cell_shares(batch.masks, maps.shape[1], stride=8)
-        pixels = class_loss(maps[:, 1:], shares[:, 1:])
-        unknown = self._unknown_objects(objectness, shares)
+        foreground = self._foreground(x)
+        unknown = (1 - shares.sum(dim=1, keepdim=True)) * (foreground > SURELY_OBJECT)
         hidden = hidden_categories(batch.labels, shares)
-        partial = partial_label_loss(maps.float(), unknown, hidden)
-        fair = fair_share_loss(maps.float(), unknown, hidden)
-        loss = IMAGE_WEIGHT * image_level + PIXEL_WEIGHT * pixels + PARTIAL_WEIGHT * partial + FAIR_WEIGHT * fair
-        return loss, {"image": image_level, "pixels": pixels, "partial": partial, "fair": fair}
+        image_level = F.binary_cross_entropy_with_logits(scores[:, 1:], batch.labels[:, 1:])
+        parts = {
+            "image": image_level * (scores.shape[1] - 1) ** 0.5,  # a sum drowns the pixels, a mean the categories
+            "pixels": class_loss(maps[:, 1:], shares[:, 1:]),
+            "partial": partial_label_loss(maps, unknown, hidden),
+            "fair": fair_share_loss(maps, unknown, hidden),
+            "object": object_loss(objectness, object_targets(shares, foreground)),
+        }
+        weights = (IMAGE_WEIGHT, PIXEL_WEIGHT, PARTIAL_WEIGHT, FAIR_WEIGHT, OBJECT_WEIGHT)
+        return torch.stack([w * part for w, part in zip(weights, parts.values(), strict=True)]).sum(), parts
 
-    def _unknown_objects(self, objectness: Tensor, shares: Tensor) -> Tensor:
-        """(N,1,h,w), 0-1: how much a cell is object by L-Net and of no known category."""
-        unknown = 1 - shares.sum(dim=1, keepdim=True)
-        return unknown * (objectness.detach().float().sigmoid() > SURELY_OBJECT)
+    @torch.no_grad()
+    def _foreground(self, x: Tensor) -> Tensor:
+        """M of L-Net: (N,1,h,w), 0-1."""
+        logits: Tensor = self._lnet(x).objectness
+        return logits.float().sigmoid()
+
+
+def object_targets(shares: Tensor, foreground: Tensor) -> Tensor:
+    """(N,2,h,w), background and object: known pixels as they are, unknown ones as L-Net sees them.
+
+    Args: shares: (N,K,h,w). foreground: (N,1,h,w), 0-1.
+    """
+    background = shares[:, :1]
+    thing = shares[:, 1:].sum(dim=1, keepdim=True)
+    unknown = 1 - background - thing
+    return torch.cat([background + unknown * (1 - foreground), thing + unknown * foreground], dim=1)
 
 
 def hidden_categories(labels: Tensor, shares: Tensor) -> Tensor:

@@ -1,49 +1,27 @@
-"""L-Net's foreground + class maps inside it -> pixel annotations Lw for weak images, as masks in VOC layout.
-
-Per picture: M = probability of object (L-Net), A_c = class map of each category that the image-level label names,
-normalised and masked by M, spread by self-diffusion (diffusion.py); the largest A_c wins where M is high, background
-where M is low, 255 between and where two categories are about equal. Known pixels of strong categories stay as they are.
-"""
-# Letters: N batch, C channel, K categories of one picture, h = H/8, w = W/8.
+"""A run's L-Net and classifier + a set -> pixel annotations Lw of its weak images, as masks in VOC layout."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
+import msgspec
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from tsss_edge.artifacts import IGNORE, Checkpoint, Placement, Struct, write_bytes, write_json
+from tsss_edge.artifacts import IGNORE, Checkpoint, Struct, write_bytes, write_json
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset, write_mask
 from tsss_edge.errors import ArtifactError
 from tsss_edge.metrics import ConfusionMatrix
-from tsss_edge.models import SegNet, load_model
-from tsss_edge.models.classifier import Classifier, load_classifier
+from tsss_edge.train.annotate import Annotator, LabelConfig
+from tsss_edge.train.classifier import train_classifier
 from tsss_edge.train.contact import Pair, contact_sheet
-from tsss_edge.train.diffusion import DiffusionConfig, Floats, affinity, diffuse
-from tsss_edge.train.loader import network_input
-from tsss_edge.train.loop import pick_device
-from tsss_edge.train.validate import BATCH, Views
+from tsss_edge.train.validate import Views
 
-STRIDE = 8
 SHEET = 24  # pictures on the contact sheet
-
-
-class LabelConfig(Struct, frozen=True):
-    """When a pixel is sure. Chosen on images of strong categories (see docs/results/transfer.md)."""
-
-    background_below: float = 0.4  # M
-    object_above: float = 0.6  # M
-    margin: float = 0.1  # of the best category over the second, as a share of the best
-    temperature: float = 1.0  # of the class maps
-    diffusion: DiffusionConfig = DiffusionConfig()
 
 
 class LabelReport(Struct, frozen=True):
@@ -69,15 +47,6 @@ class LabelReport(Struct, frozen=True):
         return f"{self.images} masks, {self.images_per_s:.0f} images/s, {100 * self.unsure:.1f}% unsure{quality}"
 
 
-class _Evidence(Struct, frozen=True):
-    """What the networks say about one picture, all on the stride-8 grid."""
-
-    objectness: Floats  # (h,w), 0-1
-    maps: Floats  # (K_all,h,w), logits
-    features: Floats  # (C,h,w)
-    colors: Floats  # (3,h,w), 0-1
-
-
 def write_labels(
     lnet_run: Path,
     data: Path,
@@ -100,13 +69,13 @@ def write_labels(
     dataset = VocDataset.open(data)
     _require_same_classes(lnet, dataset)
     supervision = Supervision(dataset, tuple(lnet.meta.strong if strong is None else strong))
-    sorter = Checkpoint.load(classifier) if classifier else _find_classifier(lnet, data, supervision)
-    nets = load_model(lnet).to(pick_device(device)), load_classifier(sorter).to(pick_device(device))
+    found = Checkpoint.load(classifier) if classifier else find_classifier(lnet)
+    sorter = found or _new_classifier(lnet, data, supervision)
+    annotator = Annotator(lnet, sorter, device=device)
     views = Views(dataset, supervision.weak_ids(split), lnet.meta.preprocess)
     pictures: list[Pair] = []
     tally, start = _Tally(len(dataset.classes)), time.perf_counter()
-    for image_id, evidence in _evidence(*nets, views):
-        mask = annotate(evidence, views, image_id, supervision, config)
+    for image_id, mask in annotator.labels(views, supervision, config):
         write_mask(out / "SegmentationClass" / f"{image_id}.png", mask)
         tally.update(mask, dataset, image_id)
         if len(pictures) < SHEET:
@@ -129,91 +98,6 @@ def write_labels(
     return report
 
 
-def annotate(
-    evidence: _Evidence, views: Views, image_id: str, supervision: Supervision, config: LabelConfig
-) -> NDArray[np.uint8]:
-    """Lw of one picture: (H,W) uint8 at the picture's own size, holding only 0, 255 and its image-level categories."""
-    known = supervision.pixel_mask(image_id)
-    categories = np.array(sorted(supervision.image_labels(image_id)), np.int64)
-    placement = views.preprocess.place((known.shape[0], known.shape[1]))
-    foreground = to_frame(evidence.objectness[None], placement, known.shape)[0]
-    lw = np.full(known.shape, IGNORE, np.uint8)
-    lw[foreground < config.background_below] = 0
-    if len(categories):
-        spread = spread_maps(evidence, categories, config)
-        best, sure = _winner(to_frame(spread, placement, known.shape), config.margin)
-        inside = (foreground > config.object_above) & sure
-        lw[inside] = categories.astype(np.uint8)[best[inside]]
-    return np.where(known != IGNORE, known, lw)
-
-
-def spread_maps(evidence: _Evidence, categories: NDArray[np.int64], config: LabelConfig) -> Floats:
-    """Diffused activation of each category: (K,h,w), >= 0.
-
-    Seeds are `exp((a - max a) / temperature) * M`: each category peaks at 1 where M holds, for the label says it is there.
-    """
-    _, height, width = evidence.maps.shape
-    maps = evidence.maps[categories] / config.temperature
-    peak = np.where(evidence.objectness > config.object_above, maps, -np.inf).max(axis=(1, 2), keepdims=True)
-    peak = np.where(np.isfinite(peak), peak, maps.max(axis=(1, 2), keepdims=True))
-    seeds: Floats = np.exp(np.minimum(maps - peak, 0.0)) * evidence.objectness
-    if len(categories) == 1:
-        return seeds  # nothing to decide
-    transition = affinity(evidence.features, evidence.colors, config.diffusion)
-    spread = diffuse(transition, seeds.reshape(len(categories), -1).T, config.diffusion.alpha)
-    return spread.T.reshape(-1, height, width)
-
-
-def _winner(spread: Floats, margin: float) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """(K,H,W) -> index of the largest, and whether it leads the second by `margin` of itself."""
-    best = spread.argmax(axis=0)
-    if len(spread) == 1:
-        return best, np.ones(best.shape, bool)
-    second, first = np.partition(spread, -2, axis=0)[-2:]
-    return best, second <= (1 - margin) * first
-
-
-def to_frame(maps: Floats, placement: Placement, frame_hw: tuple[int, ...]) -> Floats:
-    """Grid maps (K,h,w) over the network input -> (K,H,W) over the picture; 0.5 where the network did not look."""
-    left, top, columns, rows = placement.target
-    x, y, width, height = placement.source
-    result = np.full((len(maps), frame_hw[0], frame_hw[1]), 0.5, np.float32)
-    for target, grid in zip(result, maps, strict=True):
-        wide = cv2.resize(np.ascontiguousarray(grid), (grid.shape[1] * STRIDE, grid.shape[0] * STRIDE))
-        target[y : y + height, x : x + width] = cv2.resize(
-            wide[top : top + rows, left : left + columns], (width, height)
-        )
-    return result
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Networks
-
-
-@torch.inference_mode()
-def _evidence(lnet: SegNet, classifier: Classifier, views: Views) -> Iterator[tuple[str, _Evidence]]:
-    """Each picture of `views` through both networks; objectness and maps averaged with the mirrored picture's."""
-    device = next(lnet.parameters()).device
-    for start in range(0, len(views.ids), BATCH):
-        ids = views.ids[start : start + BATCH]
-        x = network_input(
-            torch.from_numpy(np.stack([views.picture(i) for i in ids])).to(device), views.preprocess.scale
-        )
-        features, objectness = _foreground(lnet, x)
-        maps = (classifier(x).maps + classifier(x.flip(-1)).maps.flip(-1)) / 2
-        colors = torch.nn.functional.avg_pool2d(x, STRIDE) / views.preprocess.scale
-        for row, image_id in enumerate(ids):
-            parts = (t[row].float().cpu().numpy() for t in (objectness[:, 0], maps, features, colors))
-            yield image_id, _Evidence(**dict(zip(("objectness", "maps", "features", "colors"), parts, strict=True)))
-
-
-def _foreground(lnet: SegNet, x: Tensor) -> tuple[Tensor, Tensor]:
-    assert lnet.object_head is not None
-    features, mirrored = lnet.features(x), lnet.features(x.flip(-1))
-    logit = (lnet.object_head(features) + lnet.object_head(mirrored).flip(-1)) / 2
-    return features, logit.sigmoid()
-
-
 def find_lnet(run: Path) -> Checkpoint:
     """The L-Net of a `train lnet` run or, in its sub-folder, of a `train all` run. Raises: ArtifactError: there is none."""
     inner = run / "lnet"
@@ -223,20 +107,20 @@ def find_lnet(run: Path) -> Checkpoint:
     return checkpoint
 
 
-def _find_classifier(lnet: Checkpoint, data: Path, supervision: Supervision) -> Checkpoint:
-    """`classifier` inside the L-Net's run or beside it; trained inside it, with the L-Net's settings, if there is none."""
+def find_classifier(lnet: Checkpoint) -> Checkpoint | None:
+    """The classifier that was trained from an L-Net: in its run, or beside it in a `train all` run."""
     run = lnet.path.parent
     for folder in (run / "classifier", run.parent / "classifier"):
         if (folder / "best.pt").is_file():
             return Checkpoint.load(folder)
-    import msgspec
+    return None
 
-    from tsss_edge.train.classifier import train_classifier
 
+def _new_classifier(lnet: Checkpoint, data: Path, supervision: Supervision) -> Checkpoint:
+    """Train one inside the L-Net's run, with the L-Net's settings."""
     settings = msgspec.convert(lnet.meta.training, TrainConfig)
-    return train_classifier(
-        settings, data, run / "classifier", lnet=lnet.path, strong=tuple(supervision.strong), resume=True
-    )
+    out = lnet.path.parent / "classifier"
+    return train_classifier(settings, data, out, lnet=lnet.path, strong=supervision.strong, resume=True)
 
 
 def _require_same_classes(lnet: Checkpoint, dataset: VocDataset) -> None:

@@ -2,7 +2,7 @@
 
 The paper's: the class is removed from the masks of strong categories, so that the network fires on objects of
 categories it never saw. Ours: it is the objectness head of the edge networks, trained with binary cross-entropy on
-strong images (in mixed images the strong pixels count too, as `Supervision` allows).
+strong images, in which the colour channels change places at random: what an object is does not hang on its hue.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tsss_edge.artifacts import Checkpoint
@@ -21,10 +23,12 @@ from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import DataError
 from tsss_edge.models import SegNet
 from tsss_edge.train.common import fresh_net, load_encoder, require_background, training_split
-from tsss_edge.train.loader import Batch, Samples, network_input
+from tsss_edge.train.loader import Augment, Batch, Samples, network_input
 from tsss_edge.train.loop import Moment, Stage, train
 from tsss_edge.train.losses import cell_shares, object_loss
 from tsss_edge.train.validate import Views, object_iou
+
+COLOR = 0.5  # jitter, stronger than where categories must be told apart by colour too
 
 
 def train_lnet(
@@ -61,7 +65,7 @@ def train_lnet(
 
 
 def _samples(config: TrainConfig, dataset: VocDataset, supervision: Supervision, source: Path | None) -> Samples:
-    augment = TrainAugment(config.size_hw, config.preprocess, config.scale_range)
+    augment = AnyHue(TrainAugment(config.size_hw, config.preprocess, config.scale_range, color=COLOR))
     if source is not None:
         other = VocDataset.open(source)
         require_background(other, "L-Net")
@@ -73,6 +77,19 @@ def _samples(config: TrainConfig, dataset: VocDataset, supervision: Supervision,
             "name more strong categories, or give the masks of another set with --source"
         )
     return Samples(dataset, ids, supervision.pixel_mask, augment, batch=config.batch, seed=config.seed)
+
+
+class AnyHue:
+    """An augmentation, after which red, green and blue of the picture change places (six ways, equally likely)."""
+
+    def __init__(self, augment: Augment) -> None:
+        self._augment = augment
+
+    def __call__(
+        self, image: NDArray[np.uint8], mask: NDArray[np.uint8], rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        view, labels = self._augment(image, mask, rng)
+        return np.ascontiguousarray(view[..., rng.permutation(3)]), labels
 
 
 class LNetStep:

@@ -2,10 +2,12 @@
 
 The paper's (Xiao et al., arXiv 1711.06828): S, started from L-Net, learns by cross-entropy from strong images (true
 masks) and weak images (Lw), while D tells its predictions on strong images from those on weak ones and S learns to make
-the second look like the first. Ours: D judges structure, not category (models/discriminator.py); D works alone for the
-first tenth of training and then its say grows over another tenth, because an untrained D only adds noise; the target
-for "strong" is 0.9 (one-sided label smoothing, arXiv 1606.03498); D learns at a tenth of S's starting rate with
-betas (0.5, 0.99), as spectral norm wants; and S's adversarial loss weighs 0.01, small against cross-entropy.
+the second look like the first. Ours: S starts from
+the classifier, which came of L-Net and knows categories already; D judges structure, not category
+(models/discriminator.py); D works alone for the first tenth of training and then its say grows over another tenth,
+because an untrained D only adds noise; the target for "strong" is 0.9 (one-sided label smoothing, arXiv 1606.03498);
+D learns at a tenth of S's starting rate with betas (0.5, 0.99), as spectral norm wants; and S's adversarial loss
+weighs 0.01, small against cross-entropy.
 The objectness head goes on learning from the same pixels, so that "object, but of no known category" stays visible.
 """
 
@@ -14,22 +16,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tsss_edge.artifacts import IGNORE, Checkpoint
+from tsss_edge.artifacts import IGNORE, Checkpoint, Struct
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.augment import TrainAugment
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset, read_mask
 from tsss_edge.errors import DataError
 from tsss_edge.models import SegNet
+from tsss_edge.models.classifier import load_classifier
 from tsss_edge.models.discriminator import Discriminator
 from tsss_edge.train.common import class_weights, fresh_net, require_background, take_over, training_split
-from tsss_edge.train.label import find_lnet
+from tsss_edge.train.label import find_classifier, find_lnet
 from tsss_edge.train.loader import Batch, MaskOf, Samples, network_input
 from tsss_edge.train.loop import Moment, Stage, train
 from tsss_edge.train.losses import cell_shares, class_loss, object_loss
@@ -43,6 +47,15 @@ D_LR = 3e-4
 D_ALONE, D_FULL = 0.1, 0.2  # share of training until S listens to D at all, and fully
 
 
+class Switches(Struct, frozen=True):
+    """Parts of P-Net's training that can be left out. `adversarial`: the discriminator, which is left out by itself where
+    there is no strong or no weak image. `mean_teacher`, `cutmix`: see train/refine.py."""
+
+    adversarial: bool = True
+    mean_teacher: bool = True
+    cutmix: bool = False
+
+
 def train_pnet(
     config: TrainConfig,
     data: Path,
@@ -51,16 +64,12 @@ def train_pnet(
     lnet: Path,
     labels: Path,
     strong: Sequence[str],
-    adversarial: bool = True,
-    mean_teacher: bool = True,
-    cutmix: bool = False,
+    switches: Switches | None = None,
     resume: bool = False,
 ) -> Checkpoint:
     """Train P-Net on all categories of `data`.
 
     Args:    lnet: L-Net's run, where P-Net's weights start. labels: folder that `write_labels` filled.
-             adversarial: with the discriminator (left out where there is no strong or no weak image).
-             mean_teacher, cutmix: see train/refine.py.
     Metrics: mIoU in percent and pixel accuracy on "val". The newest weights are kept: no mask of a weak category may
              choose them.
     Raises:  DataError: unusable data, or a weak image without label. ArtifactError: another architecture or run.
@@ -68,10 +77,26 @@ def train_pnet(
     dataset = VocDataset.open(data)
     require_background(dataset, "P-Net")
     supervision = Supervision(dataset, tuple(strong))
-    net = take_over(fresh_net(config, num_classes=len(dataset.classes)), find_lnet(lnet), config.arch)
+    net = starting_net(config, dataset, lnet)
     mask_of = visible_masks(dataset, supervision, labels)
-    ids = training_split(dataset)
     weak = frozenset(supervision.weak_ids("train"))
+    return train_from(net, config, supervision, out, mask_of=mask_of, weak=weak, switches=switches, resume=resume)
+
+
+def train_from(
+    net: SegNet,
+    config: TrainConfig,
+    supervision: Supervision,
+    out: Path,
+    *,
+    mask_of: MaskOf,
+    weak: frozenset[str],
+    switches: Switches | None = None,
+    resume: bool = False,
+) -> Checkpoint:
+    """P-Net's training from any starting weights; `mask_of` says what the loss may see, `weak` which of it is Lw."""
+    dataset, switches = supervision.dataset, switches or Switches()
+    ids = training_split(dataset)
     augment = TrainAugment(config.size_hw, config.preprocess, config.scale_range)
     samples = Samples(
         dataset,
@@ -83,20 +108,33 @@ def train_pnet(
         labels_of=supervision.image_labels,
         weak=weak,
     )
-    duel = Duel(config) if adversarial and 0 < len(weak) < len(ids) else None
+    duel = Duel(config) if switches.adversarial and 0 < len(weak) < len(ids) else None
     weights = class_weights(dataset, ids, mask_of, config.balance)
     views = Views(dataset, dataset.ids("val"), config.preprocess)
     stage = Stage(
         name="pnet",
         net=net,
         samples=samples,
-        step=PNetStep(net, config, weights, duel, mean_teacher=mean_teacher, cutmix=cutmix),
+        step=PNetStep(net, config, weights, duel, switches),
         validate=lambda averaged: class_scores(averaged, views),
-        strong=tuple(strong),
-        options={"adversarial": duel is not None, "mean_teacher": mean_teacher, "cutmix": cutmix},
+        strong=supervision.strong,
+        options={**msgspec.structs.asdict(switches), "adversarial": duel is not None},
         beside={"discriminator": duel.net, "discriminator_optimizer": duel.optimizer} if duel else {},
     )
     return train(stage, config, out, resume=resume)
+
+
+def starting_net(config: TrainConfig, dataset: VocDataset, lnet_run: Path) -> SegNet:
+    """P-Net before its first step: L-Net's weights, and those of the classifier that came of them where there is one.
+
+    Raises: ArtifactError: another architecture.
+    """
+    lnet = find_lnet(lnet_run)
+    net = take_over(fresh_net(config, num_classes=len(dataset.classes)), lnet, config.arch)
+    classifier = find_classifier(lnet)
+    if classifier is not None and classifier.meta.classes == dataset.classes:
+        net.load_state_dict(load_classifier(classifier).net.state_dict())
+    return net
 
 
 def visible_masks(dataset: VocDataset, supervision: Supervision, labels: Path) -> MaskOf:
@@ -160,19 +198,17 @@ class PNetStep:
         config: TrainConfig,
         weights: Tensor | None,
         duel: Duel | None,
-        *,
-        mean_teacher: bool,
-        cutmix: bool,
+        switches: Switches,
     ) -> None:
         self._net, self._config, self._weights, self._duel = net, config, weights, duel
-        self._mean_teacher, self._cutmix = mean_teacher, cutmix
+        self._switches = switches
 
     def __call__(self, batch: Batch, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
         x = network_input(batch.images, self._config.preprocess.scale)
         shares = cell_shares(batch.masks, batch.labels.shape[1], self._config.loss_stride)
-        if self._mean_teacher and moment.average is not None:
+        if self._switches.mean_teacher and moment.average is not None:
             shares = refine(shares, x, batch, moment.average, moment.done)
-        if self._cutmix:
+        if self._switches.cutmix:
             x, shares = cut_and_mix(x, shares, self._config.seed, moment.step)
         logits, objectness = self._net(x)
         weights = self._weights.to(shares.device) if self._weights is not None else None

@@ -1,0 +1,51 @@
+"""Mean-teacher targets and CutMix on hand-made tensors."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from tsss_edge.models import Heads
+from tsss_edge.train.loader import Batch
+from tsss_edge.train.refine import TRUST, TRUST_FROM, cut_and_mix, refine
+
+
+class Loud(nn.Module):
+    """Says category 2 everywhere, category 1 a little, background hardly."""
+
+    def forward(self, x: torch.Tensor) -> Heads:
+        logits = torch.tensor([0.0, 2.0, 9.0]).view(1, 3, 1, 1).expand(len(x), 3, 2, 2)
+        return Heads(logits=logits, objectness=None)
+
+
+def batch() -> Batch:
+    """A strong and a weak picture; the weak one names category 1 only."""
+    labels = torch.tensor([[0.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
+    nothing = torch.zeros(2, 16, 16, 3, dtype=torch.uint8)
+    return Batch(images=nothing, masks=nothing[..., 0], labels=labels, weak=torch.tensor([False, True]), ids=("s", "w"))
+
+
+def test_the_teacher_speaks_within_the_image_level_label_and_on_weak_pictures_only() -> None:
+    shares = torch.zeros(2, 3, 2, 2)
+    shares[:, 0] = 1
+    refined = refine(shares, torch.zeros(2, 3, 16, 16), batch(), Loud(), done=1.0)
+    torch.testing.assert_close(refined[0], shares[0], rtol=0, atol=0)
+    belief = torch.tensor([0.0, 2.0]).softmax(0)  # category 2 is not in the picture
+    expected = (1 - TRUST) * torch.tensor([1.0, 0.0, 0.0]) + TRUST * torch.tensor([belief[0], belief[1], 0.0])
+    torch.testing.assert_close(refined[1, :, 0, 0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_teacher_is_silent_at_first() -> None:
+    shares = torch.rand(2, 3, 2, 2)
+    assert refine(shares, torch.zeros(2, 3, 16, 16), batch(), Loud(), done=TRUST_FROM) is shares
+
+
+def test_cutmix_pastes_the_same_rectangle_of_the_neighbour_into_picture_and_target() -> None:
+    x = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 3, 64, 64).contiguous()  # picture i is i everywhere
+    shares = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 4, 16, 16).contiguous()  # cells of 4 pixels
+    mixed, targets = cut_and_mix(x, shares, seed=0, step=3)
+    assert 0 < mixed[0].mean() < 0.5
+    torch.testing.assert_close(mixed[:, :1, ::4, ::4], targets[:, :1], rtol=0, atol=0)
+    torch.testing.assert_close(mixed[0] + mixed[1], torch.ones(3, 64, 64), rtol=0, atol=0)
+    again, _ = cut_and_mix(x, shares, seed=0, step=3)
+    assert torch.equal(mixed, again)

@@ -1,0 +1,219 @@
+"""A trained run + pictures whose image-level labels name one more category -> a run that segments that one too.
+
+The paper's promise: a new category needs image-level labels only. How is ours. The old network explains a picture as
+far as it can: pixels of old categories that the label names are theirs. What it takes for an object (its objectness
+head, or a category that the label does not name) must be the new category. Those labels and the true masks that the
+set still has of strong categories train P-Net further, from the old weights and one fresh row in the class head.
+"""
+# Letters: N batch, K class (of the old network), h = H/8, w = W/8.
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tsss_edge.artifacts import IGNORE, Checkpoint, Struct, write_json
+from tsss_edge.config import TrainConfig
+from tsss_edge.data.supervision import Supervision
+from tsss_edge.data.voc import VocDataset, read_mask, write_mask
+from tsss_edge.errors import ArtifactError, DataError
+from tsss_edge.metrics import ConfusionMatrix
+from tsss_edge.models import Heads, SegNet, build_model, load_model
+from tsss_edge.train.annotate import to_frame
+from tsss_edge.train.loader import MaskOf
+from tsss_edge.train.loop import pick_device
+from tsss_edge.train.pnet import Switches, train_from
+from tsss_edge.train.validate import Views
+
+SURE = 0.6  # probability from which a pixel gets a label; the others are left to the mean teacher (255)
+LOW_BIAS = -5.0  # logit of a category that was never seen
+EPOCHS, RATE = 0.25, 0.25  # of the run's epochs and learning rate: the old weights are to be kept in the main
+
+
+class AdaptReport(Struct, frozen=True):
+    """IoU in percent on "val". Old categories (and the background) are measured where the truth is not the new one."""
+
+    new_class: str
+    images_with_new_class: int
+    miou_old_before: float
+    miou_old_after: float
+    iou_new: float | None  # None: the split has no pixel of it
+    miou: float  # of all classes, after
+    checkpoint: str
+
+    @property
+    def lost(self) -> float:
+        """mIoU points that the old categories lost; below 0 they gained."""
+        return self.miou_old_before - self.miou_old_after
+
+    def summary(self) -> str:
+        """For a terminal."""
+        new = "-" if self.iou_new is None else f"{self.iou_new:.2f}"
+        old = f"{self.miou_old_before:.2f} -> {self.miou_old_after:.2f}"
+        return f"{self.checkpoint}: {self.new_class} IoU {new}, old categories mIoU {old}, all {self.miou:.2f}"
+
+
+def adapt(
+    run: Path, data: Path, out: Path, *, new_class: str, epochs: int | None = None, resume: bool = False
+) -> AdaptReport:
+    """Add `new_class` to the run `run` and write the run `out`, its labels in out/labels and its report in adapt.json.
+
+    `data`: classes.txt is the old one with `new_class` as its last line. Pictures of old categories should be among its
+    training pictures, or the network forgets them; of those, masks of categories that were strong are used where there
+    are any, and the old network's own answer, limited to the image-level label, elsewhere.
+    Raises: ArtifactError: `run` has no network with class head and objectness head. DataError: unusable data, or no
+            training picture shows the new category.
+    """
+    old = Checkpoint.load(run)
+    if old.meta.stage not in ("pnet", "supervised"):
+        raise ArtifactError(f"{old.path}: is a {old.meta.stage} checkpoint; expected one that tells categories apart")
+    dataset = VocDataset.open(data)
+    new_id = _require_one_more(old, dataset, new_class)
+    supervision = Supervision(dataset, tuple(old.meta.strong))
+    shows_new = [i for i in dataset.ids("train") if new_id in supervision.image_labels(i)]
+    if not shows_new:
+        raise DataError(f"{data}: no training picture names {new_class!r} in its image-level label")
+    config = shortened(msgspec.convert(old.meta.training, TrainConfig), epochs)
+    net = load_model(old)
+    unlabelled = frozenset(i for i in dataset.ids("train") if _needs_label(i, supervision))
+    _write_labels(net, Views(dataset, sorted(unlabelled), config.preprocess), supervision, out, config.device)
+    masks = _masks(supervision, unlabelled, out)
+    train_from(
+        widened(net, config, len(dataset.classes)),
+        config,
+        supervision,
+        out,
+        mask_of=masks,
+        weak=unlabelled,
+        switches=Switches(adversarial=False),
+        resume=resume,
+    )
+    report = _report(old, Checkpoint.load(out), dataset, new_class, len(shows_new))
+    write_json(out / "adapt.json", report)
+    return report
+
+
+def shortened(config: TrainConfig, epochs: int | None) -> TrainConfig:
+    """The run's settings with fewer epochs (`epochs`, else a quarter) and a lower learning rate."""
+    chosen = epochs or max(1, round(EPOCHS * config.epochs))
+    return msgspec.structs.replace(
+        config, epochs=chosen, lr=RATE * config.lr, warmup_epochs=min(config.warmup_epochs, 0.25 * chosen)
+    )
+
+
+def widened(net: SegNet, config: TrainConfig, num_classes: int) -> SegNet:
+    """The same network with `num_classes` classes; an added one has no weights and a low bias, so that it is predicted
+    nowhere before the first step."""
+    wide = build_model(config.arch, num_classes=num_classes)
+    state = net.state_dict()
+    for name, tensor in wide.state_dict().items():
+        if tensor.shape != state[name].shape:
+            rows = torch.full_like(tensor, LOW_BIAS if tensor.ndim == 1 else 0.0)
+            rows[: len(state[name])] = state[name]
+            state[name] = rows
+    wide.load_state_dict(state)
+    return wide
+
+
+def explain(heads: Heads, labels: frozenset[int], new_id: int) -> NDArray[np.float32]:
+    """What the old network sees in a picture, in the terms of its image-level label.
+
+    Args:    heads: logits (K,h,w) and objectness (1,h,w) of one picture. labels: ids of its categories.
+    Returns: (1+len(labels),h,w) probabilities that sum to 1: background, then the labels in ascending order.
+    """
+    assert heads.logits is not None
+    assert heads.objectness is not None
+    p = heads.logits.softmax(dim=0)
+    named = sorted(labels - {new_id})
+    parts = [p[:1], p[named]]
+    if new_id in labels:
+        unnamed = sorted(set(range(1, len(p))) - labels)
+        unknown = p[:1] * heads.objectness.sigmoid()  # an object, but none of the old categories
+        parts = [p[:1] - unknown, p[named], p[unnamed].sum(dim=0, keepdim=True) + unknown]
+    share = torch.cat(parts).clamp(min=0)
+    result: NDArray[np.float32] = (share / share.sum(dim=0).clamp(min=1e-6)).numpy()
+    return result
+
+
+def _require_one_more(old: Checkpoint, dataset: VocDataset, new_class: str) -> int:
+    expected = (*old.meta.classes.names, new_class)
+    if dataset.classes.names != expected:
+        raise DataError(
+            f"{dataset.root}: its classes are not those of {old.path} with {new_class!r} as the last; "
+            "write such a classes.txt"
+        )
+    return len(expected) - 1
+
+
+def _needs_label(image_id: str, supervision: Supervision) -> bool:
+    return supervision.is_weak(image_id) or not supervision.dataset.mask_path(image_id).is_file()
+
+
+def _write_labels(net: SegNet, views: Views, supervision: Supervision, out: Path, device: str) -> None:
+    """out/labels/SegmentationClass/ID.png of every picture of `views`; known pixels stay as they are."""
+    new_id = len(supervision.dataset.classes) - 1
+    for image_id, heads in views.predict(net.to(pick_device(device)), flip=True):
+        labels = supervision.image_labels(image_id)
+        ids = np.array([0, *sorted(labels)], np.uint8)
+        known = _known(image_id, supervision)
+        share = to_frame(
+            explain(heads, labels, new_id), views.preprocess.place((known.shape[0], known.shape[1])), known.shape
+        )
+        found = np.where(share.max(axis=0) > SURE, ids[share.argmax(axis=0)], np.uint8(IGNORE))
+        write_mask(_label_path(out, image_id), np.where(known != IGNORE, known, found))
+
+
+def _known(image_id: str, supervision: Supervision) -> NDArray[np.uint8]:
+    """What may be seen of a picture; nothing of one that has no mask."""
+    if supervision.dataset.mask_path(image_id).is_file():
+        return supervision.pixel_mask(image_id)
+    return np.full(supervision.dataset.image(image_id).shape[:2], IGNORE, np.uint8)
+
+
+def _label_path(out: Path, image_id: str) -> Path:
+    return out / "labels" / "SegmentationClass" / f"{image_id}.png"
+
+
+def _masks(supervision: Supervision, unlabelled: frozenset[str], out: Path) -> MaskOf:
+    def mask_of(image_id: str) -> NDArray[np.uint8]:
+        return read_mask(_label_path(out, image_id)) if image_id in unlabelled else supervision.pixel_mask(image_id)
+
+    return mask_of
+
+
+def _report(old: Checkpoint, new: Checkpoint, dataset: VocDataset, new_class: str, pictures: int) -> AdaptReport:
+    new_id = len(dataset.classes) - 1
+    views = Views(dataset, dataset.ids("val"), new.meta.preprocess)
+    before, _ = _scores(old, views, new_id)
+    after, everything = _scores(new, views, new_id)
+    iou_new = float(100 * everything.iou[new_id])
+    return AdaptReport(
+        new_class=new_class,
+        images_with_new_class=pictures,
+        miou_old_before=_mean(before),
+        miou_old_after=_mean(after),
+        iou_new=None if np.isnan(iou_new) else iou_new,
+        miou=everything.miou,
+        checkpoint=str(new.path),
+    )
+
+
+def _scores(checkpoint: Checkpoint, views: Views, new_id: int) -> tuple[ConfusionMatrix, ConfusionMatrix]:
+    """Counts where the truth is an old category or background, and everywhere."""
+    old, everything = ConfusionMatrix(new_id + 1), ConfusionMatrix(new_id + 1)
+    net = load_model(checkpoint)
+    for image_id, heads in views.predict(net):
+        assert heads.logits is not None
+        found, truth = views.labels(heads.logits, image_id), views.mask(image_id)
+        old.update(found, np.where(truth == new_id, np.uint8(IGNORE), truth))
+        everything.update(found, truth)
+    return old, everything
+
+
+def _mean(matrix: ConfusionMatrix) -> float:
+    """mIoU in percent over all classes but the last, which is the new one."""
+    return float(100 * np.nanmean(matrix.iou[:-1]))

@@ -1,0 +1,151 @@
+"""L-Net's foreground + class maps inside it -> pixel annotation Lw of one picture.
+
+M = probability of object (L-Net), A_c = class map of each category that the image-level label names, normalised and
+masked by M, spread by self-diffusion (diffusion.py); the largest A_c wins where M is high, background where M is low,
+255 between and where two categories are about equal. Known pixels of strong categories stay as they are.
+"""
+# Letters: N batch, C channel, K categories of one picture, h = H/8, w = W/8.
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tsss_edge.artifacts import IGNORE, Checkpoint, Placement, Struct
+from tsss_edge.data.supervision import Supervision
+from tsss_edge.models import load_model
+from tsss_edge.models.classifier import load_classifier
+from tsss_edge.train.diffusion import DiffusionConfig, Floats, affinity, diffuse
+from tsss_edge.train.loader import network_input
+from tsss_edge.train.loop import pick_device
+from tsss_edge.train.validate import BATCH, Views
+
+STRIDE = 8
+
+Mask = NDArray[np.uint8]
+
+
+class LabelConfig(Struct, frozen=True):
+    """When a pixel is sure. Chosen on images of strong categories (see docs/results/transfer.md)."""
+
+    background_below: float = 0.4  # M
+    object_above: float = 0.6  # M
+    margin: float = 0.1  # of the best category over the second, as a share of the best
+    temperature: float = 1.0  # of the class maps
+    diffusion: DiffusionConfig | None = DiffusionConfig()  # None: the class maps as they are
+
+
+class Evidence(Struct, frozen=True):
+    """What the networks say about one picture, all on the stride-8 grid."""
+
+    objectness: Floats  # (h,w), 0-1
+    maps: Floats  # (K_all,h,w), logits
+    features: Floats  # (C,h,w)
+    colors: Floats  # (3,h,w), 0-1
+
+
+class Annotator:
+    """The L-Net and the classifier of a run. Raises: ArtifactError: a checkpoint of another stage, or damaged."""
+
+    def __init__(self, lnet: Checkpoint, classifier: Checkpoint, *, device: str = "auto") -> None:
+        self._device = pick_device(device)
+        self._lnet = load_model(lnet).to(self._device)
+        self._classifier = load_classifier(classifier).to(self._device)
+
+    def labels(self, views: Views, supervision: Supervision, config: LabelConfig) -> Iterator[tuple[str, Mask]]:
+        """(id, Lw) of each picture of `views`, in order."""
+        for image_id, evidence in self.evidence(views):
+            yield image_id, annotate(evidence, views, image_id, supervision, config)
+
+    def evidence(self, views: Views) -> Iterator[tuple[str, Evidence]]:
+        """(id, evidence) of each picture; objectness and maps are averaged with those of the mirrored picture."""
+        for start in range(0, len(views.ids), BATCH):
+            ids = views.ids[start : start + BATCH]
+            pictures = torch.from_numpy(np.stack([views.picture(i) for i in ids])).to(self._device)
+            parts = [t.float().cpu().numpy() for t in self._see(network_input(pictures, views.preprocess.scale))]
+            parts[3] /= views.preprocess.scale
+            for row, image_id in enumerate(ids):
+                objectness, maps, features, colors = (part[row] for part in parts)
+                yield image_id, Evidence(objectness=objectness[0], maps=maps, features=features, colors=colors)
+
+    @torch.inference_mode()
+    def _see(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(N,3,H,W) -> objectness (N,1,h,w), class maps (N,K_all,h,w), L-Net's features, mean colours."""
+        both = torch.cat([x, x.flip(-1)])
+        features = self._lnet.features(both)
+        assert self._lnet.object_head is not None
+        logit, maps = _unflipped(self._lnet.object_head(features)), _unflipped(self._classifier(both).maps)
+        return logit.sigmoid(), maps, features[: len(x)], torch.nn.functional.avg_pool2d(x, STRIDE)
+
+
+def _unflipped(pair: Tensor) -> Tensor:
+    """(2N,C,h,w), the second half of mirrored pictures -> (N,C,h,w), their mean."""
+    straight, mirrored = pair.chunk(2)
+    return (straight + mirrored.flip(-1)) / 2
+
+
+def annotate(evidence: Evidence, views: Views, image_id: str, supervision: Supervision, config: LabelConfig) -> Mask:
+    """Lw of one picture: (H,W) uint8 at the picture's own size, holding only 0, 255 and its image-level categories."""
+    known = supervision.pixel_mask(image_id)
+    placement = views.preprocess.place((known.shape[0], known.shape[1]))
+    lw = transferred(evidence, placement, known.shape, supervision.image_labels(image_id), config)
+    return np.where(known != IGNORE, known, lw)
+
+
+def transferred(
+    evidence: Evidence, placement: Placement, frame_hw: tuple[int, ...], labels: frozenset[int], config: LabelConfig
+) -> Mask:
+    """Lw of a picture of which no pixel is known: (H,W) uint8. `labels`: its image-level categories."""
+    foreground = to_frame(evidence.objectness[None], placement, frame_hw)[0]
+    lw = np.full(frame_hw, IGNORE, np.uint8)
+    lw[foreground < config.background_below] = 0
+    if labels:
+        categories = np.array(sorted(labels), np.int64)
+        best, sure = winner(to_frame(spread_maps(evidence, categories, config), placement, frame_hw), config.margin)
+        inside = (foreground > config.object_above) & sure
+        lw[inside] = categories.astype(np.uint8)[best[inside]]
+    return lw
+
+
+def spread_maps(evidence: Evidence, categories: NDArray[np.int64], config: LabelConfig) -> Floats:
+    """Diffused activation of each category: (K,h,w), >= 0.
+
+    Seeds are `exp((a - max a) / temperature) * M`: each category peaks at 1 where M holds, for the label says it is there.
+    """
+    _, height, width = evidence.maps.shape
+    maps = evidence.maps[categories] / config.temperature
+    peak = np.where(evidence.objectness > config.object_above, maps, -np.inf).max(axis=(1, 2), keepdims=True)
+    peak = np.where(np.isfinite(peak), peak, maps.max(axis=(1, 2), keepdims=True))
+    seeds: Floats = np.exp(np.minimum(maps - peak, 0.0)) * evidence.objectness
+    if len(categories) == 1 or config.diffusion is None:
+        return seeds  # with one category there is nothing to decide
+    transition = affinity(evidence.features, evidence.colors, config.diffusion)
+    spread = diffuse(transition, seeds.reshape(len(categories), -1).T, config.diffusion.alpha)
+    return spread.T.reshape(-1, height, width)
+
+
+def winner(spread: Floats, margin: float) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """(K,H,W) -> index of the largest, and whether it leads the second by `margin` of itself."""
+    best = spread.argmax(axis=0)
+    if len(spread) == 1:
+        return best, np.ones(best.shape, bool)
+    second, first = np.partition(spread, -2, axis=0)[-2:]
+    return best, second <= (1 - margin) * first
+
+
+def to_frame(maps: Floats, placement: Placement, frame_hw: tuple[int, ...]) -> Floats:
+    """Grid maps (K,h,w) over the network input -> (K,H,W) over the picture; 0.5 where the network did not look."""
+    left, top, columns, rows = placement.target
+    x, y, width, height = placement.source
+    result = np.full((len(maps), frame_hw[0], frame_hw[1]), 0.5, np.float32)
+    for target, grid in zip(result, maps, strict=True):
+        wide = cv2.resize(np.ascontiguousarray(grid), (grid.shape[1] * STRIDE, grid.shape[0] * STRIDE))
+        target[y : y + height, x : x + width] = cv2.resize(
+            wide[top : top + rows, left : left + columns], (width, height)
+        )
+    return result
