@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tsss_edge.artifacts import Struct
+import msgspec
+
+from tsss_edge.artifacts import Precision, Struct
 from tsss_edge.calib.heldout import Judge, Score
 from tsss_edge.calib.methods import Method
 from tsss_edge.calib.networks import Network, time_in_turn
@@ -33,7 +35,7 @@ class Step(Struct, frozen=True):
 
 
 class LayerCost(Struct, frozen=True):
-    """What INT8 of one layer (or of the skip input of one Add) costs: `change` with it minus `change` without it."""
+    """What INT8 of one layer (or of the skip input of one Add) costs: `change` with it minus `change` without it, points."""
 
     node: str
     cost: float
@@ -142,17 +144,14 @@ class _Searcher:
     def __init__(self, floating: Any, judge: Judge, options: Options, tick: Callable[[], None]) -> None:
         self.floating, self.judge, self.options, self.tick = floating, judge, options, tick
 
-    def try_float(self, precision: Any) -> _Tried:
-        return self._judged(precision.upper() if precision == "fp32" else precision, self.floating, precision)
+    def try_float(self, precision: Precision) -> _Tried:
+        return self._judged(precision, self.floating, precision)
 
     def try_int8(self, name: str, table: CalibTable, float_nodes: tuple[str, ...] = ()) -> _Tried:
-        kept = (*self.options.float_nodes, *float_nodes)
-        options = Options(
-            float_nodes=kept, first=self.options.first, last=self.options.last, residual=self.options.residual
-        )
-        return self._judged(name, insert_qdq(self.floating, table, options), "int8", kept)
+        options = self._but(float_nodes)
+        return self._judged(name, insert_qdq(self.floating, table, options), "int8", options.float_nodes)
 
-    def _judged(self, name: str, graph: Any, precision: Any, float_nodes: tuple[str, ...] = ()) -> _Tried:
+    def _judged(self, name: str, graph: Any, precision: Precision, float_nodes: tuple[str, ...] = ()) -> _Tried:
         network = self.judge.compiler(graph, precision)
         tried = _Tried(name, self.judge.score(network), network, float_nodes)
         if precision == "int8":
@@ -160,12 +159,18 @@ class _Searcher:
         return tried
 
     def layer_costs(self, table: CalibTable, whole: Score) -> list[LayerCost]:
-        """Each unit alone in float, all others in INT8."""
-        costs = []
-        for node in units_of(self.floating, self.options):
-            without = self.try_int8(node, table, (node,)).score
-            costs.append(LayerCost(node=node, cost=whole.change - without.change))
-        return sorted(costs, key=lambda c: -c.cost)
+        """Each unit alone in float, all others in INT8. A layer does not answer for the Add that loses its pair with it."""
+        units = units_of(self.floating, self.options)
+        wins = {u: whole.change - self.try_int8(u, table, (u,)).score.change for u in units}
+        costs = {u: wins[u] - sum(wins[lost] for lost in self._lost_with(u, units)) for u in units}
+        return sorted((LayerCost(node=u, cost=cost) for u, cost in costs.items()), key=lambda c: -c.cost)
+
+    def _lost_with(self, unit: str, units: tuple[str, ...]) -> set[str]:
+        """Other units that are float when `unit` is."""
+        return set(units) - set(units_of(self.floating, self._but((unit,)))) - {unit}
+
+    def _but(self, float_nodes: tuple[str, ...]) -> Options:
+        return msgspec.structs.replace(self.options, float_nodes=(*self.options.float_nodes, *float_nodes))
 
     def give_back(self, table: CalibTable, best: _Tried, costs: list[LayerCost], max_drop: float) -> list[_Tried]:
         """Costliest first, until the budget holds; nothing when it holds already."""
