@@ -65,6 +65,12 @@ class Bundle(Struct, frozen=True):
     parts: tuple[str, ...]
     bytes: int
 
+    def summary(self, folder: Path) -> str:
+        """What lies in `folder` and what to do with it; for a terminal."""
+        size = f"{len(self.wheels)} wheels in {len(self.parts)} parts, {self.bytes / MIB:.0f} MiB"
+        host = f"for Python {self.python} on {self.machine}"
+        return f"{folder}: {size}, {host}\n  copy it there and run: sh {folder.name}/install.sh"
+
 
 def write_bundle(
     out: Path,
@@ -92,6 +98,8 @@ def write_bundle(
     _require_arguments(python, machine, part_mib)
     if out.exists():
         raise ArtifactError(f"{out}: exists already; choose another --out folder for the bundle")
+    if missing := [file for file in (*wheels, *files) if not file.exists()]:
+        raise ArtifactError(f"{missing[0]}: no such file or folder to put into the bundle")
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
     try:

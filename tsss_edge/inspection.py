@@ -21,8 +21,10 @@ from tsss_edge.artifacts import (
     sha256_file,
 )
 from tsss_edge.backends.plan import read_header
+from tsss_edge.bundle import Bundle
 from tsss_edge.config import CalibSet, Target, TrainConfig, read_toml
 from tsss_edge.errors import ArtifactError, TsssEdgeError
+from tsss_edge.export.kit import Kit
 
 
 class Description(Struct, frozen=True):
@@ -60,11 +62,26 @@ def describe(path: Path) -> str:
 def _folder(path: Path) -> Description:
     if (path / "ImageSets").is_dir() or (path / "JPEGImages").is_dir():
         return _dataset(path)
+    for name, kind, words in (
+        ("kit.json", Kit, "build kit"),
+        ("bundle.json", Bundle, "bundle for a host without a network"),
+    ):
+        if (path / name).is_file():
+            return _packed(path, msgspec.to_builtins(read_json(path / name, kind)), words)
     found = [name for name in ("best.pt", "last.pt") if (path / name).is_file()]
     if not found:
-        raise ArtifactError(f"{path}: neither a dataset (JPEGImages/, ImageSets/) nor a run folder (best.pt)")
+        raise ArtifactError(
+            f"{path}: neither a dataset (JPEGImages/, ImageSets/), a run folder (best.pt), a build kit nor a bundle"
+        )
     inner = _checkpoint(path / found[0])
     return Description(path=str(path), kind=f"run folder, {inner.kind}", facts={"checkpoint": found[0], **inner.facts})
+
+
+def _packed(path: Path, facts: dict[str, Any], kind: str) -> Description:
+    """A kit or bundle with the state of its files, as SHA256SUMS knows them."""
+    rows = (line.split("  ", 1) for line in (path / "SHA256SUMS").read_text().splitlines())
+    files = {name: _check_file(path / name, digest) for digest, name in rows}
+    return Description(path=str(path), kind=kind, facts={**facts, "files": files})
 
 
 def _dataset(path: Path) -> Description:
@@ -133,7 +150,9 @@ def _record_facts(record: EngineRecord) -> dict[str, Any]:
     facts |= {f"tensor {s.name}": f"{s.dtype} {s.shape}" for s in (*record.inputs, *record.outputs)}
     facts |= _calibration(record.calibration) | {"built on": record.device}
     facts |= {f"version {name}": value for name, value in record.versions.items()}
-    facts |= {f"flag {name}": value for name, value in record.flags.items()}
+    facts |= {f"flag {name}": value for name, value in record.flags.items() if name not in ("target", "chosen")}
+    if chosen := record.flags.get("chosen"):
+        facts["chosen because"] = chosen["why"]
     latency, parity = record.latency, record.parity
     facts["latency"] = f"p50 {latency.p50_ms:.2f} ms, p95 {latency.p95_ms:.2f} ms" if latency else "not measured"
     facts["parity"] = (

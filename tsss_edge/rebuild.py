@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
-
 from tsss_edge.artifacts import Engine, EngineRecord, Struct, read_json, sha256_file
 from tsss_edge.backends.cuda_info import first_gpu
 from tsss_edge.backends.plan import read_header, require_record, require_runnable
 from tsss_edge.backends.trt_api import load
-from tsss_edge.config import Target
 from tsss_edge.errors import ArtifactError, UnavailableError
-from tsss_edge.export.engine import build_engine
+from tsss_edge.export.engine import build_engine, recorded_target
 from tsss_edge.parity import check_parity
 from tsss_edge.parity.result import ParityReport
 
@@ -49,11 +46,11 @@ def rebuild_engine(
     Raises:  ArtifactError: no record, or its ONNX file is not beside it any more. UnavailableError: it cannot be built here.
     """
     record = _record(engine)
-    build_engine(stored_onnx(engine, record), stored_target(engine, record), engine, precision=record.precision)
+    target = recorded_target(engine, record)
+    build_engine(stored_onnx(engine, record), target, engine, precision=record.precision)
     if reference is None or eval_data is None:
         return Rebuilt(engine=str(engine), reason=reason)
-    max_drop = stored_target(engine, record).max_drop
-    report = check_parity(engine, reference, eval_data, split=split, max_drop=max_drop, threads=threads)
+    report = check_parity(engine, reference, eval_data, split=split, max_drop=target.max_drop, threads=threads)
     return Rebuilt(engine=str(engine), reason=reason, parity=report)
 
 
@@ -106,11 +103,3 @@ def stored_onnx(engine: Path, record: EngineRecord) -> Path:
         f"{engine}: the ONNX file it was built from ({named.name}, SHA-256 {record.onnx_sha256[:16]}...) is not in "
         f"{engine.parent}; put it there, or build from the checkpoint"
     )
-
-
-def stored_target(engine: Path, record: EngineRecord) -> Target:
-    """The target as it was at the build. Raises: ArtifactError: the record holds none."""
-    try:
-        return msgspec.convert(record.flags.get("target"), Target)
-    except msgspec.ValidationError as error:
-        raise ArtifactError(f"{engine}: its record holds no target ({error}); build it with --target") from error

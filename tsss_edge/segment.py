@@ -102,13 +102,14 @@ def segment_files(
     with open_backend(engine, threads=threads, trust=trust) as backend:
         for picture, target in track(list(jobs.items()), "segment"):
             try:
-                _segment_file(backend, picture, target, overlay)
+                segment_file(backend, picture, target, overlay)
             except DataError as error:
                 failed.append(str(error))
     return SegmentReport(images=len(jobs) - len(failed), failed=tuple(failed), out=str(out))
 
 
-def _segment_file(backend: Backend, picture: Path, target: Path, overlay: bool) -> None:
+def segment_file(backend: Backend, picture: Path, target: Path, overlay: bool) -> None:
+    """Write the mask of one picture, and the blended JPEG with `overlay`. Raises: DataError: it cannot be read."""
     image = read_image(picture)
     labels = segment_image(backend, image)
     write_mask(target, labels)

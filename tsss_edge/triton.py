@@ -10,8 +10,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from tsss_edge.artifacts import Engine, EngineRecord, TensorSpec
-from tsss_edge.errors import ArtifactError
+from tsss_edge.artifacts import Engine, EngineRecord, TensorSpec, write_json
+from tsss_edge.errors import ArtifactError, GateError
+from tsss_edge.export.engine import recorded_target
 
 TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32", "float16": "TYPE_FP16", "int32": "TYPE_INT32"}
 QUEUE_DELAY_US = 2000  # Triton waits so long for a fuller batch: an eighth of a 60 fps frame
@@ -25,12 +26,22 @@ prove it here before serving with `tsss-edge parity`.
 """
 
 
-def write_repository(engine: Path, out: Path, *, name: str | None = None, instances: int = 1) -> Path:
+def write_repository(
+    engine: Path,
+    out: Path,
+    *,
+    name: str | None = None,
+    instances: int = 1,
+    reference: Path | None = None,
+    eval_data: Path | None = None,
+) -> Path:
     """Write a model repository to the folder `out` and return the model's folder.
 
     Args:    name: the model's name in Triton; default the engine's file name up to its first dot.
              instances: copies of the model that run side by side.
+             reference, eval_data: checkpoint and labelled set; with both, the files in the repository pass the gate first.
     Raises:  ArtifactError: no engine, its hash is wrong, its kind is not served by Triton, or the model's folder exists.
+             GateError: the files fail the gate; nothing is written.
     """
     loaded = Engine.load(engine)
     record = loaded.record
@@ -46,6 +57,8 @@ def write_repository(engine: Path, out: Path, *, name: str | None = None, instan
     staging = Path(tempfile.mkdtemp(dir=out, prefix=f".{name}-"))
     try:
         _fill(staging, loaded, name, instances)
+        if reference is not None and eval_data is not None:
+            prove(staging, loaded, reference, eval_data)
         staging.chmod(0o755)
         staging.rename(folder)
     finally:
@@ -58,11 +71,38 @@ def _fill(folder: Path, engine: Engine, name: str, instances: int) -> None:
     version = folder / "1"
     version.mkdir()
     for file in engine.record.files:
-        suffix = ".plan" if engine.record.backend == "tensorrt" else Path(file).suffix
-        shutil.copyfile(engine.path.parent / file, version / f"model{suffix}")
+        shutil.copyfile(engine.path.parent / file, version / _served_name(engine.record, file))
     shutil.copyfile(Engine.record_path(engine.path), folder / "record.json")
     (folder / "labels.txt").write_text("".join(f"{label}\n" for label in engine.record.classes.names))
     (folder / "config.pbtxt").write_text(config_text(engine.record, name, instances))
+
+
+def prove(folder: Path, engine: Engine, reference: Path, eval_data: Path) -> None:
+    """Run the parity gate on the model file as Triton will load it, and put the verdict into `record.json`.
+
+    Raises: GateError: it fails.
+    """
+    from tsss_edge.parity import check_parity
+
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        copy = _as_engine(folder / "1", engine, Path(name))
+        max_drop = recorded_target(engine.path, engine.record).max_drop
+        report = check_parity(copy.path, reference, eval_data, max_drop=max_drop)
+        if not report:
+            raise GateError(f"{engine.path}: not written to the repository: {report.verdict()}")
+        write_json(folder / "record.json", Engine.load(copy.path).record)
+
+
+def _as_engine(served: Path, engine: Engine, folder: Path) -> Engine:
+    """The served files under the names of the engine's record, with the hashes that they have now."""
+    for file in engine.record.files:
+        shutil.copyfile(served / _served_name(engine.record, file), folder / file)
+    write_json(Engine.record_path(folder / engine.path.name), engine.record)
+    return Engine.load(folder / engine.path.name)
+
+
+def _served_name(record: EngineRecord, file: str) -> str:
+    return f"model{'.plan' if record.backend == 'tensorrt' else Path(file).suffix}"
 
 
 def config_text(record: EngineRecord, name: str, instances: int) -> str:

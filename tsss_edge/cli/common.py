@@ -23,6 +23,22 @@ Data = Annotated[Path, typer.Option("--data", help="Dataset folder in PASCAL VOC
 Split = Annotated[str, typer.Option(help="A list in ImageSets/Segmentation.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of the network (default: all cores).")]
 Trust = Annotated[bool, typer.Option("--trust", help="Load an engine whose hash is not the one in its record.")]
+Rebuild = Annotated[
+    bool,
+    typer.Option(
+        "--rebuild", help="Build the engine again from its stored ONNX file where it is damaged or unfit here."
+    ),
+]
+
+
+def rebuild_first(engine: Path, wanted: bool) -> None:
+    """Build an unfit engine again, and say so on stderr."""
+    if not wanted:
+        return
+    from tsss_edge.rebuild import rebuild_if_unfit
+
+    if (rebuilt := rebuild_if_unfit(engine)) is not None:
+        typer.echo(rebuilt.summary(), err=True)
 
 
 def emit(value: Any, text: str, json_to: str | None) -> None:

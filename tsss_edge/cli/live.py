@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.common import Json, Threads, emit, one_line
+from tsss_edge.cli.common import Json, Rebuild, Threads, emit, one_line, rebuild_first
 
 
 class Policy(str, Enum):
@@ -41,6 +41,7 @@ def stream(
     web: Annotated[
         str | None, typer.Option(metavar="[HOST:]PORT", help="Live page; on another host than loopback with a token.")
     ] = None,
+    rebuild: Rebuild = False,
     json: Json = None,
 ) -> None:
     """Live segmentation of a camera or video.
@@ -51,6 +52,7 @@ def stream(
 
     if min_agreement is not None and reference is None:
         raise typer.BadParameter("--min-agreement needs --reference, the checkpoint to agree with")
+    rebuild_first(engine, rebuild)
     sinks = sink or ["null://"]
     report = run(
         engine,
@@ -74,16 +76,26 @@ def segment(
     out: Annotated[Path, typer.Option(help="Folder for the index PNGs.")],
     overlay: Annotated[bool, typer.Option("--overlay", help="Also write blended pictures.")] = False,
     threads: Threads = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Spread over a Ray cluster: HOST:PORT, auto, local.")
+    ] = None,
+    rebuild: Rebuild = False,
     json: Json = None,
 ) -> None:
-    """Masks for picture files.
+    """Masks for picture files, on this machine or on a Ray cluster.
 
     Example: tsss-edge segment fused.int8.xml photos/ --out masks --overlay
     """
     from tsss_edge.errors import DataError
     from tsss_edge.segment import segment_files
 
-    report = segment_files(engine, inputs, out, overlay=overlay, threads=threads)
+    rebuild_first(engine, rebuild)
+    if ray is not None:
+        from tsss_edge.segment_ray import segment_on_ray
+
+        report = segment_on_ray(engine, inputs, out, address=ray, overlay=overlay, threads=threads)
+    else:
+        report = segment_files(engine, inputs, out, overlay=overlay, threads=threads)
     emit(report, report.summary(), json)
     if report.failed:
         raise DataError(

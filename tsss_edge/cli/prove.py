@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.common import Data, Json, Split, Threads, Trust, emit
+from tsss_edge.cli.common import Data, Json, Rebuild, Split, Threads, Trust, emit, rebuild_first
 
 
 def register(parent: typer.Typer) -> None:
@@ -45,6 +45,7 @@ def parity(
         bool, typer.Option("--allow-leak", help="Accept evaluation pictures that calibrated.")
     ] = False,
     threads: Threads = None,
+    rebuild: Rebuild = False,
     json: Json = None,
 ) -> None:
     """Prove an engine against its PyTorch reference; exit code 3 when the gate fails.
@@ -54,6 +55,7 @@ def parity(
     from tsss_edge.errors import GateError
     from tsss_edge.parity import check_parity
 
+    rebuild_first(engine, rebuild)
     result = check_parity(
         engine,
         reference,

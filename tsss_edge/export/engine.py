@@ -143,6 +143,14 @@ def require_whole(source: OnnxModel) -> None:
         )
 
 
+def recorded_target(path: Path, record: EngineRecord) -> Target:
+    """The target as it was when the engine at `path` was built. Raises: ArtifactError: its record holds none."""
+    try:
+        return msgspec.convert(record.flags.get("target"), Target)
+    except msgspec.ValidationError as error:
+        raise ArtifactError(f"{path}: its record holds no target ({error}); build it with --target") from error
+
+
 def build_summary(engine: Engine) -> str:
     """What was built, how it can be built with the stock tool, and what is still to be done; for a terminal."""
     record = engine.record

@@ -136,6 +136,9 @@ def _graph(model: Path, target: Target, precision: Precision, folder: Path, cali
     require_whole(graph)
     if graph.path != path:
         shutil.copyfile(graph.path, path)
+        table = graph.path.with_suffix(".ranges.json")  # the CalibTable, where `calibrate` left it
+        if table.is_file():
+            shutil.copyfile(table, path.with_suffix(".ranges.json"))
     for leftover in folder.glob("float-*.onnx"):
         leftover.unlink()
     return OnnxModel.load(path)

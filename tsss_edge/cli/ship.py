@@ -1,0 +1,83 @@
+"""`triton`, `bundle`: what goes to a server, and to a host without a network."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tsss_edge.cli.common import Json, emit, usage_errors
+
+
+class MachineChoice(str, Enum):
+    """Processor of the host, as pip's platform tags call it."""
+
+    x86_64 = "x86_64"
+    aarch64 = "aarch64"
+
+
+def register(parent: typer.Typer) -> None:
+    parent.command()(triton)
+    parent.command()(bundle)
+
+
+def triton(
+    engine: Annotated[Path, typer.Argument(help="Engine (.xml, .engine of TensorRT).")],
+    out: Annotated[Path, typer.Option(help="Model repository; more models may join in the same folder.")],
+    name: Annotated[str | None, typer.Option(help="The model's name in Triton (default: the engine's).")] = None,
+    instances: Annotated[int, typer.Option(min=1, help="Copies that run side by side.")] = 1,
+    reference: Annotated[Path | None, typer.Option(help="Checkpoint: prove what Triton will serve.")] = None,
+    eval_data: Annotated[Path | None, typer.Option(help="Labelled set for that proof.")] = None,
+    json: Json = None,
+) -> None:
+    """Write a Triton model repository; with --reference and --eval-data its files pass the parity gate first.
+
+    Example: tsss-edge triton fused.int8.xml --out models --reference runs/camvid --eval-data camvid
+    """
+    from tsss_edge.triton import write_repository
+
+    if (reference is None) != (eval_data is None):
+        raise typer.BadParameter("--reference and --eval-data belong together")
+    folder = write_repository(engine, out, name=name, instances=instances, reference=reference, eval_data=eval_data)
+    proof = "its files passed the gate" if eval_data else "not proven: give --reference and --eval-data"
+    text = f"{folder}: {proof}\n  serve it with: tritonserver --model-repository {out}"
+    emit({"model": str(folder), "proven": eval_data is not None}, text, json)
+
+
+def bundle(
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    python: Annotated[str, typer.Option(help="Python version of the host.")] = "3.10",
+    machine: Annotated[MachineChoice, typer.Option(help="Processor of the host.")] = MachineChoice.x86_64,
+    extra: Annotated[list[str] | None, typer.Option(help="Extra of tsss-edge: onnx, cpu, rtx, train, web.")] = None,
+    require: Annotated[list[str] | None, typer.Option(help="Another package, as pip takes it.")] = None,
+    wheel: Annotated[list[Path] | None, typer.Option(help="A ready wheel (PyCUDA built for that Python).")] = None,
+    file: Annotated[list[Path] | None, typer.Option(help="A file or folder that comes along.")] = None,
+    part_mib: Annotated[int, typer.Option(min=1, help="Largest size of a part.")] = 48,
+    level: Annotated[int, typer.Option(min=0, max=9, help="Of xz: 0 quick, 9 small.")] = 6,
+    system_packages: Annotated[
+        bool, typer.Option("--system-packages", help="The host's own packages show through (Jetson).")
+    ] = False,
+    json: Json = None,
+) -> None:
+    """Everything a host without a network needs: wheels for its Python, files, install.sh; cut into parts.
+
+    Example: tsss-edge bundle --out bundle --python 3.10 --extra rtx --extra onnx --file tests --file scripts
+    """
+    from tsss_edge.bundle import write_bundle
+
+    with usage_errors():
+        made = write_bundle(
+            out,
+            python=python,
+            machine=machine.value,
+            extras=extra or [],
+            requirements=require or [],
+            wheels=wheel or [],
+            files=file or [],
+            part_mib=part_mib,
+            preset=level,
+            system_packages=system_packages,
+        )
+    emit(made, made.summary(out), json)
