@@ -1,0 +1,137 @@
+"""Quantization-aware fine-tuning: the roundings in training are those of the INT8 graph."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import netkit
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from tsss_edge.artifacts import Checkpoint, OnnxModel, Preprocess
+from tsss_edge.calib.calibrate import calibrate
+from tsss_edge.calib.placement import Options
+from tsss_edge.config import TrainConfig
+from tsss_edge.errors import ArtifactError
+from tsss_edge.export.graph import export_onnx
+from tsss_edge.models import load_model
+from tsss_edge.models.fused import FusedNet
+from tsss_edge.train.qat import LR_SHARE, RoundedConv, Rounding, find_checkpoint, load_calibration, rounded, train_qat
+
+KEPT = ("encoder.stages.1.1.second", "decoder.smooth.0")  # layers that stay float, one with its Add
+CONFIG = TrainConfig(epochs=1, batch=2, threads=1, amp=False, seed=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """best.pt, fused.onnx, fused.int8.onnx and a set."""
+    folder = tmp_path_factory.mktemp("run")
+    checkpoint = netkit.checkpoint(folder / "best.pt", spec=Preprocess(size_hw=netkit.SPEC.size_hw, scale=1.0))
+    data = netkit.write_set(folder / "data", train=6)
+    floating = export_onnx(checkpoint.path, folder / "fused.onnx", objectness=True)
+    calibrate(floating.path, data, folder / "fused.int8.onnx", method="mse", options=Options(float_nodes=KEPT))
+    return folder
+
+
+def int8_logits(path: Path, picture: np.ndarray) -> np.ndarray:
+    """ONNX Runtime, each node as it is written."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return session.run(["logits"], {"image": picture})[0]
+
+
+def network_input(picture: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(picture).permute(0, 3, 1, 2).float() / 255
+
+
+def test_the_rounded_net_is_the_int8_graph(folder: Path) -> None:
+    """Up to values at a tie: one step of one activation, which the float net is far above."""
+    model, table = load_calibration(folder / "fused.int8.onnx")
+    net = load_model(find_checkpoint(model))
+    quantized = rounded(load_model(find_checkpoint(model)), model, table).eval()
+    for seed in range(3):
+        picture = netkit.picture(seed)[None]
+        with torch.inference_mode():
+            found, floating = (n(network_input(picture)).logits.numpy() for n in (quantized, net))
+        expected = int8_logits(model.path, picture)
+        error = np.abs(found - expected).mean()
+        assert error < 0.02 * np.abs(floating - expected).mean()
+
+
+def test_roundings_are_where_the_pairs_are(folder: Path) -> None:
+    model, table = load_calibration(folder / "fused.int8.onnx")
+    net = rounded(load_model(find_checkpoint(model)), model, table)
+    nodes = onnx.load(model.path).graph.node
+    activations = sum(n.op_type == "QuantizeLinear" and not n.input[0].endswith(".weight") for n in nodes)
+    weights = sum(n.op_type == "QuantizeLinear" and n.input[0].endswith(".weight") for n in nodes)
+    assert sum(isinstance(m, Rounding) for m in net.modules()) == activations > 10
+    assert sum(isinstance(m, RoundedConv) for m in net.modules()) == weights > 10
+
+
+def test_parameters_keep_their_names(folder: Path) -> None:
+    model, table = load_calibration(folder / "fused.int8.onnx")
+    plain = load_model(find_checkpoint(model))
+    names = set(plain.state_dict())
+    assert set(rounded(plain, model, table).state_dict()) == names
+
+
+def test_rounded_weights_before_and_after_folding_are_the_same() -> None:
+    """The batch norm's factor scales the largest weight of a channel and its steps alike."""
+    net = netkit.network()
+    folded = FusedNet(net).net
+    plain, fused = net.encoder.stages[1][0][0], folded.encoder.stages[1][0][0]
+    factor = fused.weight.abs().amax((1, 2, 3)) / plain.weight.abs().amax((1, 2, 3))
+    x = torch.eye(plain.in_channels)[:, :, None, None].expand(-1, -1, 3, 3)
+    a, b = (RoundedConv.like(c)(x) - (c.bias[:, None, None] if c.bias is not None else 0) for c in (plain, fused))
+    torch.testing.assert_close(a.abs() * factor[:, None, None], b.abs(), rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_pass_a_rounding_and_stop_where_it_clips() -> None:
+    x = torch.tensor([-3.0, -0.4, 0.0, 0.7, 5.0], requires_grad=True)
+    y = Rounding(1.27)(x)
+    assert y.tolist() == pytest.approx([-1.28, -0.4, 0.0, 0.7, 1.27])
+    y.sum().backward()
+    assert x.grad is not None and x.grad.tolist() == [0.0, 1.0, 1.0, 1.0, 0.0]
+
+
+def test_a_run_gives_an_ordinary_checkpoint(folder: Path, tmp_path: Path) -> None:
+    result = train_qat(CONFIG, folder / "data", tmp_path / "run", calib=folder / "fused.int8.onnx")
+    start = Checkpoint.load(folder / "best.pt")
+    assert (result.meta.arch, result.meta.preprocess) == (start.meta.arch, start.meta.preprocess)
+    assert result.meta.training["lr"] == pytest.approx(CONFIG.lr * LR_SHARE) and result.meta.metrics["miou"] > 0
+    before, after = start.state(), result.state()
+    moved = [name for name in before if not torch.equal(before[name], after[name])]
+    assert "encoder.stem.0.weight" in moved and set(before) == set(after)
+    exported = export_onnx(result.path, tmp_path / "fused.onnx")
+    assert calibrate(exported.path, folder / "data", tmp_path / "q.onnx").meta.calibration is not None
+
+
+# -- what does not belong together
+
+
+def test_a_float_graph_is_refused(folder: Path) -> None:
+    with pytest.raises(ArtifactError, match="is fp32; give the INT8 file"):
+        load_calibration(folder / "fused.onnx")
+
+
+def test_a_table_of_another_graph_is_refused(folder: Path, tmp_path: Path) -> None:
+    for name in ("fused.int8.onnx", "fused.int8.ranges.json"):
+        shutil.copy(folder / name, tmp_path / name)
+    table = tmp_path / "fused.int8.ranges.json"
+    sha256 = OnnxModel.load(folder / "fused.onnx").sha256
+    table.write_text(table.read_text().replace(sha256, "0" * 64))
+    with pytest.raises(ArtifactError, match=r"fused\.int8\.ranges\.json is of another graph"):
+        load_calibration(tmp_path / "fused.int8.onnx")
+
+
+def test_a_checkpoint_that_is_not_there_is_asked_for(folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / "fused.int8.onnx", tmp_path / "q.onnx")
+    netkit.checkpoint(tmp_path / "best.pt", seed=9)  # another one
+    with pytest.raises(ArtifactError, match=r"its checkpoint .* is neither in"):
+        find_checkpoint(OnnxModel.load(tmp_path / "q.onnx"))
