@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import netkit
+import onnx
 import torch
 from torch import nn
 
+from tsss_edge.export.graph import export_onnx
 from tsss_edge.models import build_model
 from tsss_edge.models.fused import FusedNet
 from tsss_edge.models.segnet import num_parameters
@@ -52,3 +57,11 @@ def test_fused_is_the_trained_network() -> None:
         want = net(pictures.permute(0, 3, 1, 2).float() / 255).logits
         got = FusedNet(net)(pictures)["logits"]
     torch.testing.assert_close(got, want, atol=1e-5 * want.abs().max().item(), rtol=0)
+
+
+def test_it_is_exported_as_it_is(tmp_path: Path) -> None:
+    """`export_onnx` compares ONNX Runtime with PyTorch and refuses a graph that differs."""
+    checkpoint = netkit.checkpoint(tmp_path / "net.pt", "vgg16-largefov")
+    graph = onnx.load(export_onnx(checkpoint.path, tmp_path / "net.onnx").path).graph
+    strides = [list(a.ints) for n in graph.node if n.op_type == "MaxPool" for a in n.attribute if a.name == "strides"]
+    assert strides == [[2, 2], [2, 2], [2, 2], [1, 1], [1, 1]]

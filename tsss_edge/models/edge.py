@@ -41,10 +41,10 @@ class ResidualBlock(nn.Module):
 
 @dataclass(frozen=True)
 class EdgeConfig:
-    """Widths after the stem and the four stages, blocks in each stage, decoder width."""
+    """Widths after the stem and each stage (four reach stride 32), blocks in each stage, decoder width."""
 
-    widths: tuple[int, int, int, int, int]
-    blocks: tuple[int, int, int, int]
+    widths: tuple[int, ...]
+    blocks: tuple[int, ...]
     decoder: int
 
 
@@ -91,10 +91,14 @@ EDGE_M = EdgeConfig(widths=(32, 64, 96, 192, 256), blocks=(0, 2, 2, 1), decoder=
 
 
 def edge_net(config: EdgeConfig, *, num_classes: int, objectness: bool = True) -> SegNet:
-    """An edge network with fresh weights (He initialisation; the last batch norm of each block starts at zero)."""
+    """An edge network with fresh weights."""
     encoder = EdgeEncoder(config)
     decoder = EdgeDecoder(encoder.channels, config.decoder)
-    net = SegNet(encoder, decoder, config.decoder, num_classes=num_classes, objectness=objectness)
+    return initialize(SegNet(encoder, decoder, config.decoder, num_classes=num_classes, objectness=objectness))
+
+
+def initialize(net: SegNet) -> SegNet:
+    """Fresh weights: He's initialisation (arXiv 1502.01852), and each residual block starts as the identity."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -103,5 +107,5 @@ def edge_net(config: EdgeConfig, *, num_classes: int, objectness: bool = True) -
         elif isinstance(module, ResidualBlock):
             norm = module.second[1]
             assert isinstance(norm, nn.BatchNorm2d)
-            nn.init.zeros_(norm.weight)  # each block starts as the identity (arXiv 1706.02677, section 5.1)
+            nn.init.zeros_(norm.weight)  # arXiv 1706.02677, section 5.1
     return net
