@@ -7,6 +7,7 @@ file system). The masks are those that `segment_files` writes on one machine, by
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from tsss_edge.backends.common import import_extra
 from tsss_edge.errors import DataError, UnavailableError
 from tsss_edge.segment import SegmentReport, plan, segment_file
 
+PICTURES_AT_ONCE = 16  # that a worker gets: enough to hide Ray's own milliseconds, few enough to spread a small folder
+CONNECT_S = 5.0
 ADDRESS_HELP = (
     "start one with `ray start --head`, give its HOST:PORT, `auto` for a running one, `local` for this machine"
 )
@@ -48,13 +51,14 @@ def segment_on_ray(
     ray = _connect(address)
     cores = threads or 1
     try:
+        workers = max(1, int(ray.cluster_resources().get("CPU", 1)) // cores)
         rows = [{"picture": str(p.resolve()), "mask": str(mask)} for p, mask in jobs.items()]
         told = ray.data.from_items(rows).map_batches(
             Segmenter,
             fn_constructor_args=(str(engine.resolve()), overlay, cores, trust),
-            batch_size=16,
+            batch_size=PICTURES_AT_ONCE,
             num_cpus=cores,
-            concurrency=(1, max(1, int(ray.cluster_resources().get("CPU", 1)) // cores)),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
         )
         failed = tuple(sorted(row["failed"] for row in told.take_all() if row["failed"]))
     finally:
@@ -85,6 +89,8 @@ class Segmenter:
 def _connect(address: str) -> Any:
     ray = import_extra("ray", "scale")
     import_extra("ray.data", "scale")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    _require_listener(address)
     options = {"include_dashboard": False} if address == "local" else {"address": address}
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
@@ -93,3 +99,14 @@ def _connect(address: str) -> Any:
         first = (str(error).strip().splitlines() or ["no answer"])[0]
         raise UnavailableError(f"no Ray cluster at {address!r} ({first}); {ADDRESS_HELP}") from error
     return ray
+
+
+def _require_listener(address: str) -> None:
+    """Ray itself tries for minutes when nobody listens at HOST:PORT."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except OSError as error:
+        raise UnavailableError(f"no Ray cluster at {address!r} ({error}); {ADDRESS_HELP}") from error
