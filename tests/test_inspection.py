@@ -120,3 +120,22 @@ def test_missing_and_empty_folder(tmp_path: Path) -> None:
         inspect_path(tmp_path / "none.pt")
     with pytest.raises(ArtifactError, match="neither a dataset"):
         inspect_path(tmp_path)
+
+
+def test_an_int8_file_says_why_each_node_is_what_it_is(tmp_path: Path) -> None:
+    import netkit
+
+    from tsss_edge.calib.calibrate import calibrate
+    from tsss_edge.calib.placement import Options
+    from tsss_edge.export.graph import export_onnx
+
+    floating = export_onnx(netkit.checkpoint(tmp_path / "best.pt").path, tmp_path / "f.onnx")
+    data = netkit.write_set(tmp_path / "data", train=2)
+    kept = Options(float_nodes=("encoder.stages.0.0",))
+    facts = inspect_path(calibrate(floating.path, data, tmp_path / "q.onnx", options=kept).path).facts
+    assert facts["node encoder.stem (Conv)"] == "INT8, input per tensor, weight per output channel"
+    assert facts["node class_head (Conv)"] == "float, makes a graph output"
+    assert facts["node encoder.stages.0.0 (Conv)"].startswith("float, kept by choice")
+    assert facts["node decoder.resize (Resize)"].startswith("float, no pair before a Resize")
+    assert facts["nodes kept in float"] == ["encoder.stages.0.0"]
+    assert not any(name.startswith("node ") for name in inspect_path(floating.path).facts)

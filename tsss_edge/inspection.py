@@ -118,7 +118,20 @@ def _onnx(path: Path) -> Description:
     facts |= _classes(meta.classes) | {"input": _input(meta.preprocess)} | _calibration(meta.calibration)
     facts |= {"nodes kept in float": list(meta.float_nodes) or "none"}
     facts |= {"checkpoint sha256": meta.checkpoint_sha256, "made by": meta.tool, "sha256": model.sha256}
+    if meta.calibration is not None:
+        facts |= _placement(graph)
     return Description(path=str(path), kind="ONNX model exported by tsss-edge", facts=facts)
+
+
+def _placement(graph: Any) -> dict[str, str]:
+    """Node by node: INT8 or float, and why."""
+    from tsss_edge.calib.qdq import explain
+
+    return {
+        f"node {d.node} ({d.op})": f"{'INT8' if d.quantized else 'float'}, {d.reason}"
+        for d in explain(graph)
+        if d.reason
+    }
 
 
 def _engine(path: Path) -> Description:
