@@ -10,6 +10,7 @@ import cv2
 import msgspec
 import numpy as np
 import pytest
+import torch
 from trainkit import STRONG, same_weights, write_squares
 
 from tsss_edge.artifacts import Checkpoint, Preprocess, read_json
@@ -18,11 +19,12 @@ from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset, read_mask, write_mask
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.models import load_model
+from tsss_edge.models.classifier import load_classifier
 from tsss_edge.train.all import train_all
 from tsss_edge.train.annotate import Evidence, LabelConfig, annotate, to_frame
 from tsss_edge.train.label import LabelReport, write_labels
-from tsss_edge.train.lnet import train_lnet
-from tsss_edge.train.pnet import Switches, train_pnet
+from tsss_edge.train.lnet import AnyHue, train_lnet
+from tsss_edge.train.pnet import Switches, starting_net, train_pnet
 from tsss_edge.train.validate import Views
 
 
@@ -92,6 +94,8 @@ def test_poisoned_weak_masks_give_bit_identical_networks(finished: Path, squares
     train_all(short(), tmp_path / "data", tmp_path / "run", strong=STRONG)
     for stage in ("lnet", "classifier", "pnet"):
         assert same_weights(finished / stage / "best.pt", tmp_path / "run" / stage / "best.pt"), stage
+    for mask in (finished / "labels/SegmentationClass").iterdir():
+        assert mask.read_bytes() == (tmp_path / "run/labels/SegmentationClass" / mask.name).read_bytes(), mask.name
 
 
 def test_resume_in_the_middle_of_the_method_equals_one_go(finished: Path, squares: Path, tmp_path: Path) -> None:
@@ -132,6 +136,28 @@ def test_pnet_refuses_another_architecture(finished: Path, squares: Path, tmp_pa
     config = msgspec.structs.replace(short(), arch="edge-m")
     with pytest.raises(ArtifactError, match="edge-s, this run is edge-m"):
         train_pnet(config, squares, tmp_path, lnet=finished, labels=finished / "labels", strong=STRONG)
+
+
+def test_p_net_starts_from_the_classifier_of_the_run(finished: Path, squares: Path, tmp_path: Path) -> None:
+    dataset = VocDataset.open(squares)
+    classifier = load_classifier(Checkpoint.load(finished / "classifier")).net.state_dict()
+    start = starting_net(short(), dataset, finished).state_dict()
+    assert all(torch.equal(start[name], classifier[name]) for name in start)
+    shutil.copytree(finished / "lnet", tmp_path / "lnet")  # one that has no classifier
+    start = starting_net(short(), dataset, tmp_path / "lnet").state_dict()
+    lnet = Checkpoint.load(finished / "lnet").state()
+    assert all(torch.equal(start[name], lnet[name]) for name in lnet)
+
+
+def test_any_hue_moves_channels_and_nothing_else() -> None:
+    rng = np.random.default_rng(0)
+    image, mask = rng.integers(0, 256, (6, 5, 3), np.uint8), rng.integers(0, 3, (6, 5), np.uint8)
+    seen = set()
+    for _ in range(60):
+        view, labels = AnyHue(lambda image, mask, _: (image, mask))(image, mask, rng)
+        assert (labels == mask).all()
+        seen.add(tuple(next(c for c in range(3) if (view[..., k] == image[..., c]).all()) for k in range(3)))
+    assert len(seen) == 6
 
 
 def test_lnet_wants_a_background_and_strong_images(squares: Path, tmp_path: Path) -> None:
