@@ -70,7 +70,8 @@ def measure(config: TrainConfig, data: Path, steps: int) -> dict[str, float]:
     network = seconds_a_batch(repeat(next(endless(samples))), step, steps)
     both = seconds_a_batch(endless(samples), step, steps)
     per_second = {name: samples.batch / s for name, s in (("loader", loader), ("step", network), ("both", both))}
-    return {**{f"{name}_images_per_second": value for name, value in per_second.items()}, "share": loader / both}
+    found = {f"{name}_images_per_second": value for name, value in per_second.items()}
+    return {**found, "share": loader / both, "threads": torch.get_num_threads()}
 
 
 def main() -> None:
