@@ -11,6 +11,7 @@ import msgspec
 from tsss_edge.artifacts import Checkpoint, atomic_path
 from tsss_edge.config import TrainConfig
 from tsss_edge.train.classifier import train_classifier
+from tsss_edge.train.distributed import meet, this_process
 from tsss_edge.train.label import write_labels
 from tsss_edge.train.lnet import train_lnet
 from tsss_edge.train.pnet import Switches, train_pnet
@@ -35,8 +36,9 @@ def train_all(
     short = continued(config)
     lnet = train_lnet(short if source else config, data, out / "lnet", strong=strong, source=source, resume=resume)
     train_classifier(short, data, out / "classifier", lnet=lnet.path, strong=strong, resume=resume)
-    if not (resume and (out / "labels/manifest.json").is_file()):
+    if this_process().writes and not (resume and (out / "labels/manifest.json").is_file()):
         write_labels(out, data, out / "labels", strong=strong, device=config.device)
+    meet()
     folders = {"lnet": out / "lnet", "labels": out / "labels"}
     pnet = train_pnet(short, data, out / "pnet", strong=strong, switches=switches, resume=resume, **folders)
     return publish(pnet, out)
@@ -50,7 +52,8 @@ def continued(config: TrainConfig) -> TrainConfig:
 
 def publish(checkpoint: Checkpoint, out: Path) -> Checkpoint:
     """Copy a stage's files to the run folder `out` itself, so that `out` is a run like any other."""
-    for name in ("config.toml", "log.jsonl", "last.pt", "best.pt"):
+    for name in ("config.toml", "log.jsonl", "last.pt", "best.pt") if this_process().writes else ():
         with atomic_path(out / name) as temporary:
             shutil.copyfile(checkpoint.path.parent / name, temporary)
+    meet()
     return Checkpoint.load(out / "best.pt")

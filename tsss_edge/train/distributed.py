@@ -45,7 +45,12 @@ def join(device: torch.device, batch: int) -> World:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return World(dist.get_rank(), size)
+    return this_process()
+
+
+def this_process() -> World:
+    """Who this process is, after `join`; a world of one before."""
+    return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else World()
 
 
 def meet() -> None:

@@ -33,6 +33,7 @@ from tsss_edge.models import SegNet
 from tsss_edge.models.classifier import load_classifier
 from tsss_edge.models.discriminator import Discriminator
 from tsss_edge.train.common import class_weights, fresh_net, require_background, take_over, training_split
+from tsss_edge.train.distributed import average_gradients
 from tsss_edge.train.label import find_classifier, find_lnet
 from tsss_edge.train.loader import Batch, MaskOf, Samples, network_input
 from tsss_edge.train.loop import Moment, Stage, train
@@ -178,6 +179,7 @@ class Duel:
         loss = F.binary_cross_entropy_with_logits(score, target)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        average_gradients(self.net.parameters())
         self.optimizer.step()
         return loss
 
