@@ -45,6 +45,7 @@ def test_two_processes_follow_one(squares: Path, config: TrainConfig, tmp_path: 
     arguments = ["train", "supervised", "--data", str(squares), "--config", str(tmp_path / "config.toml")]
     done = torchrun([*arguments, "--out", str(tmp_path / "two")], processes=2)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("best.pt") == 1
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=TOLERANCE)
     one, two = (Checkpoint.load(tmp_path / run / "last.pt").state() for run in ("one", "two"))
     name = "encoder.stem.1.running_var"  # of half the batch it would differ by percents

@@ -276,6 +276,10 @@ def _strong(data: Path, chosen: str | None, fraction: float, source: Path | None
 
 
 def _emit(checkpoint: Checkpoint, json: str | None) -> None:
+    from tsss_edge.train.distributed import this_process
+
+    if not this_process().writes:
+        return
     meta = checkpoint.meta
     scores = ", ".join(f"{key} {value:.2f}" for key, value in meta.metrics.items())
     text = f"{checkpoint.path}: {meta.stage} {meta.arch}, {len(meta.classes)} classes{': ' if scores else ''}{scores}"
