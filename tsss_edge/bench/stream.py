@@ -143,7 +143,8 @@ def time_stream(backend: AsyncBackend, source: str) -> float:
     recorder = Recorder()
     with closing(open_source(source)) as opened:
         started = time.perf_counter()
-        run(opened, backend, [_Blended()], recorder, max_frames=STREAM_FRAMES)
+        if run(opened, backend, [_Blended()], recorder, max_frames=STREAM_FRAMES) == "interrupted":
+            raise KeyboardInterrupt
         return recorder.frames / (time.perf_counter() - started)
 
 

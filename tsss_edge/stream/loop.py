@@ -93,25 +93,24 @@ def run(
     max_frames: int | None = None,
 ) -> str:
     """Everything between open and close -> what ended it: "source", "max-frames" or "interrupted"."""
-    live, blend = source.live, any(sink.wants_overlay for sink in sinks)
-    pipeline = Pipeline(source, backend, blend=blend, ahead=1 if live else RESULTS_AHEAD)
-    status = StatusLine()
+    blend = any(sink.wants_overlay for sink in sinks)
+    pipeline = Pipeline(source, backend, blend=blend, ahead=1 if source.live else RESULTS_AHEAD)
+    ended = "source"
     try:
-        with sigterm_interrupts(), opencv_threads(1), closing(status):
-            # Right to left: first every thread is woken, then the generators are closed.
-            with closing(pipeline.results()) as results, closing(pipeline):
+        with sigterm_interrupts(), opencv_threads(1), closing(StatusLine(source, recorder)):
+            with closing(pipeline.results()) as results:
                 for result in results:
                     _deliver(result, sinks, checks)
                     recorder.add(result)
-                    status.update(source, recorder, result)
                     pipeline.recycle(result)
                     if recorder.frames == max_frames:
-                        return "max-frames"
+                        ended = "max-frames"
+                        break
             if checks is not None:
                 checks.finish()
     except (KeyboardInterrupt, BrokenPipeError):  # Ctrl-C, SIGTERM, a closed window; `tsss-edge stream ... - | head`
         return "interrupted"
-    return "source"
+    return ended
 
 
 def _deliver(result: Result, sinks: Sequence[Sink], checks: Checks | None) -> None:

@@ -63,9 +63,9 @@ class Pipeline:
         """Every result, in the order of the source. Raises: what source, engine or kernels raise."""
         frames = self._read()
         if not self._source.live:
-            frames = prefetch(frames, depth=READ_AHEAD, name="decode")
-        jobs = prefetch(self._feed(frames), depth=self._backend.slots, name="preprocess")
-        return prefetch(self._finish(jobs), depth=self._ahead, name="postprocess")
+            frames = prefetch(frames, depth=READ_AHEAD, name="decode", wake=self._stop)
+        jobs = prefetch(self._feed(frames), depth=self._backend.slots, name="preprocess", wake=self._stop)
+        return prefetch(self._finish(jobs), depth=self._ahead, name="postprocess", wake=self._stop)
 
     def recycle(self, result: Result) -> None:
         """Take back the arrays of a result."""
@@ -73,8 +73,8 @@ class Pipeline:
         if not self._source.live:  # a live source still compares its last picture with the next one
             self._images.give(result.frame.image)
 
-    def close(self) -> None:
-        """Wake every thread, so that the generators of `results` can be closed."""
+    def _stop(self) -> None:
+        """Bring every thread back from where it may block, so that it can end."""
         self._stopped.set()
         self._free.put(None)
         if self._source.live:  # a file's reader comes back by itself, and its decoder bears one thread only

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,11 +18,14 @@ class _End:
     error: BaseException | None = None
 
 
-def prefetch(items: Generator[T, None, None], *, depth: int, name: str) -> Generator[T, None, None]:
+def prefetch(
+    items: Generator[T, None, None], *, depth: int, name: str, wake: Callable[[], None] = lambda: None
+) -> Generator[T, None, None]:
     """Run `items` on a thread called `name`, at most `depth` items ahead of whoever iterates the result.
 
-    An error of `items` is raised here, after the items before it. Closing this generator closes `items` on its own
-    thread and waits for that, so `items` must come to its next `yield` by itself: wake it before where it may block.
+    An error of `items` is raised here, after the items before it. When this generator ends for whatever reason (closed,
+    or Ctrl-C while it waits) it closes `items` on the thread that ran it, and waits for that. `wake` is called before:
+    it must bring `items` back from wherever it blocks.
     """
     ready: queue.Queue[T | _End] = queue.Queue(depth)
     stopped = threading.Event()
@@ -35,6 +38,7 @@ def prefetch(items: Generator[T, None, None], *, depth: int, name: str) -> Gener
             raise entry.error
     finally:
         stopped.set()
+        wake()
         while thread.is_alive():
             _drain(ready)  # a producer that waits for room goes on, and sees that it is stopped
             thread.join(0.002)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -77,12 +77,21 @@ class Times:
         return percentiles(self._values[: min(self._count, KEPT)]) if self._count else None
 
 
+class Last(NamedTuple):
+    """Of the newest result: its number at the source, its age, what it was checked with ("agreement", "miou")."""
+
+    frame: int
+    age_ms: float
+    checks: dict[str, float]
+
+
 class Recorder:
-    """Counts results as they leave the loop."""
+    """Counts results as they leave the loop. Other threads may read it."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()
         self.frames = self.dropped = 0
+        self.last: Last | None = None
         self._first = self._last = 0.0
         self._stages: dict[str, Times] = {}
         self._latency, self._age = Times(), Times()
@@ -99,6 +108,8 @@ class Recorder:
             self._stages[name].add(value)
         self._latency.add(sum(result.stages_ms.values()))
         self._age.add(result.age_ms)
+        checks = {name: value for name, value in (result.parity or {}).items() if name != "frame"}
+        self.last = Last(result.frame.index, result.age_ms, checks)
 
     @property
     def fps(self) -> float:

@@ -1,47 +1,55 @@
-"""One line on a terminal that says how the stream goes."""
+"""How the stream goes, on stderr: one line that rewrites itself on a terminal, elsewhere a line when the source changes."""
 
 from __future__ import annotations
 
 import sys
-import time
+import threading
 
-from tsss_edge.stream.frames import Result, Source
+from tsss_edge.stream.frames import Source
 from tsss_edge.stream.report import Recorder
 
 PERIOD_S = 0.5
 
 
 class StatusLine:
-    """Rewrites itself twice a second on stderr; silent where that is no terminal."""
+    """Runs on a thread of its own, so that a source that stalls is told too."""
 
-    def __init__(self) -> None:
-        self._shown = sys.stderr.isatty()
-        self._next = 0.0
-
-    def update(self, source: Source, recorder: Recorder, result: Result) -> None:
-        """Show the numbers as of `result`, unless that was done a moment ago."""
-        if not self._shown or (now := time.monotonic()) < self._next:
-            return
-        self._next = now + PERIOD_S
-        sys.stderr.write(f"\r\x1b[K{status_text(source, recorder, result)}")
-        sys.stderr.flush()
+    def __init__(self, source: Source, recorder: Recorder) -> None:
+        self._source = source
+        self._recorder = recorder
+        self._terminal = sys.stderr.isatty()
+        self._state = "STREAMING"  # no news
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="status line", daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
-        """Leave the cursor on a line of its own."""
-        if self._shown and self._next:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+        """Stop, and clear the line. Safe to call twice."""
+        self._closed.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closed.wait(PERIOD_S):
+            if self._terminal:
+                _write(f"\r\x1b[K{status_text(self._source, self._recorder)}")
+            elif self._source.live and (state := self._source.state) != self._state:
+                _write(f"{status_text(self._source, self._recorder)}\n")
+                self._state = state
+        if self._terminal:
+            _write("\r\x1b[K")
 
 
-def status_text(source: Source, recorder: Recorder, result: Result) -> str:
+def status_text(source: Source, recorder: Recorder) -> str:
     """`STREAMING  frame 120/250  31.2 frames/s  age 14 ms  3 dropped  agreement 0.998`."""
-    total = f"/{source.length}" if source.length else ""
-    parts = [
-        source.state,
-        f"frame {result.frame.index + 1}{total}",
-        f"{recorder.fps:.1f} frames/s",
-        f"age {result.age_ms:.0f} ms",
-        f"{recorder.dropped} dropped",
-        *(f"{name} {value:.4g}" for name, value in (result.parity or {}).items() if name != "frame"),
-    ]
+    parts = [source.state]
+    if (last := recorder.last) is not None:
+        total = f"/{source.length}" if source.length else ""
+        parts += [f"frame {last.frame + 1}{total}", f"{recorder.fps:.1f} frames/s", f"age {last.age_ms:.0f} ms"]
+        parts += [f"{recorder.dropped} dropped"]
+        parts += [f"{name} {value:.4g}" for name, value in last.checks.items()]
     return "  ".join(parts)
+
+
+def _write(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()

@@ -1,0 +1,221 @@
+"""The loop on a fake engine: order, drops, age, resolution, errors, endings, memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import tracemalloc
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from loopkit import CLASSES, GRAYS, Beat, Pictures, Seen, fake
+
+from tsss_edge.backends.fake import FakeBackend
+from tsss_edge.errors import ArtifactError, DataError
+from tsss_edge.stream.frames import Result, Source
+from tsss_edge.stream.loop import run
+from tsss_edge.stream.report import Recorder
+from tsss_edge.stream.sources import LiveSource
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    assert not [t for t in set(threading.enumerate()) - before if not t.name.startswith("source")]
+
+
+def play(source: Source, backend: FakeBackend, *sinks: Seen, **options: object) -> tuple[str, Recorder]:
+    recorder = Recorder()
+    return run(source, backend, sinks, recorder, **options), recorder  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("slots", [1, 2, 5])
+@pytest.mark.parametrize("head", ["logits", "labels"])
+def test_every_frame_of_a_file_in_order_with_its_own_labels(slots: int, head: str) -> None:
+    seen = Seen()
+    ended, recorder = play(Pictures(40), fake(slots=slots, head=head, latency_ms=2), seen)
+    assert seen.indices == list(range(40))
+    assert seen.labels == [[n % 4] for n in range(40)]
+    assert set(seen.shapes) == {(48, 80)}
+    assert (ended, recorder.frames, recorder.dropped) == ("source", 40, 0)
+
+
+def test_slow_sinks_and_a_slow_engine_lose_no_frame_of_a_file() -> None:
+    seen = Seen(on_write=lambda result: threading.Event().wait(0.003) and None)
+    play(Pictures(30), fake(latency_ms=4), seen)
+    assert seen.indices == list(range(30))
+
+
+def test_the_overlay_is_made_only_when_a_sink_wants_it() -> None:
+    plain, coloured = Seen(), Seen(wants_overlay=True)
+    play(Pictures(4), fake(), plain)
+    assert plain.overlays == [] and "overlay" not in plain.stages[0]
+    play(Pictures(4), fake(), coloured)
+    colour = np.array(CLASSES.palette[1][::-1])
+    assert np.array_equal(coloured.overlays[0], np.full((48, 80, 3), GRAYS[0]))  # background stays
+    assert np.allclose(coloured.overlays[1][5, 5], (GRAYS[1] + colour) / 2, atol=1)
+
+
+def test_stages_in_the_order_of_the_work() -> None:
+    seen = Seen(wants_overlay=True)
+    _, recorder = play(Pictures(4), fake(), seen)
+    stages = ["decode", "preprocess", "network", "upsample_argmax", "overlay"]
+    assert seen.stages[0] == stages
+    assert list(recorder.numbers()["stages_ms"]) == [*stages, "sinks"]
+
+
+def test_a_resolution_change_in_mid_stream() -> None:
+    seen = Seen(wants_overlay=True)
+    play(Pictures(12, sizes={4: (96, 64), 8: (48, 80)}), fake(), seen)
+    assert seen.shapes == [(48, 80)] * 4 + [(96, 64)] * 4 + [(48, 80)] * 4
+    assert [o.shape for o in seen.overlays] == [(*shape, 3) for shape in seen.shapes]
+    assert seen.labels == [[n % 4] for n in range(12)]
+
+
+def test_objectness_comes_along() -> None:
+    grids: list[tuple[tuple[int, ...], float]] = []
+
+    def note(result: Result) -> None:
+        assert result.objectness is not None
+        grids.append((result.objectness.shape, float(result.objectness.min())))
+
+    play(Pictures(3), fake(objectness=True), Seen(on_write=note))
+    assert grids == [((8, 12), -8.0), ((8, 12), 8.0), ((8, 12), 8.0)]
+
+
+def test_max_frames() -> None:
+    seen = Seen()
+    ended, recorder = play(Pictures(1000), fake(), seen, max_frames=7)
+    assert (ended, seen.indices, recorder.frames) == ("max-frames", list(range(7)), 7)
+
+
+# -- live ------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_live_source_on_a_slow_engine_drops_counts_and_stays_young() -> None:
+    engine_ms, period_ms = 60, 5
+    source = LiveSource(lambda: Beat(period_ms / 1000), name="beat")
+    seen = Seen()
+    _, recorder = play(source, fake(slots=1, latency_ms=engine_ms), seen, max_frames=20)
+    assert seen.indices == sorted(set(seen.indices)), "in order, none twice"
+    assert seen.labels == [[n % 4] for n in seen.indices], "the labels of the very frame"
+    assert recorder.dropped == seen.indices[-1] + 1 - 20 > 20
+    assert min(seen.ages_ms) >= engine_ms  # an engine time is in every age,
+    assert np.median(seen.ages_ms) < 2 * engine_ms  # but no second one: nothing waited in a queue
+
+
+def test_a_live_source_faster_than_needed_drops_nothing() -> None:
+    source = LiveSource(lambda: Beat(0.02, frames=15), name="beat")
+    seen = Seen()
+    ended, recorder = play(source, fake(slots=1), seen)
+    assert (ended, recorder.dropped, seen.indices) == ("source", 0, list(range(15)))
+
+
+def test_a_live_source_that_fails_is_an_error_after_its_last_frame() -> None:
+    class Dying(Beat):
+        def read(self) -> object:  # type: ignore[override]
+            if self._next == 3:
+                raise RuntimeError("cable pulled")
+            return super().read()
+
+    seen = Seen()
+    with pytest.raises(DataError, match="cable pulled"):
+        play(LiveSource(lambda: Dying(0.02), name="beat"), fake(slots=1), seen)
+    assert seen.indices == [0, 1, 2]
+
+
+# -- endings ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_broken_file_gives_its_frames_and_then_its_error() -> None:
+    seen = Seen()
+    with pytest.raises(DataError, match="cut short"):
+        play(Pictures(100, errors={9: DataError("v.mp4: cut short")}), fake(), seen)
+    assert seen.indices == list(range(9))
+
+
+def test_an_engine_that_fails_in_mid_stream() -> None:
+    seen = Seen()
+    with pytest.raises(RuntimeError, match="fake failure at call 6"):
+        play(Pictures(1000), fake(fail_at=6), seen)
+    assert seen.indices == list(range(6))
+
+
+def test_a_sink_that_fails_ends_everything() -> None:
+    def full(result: Result) -> None:
+        if result.frame.index == 5:
+            raise DataError("o.mp4: disk full")
+
+    with pytest.raises(DataError, match="disk full"):
+        play(Pictures(1000), fake(), Seen(on_write=full))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, BrokenPipeError])
+def test_the_window_or_a_reader_that_goes_away_ends_the_stream_quietly(error: type[BaseException]) -> None:
+    def leave(result: Result) -> None:
+        if result.frame.index == 5:
+            raise error
+
+    assert play(Pictures(1000), fake(), Seen(on_write=leave))[0] == "interrupted"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_the_stream_while_it_waits_for_a_camera(number: signal.Signals) -> None:
+    def ask_for_the_end(result: Result) -> None:
+        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+
+    before = signal.getsignal(number)
+    source = LiveSource(lambda: Beat(0.5), name="beat")  # one frame, and then nothing for a while
+    assert play(source, fake(), Seen(on_write=ask_for_the_end))[0] == "interrupted"
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_or_infinity_from_the_engine_is_said_at_once(value: float) -> None:
+    class Overflowing(FakeBackend):
+        def wait(self, slot: int) -> dict[str, np.ndarray]:
+            outputs = super().wait(slot)
+            outputs["logits"][0, 1, 2, 3] = value
+            return outputs
+
+    with pytest.raises(ArtifactError, match="logits hold NaN or infinity"):
+        play(Pictures(10), Overflowing(CLASSES, fake().preprocess, slots=2), Seen())
+
+
+def test_an_empty_source_gives_an_empty_report() -> None:
+    ended, recorder = play(Pictures(0), fake(), Seen())
+    numbers = recorder.numbers()
+    assert (ended, numbers["frames"], numbers["fps"], numbers["first_mask_s"]) == ("source", 0, 0.0, None)
+    assert numbers["latency_ms"] is numbers["frame_age_ms"] is None
+
+
+# -- memory ----------------------------------------------------------------------------------------------------------------
+
+
+def peak_during(frames: range, size_hw: tuple[int, int]) -> int:
+    """Most memory above what was in use when frame `frames.start` was done, up to frame `frames.stop`, in bytes."""
+    start: list[int] = []
+    peak: list[int] = []
+
+    def watch(result: Result) -> None:
+        if result.frame.index == frames.start:
+            tracemalloc.reset_peak()
+            start.append(tracemalloc.get_traced_memory()[0])
+        if result.frame.index == frames.stop:
+            peak.append(tracemalloc.get_traced_memory()[1])
+
+    tracemalloc.start()
+    try:
+        play(Pictures(frames.stop + 1, size_hw=size_hw), fake(latency_ms=1), Seen(wants_overlay=True, on_write=watch))
+    finally:
+        tracemalloc.stop()
+    return peak[0] - start[0]
+
+
+def test_no_array_is_made_for_a_frame_once_the_loop_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    size_hw = (360, 640)
+    monkeypatch.setattr(Seen, "write", lambda self, result: self._on_write(result))  # which keeps nothing itself
+    assert peak_during(range(30, 130), size_hw) < size_hw[0] * size_hw[1] // 2  # half of the smallest array, the labels
