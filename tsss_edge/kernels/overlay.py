@@ -23,7 +23,9 @@ class OverlayPlan:
     ) -> None:
         """Colours for frames of `frame_hw`; arguments as in `overlay`. Raises: ValueError: as `overlay`."""
         self.frame_hw = frame_hw
-        self._tint, self._keep, self._shown = tints(palette, alpha, shown, frame_hw[1])
+        table, keep = tint_table(palette, alpha, shown)
+        self._shown, self._keep = table[:, 3] == 1, np.uint16(keep)
+        self._tint = np.tile(table[: len(palette), :3], (1, frame_hw[1]))  # (K,3W): a colour for every byte of a row
 
     def __call__(self, frame: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Blend into `frame`, (H,W,3) uint8 BGR, in place; give `frame`. labels: (H,W) uint8. Both C-contiguous.
@@ -66,10 +68,9 @@ def overlay(
     return plan(out, labels)
 
 
-def tints(
-    palette: Palette, alpha: float, shown: Sequence[int] | None, width: int
-) -> tuple[NDArray[np.uint16], np.uint16, NDArray[np.bool_]]:
-    """Terms of the blend: colour * a + 128 by class and byte of a row (K,3W), 256 - a, and whether a label is shown."""
+def tint_table(palette: Palette, alpha: float, shown: Sequence[int] | None) -> tuple[NDArray[np.uint16], int]:
+    """Terms of the blend, for the GPU too: (256,4) uint16, for each label colour * a + 128 in BGR order and whether it is
+    shown (1 or 0); and 256 - a. Raises: ValueError: as `overlay`."""
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is {alpha}; expected 0 to 1")
     if not 1 <= len(palette) <= IGNORE:
@@ -79,10 +80,10 @@ def tints(
     if unknown := [k for k in shown if not 0 <= k < len(palette)]:
         raise ValueError(f"shown names class {unknown[0]}; the palette has 0 to {len(palette) - 1}")
     a = round(256 * alpha)
-    bgr = np.array(palette, np.uint8)[:, ::-1].astype(np.uint16)
-    is_shown = np.zeros(IGNORE + 1, np.bool_)
-    is_shown[list(shown)] = True
-    return np.tile(bgr * np.uint16(a) + np.uint16(128), (1, width)), np.uint16(256 - a), is_shown
+    table = np.zeros((IGNORE + 1, 4), np.uint16)
+    table[: len(palette), :3] = np.array(palette, np.uint16)[:, ::-1] * np.uint16(a) + np.uint16(128)
+    table[list(shown), 3] = 1
+    return table, 256 - a
 
 
 def _require(array: NDArray[np.uint8], shape: tuple[int, ...], name: str) -> None:

@@ -1,0 +1,99 @@
+"""The `.cu` files -> one fatbin (machine code for several GPUs in one file), built once and kept.
+
+Looked for in this order:
+1. `kernels-HASH.fatbin` beside this module: all GPUs of CAPABILITIES. A wheel, a container or a bundle for a device without
+   nvcc carries it; `python -m tsss_edge.kernels.fatbin FOLDER` on any machine with nvcc writes it.
+2. `kernels-HASH-smNN.fatbin` in the cache folder (XDG_CACHE_HOME, else ~/.cache, under tsss-edge/kernels).
+3. nvcc on PATH or in /usr/local/cuda/bin builds the second, for this GPU alone, in about a second.
+HASH is of the sources, so no file of other sources is ever taken. A fatbin runs on drivers of the CUDA version that built it
+and later ones: for a Jetson build with its own JetPack's nvcc.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tsss_edge.artifacts import atomic_path
+from tsss_edge.errors import UnavailableError
+
+FOLDER = Path(__file__).parent
+SOURCES = ("kernel.h", "taps.h", "preprocess.cu", "upsample_argmax.cu", "overlay.cu", "kernels.cu")
+
+# Turing, Ampere, Orin, Ada, Hopper, Thor, Blackwell: what design section 5 serves and nvcc 13 can target.
+CAPABILITIES = ("7.5", "8.0", "8.6", "8.7", "8.9", "9.0", "11.0", "12.0")
+
+# No contraction of a * b + c: the GPU then gives the bits that the host gives, and the kernels wait for memory anyway.
+NVCC_FLAGS = ("-fatbin", "-O3", "-std=c++17", "-fmad=false")
+
+
+def source_hash() -> str:
+    """First 16 hex digits of the SHA-256 of all sources."""
+    digest = hashlib.sha256(b"".join((FOLDER / name).read_bytes() for name in SOURCES))
+    return digest.hexdigest()[:16]
+
+
+def find_or_build(capability: str) -> Path:
+    """A fatbin of these sources that has code for a GPU, "8.7" for example.
+
+    Raises: UnavailableError: there is none, and no nvcc or the compiler failed.
+    """
+    shipped = FOLDER / f"kernels-{source_hash()}.fatbin"
+    if shipped.exists():
+        return shipped
+    cached = _cache_folder() / f"kernels-{source_hash()}-sm{capability.replace('.', '')}.fatbin"
+    if not cached.exists():
+        build(cached, (capability,))
+    return cached
+
+
+def build(path: Path, capabilities: Sequence[str] = CAPABILITIES) -> None:
+    """Compile the kernels with nvcc for GPUs of `capabilities`, atomically.
+
+    Raises: UnavailableError: no nvcc, or it failed (with its first error).
+    """
+    targets = [f"-gencode=arch=compute_{c},code=sm_{c}" for c in (text.replace(".", "") for text in capabilities)]
+    with atomic_path(path) as temporary:
+        command = [_nvcc(), *NVCC_FLAGS, *targets, "-o", str(temporary), str(FOLDER / "kernels.cu")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            lines = (done.stderr + done.stdout).splitlines()
+            reason = next(
+                (line for line in lines if "error" in line or "fatal" in line), f"exit code {done.returncode}"
+            )
+            raise UnavailableError(f"nvcc could not build the kernels for {', '.join(capabilities)}: {reason}")
+
+
+def _nvcc() -> str:
+    found = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    if found is None:
+        raise UnavailableError(
+            "no built CUDA kernels for this version and no nvcc to build them; install the CUDA toolkit, or run "
+            f"`python -m tsss_edge.kernels.fatbin FOLDER` where nvcc is and copy the file into {FOLDER}"
+        )
+    return found
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tsss-edge" / "kernels"
+
+
+def main() -> None:
+    """`python -m tsss_edge.kernels.fatbin FOLDER`: build for all CAPABILITIES, print the file's path."""
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m tsss_edge.kernels.fatbin FOLDER")
+    path = Path(sys.argv[1]) / f"kernels-{source_hash()}.fatbin"
+    try:
+        build(path)
+    except UnavailableError as error:
+        sys.exit(f"error: {error}")
+    sys.stdout.write(f"{path}\n")
+
+
+if __name__ == "__main__":
+    main()
