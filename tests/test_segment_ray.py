@@ -114,6 +114,7 @@ def test_a_damaged_engine_is_told_before_the_cluster_is_asked(tmp_path: Path, en
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # Ray's own deprecations
 def test_on_ray_itself(tmp_path: Path, engine: Path) -> None:
     pytest.importorskip("ray")
     report = segment_on_ray(engine, [str(tmp_path / "photos")], tmp_path / "out", address="local")

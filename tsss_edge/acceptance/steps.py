@@ -1,0 +1,121 @@
+"""One command in a process of its own -> one step of a report, with its log on disk."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from xml.etree import ElementTree
+
+import msgspec
+
+from tsss_edge.artifacts import Struct, write_bytes
+
+Status = Literal["passed", "failed", "skipped"]
+STEP_LIMIT_S = 3600
+LONG_JSON = 4000  # characters; parts of a command's JSON beyond it (pictures, layers) do not belong into a report
+SHOWN = ("passed", "failed", "skipped", "miou", "miou_drop", "pixel_agreement", "fps", "throughput_fps", "latency_ms")
+
+
+class Step(Struct, frozen=True):
+    """One step: `numbers` is the JSON of its command, `detail` the reason when it failed or was skipped."""
+
+    name: str
+    status: Status
+    seconds: float = 0.0
+    detail: str = ""
+    numbers: dict[str, Any] = msgspec.field(default_factory=dict)
+
+    def told(self) -> str:
+        """Why it failed or was skipped, else the few numbers worth a line."""
+        return self.detail or ", ".join(_short(name, self.numbers[name]) for name in SHOWN if name in self.numbers)
+
+
+def _short(name: str, value: Any) -> str:
+    if isinstance(value, dict) and "p50" in value:
+        name, value = f"{name} p50", value["p50"]
+    return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+
+
+@dataclass
+class Run:
+    """The steps so far, and the folder for logs and results."""
+
+    out: Path
+    steps: list[Step] = field(default_factory=list)
+
+    def edge(self, name: str, *arguments: str | Path) -> bool:
+        """One `tsss-edge` command; its JSON becomes the step's numbers. True when it succeeded."""
+        told = self.out / "steps" / f"{len(self.steps):02}.json"
+        command = [sys.executable, "-m", "tsss_edge", *map(str, arguments), "--json", str(told)]
+        return self.command(name, command, told=told)
+
+    def command(self, name: str, command: Sequence[str], *, told: Path | None = None, cwd: Path | None = None) -> bool:
+        """Any command; `told` is the JSON file that it writes. True when it succeeded."""
+        begin = time.monotonic()
+        code, output = self._run(command, cwd)
+        write_bytes(self.out / "logs" / f"{len(self.steps):02}-{name.replace(' ', '-')}.log", output.encode())
+        step = Step(
+            name=name,
+            status="failed" if code else "passed",
+            seconds=time.monotonic() - begin,
+            detail=f"exit {code}: {_last_line(output)}" if code else "",
+            numbers=_numbers(told) if told is not None and told.is_file() else {},
+        )
+        self.steps.append(step)
+        return code == 0
+
+    def skip(self, name: str, reason: str) -> None:
+        """A step that this machine cannot do."""
+        self.steps.append(Step(name=name, status="skipped", detail=reason))
+
+    def _run(self, command: Sequence[str], cwd: Path | None) -> tuple[int, str]:
+        (self.out / "steps").mkdir(parents=True, exist_ok=True)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=STEP_LIMIT_S, cwd=cwd, check=False)
+        except subprocess.TimeoutExpired:
+            return -1, f"took longer than {STEP_LIMIT_S} s"
+        return done.returncode, done.stdout + done.stderr
+
+
+def run_gpu_tests(run: Run, tests: Path | None) -> None:
+    """The project's `gpu` tests. That every one of them skips itself is a failure: nothing was tested."""
+    if tests is None:
+        run.skip("gpu tests", "no tests folder was given (--tests)")
+        return
+    # Only files with GPU tests are collected: the others may import what this host does not have.
+    files = sorted(str(p.relative_to(tests)) for p in tests.rglob("test_*.py") if "mark.gpu" in p.read_text())
+    told = run.out.resolve() / "gpu_tests.xml"
+    options = ["-m", "gpu", "-p", "no:cacheprovider", f"--junitxml={told}"]
+    run.command("gpu tests", [sys.executable, "-m", "pytest", *options, *files], cwd=tests)
+    if not told.is_file():
+        return
+    step = msgspec.structs.replace(run.steps[-1], numbers=junit_counts(told))
+    if step.status == "passed" and not step.numbers["passed"]:
+        step = msgspec.structs.replace(step, status="failed", detail="every gpu test was skipped")
+    run.steps[-1] = step
+
+
+def junit_counts(path: Path) -> dict[str, int]:
+    """passed, failed, skipped of a JUnit XML file."""
+    totals = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0}
+    for suite in ElementTree.parse(path).iter("testsuite"):
+        for name in totals:
+            totals[name] += int(suite.get(name, 0))
+    failed = totals["failures"] + totals["errors"]
+    return {"passed": totals["tests"] - failed - totals["skipped"], "failed": failed, "skipped": totals["skipped"]}
+
+
+def _numbers(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_bytes())
+    return {k: v for k, v in content.items() if not (isinstance(v, (list, dict)) and len(json.dumps(v)) > LONG_JSON)}
+
+
+def _last_line(output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return lines[-1] if lines else "no output"

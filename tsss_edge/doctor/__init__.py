@@ -1,0 +1,61 @@
+"""This machine -> what it can do, what is missing, and the command that fixes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tsss_edge.artifacts import Struct
+from tsss_edge.doctor.checks import Check
+from tsss_edge.doctor.cuda import TENSORRT_RTX_GPUS, cuda_checks
+from tsss_edge.doctor.host import host_checks
+from tsss_edge.doctor.packages import opencv_checks, openvino_checks, package_checks
+
+__all__ = ["TENSORRT_RTX_GPUS", "Check", "DoctorReport", "examine"]
+
+
+class DoctorReport(Struct, frozen=True):
+    """All checks, and what follows from them."""
+
+    checks: tuple[Check, ...]
+    can: dict[str, bool]
+
+    def summary(self) -> str:
+        """A table, the fixes, and what this machine can do."""
+        width = max(len(check.name) for check in self.checks)
+        lines = [f"{check.status:<8} {check.name:<{width}}  {check.found}" for check in self.checks]
+        fixes = [f"  {check.name}: {check.fix}" for check in self.checks if check.status != "ok" and check.fix]
+        able = [f"  {'yes' if possible else 'no ':<3} {what}" for what, possible in self.can.items()]
+        parts = [*lines, "", "This machine can:", *able]
+        return "\n".join([*parts, "", "To get what is missing:", *fixes] if fixes else parts)
+
+
+def examine(folder: Path | None = None) -> DoctorReport:
+    """Look at everything. `folder` is where disk space is measured (default: the current folder)."""
+    checks = (
+        *host_checks(folder or Path.cwd()),
+        *package_checks(),
+        *openvino_checks(),
+        *cuda_checks(),
+        *opencv_checks(),
+    )
+    return DoctorReport(checks=checks, can=_abilities({c.name: c for c in checks}))
+
+
+def _abilities(checks: dict[str, Check]) -> dict[str, bool]:
+    def ok(*names: str) -> bool:
+        return all(name in checks and checks[name].status != "missing" for name in names)
+
+    gpu = ok("CUDA driver")
+    return {
+        "train (PyTorch)": ok("PyTorch"),
+        "train on the GPU": ok("PyTorch") and gpu and "+cpu" not in checks["PyTorch"].found,
+        "export and calibrate (ONNX)": ok("PyTorch", "ONNX", "ONNX Runtime"),
+        "build and run CPU engines (OpenVINO)": ok("OpenVINO"),
+        "build TensorRT-RTX engines": ok("TensorRT-RTX"),
+        "build TensorRT engines": ok("TensorRT") and gpu,
+        "run engines on the GPU": gpu and (ok("TensorRT") or ok("TensorRT-RTX")),
+        "stream on the GPU without copies (kernels)": gpu and ok("PyCUDA"),
+        "segment on a Ray cluster": ok("Ray"),
+        "show a window": ok("display"),
+        "serve the web page": ok("web page"),
+    }
