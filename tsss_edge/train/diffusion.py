@@ -23,7 +23,7 @@ Floats = NDArray[np.float32]
 class DiffusionConfig(Struct, frozen=True):
     """How far and along what the seeds spread."""
 
-    alpha: float = 0.9  # share that comes from the neighbours; 1 would forget the seeds
+    alpha: float = 0.8  # share that comes from the neighbours; 1 would forget the seeds
     radius: int = 3  # cells
     feature_sigma: float = 0.5  # of the cosine distance, 0-2
     color_sigma: float = 0.15  # of the RGB distance, value / 255
