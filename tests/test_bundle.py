@@ -119,6 +119,29 @@ def test_install_script_refuses_another_python_and_a_damaged_part(tmp_path: Path
     assert not (tmp_path / "bundle/venv").exists()
 
 
+def test_kernels_travel_inside_our_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tsss_edge.kernels import fatbin
+
+    monkeypatch.setattr(fatbin, "build", lambda path: path.write_bytes(b"code for all GPUs"))
+    make(tmp_path, kernels=True)
+    joined = b"".join(p.read_bytes() for p in sorted((tmp_path / "bundle").glob("bundle.tar.xz.*")))
+    subprocess.run(["tar", "-xJf", "-", "-C", tmp_path], input=joined, check=True)
+    with zipfile.ZipFile(next((tmp_path / "wheels").glob("tsss_edge-*.whl"))) as wheel:
+        assert wheel.read(f"tsss_edge/kernels/kernels-{fatbin.source_hash()}.fatbin") == b"code for all GPUs"
+
+
+def test_a_failing_compiler_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tsss_edge.kernels import fatbin
+
+    def fails(path: Path) -> None:
+        raise UnavailableError("nvcc could not build the kernels")
+
+    monkeypatch.setattr(fatbin, "build", fails)
+    with pytest.raises(UnavailableError, match="nvcc could not build"):
+        write_bundle(tmp_path / "b", download=nothing, kernels=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_failures_leave_nothing(tmp_path: Path) -> None:
     def fails(arguments: Sequence[str]) -> None:
         raise UnavailableError("pip cannot download for that host: no such wheel")

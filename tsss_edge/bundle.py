@@ -84,6 +84,7 @@ def write_bundle(
     part_mib: int = 48,
     preset: int = 6,
     system_packages: bool = False,
+    kernels: bool = False,
     download: Download | None = None,
 ) -> Bundle:
     """Write a bundle to the folder `out`; a failure leaves nothing.
@@ -92,6 +93,7 @@ def write_bundle(
              extras: of tsss-edge, such as "rtx"; requirements: more packages for pip; wheels: ready files (PyCUDA built
              for that Python); files: copied beside the wheels (datasets, checkpoints, scripts).
              part_mib: largest size of a part; preset: of xz, 0 (fast) to 9 (small).
+             kernels: compile the CUDA kernels here (needs nvcc) and put them into our wheel, for hosts without nvcc.
              system_packages: let the host's own packages through (Jetson: OpenCV, TensorRT, PyTorch).
     Raises:  ArtifactError: `out` exists. UnavailableError: pip cannot get a package for that host. ValueError: bad argument.
     """
@@ -105,7 +107,9 @@ def write_bundle(
     try:
         content, parts_folder = staging / "content", staging / "bundle"
         parts_folder.mkdir()
-        names = _gather(content, python, machine, extras, requirements, wheels, download or run_pip)
+        names = _gather(
+            content, python, machine, extras, requirements, [*wheels, _our_wheel(staging, kernels)], download or run_pip
+        )
         for file in files:
             _copy(file, content / "files" / file.name)
         parts = pack(content, parts_folder, part_mib * MIB, preset)
@@ -144,12 +148,12 @@ def _gather(
     ready: Sequence[Path],
     download: Download,
 ) -> dict[str, str]:
-    """All wheels into `content`/wheels, ours among them -> file name -> SHA-256 as downloaded."""
+    """All wheels into `content`/wheels, the last of `ready` being ours -> file name -> SHA-256 as downloaded."""
     folder = content / "wheels"
     folder.mkdir(parents=True)
-    ours = write_wheel(folder)
     for wheel in ready:
         shutil.copyfile(wheel, folder / wheel.name)
+    ours = folder / ready[-1].name
     old = OLD_PYTHON_NEEDS if int(python.split(".")[1]) < 11 else ()
     wanted = [f"{ours}[{','.join(extras)}]" if extras else str(ours), *requirements, *old]
     download([*pip_options(folder, python, machine), *wanted])
@@ -157,6 +161,16 @@ def _gather(
     for path in folder.glob("*.whl"):
         store_uncompressed(path)
     return sums
+
+
+def _our_wheel(folder: Path, kernels: bool) -> Path:
+    if not kernels:
+        return write_wheel(folder)
+    from tsss_edge.kernels import fatbin
+
+    built = folder / f"kernels-{fatbin.source_hash()}.fatbin"
+    fatbin.build(built)
+    return write_wheel(folder, more={f"tsss_edge/kernels/{built.name}": built})
 
 
 def pip_options(folder: Path, python: str, machine: str) -> list[str]:

@@ -131,5 +131,12 @@ def test_machine_mismatches_name_both_sides_and_the_way_out(engine: Engine, tmp_
     require_runnable(plan, header, record, Trt(None, "tensorrt", (10, 3, 0, 30)), ADA)
     with pytest.raises(UnavailableError, match=r"built by TensorRT 10\.3\.0\.26, this machine has TensorRT 11\.4\.0"):
         require_runnable(plan, header, record, Trt(None, "tensorrt", (11, 4, 0)), ADA)
-    with pytest.raises(UnavailableError, match=r"built for NVIDIA L4 .*build-engine t\.onnx --target datacenter"):
+    with pytest.raises(
+        UnavailableError, match=r"built for NVIDIA L4 .*build it here with `tsss-edge build-engine .*a\.engine`"
+    ):
         require_runnable(plan, header, record, Trt(None, "tensorrt", (10, 3, 0)), HOPPER)
+    newer = msgspec.structs.replace(record, versions={"tensorrt": "10.3.0.26", "driver_cuda": "14.1"})
+    with pytest.raises(
+        UnavailableError, match=r"driver that serves CUDA 14\.1, this one serves 13\.0; install a newer"
+    ):
+        require_runnable(plan, header, newer, Trt(None, "tensorrt", (10, 3, 0)), ADA)

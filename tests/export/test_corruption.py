@@ -151,5 +151,5 @@ def test_plan_of_another_version_with_an_honest_record(tmp_path: Path, monkeypat
     error = refusal(path)
     assert isinstance(error, UnavailableError)
     assert f"built by TensorRT-RTX 1.5.0.9, this machine has {installed}" in str(error)
-    assert "tsss-edge build-engine t.onnx --target rtx" in str(error)
+    assert f"build it here with `tsss-edge build-engine {path}`" in str(error)
     assert Engine.load(path).record.versions == {"tensorrt-rtx": "1.5.0.9"}

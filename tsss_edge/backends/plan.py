@@ -116,7 +116,7 @@ def require_record(path: Path, header: PlanHeader, record: EngineRecord) -> None
 
 def require_runnable(path: Path, header: PlanHeader, record: EngineRecord, trt: Trt, gpu: Gpu) -> None:
     """Raise UnavailableError when this TensorRT or this GPU cannot run the plan, before CUDA is asked."""
-    rebuild = f"`tsss-edge build-engine {record.flags.get('onnx', 'F.onnx')} --target {record.target}`"
+    rebuild = f"`tsss-edge build-engine {path}`"
     if tuple(trt.version[:3]) != header.version[:3]:
         raise UnavailableError(f"{path}: built by {header}, this machine has {trt}; build it here with {rebuild}")
     served = header.compute_capabilities
@@ -125,6 +125,12 @@ def require_runnable(path: Path, header: PlanHeader, record: EngineRecord, trt: 
         raise UnavailableError(
             f"{path}: made for compute capability {', '.join(served)}, this GPU ({gpu.name}) has "
             f"{gpu.compute_capability}; add it to the target's compute_capabilities, or use another target"
+        )
+    built_with = record.versions.get("driver_cuda", "0")
+    if int(gpu.driver_cuda.split(".")[0]) < int(built_with.split(".")[0]):
+        raise UnavailableError(
+            f"{path}: built under a driver that serves CUDA {built_with}, this one serves {gpu.driver_cuda}; "
+            f"install a newer driver, or build it here with {rebuild}"
         )
     if header.flavour == "tensorrt" and record.device and f"{gpu.name} (" not in record.device:
         raise UnavailableError(

@@ -56,6 +56,9 @@ def bundle(
     file: Annotated[list[Path] | None, typer.Option(help="A file or folder that comes along.")] = None,
     part_mib: Annotated[int, typer.Option(min=1, help="Largest size of a part.")] = 48,
     level: Annotated[int, typer.Option(min=0, max=9, help="Of xz: 0 quick, 9 small.")] = 6,
+    kernels: Annotated[
+        bool, typer.Option("--kernels", help="Compile the CUDA kernels into our wheel (needs nvcc here).")
+    ] = False,
     system_packages: Annotated[
         bool, typer.Option("--system-packages", help="The host's own packages show through (Jetson).")
     ] = False,
@@ -63,7 +66,7 @@ def bundle(
 ) -> None:
     """Everything a host without a network needs: wheels for its Python, files, install.sh; cut into parts.
 
-    Example: tsss-edge bundle --out bundle --python 3.10 --extra rtx --extra onnx --file tests --file scripts
+    Example: tsss-edge bundle --out bundle --python 3.10 --extra rtx --extra train --extra onnx --kernels
     """
     from tsss_edge.bundle import write_bundle
 
@@ -79,5 +82,6 @@ def bundle(
             part_mib=part_mib,
             preset=level,
             system_packages=system_packages,
+            kernels=kernels,
         )
     emit(made, made.summary(out), json)

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import importlib.metadata
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -25,9 +25,10 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date a zip can hold: equal content g
 SHARED: tuple[Literal["export", "calib"], ...] = ("export", "calib")
 
 
-def write_wheel(folder: Path) -> Path:
+def write_wheel(folder: Path, *, more: Mapping[str, Path] | None = None) -> Path:
     """Write `tsss_edge-VERSION-py3-none-any.whl` into `folder`, equal bytes for equal content.
 
+    Args:   more: further files by their name in the wheel (built CUDA kernels).
     Raises: UnavailableError: the package runs without being installed, so nobody knows its metadata.
     """
     try:
@@ -37,7 +38,7 @@ def write_wheel(folder: Path) -> Path:
             f"{DISTRIBUTION} is not installed, so its wheel has no metadata; `pip install .`"
         ) from error
     stem = f"tsss_edge-{tsss_edge.__version__}"
-    files = {name: path.read_bytes() for name, path in _content()}
+    files = {name: path.read_bytes() for name, path in (*_content(), *(more or {}).items())}
     info = f"{stem}.dist-info"
     for name in ("METADATA", "entry_points.txt"):
         files[f"{info}/{name}"] = (distribution.read_text(name) or "").encode()
