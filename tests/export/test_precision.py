@@ -12,12 +12,14 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tsss_edge.artifacts import Checkpoint
+from tsss_edge.artifacts import Checkpoint, OnnxModel
 from tsss_edge.calib.placement import Options
 from tsss_edge.calib.qdq import insert_qdq
 from tsss_edge.calib.ranges import CalibTable
+from tsss_edge.config import load_target
 from tsss_edge.export.graph import export_onnx
 from tsss_edge.export.precision import cast_fp16, float_tensors, overflowing_nodes, scan_peaks
+from tsss_edge.export.sources import source_onnx
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
@@ -127,6 +129,35 @@ def test_export_in_fp16(tmp_path: Path, checkpoint: Checkpoint) -> None:
     np.testing.assert_allclose(half["logits"], full["logits"], rtol=0, atol=1e-2 * np.abs(full["logits"]).max())
     assert (half["labels"] == full["labels"]).mean() > 0.99
     assert not np.array_equal(half["logits"], full["logits"])  # it really is another precision
+
+
+def test_export_in_fp16_for_batches(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    """The range scan takes one picture at a time, whatever the graph takes."""
+    model = export_onnx(checkpoint.path, tmp_path / "h.onnx", precision="fp16", batch=2)
+    images = np.stack([netkit.picture(s) for s in (3, 4)])
+    single = export_onnx(checkpoint.path, tmp_path / "s.onnx", precision="fp16")
+    expected = [run(onnx.load(single.path), images[i : i + 1])["logits"][0] for i in range(2)]
+    found = run(onnx.load(model.path), images)["logits"]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-2 * np.abs(found).max())
+
+
+def test_casting_a_file_scans_real_pictures(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    """A layer 300 times as loud as trained overflows on real pictures; without them it would become infinite."""
+    floating = export_onnx(checkpoint.path, tmp_path / "f.onnx")
+    graph = onnx.load(floating.path)
+    for name in ("encoder.stem.weight", "encoder.stem.bias"):
+        tensor = next(t for t in graph.graph.initializer if t.name == name)
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(30000), name))
+    loud = OnnxModel.save(tmp_path / "loud.onnx", graph, floating.meta)
+    data = netkit.write_set(tmp_path / "data", train=4)
+    target = load_target("rtx")
+    half = source_onnx(loud.path, target, "fp16", tmp_path / "h.onnx", data)
+    assert "encoder.stem" in half.meta.float_nodes
+    picture = netkit.picture(1)[None]
+    with np.errstate(all="ignore"):
+        blind = source_onnx(loud.path, target, "fp16", tmp_path / "b.onnx", None)
+    assert blind.meta.float_nodes == ()
+    assert np.isfinite(run(onnx.load(half.path), picture)["logits"]).all()
 
 
 def int8_graph(tmp_path: Path, checkpoint: Checkpoint) -> Any:

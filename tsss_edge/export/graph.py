@@ -73,7 +73,7 @@ def export_onnx(
     pictures = load_pictures(check_images, spec) if check_images else generated_pictures(spec)
     graph = build_graph(fused, meta, batch)
     if precision == "fp16":
-        graph, meta = _to_half(graph, meta, pictures)
+        graph, meta = to_half(graph, meta, pictures)
     require_agreement(out, compare(net, graph, spec, pictures), precision)
     return OnnxModel.save(out, graph, meta)
 
@@ -97,7 +97,8 @@ def build_graph(fused: FusedNet, meta: OnnxMeta, batch: int) -> Any:
     return emit(fused, {"image": image}, outputs)
 
 
-def _to_half(graph: Any, meta: OnnxMeta, pictures: Sequence[NDArray[np.uint8]]) -> tuple[Any, OnnxMeta]:
+def to_half(graph: Any, meta: OnnxMeta, pictures: Sequence[NDArray[np.uint8]]) -> tuple[Any, OnnxMeta]:
+    """The graph with FP16 casts, nodes that overflow on `pictures`, (1,H,W,3) uint8, kept in FP32 and named in the meta."""
     from tsss_edge.export.precision import cast_fp16, overflowing_nodes, scan_peaks
 
     kept = overflowing_nodes(graph, scan_peaks(graph, pictures))

@@ -14,6 +14,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from tsss_edge.calib.networks import open_session, with_batch
+
 FP16_MAX = 65504.0
 HEADROOM = 4.0  # a value this close to FP16_MAX on the scanned pictures counts as overflow (ours)
 FP16_TINY = 2.0**-14  # smallest normal number: a smaller scale would lose bits
@@ -23,14 +25,8 @@ _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 
 def scan_peaks(model: onnx.ModelProto, pictures: Sequence[NDArray[np.uint8]]) -> dict[str, float]:
     """Largest magnitude of every float tensor over (1,H,W,3) uint8 pictures, infinite where a value is not finite."""
-    from tsss_edge.export.graph import open_session
-
     names = float_tensors(model)
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    known = {o.name for o in model.graph.output}
-    watched.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in known)
-    session = open_session(watched)
+    session = open_session(with_batch(model, 1, names))
     peaks = dict.fromkeys(names, 0.0)
     for picture in pictures:
         for name, value in zip(names, session.run(names, {"image": picture}), strict=True):

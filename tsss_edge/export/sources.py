@@ -7,11 +7,15 @@ from pathlib import Path
 import msgspec
 
 from tsss_edge.artifacts import OnnxModel, Precision
+from tsss_edge.calib.sets import spread
 from tsss_edge.config import Target
+from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
 
 # What an ONNX file must be for an engine of each precision: bf16 is chosen by the CPU's runtime, not by the file.
 _FILE_PRECISION: dict[Precision, Precision] = {"fp32": "fp32", "bf16": "fp32", "fp16": "fp16", "int8": "int8"}
+
+SCANNED = 32  # pictures for FP16's range scan: overflow is a matter of powers of two, not of percents
 
 
 def is_checkpoint(model: Path) -> bool:
@@ -86,7 +90,7 @@ def _convert(given: OnnxModel, need: Precision, out: Path, calib_data: Path | No
             f"{given.path} is {given.meta.precision}, {need} was asked; give the FP32 ONNX file or checkpoint"
         )
     if need == "fp16":
-        return _half(given, out)
+        return _half(given, out, calib_data)
     if calib_data is None and (twin := quantized_twin(given)) is not None:
         return twin
     if calib_data is None:
@@ -106,10 +110,17 @@ def _export(model: Path, target: Target, out: Path, precision: Precision) -> Onn
     return export_onnx(model, out, head=target.head, precision=precision, batch=batch)
 
 
-def _half(given: OnnxModel, out: Path) -> OnnxModel:
+def _half(given: OnnxModel, out: Path, calib_data: Path | None) -> OnnxModel:
+    """FP16 casts; with a dataset, what overflows on its training pictures stays FP32."""
     import onnx
 
-    from tsss_edge.export.precision import cast_fp16
+    from tsss_edge.export.graph import load_pictures, to_half
 
-    graph = cast_fp16(onnx.load(given.path))
-    return OnnxModel.save(out, graph, msgspec.structs.replace(given.meta, precision="fp16"))
+    pictures = load_pictures(_training_pictures(calib_data), given.meta.preprocess) if calib_data else []
+    graph, meta = to_half(onnx.load(given.path), given.meta, pictures)
+    return OnnxModel.save(out, graph, msgspec.structs.replace(meta, precision="fp16"))
+
+
+def _training_pictures(data: Path) -> list[Path]:
+    dataset = VocDataset.open(data)
+    return [dataset.image_path(i) for i in spread(dataset.ids("train"), SCANNED, seed=0)]
