@@ -85,6 +85,7 @@ def open_web(
     )
     config = uvicorn.Config(
         make_app(hub, painter, info, token=token),
+        log_config=None,  # its own would first close the log handlers of the whole process
         log_level="critical",
         access_log=False,
         timeout_graceful_shutdown=1,
