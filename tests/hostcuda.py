@@ -16,7 +16,7 @@ import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -231,9 +231,10 @@ class HostCuda:
             name=lambda: "stand-in",
             compute_capability=lambda: (8, 7),
             get_attribute=lambda attribute: self.integrated,
-            retain_primary_context=lambda: SimpleNamespace(push=self.push, pop=self.pop),
+            retain_primary_context=lambda: SimpleNamespace(push=self.push, pop=self.pop, detach=lambda: None),
         )
-        return SimpleNamespace(
+        driver = ModuleType("pycuda.driver")
+        driver.__dict__.update(
             Error=Error,
             MemoryError=MemoryError,
             init=lambda: None,
@@ -247,6 +248,7 @@ class HostCuda:
             memcpy_dtoh_async=self._copy_out,
             module_from_buffer=lambda data: SimpleNamespace(get_function=lambda name: Kernel(self, name)),
         )
+        return driver
 
     def _copy_in(self, address: int, array: np.ndarray, stream: Stream) -> None:
         self._need_copy(address, array)

@@ -1,13 +1,15 @@
 """Device 0 through PyCUDA (imported nowhere else): its context, memory and streams, and our kernels on them.
 
 The primary context is used, the one that PyTorch and TensorRT share; `pycuda.autoinit` would make another. A thread that
-calls anything here does so within `with device.current():`. It also has to be the thread's last word: PyCUDA aborts the
-process when a thread ends with a context still pushed.
+calls anything here does so within `with device.current():`, and leaves the block before it ends: PyCUDA aborts the process
+when a thread ends with a context still pushed.
 """
 # Letters: K class, h, w grid (network input / 8), H, W frame. Addresses are integers.
 
 from __future__ import annotations
 
+import atexit
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -43,9 +45,7 @@ class CudaDevice:
         """
         self._driver = _pycuda_driver()
         try:
-            self._driver.init()
-            gpu = self._driver.Device(0)
-            self._context = gpu.retain_primary_context()
+            gpu, self._context = _primary_context(self._driver)
         except self._driver.Error as error:
             raise UnavailableError(f"CUDA does not start: {error}; check the driver with nvidia-smi") from error
         self.name = gpu.name()
@@ -75,14 +75,11 @@ class CudaDevice:
             self._context.pop()
 
     def close(self) -> None:
-        """Free all memory and the kernels, give the context back. Safe to call twice."""
-        if self._context is None:
-            return
+        """Free all memory and the kernels. Safe to call twice."""
         with self.current():
             for address in list(self._memory):
                 self.free(address)
             self._kernels, self._module = {}, None
-        self._context = None  # PyCUDA gives it back with the last reference
 
     # -----------------------------------------------------------------------------------------------------------------
     # Memory and streams
@@ -185,6 +182,17 @@ def _pycuda_driver() -> Any:
             f"PyCUDA cannot be imported ({error}); install it: pip install 'tsss-edge[cuda]'"
         ) from error
     return driver
+
+
+@functools.cache
+def _primary_context(driver: Any) -> tuple[Any, Any]:
+    """Device 0 and its primary context, kept until the process ends: a second retain of PyCUDA's costs nothing, but a
+    dropped reference would detach the context under everybody (its destructor takes it for an ordinary one)."""
+    driver.init()
+    gpu = driver.Device(0)
+    context = gpu.retain_primary_context()
+    atexit.register(context.detach)
+    return gpu, context
 
 
 def _flat(placement: Placement) -> tuple[int, ...]:

@@ -15,9 +15,12 @@ import cv2
 
 from tsss_edge.artifacts import Engine
 from tsss_edge.backends import AsyncBackend, open_backend
-from tsss_edge.errors import ArtifactError, GateError
+from tsss_edge.errors import ArtifactError, GateError, UnavailableError
+from tsss_edge.stream import cuda
+from tsss_edge.stream.cpu import CpuStages
+from tsss_edge.stream.cuda import DeviceEngine
 from tsss_edge.stream.frames import Result, Sink, Source
-from tsss_edge.stream.pipeline import Pipeline
+from tsss_edge.stream.pipeline import Pipeline, Stages, ready_results
 from tsss_edge.stream.report import Recorder, StreamReport
 from tsss_edge.stream.sinks import open_sinks
 from tsss_edge.stream.sources import Policy, open_source
@@ -26,7 +29,6 @@ from tsss_edge.stream.uris import parse_source
 from tsss_edge.stream.watch import Checks
 
 PARITY_EVERY = 30
-RESULTS_AHEAD = 2  # results that wait for the sinks, of files
 MAX_STREAMS = 4  # frames that a CPU works on side by side; more cores share them
 
 
@@ -74,7 +76,7 @@ def stream(
         return StreamReport(
             engine=engine.name,
             source=parse_source(source).shown,
-            runs_on=backend.name,
+            runs_on=recorder.runs_on,
             parity=checks.parity,
             miou=checks.miou,
             reconnects=int(getattr(opened, "reconnects", 0)),
@@ -94,10 +96,10 @@ def run(
 ) -> str:
     """Everything between open and close -> what ended it: "source", "max-frames" or "interrupted"."""
     blend = any(sink.wants_overlay for sink in sinks)
-    pipeline = Pipeline(source, backend, blend=blend, ahead=1 if source.live else RESULTS_AHEAD)
-    ended = "source"
+    stages, ended = open_stages(backend, blend=blend), "source"
     try:
-        with sigterm_interrupts(), opencv_threads(1), closing(StatusLine(source, recorder)):
+        with closing(stages), sigterm_interrupts(), opencv_threads(1), closing(StatusLine(source, recorder)):
+            pipeline = Pipeline(source, stages)
             with closing(pipeline.results()) as results:
                 for result in results:
                     _deliver(result, sinks, checks)
@@ -109,7 +111,8 @@ def run(
             if checks is not None:
                 checks.finish()
     except (KeyboardInterrupt, BrokenPipeError):  # Ctrl-C, SIGTERM, a closed window; `tsss-edge stream ... - | head`
-        return "interrupted"
+        ended = "interrupted"
+    recorder.runs_on = stages.name
     return ended
 
 
@@ -140,13 +143,27 @@ def open_engine(path: Path, *, live: bool, threads: int | None) -> AsyncBackend:
     """The engine, with the requests in flight that the kind of source wants.
 
     Live: one, on all cores, because a frame that queues grows old. Files: one a core (up to `MAX_STREAMS`), which gives
-    the most frames a second, and one more, so that none of them waits for its next picture.
+    the most frames a second, and one more, so that none of them waits for its next picture. A GPU's also hold results.
     """
     cores = threads or available_cores()
     slots = 1 if live else min(cores, MAX_STREAMS) + 1
+    if path.suffix == ".engine":
+        slots = cuda.slots_needed(live=live, ready=ready_results(live=live))
     backend = open_backend(path, threads=cores, slots=slots)
     assert isinstance(backend, AsyncBackend), "every engine's back end is"
     return backend
+
+
+def open_stages(backend: AsyncBackend, *, blend: bool) -> Stages:
+    """All stages on the GPU where engine and machine allow, else those around the network on the CPU."""
+    if not isinstance(backend, DeviceEngine):
+        return CpuStages(backend, blend=blend)
+    try:
+        return cuda.open_stages(backend, blend=blend)
+    except UnavailableError as error:
+        stages = CpuStages(backend, blend=blend)
+        stages.name = f"{backend.name}, other stages on the CPU: {error}"
+        return stages
 
 
 def available_cores() -> int:

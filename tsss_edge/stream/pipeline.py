@@ -1,82 +1,95 @@
-"""Source, engine and kernels overlapped: frames in, results in order out.
+"""Source and engine overlapped: frames in, results in order out. What is done to a frame is for `Stages` to know.
 
-Three generators, each on a thread of its own, and the consumer's thread (the sinks) after them:
+Up to three generators, each on a thread of its own, and the consumer's thread (the sinks) after them:
 
-    read --> feed: preprocess, start --> finish: wait, upsample + argmax, overlay --> sinks
-               ^                           |
-               '------- free slots --------'
+    read --> feed: free slot, start --> finish: wait, result --> sinks
+               ^                          |                        |
+               '-------- free slots ------'-- (or only recycled) --'
 
-The engine works on as many frames as it has slots; a slot is free again as soon as its outputs are copied. A live source
-is read by `feed` itself, and only when a slot is free: a frame that waits in a queue would grow old.
+A live source is read by `feed` itself, and only when a frame can start: one that waits in a queue would grow old.
 """
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Generator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, closing
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.backends import AsyncBackend
-from tsss_edge.kernels.preprocess import PreprocessPlan
 from tsss_edge.stream.frames import Frame, Result, Source
-from tsss_edge.stream.postprocess import Postprocess, Spares, timed
+from tsss_edge.stream.postprocess import Spares
 from tsss_edge.stream.prefetch import prefetch
+from tsss_edge.stream.ring import SlotRing
 
 READ_AHEAD = 2  # decoded frames that wait for a slot
+READY = 2  # of files: results that wait for the sinks
 
 
-@dataclass(slots=True)
-class _Job:
+class Stages(Protocol):
+    """What happens to a frame between source and sinks (`CpuStages`, `CudaStages`), to several at once in slots.
+
+    `start` belongs to one thread, `wait` and `result` to another, each within `thread()`. All add to `stages_ms`.
+    """
+
+    @property
+    def name(self) -> str: ...  # what runs where, for the report
+    @property
+    def slots(self) -> int: ...
+    @property
+    def in_flight(self) -> int: ...  # frames that run at once, of a file; of a live source it is one
+    @property
+    def holds_slot(self) -> bool: ...  # a result's arrays are its slot's: free again when the result is recycled
+    def thread(self) -> AbstractContextManager[object]: ...
+    def start(self, slot: int, image: NDArray[np.uint8], stages_ms: dict[str, float]) -> None: ...
+    def wait(self, slot: int, stages_ms: dict[str, float]) -> None: ...  # the network is done, its outputs are safe
+    def result(self, slot: int, frame: Frame, stages_ms: dict[str, float]) -> Result: ...  # of the last `wait`
+    def recycle(self, result: Result) -> None: ...
+    def close(self) -> None: ...  # safe to call twice
+
+
+class _Job(NamedTuple):
     """A frame in the engine."""
 
     frame: Frame
     slot: int
-    started: float
     stages_ms: dict[str, float]
 
 
 class Pipeline:
-    """Iterate `results()`, and hand each result back with `recycle` when the sinks are done with it.
+    """Iterate `results()`, and hand each result back with `recycle` when the sinks are done with it."""
 
-    Args:    blend: make `Result.overlay`. ahead: results that may wait for the sinks.
-    """
-
-    def __init__(self, source: Source, backend: AsyncBackend, *, blend: bool, ahead: int) -> None:
-        self._source = source
-        self._backend = backend
-        self._postprocess = Postprocess(backend, blend=blend)
-        self._ahead = ahead
+    def __init__(self, source: Source, stages: Stages) -> None:
+        self._source, self._stages = source, stages
+        self._ring = SlotRing(stages.slots, 1 if source.live else stages.in_flight)
+        self._slot_of: dict[int, int] = {}
         self._stopped = threading.Event()
-        self._free: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        for slot in range(backend.slots):
-            self._free.put(slot)
-        self._inputs = np.zeros((backend.slots, 1, *backend.preprocess.size_hw, 3), np.uint8)
-        self._plan: PreprocessPlan | None = None
         self._images = Spares(np.uint8)
 
     def results(self) -> Generator[Result, None, None]:
-        """Every result, in the order of the source. Raises: what source, engine or kernels raise."""
+        """Every result, in the order of the source. Raises: what source and stages raise."""
         frames = self._read()
         if not self._source.live:
             frames = prefetch(frames, depth=READ_AHEAD, name="decode", wake=self._stop)
-        jobs = prefetch(self._feed(frames), depth=self._backend.slots, name="preprocess", wake=self._stop)
-        return prefetch(self._finish(jobs), depth=self._ahead, name="postprocess", wake=self._stop)
+        jobs = prefetch(self._feed(frames), depth=self._stages.slots, name="feed", wake=self._stop)
+        return prefetch(self._finish(jobs), depth=ready_results(live=self._source.live), name="finish", wake=self._stop)
 
     def recycle(self, result: Result) -> None:
         """Take back the arrays of a result."""
-        self._postprocess.recycle(result)
+        slot = self._slot_of.pop(id(result))
+        if self._stages.holds_slot:
+            self._ring.give(slot)
+        self._stages.recycle(result)
         if not self._source.live:  # a live source still compares its last picture with the next one
             self._images.give(result.frame.image)
 
     def _stop(self) -> None:
         """Bring every thread back from where it may block, so that it can end."""
         self._stopped.set()
-        self._free.put(None)
+        self._ring.close()
         if self._source.live:  # a file's reader comes back by itself, and its decoder bears one thread only
             self._source.close()
 
@@ -91,31 +104,25 @@ class Pipeline:
             yield frame
 
     def _feed(self, frames: Generator[Frame, None, None]) -> Generator[_Job, None, None]:
-        """First a free slot and then a frame, so that the frame is the newest there is."""
-        try:
-            while (slot := self._free.get()) is not None and (frame := next(frames, None)) is not None:
-                stages = {} if frame.decode_ms is None else {"decode": frame.decode_ms}
-                images = self._inputs[slot]
-                with timed(stages, "preprocess"):
-                    self._resize(frame.image, images[0])
-                job = _Job(frame, slot, time.monotonic(), stages)
-                self._backend.start(slot, images)
+        """First a slot and then a frame, so that the frame is the newest there is."""
+        with closing(frames), self._stages.thread():
+            while (slot := self._ring.take()) is not None and (frame := next(frames, None)) is not None:
+                job = _Job(frame, slot, {} if frame.decode_ms is None else {"decode": frame.decode_ms})
+                self._stages.start(slot, frame.image, job.stages_ms)
                 yield job
-        finally:
-            frames.close()
-
-    def _resize(self, image: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
-        frame_hw = (image.shape[0], image.shape[1])
-        if self._plan is None or self._plan.frame_hw != frame_hw:
-            self._plan = PreprocessPlan(frame_hw, self._backend.preprocess, bgr=True)
-        self._plan(image, out)
 
     def _finish(self, jobs: Generator[_Job, None, None]) -> Generator[Result, None, None]:
-        try:
+        with closing(jobs), self._stages.thread():
             for job in jobs:
-                self._postprocess.keep(self._backend.wait(job.slot))
-                job.stages_ms["network"] = (time.monotonic() - job.started) * 1000
-                self._free.put(job.slot)
-                yield self._postprocess.result(job.frame, job.stages_ms)
-        finally:
-            jobs.close()
+                self._stages.wait(job.slot, job.stages_ms)
+                self._ring.ran()
+                if not self._stages.holds_slot:
+                    self._ring.give(job.slot)
+                result = self._stages.result(job.slot, job.frame, job.stages_ms)
+                self._slot_of[id(result)] = job.slot
+                yield result
+
+
+def ready_results(*, live: bool) -> int:
+    """Results that may wait for the sinks."""
+    return 1 if live else READY

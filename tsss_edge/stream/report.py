@@ -92,6 +92,7 @@ class Recorder:
         self.started = time.monotonic()
         self.frames = self.dropped = 0
         self.last: Last | None = None
+        self.runs_on = ""  # what ran where
         self._first = self._last = 0.0
         self._stages: dict[str, Times] = {}
         self._latency, self._age = Times(), Times()

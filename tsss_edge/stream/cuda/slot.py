@@ -10,7 +10,7 @@ themselves. Times are the GPU's own (events between the stages), not the wall cl
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from tsss_edge.kernels.graph import Event, Graph
 from tsss_edge.kernels.launch import CudaDevice
 
 
+@runtime_checkable
 class DeviceEngine(Protocol):
     """A network whose tensors lie on the GPU, with a context for each of its slots (`TensorRTBackend`)."""
 

@@ -1,4 +1,4 @@
-"""Scheduling of the CUDA loop without a GPU: slots, order, limits, errors, on a device with latency."""
+"""Scheduling of the live loop without any engine: slots, order, limits, errors, on stages with a device's latency."""
 
 from __future__ import annotations
 
@@ -10,25 +10,29 @@ from contextlib import closing, contextmanager
 import numpy as np
 import pytest
 
-from tsss_edge.stream.cuda.frames import Answer
-from tsss_edge.stream.cuda.pipeline import IN_FLIGHT, CudaPipeline, slots_needed
-from tsss_edge.stream.cuda.ring import SlotRing
+from tsss_edge.stream.cuda import slots_needed
 from tsss_edge.stream.frames import Frame, Result
+from tsss_edge.stream.pipeline import READY, Pipeline
+from tsss_edge.stream.ring import SlotRing
 
 PATIENCE_S = 20.0
-AHEAD = 2
+IN_FLIGHT = 3
+SLOTS = slots_needed(live=False, ready=READY)
 
 
-class FakeDevice:
+class FakeStages:
     """Slots like a GPU's: `start` returns at once, networks run one after the other, `wait` takes what is left.
 
-    The labels of a slot are overwritten by its next `start`, as pinned memory is.
+    With `holds_slot` the labels of a result are overwritten by its slot's next `start`, as pinned memory is.
     """
 
-    def __init__(self, slots: int, *, latency_s: float = 0.002, fail: str = "") -> None:
-        self.slots = slots
-        self.closed = False
-        self.running = self.most = self.starts = 0
+    name, in_flight = "fake", IN_FLIGHT
+
+    def __init__(
+        self, slots: int = SLOTS, *, holds_slot: bool = True, latency_s: float = 0.002, fail: str = ""
+    ) -> None:
+        self.slots, self.in_flight, self.holds_slot = slots, min(IN_FLIGHT, slots), holds_slot
+        self.running = self.most = self.starts = self.recycled = 0
         self.full = threading.Event()  # as many frames run as a file may have
         self._latency_s, self._fail = latency_s, fail
         self._labels = [np.zeros((2, 2), np.uint8) for _ in range(slots)]
@@ -36,12 +40,12 @@ class FakeDevice:
         self._lock, self._local = threading.Lock(), threading.local()
 
     @contextmanager
-    def current(self) -> Iterator[None]:
+    def thread(self) -> Iterator[None]:
         self._local.inside = True
         yield
         self._local.inside = False
 
-    def start(self, slot: int, image: np.ndarray) -> None:
+    def start(self, slot: int, image: np.ndarray, stages_ms: dict[str, float]) -> None:
         assert self._local.inside
         self._maybe_fail("start", int(image[0, 0, 0]))
         self._labels[slot][:] = image[0, 0, 0]
@@ -51,19 +55,30 @@ class FakeDevice:
             self.most = max(self.most, self.running)
             self._idle_at = max(self._idle_at, time.monotonic()) + self._latency_s
             self._ready_at[slot] = self._idle_at
-        if self.running == IN_FLIGHT:
-            self.full.set()
+            if self.running == IN_FLIGHT:
+                self.full.set()
+        stages_ms["start"] = 1.0
 
-    def wait(self, slot: int) -> Answer:
+    def wait(self, slot: int, stages_ms: dict[str, float]) -> None:
         assert self._local.inside
         time.sleep(max(0.0, self._ready_at[slot] - time.monotonic()))
         self._maybe_fail("wait", int(self._labels[slot][0, 0]))
         with self._lock:
             self.running -= 1
-        return Answer(self._labels[slot], None, None, {"network": 1.0})
+        if not self.holds_slot:
+            self._kept = self._labels[slot].copy()
+        stages_ms["network"] = 1.0
+
+    def result(self, slot: int, frame: Frame, stages_ms: dict[str, float]) -> Result:
+        assert self._local.inside
+        self._maybe_fail("result", frame.index)
+        return Result(frame, self._labels[slot] if self.holds_slot else self._kept, None, None, stages_ms)
+
+    def recycle(self, result: Result) -> None:
+        self.recycled += 1
 
     def close(self) -> None:
-        self.closed = True
+        """Nothing to free."""
 
     def _maybe_fail(self, where: str, value: int) -> None:
         if self._fail == where and value == 5:
@@ -94,63 +109,67 @@ class FakeSource:
 
 
 @contextmanager
-def streaming(source: FakeSource, device: FakeDevice) -> Iterator[tuple[CudaPipeline, Generator[Result, None, None]]]:
-    """As `loop.run` opens and closes it; afterwards no thread may be left, and the device is closed."""
+def streaming(source: FakeSource, stages: FakeStages) -> Iterator[tuple[Pipeline, Generator[Result, None, None]]]:
+    """As `loop.run` opens and closes it; afterwards no thread may be left."""
     before = threading.active_count()
-    pipeline = CudaPipeline(source, device, ahead=AHEAD)
+    pipeline = Pipeline(source, stages)
     try:
-        with closing(pipeline.results()) as results, closing(pipeline):
+        with closing(pipeline.results()) as results:
             yield pipeline, results
     finally:
         assert threading.active_count() == before
-        assert device.closed
 
 
-def test_every_frame_of_a_file_in_order_and_untouched_until_recycled() -> None:
-    source, device = FakeSource(60), FakeDevice(slots_needed(live=False, ahead=AHEAD), latency_s=0.0005)
+@pytest.mark.parametrize("holds_slot", [True, False])
+def test_every_frame_of_a_file_in_order_and_untouched_until_recycled(holds_slot: bool) -> None:
+    stages = FakeStages(holds_slot=holds_slot, latency_s=0.0005)
     indices = []
-    with streaming(source, device) as (pipeline, results):
+    with streaming(FakeSource(60), stages) as (pipeline, results):
         for result in results:
             if result.frame.index % 7 == 0:
                 time.sleep(0.003)  # meanwhile the slots go on as far as they may
             assert (result.labels == result.frame.index).all()
-            assert set(result.stages_ms) == {"decode", "to_pinned", "network"}
+            assert set(result.stages_ms) == {"decode", "start", "network"}
             indices.append(result.frame.index)
             pipeline.recycle(result)
     assert indices == list(range(60))
-    assert device.most <= IN_FLIGHT
+    assert stages.recycled == 60
+    assert stages.most <= IN_FLIGHT
 
 
-def test_a_file_fills_the_gpu_while_a_sink_is_slow() -> None:
-    """One result is with the sink, AHEAD wait, one is held, and still IN_FLIGHT frames are on the GPU."""
-    device = FakeDevice(slots_needed(live=False, ahead=AHEAD), latency_s=0.02)
-    with streaming(FakeSource(40), device) as (_, results):
+def test_a_file_fills_the_device_while_a_sink_is_slow() -> None:
+    """One result is with the sink, READY wait, one is held, and still IN_FLIGHT frames run."""
+    stages = FakeStages(latency_s=0.02)
+    with streaming(FakeSource(40), stages) as (_, results):
         first = next(results)
-        assert device.full.wait(PATIENCE_S)
+        assert stages.full.wait(PATIENCE_S)
         deadline = time.monotonic() + PATIENCE_S
-        while device.starts < device.slots and time.monotonic() < deadline:
+        while stages.starts < SLOTS and time.monotonic() < deadline:
             time.sleep(0.001)
-        assert device.starts == device.slots, "every slot is in use, and none twice"
+        assert stages.starts == SLOTS, "every slot is in use, and none twice"
         assert (first.labels == 0).all()
 
 
-def test_a_live_source_is_read_only_when_a_frame_can_start() -> None:
-    source = FakeSource(30, live=True)
-    device = FakeDevice(slots_needed(live=True, ahead=AHEAD))
-    with streaming(source, device) as (pipeline, results):
+@pytest.mark.parametrize("holds_slot", [True, False])
+def test_a_live_source_is_read_only_when_a_frame_can_start(holds_slot: bool) -> None:
+    source, stages = FakeSource(30, live=True), FakeStages(slots_needed(live=True, ready=1), holds_slot=holds_slot)
+    with streaming(source, stages) as (pipeline, results):
         for result in results:
-            assert source.reads <= device.starts + 1
+            assert source.reads <= stages.starts + 1
             pipeline.recycle(result)
-    assert device.most == 1
-    assert device.starts == 30
+    assert stages.most == 1
+    assert stages.starts == 30
 
 
-@pytest.mark.parametrize("where", ["start", "wait", "read"])
-def test_errors_come_to_the_consumer_after_the_results_before_them(where: str) -> None:
-    source = FakeSource(20, fail_at=5 if where == "read" else -1)
-    device = FakeDevice(slots_needed(live=False, ahead=AHEAD), fail=where)
+@pytest.mark.parametrize("live", [True, False])
+@pytest.mark.parametrize("where", ["start", "wait", "result", "read"])
+def test_errors_come_to_the_consumer_after_the_results_before_them(where: str, live: bool) -> None:
+    source = FakeSource(20, live=live, fail_at=5 if where == "read" else -1)
     indices = []
-    with pytest.raises(RuntimeError, match=f"{where} failed"), streaming(source, device) as (pipeline, results):
+    with (
+        pytest.raises(RuntimeError, match=f"{where} failed"),
+        streaming(source, FakeStages(fail=where)) as (pipeline, results),
+    ):
         for result in results:
             indices.append(result.frame.index)
             pipeline.recycle(result)
@@ -160,19 +179,19 @@ def test_errors_come_to_the_consumer_after_the_results_before_them(where: str) -
 @pytest.mark.parametrize("live", [True, False])
 def test_a_consumer_that_stops_ends_every_thread(live: bool) -> None:
     """The slots are all taken at that time: whoever waits for one is woken."""
-    device = FakeDevice(slots_needed(live=live, ahead=AHEAD))
-    with streaming(FakeSource(255, live=live), device) as (_, results):
+    with streaming(FakeSource(255, live=live), FakeStages(slots_needed(live=live, ready=1))) as (_, results):
         next(results)
         next(results)
 
 
-def test_a_device_with_few_slots_is_slower_but_right() -> None:
-    device = FakeDevice(1)
-    with streaming(FakeSource(9), device) as (pipeline, results):
+@pytest.mark.parametrize("holds_slot", [True, False])
+def test_one_slot_is_slower_but_right(holds_slot: bool) -> None:
+    stages = FakeStages(1, holds_slot=holds_slot)
+    with streaming(FakeSource(9), stages) as (pipeline, results):
         for index, result in enumerate(results):
             assert (result.labels == index).all()
             pipeline.recycle(result)
-    assert device.most == 1
+    assert stages.most == 1
 
 
 def test_ring() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,13 @@ from tsss_edge.backends.fake import FakeBackend
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.kernels.launch import CudaDevice
 from tsss_edge.kernels.overlay import overlay
-from tsss_edge.stream.cuda.frames import CudaFrames
+from tsss_edge.stream.cpu import CpuStages
+from tsss_edge.stream.cuda import slots_needed
+from tsss_edge.stream.cuda.stages import CudaStages
+from tsss_edge.stream.frames import Frame, Result
+from tsss_edge.stream.loop import open_stages, run
+from tsss_edge.stream.pipeline import ready_results
+from tsss_edge.stream.report import Recorder
 
 CLASSES = Classes(names=("background", "cat", "dog", "cow"))
 SPEC = Preprocess(size_hw=(64, 96), fit="letterbox")
@@ -79,60 +86,69 @@ def expected(library: Path, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return labels, overlay(image, labels, CLASSES.palette, shown=CLASSES.objects)
 
 
+def answer(stages: CudaStages, slot: int, image: np.ndarray | None = None) -> Result:
+    """One frame through a slot; without `image` the one that was started there."""
+    times: dict[str, float] = {}
+    if image is not None:
+        stages.start(slot, image, times)
+        del times["to_pinned"]  # the CPU's copy, in wall time
+    stages.wait(slot, times)
+    return stages.result(slot, Frame(np.zeros((1, 1, 3), np.uint8), 0, 0.0), times)
+
+
 def test_answers_are_those_of_the_kernels_alone(cuda: HostCuda, library: Path) -> None:
     """Two slots in flight, used again, waited for in another order, two frame sizes."""
     device = CudaDevice()
-    frames = CudaFrames(FakeEngine(cuda, device), blend=True, device=device)
-    with frames.current():
+    stages = CudaStages(FakeEngine(cuda, device), device, blend=True)
+    with stages.thread():
         for frame_hw in ((40, 60), (60, 80), (40, 60)):
             for turn in range(2):
                 images = [picture(turn + slot, frame_hw) for slot in (0, 1)]
                 for slot in (0, 1):
-                    frames.start(slot, images[slot].copy())
+                    stages.start(slot, images[slot].copy(), {})
                 for slot in (1, 0):
-                    answer = frames.wait(slot)
+                    result = answer(stages, slot)
                     labels, blended = expected(library, images[slot])
-                    np.testing.assert_array_equal(answer.labels, labels)
-                    np.testing.assert_array_equal(answer.overlay, blended)
-                    assert answer.objectness is not None
-                    assert answer.objectness.shape == (8, 12)
-                    assert set(np.unique(answer.objectness)) <= {-8, 8}
+                    np.testing.assert_array_equal(result.labels, labels)
+                    np.testing.assert_array_equal(result.overlay, blended)
+                    assert result.objectness is not None
+                    assert result.objectness.shape == (8, 12)
+                    assert set(np.unique(result.objectness)) <= {-8, 8}
     assert cuda.captures == 6, "one graph a slot and size"
     assert cuda.launches == 12
-    assert frames.eager_because == ""
-    frames.close()
-    frames.close()
+    assert stages.name == "fake, all stages on the GPU, CUDA graphs"
+    stages.close()
+    stages.close()
     assert cuda.depth == 0
     assert not cuda.graphs
     assert not cuda.events
+    assert not cuda.device_memory.keys() - cuda.pinned.keys()
 
 
 def test_times_are_the_gpus_own(cuda: HostCuda) -> None:
     """A discrete GPU copies the frame in, and labels, overlay and objectness out; an integrated one only objectness."""
     device = CudaDevice()
-    frames = CudaFrames(FakeEngine(cuda, device), blend=True, device=device)
-    with frames.current():
-        frames.start(0, picture(0))
-        stages = frames.wait(0).stages_ms
-    assert list(stages) == [name for name in STAGES if not cuda.integrated or name != "copy_in"]
+    stages = CudaStages(FakeEngine(cuda, device), device, blend=True)
+    with stages.thread():
+        times = answer(stages, 0, picture(0)).stages_ms
+    assert list(times) == [name for name in STAGES if not cuda.integrated or name != "copy_in"]
     # The stand-in's clock: every operation takes 1 ms, the record of an event too.
-    assert stages["network"] == 2
-    assert stages["upsample_argmax"] == 3
-    assert stages["copy_out"] == (2 if cuda.integrated else 4)
-    frames.close()
+    assert times["network"] == 2
+    assert times["upsample_argmax"] == 3
+    assert times["copy_out"] == (2 if cuda.integrated else 4)
+    stages.close()
 
 
 def test_nothing_is_done_that_nobody_wants(cuda: HostCuda) -> None:
     device = CudaDevice()
-    frames = CudaFrames(FakeEngine(cuda, device, objectness=False), blend=False, device=device)
-    with frames.current():
-        frames.start(0, picture(1))
-        answer = frames.wait(0)
-    assert answer.overlay is None
-    assert answer.objectness is None
-    assert "overlay" not in answer.stages_ms
-    assert ("copy_out" in answer.stages_ms) == (not cuda.integrated)
-    frames.close()
+    stages = CudaStages(FakeEngine(cuda, device, objectness=False), device, blend=False)
+    with stages.thread():
+        result = answer(stages, 0, picture(1))
+    assert result.overlay is None
+    assert result.objectness is None
+    assert "overlay" not in result.stages_ms
+    assert ("copy_out" in result.stages_ms) == (not cuda.integrated)
+    stages.close()
 
 
 @pytest.mark.parametrize("by", ["engine", "driver", "pycuda"])
@@ -151,35 +167,100 @@ def test_without_graphs_it_runs_and_says_why(
             launch(name, grid, block, stream, arguments)  # type: ignore[arg-type]
 
         monkeypatch.setattr(device, "_launch", fail_in_capture)
-    frames = CudaFrames(engine, blend=True, device=device)
-    with frames.current():
+    stages = CudaStages(engine, device, blend=True)
+    with stages.thread():
         for seed in (0, 1):
-            frames.start(0, picture(seed))
-            np.testing.assert_array_equal(frames.wait(0).labels, expected(library, picture(seed))[0])
-    assert ("TensorRT could not run" if by == "engine" else "not permitted") in frames.eager_because
+            labels = answer(stages, 0, picture(seed)).labels
+            np.testing.assert_array_equal(labels, expected(library, picture(seed))[0])
+    assert "no CUDA graph: " in stages.name
+    assert ("TensorRT could not run" if by == "engine" else "not permitted") in stages.name
     assert cuda.launches == 0
-    frames.close()
+    stages.close()
 
 
 def test_an_engine_that_overflows_is_an_error(cuda: HostCuda) -> None:
     device = CudaDevice()
     engine = FakeEngine(cuda, device)
     engine.overflows = True
-    frames = CudaFrames(engine, blend=False, device=device)
-    with frames.current():
-        frames.start(0, picture(0))
-        with pytest.raises(ArtifactError, match="logits hold NaN or infinity"):
-            frames.wait(0)
-    frames.close()
+    stages = CudaStages(engine, device, blend=False)
+    with stages.thread(), pytest.raises(ArtifactError, match="logits hold NaN or infinity"):
+        answer(stages, 0, picture(0))
+    stages.close()
 
 
-def test_engines_that_it_cannot_run(cuda: HostCuda) -> None:
-    device = CudaDevice()
-    engine = FakeEngine(cuda, device)
-    for specs, words in (
-        ((TensorSpec(name="labels", dtype="uint8", shape=(1, 64, 96)),), "--head logits"),
-        ((TensorSpec(name="logits", dtype="float32", shape=(4, 4, 8, 12)),), "build with batch 1, not 4"),
-    ):
-        engine.outputs = specs
-        with pytest.raises(ArtifactError, match=words):
-            CudaFrames(engine, blend=False, device=device)
+# ---------------------------------------------------------------------------------------------------------------------
+# In the live loop
+
+
+class NullSink:
+    wants_overlay = True
+
+    def __init__(self) -> None:
+        self.shown: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def write(self, result: Result) -> None:
+        assert result.overlay is not None
+        self.shown.append((result.frame.image.copy(), result.labels.copy(), result.overlay.copy()))
+
+    def close(self) -> None:
+        pass
+
+
+class Frames:
+    """`count` pictures as fast as they are read; the size changes on the way."""
+
+    live, fps, size_hw, state = False, 30.0, (40, 60), "STREAMING"
+
+    def __init__(self, count: int) -> None:
+        self.length = count
+        self._next = 0
+
+    def read(self, out: np.ndarray | None = None) -> Frame | None:
+        if self._next == self.length:
+            return None
+        self._next += 1
+        return Frame(picture(self._next, (40, 60) if self._next <= self.length // 2 else (60, 80)), self._next - 1, 0.0)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_file_runs_on_the_gpu(cuda: HostCuda, library: Path) -> None:
+    slots = slots_needed(live=False, ready=ready_results(live=False))
+    sink, recorder = NullSink(), Recorder()
+    assert run(Frames(24), FakeEngine(cuda, CudaDevice(), slots=slots), [sink], recorder) == "source"
+    assert recorder.frames == 24
+    assert recorder.runs_on == "fake, all stages on the GPU, CUDA graphs"
+    for image, labels, blended in sink.shown:
+        want, want_blended = expected(library, image)
+        np.testing.assert_array_equal(labels, want)
+        np.testing.assert_array_equal(blended, want_blended)
+    assert cuda.depth == 0
+
+
+@pytest.mark.parametrize(
+    ("outputs", "words"),
+    [
+        ([TensorSpec(name="labels", dtype="uint8", shape=(1, 64, 96))], "export with --head logits"),
+        ([TensorSpec(name="logits", dtype="float32", shape=(4, 4, 8, 12))], "build with batch 1, not 4"),
+    ],
+)
+def test_engines_that_the_kernels_cannot_serve_run_with_the_cpu(
+    cuda: HostCuda, outputs: list[TensorSpec], words: str
+) -> None:
+    engine = FakeEngine(cuda, CudaDevice())
+    engine.outputs = tuple(outputs)
+    stages = open_stages(engine, blend=False)  # type: ignore[arg-type]
+    assert isinstance(stages, CpuStages)
+    assert stages.name.startswith("fake, other stages on the CPU: ")
+    assert words in stages.name
+
+
+def test_without_pycuda_the_cpu_takes_the_other_stages(cuda: HostCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = FakeEngine(cuda, CudaDevice())
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    assert "PyCUDA cannot be imported" in open_stages(engine, blend=False).name  # type: ignore[arg-type]
+
+
+def test_a_cpu_engine_stays_on_the_cpu() -> None:
+    assert open_stages(FakeBackend(CLASSES, SPEC), blend=False).name == "fake"

@@ -1,4 +1,4 @@
-"""Which slot may take the next frame: one that nobody reads any more, while the GPU has few enough frames."""
+"""Which slot may take the next frame: one that nobody reads any more, while the engine has few enough frames."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections import deque
 
 
 class SlotRing:
-    """A slot goes round: `take` (its frame begins), `ran` (the GPU is done), `give` (nobody reads its arrays any more).
+    """A slot goes round: `take` (its frame begins), `ran` (the engine is done), `give` (nobody reads its arrays any more).
 
-    Args: slots: how many there are. in_flight: frames that the GPU may have at once. A frame behind others on the GPU
-          only grows old, so a live source has 1; more of them hide copies behind the network.
+    Args: slots: how many there are. in_flight: frames that the engine may have at once. A frame behind others only grows
+          old, so a live source has 1; more of them hide copies behind the network.
     """
 
     def __init__(self, slots: int, in_flight: int) -> None:
@@ -21,7 +21,7 @@ class SlotRing:
         self._changed = threading.Condition()
 
     def take(self) -> int | None:
-        """A free slot, as soon as there is one and the GPU has room; None once closed."""
+        """A free slot, as soon as there is one and the engine has room; None once closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or (self._room and self._free))
             if self._closed:
@@ -30,7 +30,7 @@ class SlotRing:
             return self._free.popleft()
 
     def ran(self) -> None:
-        """The GPU is done with one frame."""
+        """The engine is done with one frame."""
         with self._changed:
             self._room += 1
             self._changed.notify_all()
