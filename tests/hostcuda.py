@@ -98,18 +98,21 @@ class Stream:
         self.queue: list[Work] = []
         self.recording: list[Work] | None = None
         self._cuda = cuda
-        cuda.streams[self.handle] = self
+        with cuda.lock:
+            cuda.streams[self.handle] = self
 
     def put(self, work: Work) -> None:
         self._cuda.need_context()
-        (self.queue if self.recording is None else self.recording).append(work)
+        with self._cuda.lock:
+            (self.queue if self.recording is None else self.recording).append(work)
 
     def synchronize(self) -> None:
         self._cuda.need_context()
         assert self.recording is None, "synchronized while capturing"
-        while self.queue:
-            self.queue.pop(0)()
-            self._cuda.clock_ms += 1
+        with self._cuda.lock:
+            while self.queue:
+                self.queue.pop(0)()
+                self._cuda.clock_ms += 1
 
 
 class Memory:
@@ -181,6 +184,7 @@ class HostCuda:
         self.integrated = integrated
         self.refuses_capture = False
         self.clock_ms = 0.0
+        self.lock = threading.RLock()  # one GPU, whichever thread waits for it
         self.handles = itertools.count(1)
         self.streams: dict[int, Stream] = {}
         self.device_memory: dict[int, int] = {}
@@ -283,9 +287,10 @@ class HostCuda:
 
     def cuEventSynchronize(self, event: Any) -> int:
         """Streams run to their end: more than needed, never less."""
-        for stream in self.streams.values():
-            if stream.recording is None:
-                stream.synchronize()
+        with self.lock:
+            for stream in self.streams.values():
+                if stream.recording is None:
+                    stream.synchronize()
         return 0
 
     def cuEventElapsedTime(self, milliseconds: Any, earlier: Any, later: Any) -> int:
@@ -301,13 +306,15 @@ class HostCuda:
     def cuStreamBeginCapture_v2(self, stream: Any, mode: Any) -> int:
         assert mode.value == graph.THREAD_LOCAL
         where = self.streams[stream.value]
-        assert not where.queue, "work is still waiting"
-        where.recording = []
+        with self.lock:
+            assert not where.queue, "work is still waiting"
+            where.recording = []
         return 0
 
     def cuStreamEndCapture(self, stream: Any, result: Any) -> int:
         where = self.streams[stream.value]
-        recorded, where.recording = where.recording, None
+        with self.lock:
+            recorded, where.recording = where.recording, None
         if self.refuses_capture:
             return CAPTURE_UNSUPPORTED
         assert recorded is not None
