@@ -102,6 +102,18 @@ def test_rtx_plans_build_without_a_gpu(
     assert {p.name for p in tmp_path.iterdir()} == {"t.onnx", f"t.{precision}.engine", f"t.{precision}.json", *parsed}
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    monkeypatch.chdir(tmp_path)
+    tiny_onnx(Path("t.onnx"))
+    engine = build_engine(Path("t.onnx"), RTX, Path("out/t.engine"), precision=precision)
+    made = {"t.fp16.onnx"} if precision == "fp16" else set()
+    assert {p.name for p in Path("out").iterdir()} == {f"t.{precision}.engine", f"t.{precision}.json", *made}
+    assert "parsed_onnx" not in engine.record.flags
+    assert f"--onnx={next(iter(made), 't.onnx')} " in engine.record.flags["command"]
+
+
 def test_record_of_another_engine_is_never_overwritten(tmp_path: Path) -> None:
     model = tiny_onnx(tmp_path / "t.onnx", precision="int8")
     first = build_engine(model.path, CPU, tmp_path / "t")

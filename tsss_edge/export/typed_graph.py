@@ -37,7 +37,7 @@ def typed_graphs(source: OnnxModel, precision: Precision, folder: Path) -> list[
     for the former (NVIDIA/TensorRT issue 4832, Orin).
     """
     if precision != "int8":
-        return [TypedGraph(what=AS_ASKED, path=source.path, float_nodes=source.meta.float_nodes)]
+        return [TypedGraph(what=AS_ASKED, path=source.path.resolve(), float_nodes=source.meta.float_nodes)]
     graph = onnx.load(source.path)
     return [write_typed(graph, source, folder, what) for what in (AS_ASKED, FP32_SCALES)]
 
