@@ -18,8 +18,9 @@ from tsss_edge.kernels.overlay import overlay
 from tsss_edge.stream.cpu import CpuStages
 from tsss_edge.stream.cuda import slots_needed
 from tsss_edge.stream.cuda.stages import CudaStages
+from tsss_edge.stream.engine import open_stages
 from tsss_edge.stream.frames import Frame, Result
-from tsss_edge.stream.loop import open_stages, run
+from tsss_edge.stream.loop import run
 from tsss_edge.stream.pipeline import ready_results
 from tsss_edge.stream.report import Recorder
 

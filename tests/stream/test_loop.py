@@ -174,6 +174,26 @@ def test_signals_end_the_stream_while_it_waits_for_a_camera(number: signal.Signa
     assert signal.getsignal(number) == before
 
 
+def test_a_signal_does_not_cut_a_frame_in_two() -> None:
+    def signal_here(result: Result) -> None:
+        if result.frame.index == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    first, second = Seen(on_write=signal_here), Seen()
+    ended, recorder = play(Pictures(1000), fake(), first, second)
+    assert ended == "interrupted"
+    assert first.indices == second.indices == list(range(6)) and recorder.frames == 6
+
+
+def test_a_second_signal_does_not_wait() -> None:
+    def signal_twice(result: Result) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("the second signal was held too")
+
+    assert play(Pictures(1000), fake(), Seen(on_write=signal_twice))[0] == "interrupted"
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_nan_or_infinity_from_the_engine_is_said_at_once(value: float) -> None:
     class Overflowing(FakeBackend):

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from streamkit import gray_image
+from streamkit import MakeVideo, gray_image
 
 from tsss_edge.errors import DataError
 from tsss_edge.stream.frames import Frame, Source
@@ -231,6 +231,15 @@ def test_http_mjpeg_comes_back_after_every_restart(mjpeg: MjpegServer, port: int
         assert source.reconnects == 3  # type: ignore[attr-defined]
     finally:
         source.close()
+
+
+def test_a_file_after_a_network_stream_still_has_its_last_frame(
+    mjpeg: MjpegServer, port: int, make_video: MakeVideo
+) -> None:
+    mjpeg.start(next(iter(COLOURS)))
+    open_source(f"http://127.0.0.1:{port}/video.mjpg").close()
+    video = open_source(str(make_video(frames=10)))
+    assert sum(1 for _ in iter(video.read, None)) == 10
 
 
 def test_http_that_is_no_video(port: int) -> None:

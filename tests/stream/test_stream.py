@@ -116,9 +116,7 @@ def test_a_bad_source_or_sink_leaves_nothing_behind(engine: Path, make_video: Ma
     assert not out.exists() or list(out.iterdir()) == []
 
 
-def test_a_source_that_breaks_leaves_whole_files(
-    engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_source_that_breaks_leaves_whole_files(engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = Pictures(100, errors={9: DataError("in.mp4: cut short")})
     monkeypatch.setattr(tsss_edge.stream.loop, "open_source", lambda source, policy: broken)
     with pytest.raises(DataError, match="cut short"):
@@ -186,6 +184,8 @@ def test_ctrl_c_finishes_the_files_and_reports_without_torch(engine: Path, tmp_p
         rest, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     last = json.loads(rest.splitlines()[-1])
-    assert last["ended"] == "interrupted" and [line["frame"] for line in first] == sorted(line["frame"] for line in first)
+    assert last["ended"] == "interrupted" and [line["frame"] for line in first] == sorted(
+        line["frame"] for line in first
+    )
     assert last["frames"] == len(read_video(tmp_path / "o.mp4")[1]) >= 5
     assert [p.name for p in tmp_path.iterdir()] == ["o.mp4"]

@@ -27,8 +27,10 @@ from tsss_edge.errors import DataError
 from tsss_edge.kernels.overlay import OverlayPlan
 from tsss_edge.kernels.preprocess import PreprocessPlan
 from tsss_edge.kernels.upsample_argmax import UpsampleArgmaxPlan
+from tsss_edge.stream.engine import open_engine
 from tsss_edge.stream.frames import Source
-from tsss_edge.stream.loop import available_cores, open_engine, opencv_threads, run
+from tsss_edge.stream.loop import run
+from tsss_edge.stream.process import available_cores, opencv_threads
 from tsss_edge.stream.report import Recorder
 from tsss_edge.stream.sources import open_source
 

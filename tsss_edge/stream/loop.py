@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
-import cv2
-
-from tsss_edge.artifacts import Engine
-from tsss_edge.backends import AsyncBackend, open_backend
-from tsss_edge.errors import ArtifactError, GateError, UnavailableError
-from tsss_edge.stream import cuda
-from tsss_edge.stream.cpu import CpuStages
-from tsss_edge.stream.cuda import DeviceEngine
+from tsss_edge.backends import AsyncBackend
+from tsss_edge.stream.engine import open_engine, open_stages, require_gate
 from tsss_edge.stream.frames import Result, Sink, Source
-from tsss_edge.stream.pipeline import Pipeline, Stages, ready_results
+from tsss_edge.stream.pipeline import Pipeline
+from tsss_edge.stream.process import Interrupts, opencv_threads
 from tsss_edge.stream.report import Recorder, StreamReport
-from tsss_edge.stream.sinks import open_sinks
+from tsss_edge.stream.sinks import WindowSink, open_sinks
 from tsss_edge.stream.sources import Policy, open_source
 from tsss_edge.stream.status import StatusLine
 from tsss_edge.stream.uris import parse_source
 from tsss_edge.stream.watch import Checks
 
 PARITY_EVERY = 30
-MAX_STREAMS = 4  # frames that a CPU works on side by side; more cores share them
 
 
 def stream(
@@ -67,6 +58,9 @@ def stream(
         checks = Checks.open(backend, source, reference, parity_every or PARITY_EVERY, min_agreement)
         stack.callback(checks.close)
         outputs = open_sinks(sinks, fps=opened.fps, size_hw=opened.size_hw, classes=backend.classes)
+        outputs.sort(
+            key=lambda sink: not isinstance(sink, WindowSink)
+        )  # may end the stream: before a file has the frame
         for sink in outputs:
             stack.callback(sink.close)
         if web is not None:
@@ -98,13 +92,14 @@ def run(
     blend = any(sink.wants_overlay for sink in sinks)
     stages, ended = open_stages(backend, blend=blend), "source"
     try:
-        with closing(stages), sigterm_interrupts(), opencv_threads(1), closing(StatusLine(source, recorder)):
+        with closing(stages), Interrupts() as interrupts, opencv_threads(1), closing(StatusLine(source, recorder)):
             pipeline = Pipeline(source, stages)
             with closing(pipeline.results()) as results:
                 for result in results:
-                    _deliver(result, sinks, checks)
-                    recorder.add(result)
-                    pipeline.recycle(result)
+                    with interrupts.held():  # a frame is in every file and every count, or in none
+                        _deliver(result, sinks, checks)
+                        recorder.add(result)
+                        pipeline.recycle(result)
                     if recorder.frames == max_frames:
                         ended = "max-frames"
                         break
@@ -127,50 +122,6 @@ def _deliver(result: Result, sinks: Sequence[Sink], checks: Checks | None) -> No
     result.stages_ms["sinks"] = (time.monotonic() - now) * 1000
 
 
-def require_gate(path: Path, *, force: bool) -> None:
-    """Raise GateError when the engine's accuracy gate failed, ArtifactError when it is no engine with a record."""
-    if path.suffix not in (".xml", ".engine"):
-        raise ArtifactError(f"{path}: expected an engine (.xml, .engine); make one with `tsss-edge build-engine`")
-    parity = Engine.load(path, trust=True).record.parity  # the back end checks the hashes
-    if parity is not None and not parity.passed and not force:
-        raise GateError(
-            f"{path}: failed its accuracy gate (mIoU drop {parity.miou_drop:.2f}, allowed {parity.max_drop:g}); "
-            "build one that passes, or pass --force"
-        )
-
-
-def open_engine(path: Path, *, live: bool, threads: int | None) -> AsyncBackend:
-    """The engine, with the requests in flight that the kind of source wants.
-
-    Live: one, on all cores, because a frame that queues grows old. Files: one a core (up to `MAX_STREAMS`), which gives
-    the most frames a second, and one more, so that none of them waits for its next picture. A GPU's also hold results.
-    """
-    cores = threads or available_cores()
-    slots = 1 if live else min(cores, MAX_STREAMS) + 1
-    if path.suffix == ".engine":
-        slots = cuda.slots_needed(live=live, ready=ready_results(live=live))
-    backend = open_backend(path, threads=cores, slots=slots)
-    assert isinstance(backend, AsyncBackend), "every engine's back end is"
-    return backend
-
-
-def open_stages(backend: AsyncBackend, *, blend: bool) -> Stages:
-    """All stages on the GPU where engine and machine allow, else those around the network on the CPU."""
-    if not isinstance(backend, DeviceEngine):
-        return CpuStages(backend, blend=blend)
-    try:
-        return cuda.open_stages(backend, blend=blend)
-    except UnavailableError as error:
-        stages = CpuStages(backend, blend=blend)
-        stages.name = f"{backend.name}, other stages on the CPU: {error}"
-        return stages
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _open_page(bind: str, backend: AsyncBackend, source: Source, engine_name: str, source_text: str) -> Sink:
     from tsss_edge.stream.web import open_web
 
@@ -185,27 +136,3 @@ def _open_page(bind: str, backend: AsyncBackend, source: Source, engine_name: st
     )
     sys.stderr.write(f"live page: {page.url}\n")
     return page
-
-
-@contextmanager
-def opencv_threads(count: int) -> Iterator[None]:
-    """Within the block OpenCV works on `count` threads: the loop's own threads fill the cores already."""
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(count)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)
-
-
-@contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """Within the block SIGTERM (a service manager's stop) ends the stream as Ctrl-C does. On the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

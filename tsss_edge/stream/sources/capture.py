@@ -6,6 +6,8 @@ import math
 import os
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from tsss_edge.stream.opencv import as_bgr, quiet
 from tsss_edge.stream.sources.live import Shot
 from tsss_edge.stream.uris import Uri
 
+FFMPEG_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"  # the one way in that OpenCV leaves: for the whole process
 NETWORK_TIMEOUT_MS = 5000  # FFmpeg's own default is 30 s: too long to call a camera alive
 
 
@@ -104,12 +107,23 @@ def open_network(uri: Uri) -> CvCapture:
 
     Raises: DataError: nobody answers, or it is no video.
     """
-    if "OPENCV_FFMPEG_CAPTURE_OPTIONS" not in os.environ:
-        os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay"
     timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, NETWORK_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, NETWORK_TIMEOUT_MS]
-    with quiet():
+    with quiet(), _low_delay():
         capture = cv2.VideoCapture(uri.text, cv2.CAP_FFMPEG, timeouts)
     return _opened(capture, uri, "check the address, and that the camera runs")
+
+
+@contextmanager
+def _low_delay() -> Iterator[None]:
+    """Options for captures opened within the block, unless the user set some. Only there: a file would lose its last frame."""
+    if FFMPEG_OPTIONS in os.environ:
+        yield
+        return
+    os.environ[FFMPEG_OPTIONS] = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay"
+    try:
+        yield
+    finally:
+        del os.environ[FFMPEG_OPTIONS]
 
 
 def _opened(capture: cv2.VideoCapture, uri: Uri, hint: str) -> CvCapture:

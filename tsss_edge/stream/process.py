@@ -1,0 +1,67 @@
+"""Settings of the whole process that the loop needs while it runs: signals, OpenCV's threads, the cores it may use."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import cv2
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and what a service manager sends
+
+
+class Interrupts:
+    """Within the block SIGINT and SIGTERM raise KeyboardInterrupt, but wait for the end of a `held` block.
+
+    A second signal does not wait. On another thread than the main one, which gets no signals, it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self._held = self._pending = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self._held or self._pending:
+            raise KeyboardInterrupt
+        self._pending = True
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """A block that a signal does not cut in two."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        if self._pending:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def opencv_threads(count: int) -> Iterator[None]:
+    """Within the block OpenCV works on `count` threads: the loop's own threads fill the cores already."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(count)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
