@@ -34,6 +34,19 @@ def first_gpu() -> Gpu | None:
     return next(iter(gpus()), None)
 
 
+def driver_version() -> str:
+    """NVIDIA's own number of the driver, such as "580.95.05", from its management library; empty where that is missing."""
+    try:
+        library = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return ""
+    text = ctypes.create_string_buffer(80)  # NVML_SYSTEM_DRIVER_VERSION_BUFFER_SIZE (nvml.h)
+    if library.nvmlInit_v2() or library.nvmlSystemGetDriverVersion(text, len(text)):
+        return ""
+    library.nvmlShutdown()
+    return text.value.decode()
+
+
 def driver_problem() -> str:
     """Why no GPU can be used, in one sentence; empty when one can."""
     try:

@@ -25,8 +25,3 @@ def output(*command: str) -> str:
     if shutil.which(command[0]) is None:
         return ""
     return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout
-
-
-def first_line(*command: str) -> str:
-    """The first line of `output`."""
-    return next(iter(output(*command).splitlines()), "").strip()

@@ -7,8 +7,8 @@ import importlib.metadata
 import re
 from pathlib import Path
 
-from tsss_edge.backends.cuda_info import driver_problem, gpus
-from tsss_edge.doctor.checks import Check, first_line, output
+from tsss_edge.backends.cuda_info import driver_problem, driver_version, gpus
+from tsss_edge.doctor.checks import Check, output
 from tsss_edge.doctor.host import GIB
 
 TENSORRT_RTX_GPUS = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
@@ -25,7 +25,7 @@ def _driver() -> Check:
     if problem:
         fix = "install NVIDIA's driver (a GPU is only needed for training at scale and for TensorRT engines)"
         return Check(name="CUDA driver", status="missing", found=problem, fix=fix)
-    version = first_line("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    version = driver_version()
     cuda = gpus()[0].driver_cuda
     found = f"{version or 'version not told'}, serves CUDA {cuda}"
     if int(cuda.split(".")[0]) < WHEELS_CUDA:

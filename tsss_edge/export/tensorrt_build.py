@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from tsss_edge.artifacts import OnnxModel, Precision, read_json, sha256_file
-from tsss_edge.backends.cuda_info import Gpu, driver_problem, first_gpu
+from tsss_edge.backends.cuda_info import Gpu, driver_problem, driver_version, first_gpu
 from tsss_edge.backends.trt_api import Flavour, Trt, load
 from tsss_edge.config import Target
 from tsss_edge.errors import ArtifactError, UnavailableError
@@ -234,10 +234,15 @@ def _built(source: OnnxModel, target: Target, climbed: Climbed, gpu: Gpu | None,
         device=f"{gpu.name} (compute capability {gpu.compute_capability})" if gpu else "built without a GPU",
         inputs=result.inputs,
         outputs=result.outputs,
-        versions={target.backend: result.version} | ({"driver_cuda": gpu.driver_cuda} if gpu else {}),
+        versions={target.backend: result.version} | (_driver(gpu) if gpu else {}),
         realised=result.realised,
         flags={key: value for key, value in flags.items() if value not in ("", (), {}, None)},
     )
+
+
+def _driver(gpu: Gpu) -> dict[str, str]:
+    number = driver_version()
+    return {"driver_cuda": gpu.driver_cuda} | ({"driver": number} if number else {})
 
 
 def _timing_cache(job: Job) -> dict[str, str]:
