@@ -9,7 +9,7 @@ python scripts/architecture_study.py page --work DIR --out docs/results/architec
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,9 @@ def register() -> None:
         ARCHITECTURES[f"study {name} merged"] = lambda *, num_classes, make=make, **_: merge_branches(make(num_classes))
 
 
-def train(data: Path, config: TrainConfig, work: Path) -> None:
+def train(data: Path, config: TrainConfig, work: Path, names: Sequence[str]) -> None:
     """The same settings, seed and number of epochs for every variant."""
-    for name in VARIANTS:
+    for name in names:
         own = msgspec.structs.replace(config, arch=f"study {name}")
         checkpoint = train_supervised(own, data, work / name, resume=True)
         log = [msgspec.json.decode(line) for line in (work / name / "log.jsonl").read_bytes().splitlines()]
@@ -52,9 +52,10 @@ def train(data: Path, config: TrainConfig, work: Path) -> None:
         print(f"{name}: {checkpoint.meta.metrics['miou']:.2f}")
 
 
-def engines(data: Path, work: Path) -> None:
+def engines(data: Path, work: Path, names: Sequence[str]) -> None:
     """INT8 of every trained variant: mIoU on val against PyTorch, and whether TensorRT-RTX builds it."""
-    for name, (_, make) in VARIANTS.items():
+    for name in names:
+        make = VARIANTS[name][1]
         trained = Checkpoint.load(work / name / "last.pt")
         net = make(len(trained.meta.classes))
         net.load_state_dict(Checkpoint.load(work / name / "best.pt").state())
@@ -74,14 +75,14 @@ def rtx_builds(int8: Path, out: Path) -> str:
     return "builds"
 
 
-def latency(work: Path, seconds: float) -> None:
+def latency(work: Path, names: Sequence[str], seconds: float) -> None:
     """Cost at the budgets' size with random weights: parameters, GFLOP, OpenVINO INT8 in alternating rounds."""
     mhz, load = read_mhz(), read_load()
     classes = Classes(names=tuple(f"class {i}" for i in range(BUDGET_CLASSES)))
     paths = []
-    for name, (_, make) in VARIANTS.items():
+    for name in names:
         torch.manual_seed(0)
-        net = make(BUDGET_CLASSES).eval()
+        net = VARIANTS[name][1](BUDGET_CLASSES).eval()
         meta = CheckpointMeta(stage="supervised", arch="", classes=classes, preprocess=Preprocess(size_hw=BUDGET_HW))
         folder = work / name / "cost"
         deployed = save_merged(net, meta, folder / "merged.pt", name)
@@ -89,7 +90,7 @@ def latency(work: Path, seconds: float) -> None:
         paths.append(build_engine(int8, load_target("cpu"), folder / "net.xml", precision="int8").path)
         remember(work, name, parameters=sum(p.numel() for p in net.parameters()), gflop=gflop(net))
     timed = time_networks([open_backend(path) for path in paths], paths, duration_s=seconds)
-    for name, times in zip(VARIANTS, timed, strict=True):
+    for name, times in zip(names, timed, strict=True):
         remember(work, name, p50_ms=times.latency_ms.p50, best_ms=times.best_ms)
     write_json(work / "machine.json", examine_machine(threads=None, mhz_before=mhz, load_before=load))
 
@@ -136,7 +137,7 @@ def recall(work: Path) -> Found:
 def page(work: Path, out: Path) -> None:
     """The table, and its JSON twin."""
     found, config = recall(work), (work / "base/config.toml").read_text()
-    rows = "".join(row(what, found[name], name) for name, (what, _) in VARIANTS.items())
+    rows = "".join(row(VARIANTS[name][0], values, name) for name, values in found.items())
     text = f"""# Which edge network
 
 Each variant changes one thing of `base` (`edge-m`) and was trained alike on CamVid train; mIoU is of val, percent.
@@ -172,12 +173,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     args = parser.parse_args()
     register()
     steps: dict[str, Callable[[], None]] = {
-        "train": lambda: train(args.data, read_toml(args.config, TrainConfig), args.work),
-        "engines": lambda: engines(args.data, args.work),
-        "latency": lambda: latency(args.work, args.seconds),
+        "train": lambda: train(args.data, read_toml(args.config, TrainConfig), args.work, args.variants),
+        "engines": lambda: engines(args.data, args.work, args.variants),
+        "latency": lambda: latency(args.work, args.variants, args.seconds),
         "page": lambda: page(args.work, args.out),
     }
     steps[args.what]()
