@@ -37,7 +37,7 @@ def tiles_of(run: Path, data: Path, split: str, *, pictures: bool, count: int) -
     for image_id, heads in views.predict(net, flip=True):
         assert heads.objectness is not None
         mask = views.mask(image_id)
-        seen = to_frame(heads.objectness.sigmoid().numpy(), views.preprocess.place(mask.shape), mask.shape)[0]
+        seen = to_frame(heads.objectness.sigmoid().numpy(), views.preprocess, mask.shape)[0]
         truth = np.where(mask == IGNORE, 128, 255 * (mask > 0)).astype(np.uint8)
         row = [truth, np.rint(255 * seen).astype(np.uint8)]
         rows.append([dataset.image(image_id), *row] if pictures else row)

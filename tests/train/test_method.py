@@ -204,7 +204,7 @@ def test_annotation_of_hand_made_evidence(squares: Path) -> None:
 def test_to_frame_puts_the_grid_where_the_picture_was() -> None:
     grid = np.arange(16, dtype=np.float32).reshape(1, 4, 4)
     preprocess = Preprocess(size_hw=(32, 32), fit="letterbox")
-    tall = to_frame(grid, preprocess.place((64, 32)), (64, 32))  # 32x16 in the middle of 32x32
+    tall = to_frame(grid, preprocess, (64, 32))  # 32x16 in the middle of 32x32
     assert tall.shape == (1, 64, 32)
     wide = cv2.resize(grid[0], (32, 32))
     np.testing.assert_allclose(tall[0], cv2.resize(wide[:, 8:24], (32, 64)), atol=1e-5)
@@ -212,6 +212,6 @@ def test_to_frame_puts_the_grid_where_the_picture_was() -> None:
 
 def test_crop_leaves_the_unseen_part_undecided() -> None:
     preprocess = Preprocess(size_hw=(32, 32), fit="crop")
-    wide = to_frame(np.ones((1, 4, 4), np.float32), preprocess.place((32, 64)), (32, 64))
+    wide = to_frame(np.ones((1, 4, 4), np.float32), preprocess, (32, 64))
     assert (wide[0, :, 16:48] == 1).all()
     assert (wide[0, :, :16] == 0.5).all()

@@ -160,9 +160,7 @@ def _write_labels(net: SegNet, views: Views, supervision: Supervision, out: Path
         labels = supervision.image_labels(image_id)
         ids = np.array([0, *sorted(labels)], np.uint8)
         known = _known(image_id, supervision)
-        share = to_frame(
-            explain(heads, labels, new_id), views.preprocess.place((known.shape[0], known.shape[1])), known.shape
-        )
+        share = to_frame(explain(heads, labels, new_id), views.preprocess, known.shape)
         found = np.where(share.max(axis=0) > SURE, ids[share.argmax(axis=0)], np.uint8(IGNORE))
         write_mask(_label_path(out, image_id), np.where(known != IGNORE, known, found))
 

@@ -2,9 +2,10 @@
 
 M = probability of object (L-Net), A_c = class map of each category that the image-level label names, normalised and
 masked by M, spread by self-diffusion (diffusion.py); the largest A_c wins where M is high, background where M is low,
-255 between and where two categories are about equal. Known pixels of strong categories stay as they are.
+255 between and where two categories are about equal. Known pixels of strong categories stay as they are. The networks look
+at two scales, as such and mirrored, for M is finer and surer that way (measured: docs/results/transfer.md).
 """
-# Letters: N batch, C channel, K categories of one picture, h = H/8, w = W/8.
+# Letters: N batch, C channel, K categories of one picture, H, W network input, h, w grid of the largest scale.
 
 from __future__ import annotations
 
@@ -13,10 +14,11 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tsss_edge.artifacts import IGNORE, Checkpoint, Placement, Struct
+from tsss_edge.artifacts import IGNORE, Checkpoint, Preprocess, Struct
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.models import load_model
 from tsss_edge.models.classifier import load_classifier
@@ -26,6 +28,8 @@ from tsss_edge.train.loop import pick_device
 from tsss_edge.train.validate import BATCH, Views
 
 STRIDE = 8
+SCALES = (1.0, 1.5)  # of the network input, each rounded to what the networks take; the last is the largest
+MULTIPLE = 32  # pixels
 
 Mask = NDArray[np.uint8]
 
@@ -33,7 +37,7 @@ Mask = NDArray[np.uint8]
 class LabelConfig(Struct, frozen=True):
     """When a pixel is sure. Chosen on images of strong categories (see docs/results/transfer.md)."""
 
-    background_below: float = 0.4  # M
+    background_below: float = 0.3  # M; what lies between is left to P-Net's mean teacher
     object_above: float = 0.6  # M
     margin: float = 0.1  # of the best category over the second, as a share of the best
     temperature: float = 1.0  # of the class maps
@@ -41,7 +45,7 @@ class LabelConfig(Struct, frozen=True):
 
 
 class Evidence(Struct, frozen=True):
-    """What the networks say about one picture, all on the stride-8 grid."""
+    """What the networks say about one picture, all on one grid."""
 
     objectness: Floats  # (h,w), 0-1
     maps: Floats  # (K_all,h,w), logits
@@ -63,7 +67,7 @@ class Annotator:
             yield image_id, annotate(evidence, views, image_id, supervision, config)
 
     def evidence(self, views: Views) -> Iterator[tuple[str, Evidence]]:
-        """(id, evidence) of each picture; objectness and maps are averaged with those of the mirrored picture."""
+        """(id, evidence) of each picture; objectness and maps are means over scales and mirrored pictures."""
         for start in range(0, len(views.ids), BATCH):
             ids = views.ids[start : start + BATCH]
             pictures = torch.from_numpy(np.stack([views.picture(i) for i in ids])).to(self._device)
@@ -76,11 +80,28 @@ class Annotator:
     @torch.inference_mode()
     def _see(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(N,3,H,W) -> objectness (N,1,h,w), class maps (N,K_all,h,w), L-Net's features, mean colours."""
+        looks = [self._look(x, scale) for scale in SCALES]
+        features = looks[-1][2]
+        grid = (features.shape[-2], features.shape[-1])
+        logit, maps = (torch.stack([resized(look[k], grid) for look in looks]).mean(dim=0) for k in (0, 1))
+        return logit.sigmoid(), maps, features, F.adaptive_avg_pool2d(x, grid)
+
+    def _look(self, x: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Objectness logit, class maps and features at one scale, on that scale's stride-8 grid."""
+        size = [max(MULTIPLE, round(side * scale / MULTIPLE) * MULTIPLE) for side in x.shape[-2:]]
+        x = resized(x, (size[0], size[1]))
         both = torch.cat([x, x.flip(-1)])
         features = self._lnet.features(both)
         assert self._lnet.object_head is not None
         logit, maps = _unflipped(self._lnet.object_head(features)), _unflipped(self._classifier(both).maps)
-        return logit.sigmoid(), maps, features[: len(x)], torch.nn.functional.avg_pool2d(x, STRIDE)
+        return logit, maps, features[: len(x)]
+
+
+def resized(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """(N,C,h,w) -> (N,C,*size_hw), bilinear with half-pixel centres."""
+    if (maps.shape[-2], maps.shape[-1]) == size_hw:
+        return maps
+    return F.interpolate(maps, size=size_hw, mode="bilinear", align_corners=False)
 
 
 def _unflipped(pair: Tensor) -> Tensor:
@@ -92,21 +113,20 @@ def _unflipped(pair: Tensor) -> Tensor:
 def annotate(evidence: Evidence, views: Views, image_id: str, supervision: Supervision, config: LabelConfig) -> Mask:
     """Lw of one picture: (H,W) uint8 at the picture's own size, holding only 0, 255 and its image-level categories."""
     known = supervision.pixel_mask(image_id)
-    placement = views.preprocess.place((known.shape[0], known.shape[1]))
-    lw = transferred(evidence, placement, known.shape, supervision.image_labels(image_id), config)
+    lw = transferred(evidence, views.preprocess, known.shape, supervision.image_labels(image_id), config)
     return np.where(known != IGNORE, known, lw)
 
 
 def transferred(
-    evidence: Evidence, placement: Placement, frame_hw: tuple[int, ...], labels: frozenset[int], config: LabelConfig
+    evidence: Evidence, preprocess: Preprocess, frame_hw: tuple[int, ...], labels: frozenset[int], config: LabelConfig
 ) -> Mask:
     """Lw of a picture of which no pixel is known: (H,W) uint8. `labels`: its image-level categories."""
-    foreground = to_frame(evidence.objectness[None], placement, frame_hw)[0]
+    foreground = to_frame(evidence.objectness[None], preprocess, frame_hw)[0]
     lw = np.full(frame_hw, IGNORE, np.uint8)
     lw[foreground < config.background_below] = 0
     if labels:
         categories = np.array(sorted(labels), np.int64)
-        best, sure = winner(to_frame(spread_maps(evidence, categories, config), placement, frame_hw), config.margin)
+        best, sure = winner(to_frame(spread_maps(evidence, categories, config), preprocess, frame_hw), config.margin)
         inside = (foreground > config.object_above) & sure
         lw[inside] = categories.astype(np.uint8)[best[inside]]
     return lw
@@ -138,13 +158,14 @@ def winner(spread: Floats, margin: float) -> tuple[NDArray[np.int64], NDArray[np
     return best, second <= (1 - margin) * first
 
 
-def to_frame(maps: Floats, placement: Placement, frame_hw: tuple[int, ...]) -> Floats:
-    """Grid maps (K,h,w) over the network input -> (K,H,W) over the picture; 0.5 where the network did not look."""
+def to_frame(maps: Floats, preprocess: Preprocess, frame_hw: tuple[int, ...]) -> Floats:
+    """Maps (K,h,w) over the whole network input -> (K,H,W) over the picture; 0.5 where the network did not look."""
+    placement = preprocess.place((frame_hw[0], frame_hw[1]))
     left, top, columns, rows = placement.target
     x, y, width, height = placement.source
     result = np.full((len(maps), frame_hw[0], frame_hw[1]), 0.5, np.float32)
     for target, grid in zip(result, maps, strict=True):
-        wide = cv2.resize(np.ascontiguousarray(grid), (grid.shape[1] * STRIDE, grid.shape[0] * STRIDE))
+        wide = cv2.resize(np.ascontiguousarray(grid), preprocess.size_hw[::-1])
         target[y : y + height, x : x + width] = cv2.resize(
             wide[top : top + rows, left : left + columns], (width, height)
         )

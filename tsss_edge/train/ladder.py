@@ -87,11 +87,11 @@ class _Count:
 
     def add(self, image_id: str, evidence: Evidence) -> None:
         truth, labels = self._views.mask(image_id), self._views.dataset.image_labels(image_id)
-        placement = self._views.preprocess.place((truth.shape[0], truth.shape[1]))
+        preprocess = self._views.preprocess
         for name, config in self._rungs.items():
-            found = transferred(evidence, placement, truth.shape, labels, config)
+            found = transferred(evidence, preprocess, truth.shape, labels, config)
             self._matrices[name].update(found if name == "lw" else np.where(truth == 0, np.uint8(0), found), truth)
-        seen = to_frame(evidence.objectness[None], placement, truth.shape)[0] > 0.5
+        seen = to_frame(evidence.objectness[None], preprocess, truth.shape)[0] > 0.5
         self._objects.update(seen.astype(np.uint8), _objects(truth))
 
     def result(self) -> Ladder:
