@@ -6,7 +6,8 @@ the labelled split, time them in alternating rounds. What is already in --work i
     python scripts/quantization_table.py --network "CamVid edge-s" runs/camvid-s camvid \
         --network "CamVid edge-m" runs/camvid-m camvid --work runs/quantization --out docs/results/quantization.md
 
-INT8 graphs made elsewhere (search, quantization-aware training) join with --int8 NETWORK NAME FILE.onnx.
+A run of `tsss-edge train supervised --qat` joins with --qat NETWORK RUN: its INT8 engine is compared with the PyTorch network
+that the run started from.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from tsss_edge.artifacts import Checkpoint, Engine, OnnxModel, Precision, Struct
 from tsss_edge.backends import open_backend
 from tsss_edge.bench import Machine, Timed, time_networks
 from tsss_edge.bench.machine import examine_machine, notes_on, read_load, read_mhz
-from tsss_edge.calib.calibrate import MethodOrAuto
+from tsss_edge.calib.calibrate import calibrate
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.evaluate import require_same_classes
 from tsss_edge.parity import BOUNDARY_PX, ParityReport, count_leak
 from tsss_edge.parity.gate import judge
 from tsss_edge.parity.measure import Stage, measure
 
-METHODS: tuple[MethodOrAuto, ...] = ("minmax", "entropy", "percentile", "mse", "auto")
+METHODS = ("minmax", "entropy", "percentile", "mse", "auto", "auto+search")
 
 
 class Row(Struct, frozen=True):
@@ -85,8 +86,9 @@ def main() -> None:
     for name, checkpoint, data in args.network:
         folder = args.work / name.lower().replace(" ", "-")
         network = Network(name, Checkpoint.load(Path(checkpoint)), VocDataset.open(Path(data)), folder)
-        given = {variant: Path(file) for owner, variant, file in args.int8 if owner == name}
-        build(network, args.methods, size=args.calibration_images, seed=args.seed, given=given)
+        build(network, args.methods, size=args.calibration_images, seed=args.seed, max_drop=args.max_drop)
+        for run in (Path(run) for owner, run in args.qat if owner == name):
+            build_qat(network, run, size=args.calibration_images, seed=args.seed)
         rows += measure_rows(network, args)
     machine = examine_machine(threads=args.threads, mhz_before=mhz, load_before=load)
     table = Table(
@@ -106,7 +108,7 @@ def main() -> None:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", nargs=3, action="append", required=True, metavar=("NAME", "CHECKPOINT", "DATA"))
-    parser.add_argument("--int8", nargs=3, action="append", default=[], metavar=("NETWORK", "NAME", "ONNX"))
+    parser.add_argument("--qat", nargs=2, action="append", default=[], metavar=("NETWORK", "RUN"))
     parser.add_argument("--methods", nargs="*", default=METHODS, choices=METHODS)
     parser.add_argument("--calibration-images", type=int, default=512)
     parser.add_argument("--split", default="val")
@@ -119,31 +121,47 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def build(network: Network, methods: Sequence[MethodOrAuto], *, size: int, seed: int, given: dict[str, Path]) -> None:
+def build(network: Network, methods: Sequence[str], *, size: int, seed: int, max_drop: float) -> None:
     """Graphs and engines of every variant, in `network.folder`."""
-    from tsss_edge.calib.calibrate import calibrate
-    from tsss_edge.export.graph import export_onnx
-
-    floating = once(network.folder / "fused.onnx") or export_onnx(
-        network.checkpoint.path, network.folder / "fused.onnx"
-    )
+    floating = exported(network.checkpoint, network.folder / "fused.onnx")
     if floating.meta.checkpoint_sha256 != network.checkpoint.sha256:
         sys.exit(f"error: {floating.path} is of another checkpoint; give an empty --work folder")
-    for method in methods:
-        path = network.folder / f"{method}.int8.onnx"
-        start = perf_counter()
-        network.int8[f"INT8 {method}"] = once(path) or calibrate(
-            floating.path, network.dataset.root, path, size=size, method=method, seed=seed
-        )
-        network.seconds[f"INT8 {method}"] = perf_counter() - start
-    network.int8.update({f"INT8 {name}": OnnxModel.load(path) for name, path in given.items()})
-    for model in network.int8.values():
-        if model.meta.checkpoint_sha256 != network.checkpoint.sha256:
-            sys.exit(f"error: {model.path} was made from another checkpoint than {network.name}")
+    exported(network.checkpoint, network.folder / "fused.fp16.onnx", "fp16", network.dataset)
     network.engines["FP32"] = engine(network, floating, "fp32", "float")
     network.engines["bf16"] = engine(network, floating, "bf16", "float")
-    for name, model in network.int8.items():
-        network.engines[name] = engine(network, model, "int8", name.removeprefix("INT8 "))
+    for method in methods:
+        name = f"INT8 {method}"
+        path = network.folder / f"{method}.int8.onnx"
+        start = perf_counter()
+        network.int8[name] = once(path) or calibrate(
+            floating.path,
+            network.dataset.root,
+            path,
+            size=size,
+            method=method.removesuffix("+search"),  # type: ignore[arg-type]
+            max_drop=max_drop if method.endswith("+search") else None,
+            seed=seed,
+        )
+        network.seconds[name] = perf_counter() - start
+        network.engines[name] = engine(network, network.int8[name], "int8", method)
+
+
+def build_qat(network: Network, run: Path, *, size: int, seed: int) -> None:
+    """The INT8 engine of a fine-tuned run."""
+    floating = exported(Checkpoint.load(run), network.folder / "qat.onnx")
+    path = network.folder / "qat.int8.onnx"
+    model = once(path) or calibrate(floating.path, network.dataset.root, path, size=size, method="auto", seed=seed)
+    network.engines["INT8 QAT"] = engine(network, model, "int8", "qat")
+
+
+def exported(
+    checkpoint: Checkpoint, path: Path, precision: Precision = "fp32", dataset: VocDataset | None = None
+) -> OnnxModel:
+    """The graph of a checkpoint, from before where it is there; FP16 is scanned for overflow on training pictures."""
+    from tsss_edge.export.graph import export_onnx
+
+    pictures = [dataset.image_path(i) for i in dataset.ids("train")[:32]] if dataset else []
+    return once(path) or export_onnx(checkpoint.path, path, precision=precision, check_images=pictures)
 
 
 def once(path: Path) -> OnnxModel | None:
@@ -168,6 +186,7 @@ def measure_rows(network: Network, args: argparse.Namespace) -> Iterator[Row]:
     paths = {
         "PyTorch FP32": network.checkpoint.path,
         "ONNX Runtime FP32": network.folder / "fused.onnx",
+        "ONNX Runtime FP16": network.folder / "fused.fp16.onnx",
         **({"ONNX Runtime INT8": first_int8.path} if first_int8 else {}),
         **{f"OpenVINO {name}": engine.path for name, engine in network.engines.items()},
     }

@@ -181,7 +181,7 @@ def test_one_pair_for_all_users_of_a_tensor() -> None:
     assert decided.inputs == (("stem", 0), ("a", 0), ("b", 0))
 
 
-def block() -> Net:
+def block(classes: int = 5) -> Net:
     """stem -> x; x -> first -> relu -> second; add(x, second) -> relu -> head."""
     net = stem()
     net.conv("x", "first", 16, 16)
@@ -189,7 +189,7 @@ def block() -> Net:
     net.conv("inner", "second", 16, 16)
     net.node("Add", "x", "second", name="add")
     net.node("Relu", "add", name="y")
-    net.conv("y", "head", 16, 5)
+    net.conv("y", "head", 16, classes)
     return net
 
 
@@ -247,8 +247,9 @@ def test_every_node_has_a_decision_and_a_reason() -> None:
 
 
 def test_wanted_tensors_are_those_of_any_options() -> None:
-    model = block().model("head")
+    model = block(classes=16).model("head")
     wanted = set(wanted_tensors(model))
+    assert set(decide(model, last=True).activations) - set(decide(model).activations) == {"y"}
     for options in ({}, {"last": True}, {"residual": False}, {"first": False}, {"float_nodes": ("first",)}):
         assert set(decide(model, **options).activations) <= wanted
 
