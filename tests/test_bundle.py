@@ -152,6 +152,6 @@ def test_failures_leave_nothing(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     with pytest.raises(ArtifactError, match="exists already"):
         write_bundle(tmp_path / "b", download=nothing)
-    for bad in ({"python": "2.7"}, {"machine": "riscv64"}, {"part_mib": 0}):
+    for bad in ({"python": "2.7"}, {"machine": "riscv64"}, {"part_mib": 0}, {"extras": ["nosuch"]}):
         with pytest.raises(ValueError):
             write_bundle(tmp_path / "c", download=nothing, **bad)

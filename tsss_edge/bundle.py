@@ -6,6 +6,7 @@ xz stream, because a wheel's own deflate hides from xz what it could save (Tenso
 
 from __future__ import annotations
 
+import importlib.metadata
 import lzma
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from typing import IO, cast
 
 from tsss_edge.artifacts import Struct, sha256_file, write_json
 from tsss_edge.errors import ArtifactError, UnavailableError
-from tsss_edge.export.wheel import write_wheel
+from tsss_edge.export.wheel import DISTRIBUTION, write_wheel
 
 MIB = 1 << 20
 # pip takes the newest tag it finds; older tags run on newer systems.
@@ -97,7 +98,7 @@ def write_bundle(
              system_packages: let the host's own packages through (Jetson: OpenCV, TensorRT, PyTorch).
     Raises:  ArtifactError: `out` exists. UnavailableError: pip cannot get a package for that host. ValueError: bad argument.
     """
-    _require_arguments(python, machine, part_mib)
+    _require_arguments(python, machine, part_mib, extras)
     if out.exists():
         raise ArtifactError(f"{out}: exists already; choose another --out folder for the bundle")
     if missing := [file for file in (*wheels, *files) if not file.exists()]:
@@ -129,7 +130,7 @@ def write_bundle(
     return bundle
 
 
-def _require_arguments(python: str, machine: str, part_mib: int) -> None:
+def _require_arguments(python: str, machine: str, part_mib: int, extras: Sequence[str]) -> None:
     major, _, minor = python.partition(".")
     if major != "3" or not minor.isdigit():
         raise ValueError(f"python {python!r}: expected a version such as 3.10")
@@ -137,6 +138,9 @@ def _require_arguments(python: str, machine: str, part_mib: int) -> None:
         raise ValueError(f"machine {machine!r}: choose from {', '.join(PLATFORMS)}")
     if part_mib < 1:
         raise ValueError(f"part size {part_mib} MiB: must be at least 1")
+    known = importlib.metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or []
+    if unknown := [extra for extra in extras if extra not in known]:  # pip would only warn, and download for minutes
+        raise ValueError(f"no extra named {unknown[0]!r}; choose from {', '.join(known)}")
 
 
 def _gather(
