@@ -1,10 +1,11 @@
 """Every TensorRT-RTX engine that can be asked for, built here without a GPU -> docs/results/engines.json and engines.md.
 
-    python scripts/engine_matrix.py --out docs/results [--size 512]
+    python scripts/engine_matrix.py --out docs/results [--size 512] [--reuse]
 
 Networks have random weights with batch norms that know their pictures: training changes neither build time nor plan size.
 Each plan is compared with what the stock builder makes of the same graph, by a script that is not ours
-(scripts/plain_tensorrt_rtx.py), and offered to the stock runtime.
+(scripts/plain_tensorrt_rtx.py), and offered to the stock runtime. The tests of damaged engines and of the table of TensorRT names
+run too; `--reuse` keeps the engines of the last run and only repeats those.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from tsss_edge.acceptance.steps import junit_counts
 from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Classes, Head, Precision, Preprocess
 from tsss_edge.backends.plan import read_header
 from tsss_edge.calib.calibrate import calibrate
@@ -43,6 +45,10 @@ CLASSES = 21  # of PASCAL VOC
 PICTURES = 8  # calibrate: ranges matter for accuracy, which is not measured here
 PLAIN = Path(__file__).with_name("plain_tensorrt_rtx.py")
 MIB = 1 << 20
+CHECKS = {
+    "damaged engines and records, each refused in one line": "tests/export/test_corruption.py",
+    "TensorRT names against 8.5.3, 8.6.1, 10.3.0, 10.16.0, 11.4.0, RTX 1.7.1": "tests/backends/test_trt_api.py",
+}
 
 
 def picture(seed: int, size: int) -> np.ndarray:
@@ -136,6 +142,10 @@ def page(report: dict[str, Any]) -> str:
     """engines.md."""
     rows = report["engines"]
     assert all(row["differs_from_stock"] is not None for row in rows), "a plan of another length than the stock one"
+    checks = [
+        f"- {name}: {', '.join(f'{n} {what}' for what, n in told.items())} (`{CHECKS[name]}`)."
+        for name, told in report["checks"].items()
+    ]
     answers = sorted({row["stock_runtime"] for row in rows})
     head = [
         "# TensorRT-RTX engines built without a GPU", "",
@@ -148,7 +158,8 @@ def page(report: dict[str, Any]) -> str:
         f"- The stock runtime's answer to all of them: {'; '.join(f'`{a}`' for a in answers)}",
         "- Seconds are of the whole `build-engine` call: reading the graph, casts, a builder process of its own, hashes. The "
         "machine was shared with other work, so they are upper bounds.",
-        "- Profile: batches of 1 to 4, best at 2. INT8 engines are INT8+FP16: the last column counts convolutions.", "",
+        "- Profile: batches of 1 to 4, best at 2. INT8 engines are INT8+FP16: the last column counts convolutions.",
+        *checks, "",
         "| network | head | objectness | shapes | precision | build s | plan MiB | convolutions |",
         "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
@@ -164,19 +175,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for engines.json and engines.md")
     parser.add_argument("--size", type=int, default=512, help="side of the input")
+    parser.add_argument("--reuse", action="store_true", help="keep the engines of the last run, repeat the checks")
     options = parser.parse_args()
+    report = json.loads((options.out / "engines.json").read_text()) if options.reuse else measure(options)
+    report["checks"] = {name: run_tests(file) for name, file in CHECKS.items()}
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "engines.json").write_text(json.dumps(report, indent=2) + "\n")
+    (options.out / "engines.md").write_text(page(report))
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Everything but the checks."""
     with tempfile.TemporaryDirectory() as folder:
         rows = build_all(Path(folder), options.size)
-    report = {
+    return {
         "command": f"python scripts/engine_matrix.py --out {options.out} --size {options.size}",
         "date": date.today().isoformat(),
         "machine": f"{usable_cores()}-core {cpu_name()} ({', '.join(isa_flags())}), {platform.system()}, no GPU",
         "size": options.size,
         "engines": rows,
     }
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "engines.json").write_text(json.dumps(report, indent=2) + "\n")
-    (options.out / "engines.md").write_text(page(report))
+
+
+def run_tests(file: str) -> dict[str, int]:
+    """passed, failed, skipped of one test file."""
+    with tempfile.TemporaryDirectory() as folder:
+        told = Path(folder) / "tests.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={told}", file]
+        subprocess.run(command, cwd=PLAIN.parents[1], capture_output=True, check=False)
+        return junit_counts(told)
 
 
 if __name__ == "__main__":
