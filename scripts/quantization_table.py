@@ -17,53 +17,37 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
-from time import perf_counter
+
+import msgspec
+import onnx
+from quantization_page import Row, Section, Table, page
 
 from tsss_edge import __version__
-from tsss_edge.artifacts import Checkpoint, Engine, OnnxModel, Precision, Struct, write_bytes, write_json
+from tsss_edge.artifacts import Checkpoint, Engine, OnnxModel, Precision, read_json, write_bytes, write_json
 from tsss_edge.backends import open_backend
-from tsss_edge.bench import Machine, Timed, time_networks
+from tsss_edge.bench import Timed, time_networks
 from tsss_edge.bench.machine import examine_machine, notes_on, read_load, read_mhz
-from tsss_edge.calib.calibrate import calibrate
+from tsss_edge.calib.calibrate import (
+    calibrate,
+    choose_pictures,
+    measure,
+    run_search,
+    save_search,
+    table_of,
+    write_int8,
+)
+from tsss_edge.calib.methods import METHODS, Method
+from tsss_edge.calib.placement import Options
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.evaluate import require_same_classes
 from tsss_edge.parity import BOUNDARY_PX, ParityReport, count_leak
 from tsss_edge.parity.gate import judge
-from tsss_edge.parity.measure import Stage, measure
+from tsss_edge.parity.measure import Stage
+from tsss_edge.parity.measure import measure as run_stages
 
-METHODS = ("minmax", "entropy", "percentile", "mse", "auto", "auto+search")
-
-
-class Row(Struct, frozen=True):
-    """One engine. mIoU in percent, agreement 0-1, latency of the network alone in milliseconds."""
-
-    network: str
-    engine: str
-    runs_on: str
-    miou: float
-    drop: float
-    drop_interval: tuple[float, float]
-    pixel_agreement: float
-    boundary_agreement: float
-    passed: bool
-    images: int
-    p50_ms: float
-    best_ms: float
-    speedup: float  # over PyTorch FP32, by the medians of alternating rounds
-    calibration_s: float | None = None
-
-
-class Table(Struct, frozen=True):
-    """Everything that was measured, and where."""
-
-    rows: tuple[Row, ...]
-    max_drop: float
-    split: str
-    calibration_images: int
-    machine: Machine
-    notes: tuple[str, ...]
-    tool: str
+SEARCHED = "auto+search"
 
 
 @dataclass
@@ -76,7 +60,6 @@ class Network:
     folder: Path
     engines: dict[str, Engine] = field(default_factory=dict)
     int8: dict[str, OnnxModel] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
 
 
 def main() -> None:
@@ -86,10 +69,12 @@ def main() -> None:
     for name, checkpoint, data in args.network:
         folder = args.work / name.lower().replace(" ", "-")
         network = Network(name, Checkpoint.load(Path(checkpoint)), VocDataset.open(Path(data)), folder)
-        build(network, args.methods, size=args.calibration_images, seed=args.seed, max_drop=args.max_drop)
-        for run in (Path(run) for owner, run in args.qat if owner == name):
-            build_qat(network, run, size=args.calibration_images, seed=args.seed)
-        rows += measure_rows(network, args)
+        if not (args.keep and (folder / "rows.json").is_file()):
+            build(network, args.methods, size=args.calibration_images, seed=args.seed, max_drop=args.max_drop)
+            for run in (Path(run) for owner, run in args.qat if owner == name):
+                build_qat(network, run, size=args.calibration_images, seed=args.seed)
+            write_json(folder / "rows.json", tuple(with_auto(network, list(measure_rows(network, args)))))
+        rows += read_json(folder / "rows.json", tuple[Row, ...])
     machine = examine_machine(threads=args.threads, mhz_before=mhz, load_before=load)
     table = Table(
         rows=tuple(rows),
@@ -98,7 +83,9 @@ def main() -> None:
         calibration_images=args.calibration_images,
         machine=machine,
         notes=tuple(notes_on(machine)),
+        measured=date.today().isoformat(),
         tool=f"tsss-edge {__version__}",
+        more=read_json(args.more, tuple[Section, ...]) if args.more else (),
     )
     write_bytes(args.out, page(table).encode())
     write_json(args.out.with_suffix(".json"), table)
@@ -116,34 +103,45 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--duration", type=float, default=3.0, help="seconds of timing for each engine")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", action="store_true", help="take the rows of networks that were measured before")
+    parser.add_argument("--more", type=Path, help="JSON file of further sections: title, text, columns, rows")
     parser.add_argument("--work", type=Path, required=True, help="folder for graphs and engines")
     parser.add_argument("--out", type=Path, required=True, help="page to write; its JSON twin stands beside it")
     return parser.parse_args()
 
 
-def build(network: Network, methods: Sequence[str], *, size: int, seed: int, max_drop: float) -> None:
-    """Graphs and engines of every variant, in `network.folder`."""
+def build(network: Network, methods: Sequence[Method], *, size: int, seed: int, max_drop: float) -> None:
+    """Graphs and engines of every variant, in `network.folder`; one measurement of ranges serves them all."""
     floating = exported(network.checkpoint, network.folder / "fused.onnx")
     if floating.meta.checkpoint_sha256 != network.checkpoint.sha256:
         sys.exit(f"error: {floating.path} is of another checkpoint; give an empty --work folder")
     exported(network.checkpoint, network.folder / "fused.fp16.onnx", "fp16", network.dataset)
+    quantize(network, floating, methods, size=size, seed=seed, max_drop=max_drop)
     network.engines["FP32"] = engine(network, floating, "fp32", "float")
     network.engines["bf16"] = engine(network, floating, "bf16", "float")
-    for method in methods:
-        name = f"INT8 {method}"
-        path = network.folder / f"{method}.int8.onnx"
-        start = perf_counter()
-        network.int8[name] = once(path) or calibrate(
-            floating.path,
-            network.dataset.root,
-            path,
-            size=size,
-            method=method.removesuffix("+search"),  # type: ignore[arg-type]
-            max_drop=max_drop if method.endswith("+search") else None,
-            seed=seed,
-        )
-        network.seconds[name] = perf_counter() - start
-        network.engines[name] = engine(network, network.int8[name], "int8", method)
+    for method in (*methods, SEARCHED):
+        model = OnnxModel.load(network.folder / f"{method}.int8.onnx")
+        network.int8[f"INT8 {method}"] = model
+        network.engines[f"INT8 {method}"] = engine(network, model, "int8", method)
+
+
+def quantize(
+    network: Network, floating: OnnxModel, methods: Sequence[Method], *, size: int, seed: int, max_drop: float
+) -> None:
+    """One INT8 graph a method, and the one that `calibrate --method auto --search` makes, all from the same pictures."""
+    if all((network.folder / f"{m}.int8.onnx").is_file() for m in (*methods, SEARCHED)):
+        return
+    data, graph = network.dataset.root, onnx.load(floating.path)
+    chosen, held_back = choose_pictures(floating, data, calib_set=None, size=size, seed=seed, hold_back=True)
+    histograms = measure(graph, chosen)
+    tables = {m: table_of(floating, graph, histograms, chosen, m) for m in methods}
+    for method, table in tables.items():
+        write_int8(floating, graph, table, chosen, network.folder / f"{method}.int8.onnx", Options())
+    report = run_search(floating, graph, tables, network.dataset, held_back, max_drop=max_drop, options=Options())
+    out = network.folder / f"{SEARCHED}.int8.onnx"
+    kept = Options(float_nodes=report.result.float_nodes)
+    write_int8(floating, graph, tables[report.method], chosen, out, kept)
+    save_search(report, out)
 
 
 def build_qat(network: Network, run: Path, *, size: int, seed: int) -> None:
@@ -195,7 +193,7 @@ def measure_rows(network: Network, args: argparse.Namespace) -> Iterator[Row]:
             Stage(name, path.name, stack.enter_context(open_backend(path, threads=args.threads)))
             for name, path in paths.items()
         ]
-        measure(stages, network.dataset, ids, boundary_px=BOUNDARY_PX)
+        run_stages(stages, network.dataset, ids, boundary_px=BOUNDARY_PX)
         times = time_networks([s.backend for s in stages], list(paths.values()), duration_s=args.duration)
     data_sha256 = network.dataset.split_hash(args.split)
     for stage, timed in zip(stages, times, strict=True):
@@ -203,6 +201,19 @@ def measure_rows(network: Network, args: argparse.Namespace) -> Iterator[Row]:
         if (built := engine_of(network, stage)) is not None:
             built.with_record(parity=report.record())
         yield row(network, stage, report, timed)
+
+
+def with_auto(network: Network, rows: list[Row]) -> list[Row]:
+    """`auto` is the method that it chose: the same graph, so the same row; and what search gave back is noted."""
+    if (searched := network.int8.get(f"INT8 {SEARCHED}")) is None or searched.meta.calibration is None:
+        return rows
+    names = [r.engine for r in rows]
+    at = names.index(f"OpenVINO INT8 {SEARCHED}")
+    method, kept = searched.meta.calibration.method, ", ".join(searched.meta.float_nodes)
+    chosen = rows[names.index(f"OpenVINO INT8 {method}")]
+    auto = msgspec.structs.replace(chosen, engine="OpenVINO INT8 auto", note=f"chose {method}")
+    rows[at] = msgspec.structs.replace(rows[at], note=f"float: {kept}" if kept else "nothing had to go back to float")
+    return [*rows[:at], auto, *rows[at:]]
 
 
 def engine_of(network: Network, stage: Stage) -> Engine | None:
@@ -245,55 +256,7 @@ def row(network: Network, stage: Stage, report: ParityReport, timed: Timed) -> R
         p50_ms=timed.latency_ms.p50,
         best_ms=timed.best_ms,
         speedup=1 / timed.ratio,
-        calibration_s=network.seconds.get(stage.name.removeprefix("OpenVINO ")),
     )
-
-
-def page(table: Table) -> str:
-    """The Markdown page: one table a network."""
-    m = table.machine
-    lines = [
-        "# What quantization costs and gains",
-        "",
-        f"Accuracy on split `{table.split}`, against PyTorch FP32 of the same checkpoint, run in the same pass; gate at "
-        f"{table.max_drop:.2f} mIoU points either way, {table.calibration_images} calibration pictures of the training split. "
-        "Agreement, boundary agreement and the bootstrap interval are defined in [parity.md](../parity.md). Latency is "
-        "the network alone, batch 1, all engines in alternating rounds of one process, so that the speed-ups hold though "
-        "the machine was shared.",
-        "",
-        f"Machine: {m.cpu}, {m.cores} cores, {m.threads or 'all'} threads. Made by `scripts/quantization_table.py`, {table.tool}; "
-        "the numbers are in the JSON twin of this page.",
-        *(f"\nNote: {note}." for note in table.notes),
-    ]
-    for network in dict.fromkeys(r.network for r in table.rows):
-        rows = [r for r in table.rows if r.network == network]
-        lines += ["", f"## {network}", "", f"{rows[0].images} pictures.", "", *markdown(rows)]
-    return "\n".join(lines) + "\n"
-
-
-def markdown(rows: Sequence[Row]) -> list[str]:
-    head = [
-        "engine",
-        "mIoU",
-        "drop",
-        "95% interval",
-        "agreement",
-        "at boundaries",
-        "gate",
-        "median ms",
-        "best ms",
-        "x PyTorch",
-    ]
-    lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
-    for r in rows:
-        low, high = r.drop_interval
-        cells = [
-            r.engine, f"{r.miou:.2f}", f"{r.drop:+.2f}", f"{low:+.2f} to {high:+.2f}", f"{r.pixel_agreement:.4f}",
-            f"{r.boundary_agreement:.4f}", "passed" if r.passed else "FAILED", f"{r.p50_ms:.2f}", f"{r.best_ms:.2f}",
-            f"{r.speedup:.1f}",
-        ]  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "quantization_table", module)
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
     spec.loader.exec_module(module)
     return module
 
@@ -94,6 +95,7 @@ def test_table_from_one_command(script: ModuleType, tmp_path: Path, monkeypatch:
     assert list(rows) == [
         "PyTorch FP32",
         "ONNX Runtime FP32",
+        "ONNX Runtime FP16",
         "OpenVINO FP32",
         "OpenVINO INT8 minmax",
         "OpenVINO INT8 mse",
@@ -107,3 +109,41 @@ def test_table_from_one_command(script: ModuleType, tmp_path: Path, monkeypatch:
     assert str(tmp_path) not in text  # no path of this machine
     stored = Engine.load(tmp_path / "mse.xml").record.parity
     assert stored is not None and not stored.passed
+
+
+def test_auto_is_the_row_of_the_method_it_chose(script: ModuleType, tmp_path: Path) -> None:
+    import netkit
+
+    from tsss_edge.calib.calibrate import calibrate
+    from tsss_edge.calib.placement import Options
+    from tsss_edge.export.graph import export_onnx
+
+    floating = export_onnx(netkit.checkpoint(tmp_path / "best.pt").path, tmp_path / "f.onnx")
+    data, kept = netkit.write_set(tmp_path / "data", train=2), Options(float_nodes=("encoder.stem",))
+    searched = calibrate(floating.path, data, tmp_path / "q.onnx", method="mse", options=kept)
+    network = script.Network("n", None, None, tmp_path, int8={"INT8 auto+search": searched})
+    rows = [
+        row(script, f"OpenVINO INT8 {name}", miou)
+        for name, miou in (("minmax", 1.0), ("mse", 2.0), ("auto+search", 3.0))
+    ]
+    found = script.with_auto(network, rows)
+    assert [(r.engine, r.miou, r.note) for r in found] == [
+        ("OpenVINO INT8 minmax", 1.0, ""),
+        ("OpenVINO INT8 mse", 2.0, ""),
+        ("OpenVINO INT8 auto", 2.0, "chose mse"),
+        ("OpenVINO INT8 auto+search", 3.0, "float: encoder.stem"),
+    ]
+
+
+def row(script: ModuleType, engine: str, miou: float) -> object:
+    return script.Row(
+        network="n", engine=engine, runs_on="", miou=miou, drop=0.0, drop_interval=(0.0, 0.0), pixel_agreement=1.0,
+        boundary_agreement=1.0, passed=True, images=1, p50_ms=1.0, best_ms=1.0, speedup=1.0,
+    )  # fmt: skip
+
+
+def test_further_sections_are_shown_and_kept(script: ModuleType) -> None:
+    section = script.Section(title="Speed", text="Side by side.", columns=("what", "ms"), rows=(("a", "1.0"),))
+    lines = sys.modules["quantization_page"].section_table(section)
+    assert lines == ["", "| what | ms |", "|---|---|", "| a | 1.0 |"]
+    assert sys.modules["quantization_page"].section_table(script.Section(title="t", text="x")) == []
