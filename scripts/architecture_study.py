@@ -2,6 +2,7 @@
 
 python scripts/architecture_study.py train --data DIR --config TOML --work DIR      each variant in turn; goes on where it was
 python scripts/architecture_study.py engines --data DIR --work DIR                  INT8 on that set, TensorRT-RTX build
+python scripts/architecture_study.py cost --work DIR                                parameters, GFLOP, engines to time
 python scripts/architecture_study.py latency --work DIR [--seconds 3]               OpenVINO INT8 at 512x512, 21 classes
 python scripts/architecture_study.py page --work DIR --out docs/results/architecture.md
 """
@@ -75,20 +76,23 @@ def rtx_builds(int8: Path, out: Path) -> str:
     return "builds"
 
 
-def latency(work: Path, names: Sequence[str], seconds: float) -> None:
-    """Cost at the budgets' size with random weights: parameters, GFLOP, OpenVINO INT8 in alternating rounds."""
-    mhz, load = read_mhz(), read_load()
+def cost(work: Path, names: Sequence[str]) -> None:
+    """Parameters and GFLOP at the budgets' size, and INT8 engines of random weights to be timed there."""
     classes = Classes(names=tuple(f"class {i}" for i in range(BUDGET_CLASSES)))
-    paths = []
     for name in names:
         torch.manual_seed(0)
         net = VARIANTS[name][1](BUDGET_CLASSES).eval()
         meta = CheckpointMeta(stage="supervised", arch="", classes=classes, preprocess=Preprocess(size_hw=BUDGET_HW))
-        folder = work / name / "cost"
-        deployed = save_merged(net, meta, folder / "merged.pt", name)
-        int8 = to_int8(deployed, work, folder, None, allow_random=True)
-        paths.append(build_engine(int8, load_target("cpu"), folder / "net.xml", precision="int8").path)
+        deployed = save_merged(net, meta, work / name / "cost/merged.pt", name)
+        int8 = to_int8(deployed, work, work / name / "cost", None, allow_random=True)
+        build_engine(int8, load_target("cpu"), work / name / "cost/net.xml", precision="int8")
         remember(work, name, parameters=sum(p.numel() for p in net.parameters()), gflop=gflop(net))
+
+
+def latency(work: Path, names: Sequence[str], seconds: float) -> None:
+    """OpenVINO INT8 engines of `cost`, all in alternating rounds."""
+    mhz, load = read_mhz(), read_load()
+    paths = [work / name / "cost/net.int8.xml" for name in names]
     timed = time_networks([open_backend(path) for path in paths], paths, duration_s=seconds)
     for name, times in zip(names, timed, strict=True):
         remember(work, name, p50_ms=times.latency_ms.p50, best_ms=times.best_ms)
@@ -135,39 +139,48 @@ def recall(work: Path) -> Found:
 
 
 def page(work: Path, out: Path) -> None:
-    """The table, and its JSON twin."""
-    found, config = recall(work), (work / "base/config.toml").read_text()
-    rows = "".join(row(VARIANTS[name][0], values, name) for name, values in found.items())
-    text = f"""# Which edge network
+    """The table, and its JSON twin. What was not measured yet is a dash."""
+    found = recall(work)
+    settings = {name: path.read_text() for name in found if (path := work / name / "config.toml").is_file()}
+    rows = "".join(row(name, values) for name, values in found.items())
+    text = f"{HEAD}{rows}\n"
+    if settings:
+        text += f"The settings of every run (but `arch`):\n\n```toml\n{next(iter(settings.values()))}```\n"
+    write_bytes(out, text.encode())
+    machine = read_json(work / "machine.json", dict[str, Any])
+    write_json(out.with_suffix(".json"), {"variants": found, "settings": settings, "machine": machine})
+
+
+HEAD = """# Which edge network
 
 Each variant changes one thing of `base` (`edge-m`) and was trained alike on CamVid train; mIoU is of val, percent.
 GFLOP (2 x multiply-adds), parameters and latency are of the deployed network at 512x512 with 21 classes and random
-weights; latency is of the OpenVINO INT8 engine alone, timed in alternating rounds. INT8 drop: PyTorch FP32 minus the
-INT8 engine on CamVid val, ranges by minmax on 128 training pictures.
+weights; latency is of the OpenVINO INT8 engine alone, all engines timed in alternating rounds. INT8 drop: PyTorch FP32
+minus the INT8 engine on CamVid val, ranges by minmax on 128 training pictures.
 
-| variant | what is changed | val mIoU | INT8 drop | GFLOP | M parameters | INT8 ms (median) | TensorRT-RTX INT8 |
-|---|---|---|---|---|---|---|---|
-{rows}
-The settings of every run (but `arch`):
-
-```toml
-{config}```
+| variant | what is changed | val mIoU | INT8 drop | GFLOP | M parameters | INT8 ms, best | median | TensorRT-RTX INT8 |
+|---|---|---|---|---|---|---|---|---|
 """
-    write_bytes(out, text.encode())
-    machine = read_json(work / "machine.json", dict[str, Any])
-    write_json(out.with_suffix(".json"), {"variants": found, "settings": config, "machine": machine})
 
 
-def row(what: str, found: dict[str, Any], name: str) -> str:
-    drop = found["miou_pytorch"] - found["miou_int8"]
-    cells = (name, what, f"{found['miou']:.1f}", f"{drop:.2f}", f"{found['gflop']:.2f}")
-    more = (f"{found['parameters'] / 1e6:.2f}", f"{found['p50_ms']:.2f}", found["rtx"])
-    return f"| {' | '.join((*cells, *more))} |\n"
+def row(name: str, found: dict[str, Any]) -> str:
+    drop = found["miou_pytorch"] - found["miou_int8"] if "miou_int8" in found else None
+    parameters = found["parameters"] / 1e6 if "parameters" in found else None
+    numbers = (
+        (found.get("miou"), 1),
+        (drop, 2),
+        (found.get("gflop"), 2),
+        (parameters, 2),
+        (found.get("best_ms"), 1),
+        (found.get("p50_ms"), 1),
+    )
+    cells = ("-" if value is None else f"{value:.{digits}f}" for value, digits in numbers)
+    return f"| {' | '.join((name, VARIANTS[name][0], *cells, found.get('rtx', '-')))} |\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("train", "engines", "latency", "page"))
+    parser.add_argument("what", choices=("train", "engines", "cost", "latency", "page"))
     parser.add_argument("--data", type=Path)
     parser.add_argument("--config", type=Path)
     parser.add_argument("--work", type=Path, required=True)
@@ -179,6 +192,7 @@ def main() -> None:
     steps: dict[str, Callable[[], None]] = {
         "train": lambda: train(args.data, read_toml(args.config, TrainConfig), args.work, args.variants),
         "engines": lambda: engines(args.data, args.work, args.variants),
+        "cost": lambda: cost(args.work, args.variants),
         "latency": lambda: latency(args.work, args.variants, args.seconds),
         "page": lambda: page(args.work, args.out),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+import architecture_study
 from architecture_study import gflop
 from edge_variants import VARIANTS, Branches, merge_branches
 
@@ -47,3 +49,15 @@ def test_merged_branches_are_the_same_network() -> None:
 def test_networks_keep_their_budgets(arch: str, budget: float) -> None:
     """Design section 3: 2 x multiply-adds at 512x512 with 21 classes. Half the budget would be left unused."""
     assert budget / 2 < gflop(build_model(arch, num_classes=21, objectness=False).eval()) <= budget
+
+
+def test_page_of_known_numbers(tmp_path: Path) -> None:
+    known = {"miou": 60.04, "gflop": 9.477, "parameters": 3_894_262, "best_ms": 3.02, "p50_ms": 3.11, "rtx": "builds"}
+    architecture_study.remember(tmp_path, "base", **known, miou_pytorch=60.0, miou_int8=59.75)
+    architecture_study.remember(tmp_path, "small", gflop=3.331)
+    (tmp_path / "machine.json").write_text("{}")
+    architecture_study.page(tmp_path, tmp_path / "page.md")
+    text = (tmp_path / "page.md").read_text()
+    assert "| base | edge-m | 60.0 | 0.25 | 9.48 | 3.89 | 3.0 | 3.1 | builds |" in text
+    assert "| small | width: edge-s | - | - | 3.33 | - | - | - | - |" in text
+    assert json.loads((tmp_path / "page.json").read_text())["variants"]["small"] == {"gflop": 3.331}
