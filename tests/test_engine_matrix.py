@@ -31,13 +31,23 @@ def row(shapes: str, differs: int | None, itself: int) -> dict[str, Any]:
 
 def report(*rows: dict[str, Any]) -> dict[str, Any]:
     checks = {"damaged engines and records, each refused in one line": {"passed": 21, "failed": 0, "skipped": 0}}
-    return {"command": "c", "date": "d", "machine": "m", "size": 512, "engines": list(rows), "checks": checks}
+    repeated = [{"network": "edge-s", "precision": "fp16", "build_s": [0.4, 0.33, 0.35]}]
+    return {
+        "repeated": repeated,
+        "command": "c",
+        "date": "d",
+        "machine": "m",
+        "size": 512,
+        "engines": list(rows),
+        "checks": checks,
+    }
 
 
 def test_page_counts_what_is_the_same(matrix: ModuleType) -> None:
     text = matrix.page(report(row("static", 0, 0), row("profile", 35, 31), row("profile", 28, 40)))
     assert "1 plans are the same byte for byte, all 3 have the same length" in text
     assert "differ in 28 to 35 bytes, two stock builds of them in 31 to 40." in " ".join(text.split())
+    assert "edge-s fp16 0.33 s." in text
     assert "refused in one line: 21 passed, 0 failed, 0 skipped (`tests/export/test_corruption.py`)" in text
     assert "| edge-s | both | yes | static | int8 | 1.3 | 4.20 | 2 fp16, 20 int8 |" in text
 
