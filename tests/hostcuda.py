@@ -308,6 +308,7 @@ class HostCuda:
         where = self.streams[stream.value]
         with self.lock:
             assert not where.queue, "work is still waiting"
+            assert where.recording is None, "captures already"
             where.recording = []
         return 0
 

@@ -23,6 +23,7 @@ from tsss_edge.backends.trt_api import Trt
 from tsss_edge.config import load_target
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.export.engine import build_engine
+from tsss_edge.stream.cuda import DeviceEngine
 
 ADA = Gpu(name="NVIDIA L4", compute_capability="8.9", total_bytes=1 << 34, free_bytes=1 << 34, driver_cuda="13.0")
 
@@ -144,6 +145,7 @@ def test_slots_and_batches_reach_the_right_memory(monkeypatch: pytest.MonkeyPatc
 def test_enqueue_runs_on_memory_that_a_gpu_loop_filled(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
     cuda = stand_in(monkeypatch, engine)
     backend = trt.TensorRTBackend(engine.path)
+    assert isinstance(backend, DeviceEngine)
     image, stream = pictures(), cuda.stream()
     ctypes.memmove(backend.addresses(0)["image"], image.ctypes.data, image.nbytes)
     backend.enqueue(0, 1, stream)

@@ -72,6 +72,20 @@ def test_half_precision_of_every_kind(host: HostKernels) -> None:
     np.testing.assert_array_equal(host.largest(logits), logits.argmax(0))
 
 
+def test_subnormal_half_precision_has_its_value(host: HostKernels) -> None:
+    """From 2^-14, the smallest normal number, to 0 the middle is 2^-15, a subnormal: class 1 wins from there."""
+    logits = np.array([[[2**-14, 0]], [[2**-15, 2**-15]]], np.float16)
+    assert host.upsample_argmax(logits, (1, 16), whole(logits, (1, 16)))[0].tolist() == [0] * 8 + [1] * 8
+
+
+def test_ties_go_to_the_smaller_class(host: HostKernels) -> None:
+    """16 t and 1 are equal at t = 1/16, which is pixel 4, in both orders of the classes."""
+    rising, constant = [[0, 16]], [[1, 1]]
+    for classes, want in (([rising, constant], [1, 0, 0]), ([constant, rising], [0, 0, 1])):
+        logits = np.array(classes, np.float32)
+        assert host.upsample_argmax(logits, (1, 16), whole(logits, (1, 16)))[0, 3:6].tolist() == want
+
+
 def test_upsample_argmax_with_one_class(host: HostKernels) -> None:
     logits = np.full((1, 4, 4), -3, np.float32)
     assert not host.upsample_argmax(logits, (9, 9), whole(logits, (9, 9))).any()

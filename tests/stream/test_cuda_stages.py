@@ -24,7 +24,7 @@ from tsss_edge.stream.loop import run
 from tsss_edge.stream.pipeline import ready_results
 from tsss_edge.stream.report import Recorder
 
-CLASSES = Classes(names=("background", "cat", "dog", "cow"))
+CLASSES = Classes(names=("sky", "road", "car", "tree"), background=False)  # class 0, black, is shown too
 SPEC = Preprocess(size_hw=(64, 96), fit="letterbox")
 STAGES = ["copy_in", "preprocess", "network", "upsample_argmax", "overlay", "copy_out"]
 
@@ -116,6 +116,9 @@ def test_answers_are_those_of_the_kernels_alone(cuda: HostCuda, library: Path) -
                     assert result.objectness.shape == (8, 12)
                     assert set(np.unique(result.objectness)) <= {-8, 8}
     assert cuda.captures == 6, "one graph a slot and size"
+    if not cuda.integrated:
+        tensors, tints, buffers = 2 * 3, 1, 2 * 3  # of two slots, the last size only
+        assert len(cuda.device_memory) == tensors + tints + buffers
     assert cuda.launches == 12
     assert stages.name == "fake, all stages on the GPU, CUDA graphs"
     stages.close()
@@ -265,3 +268,51 @@ def test_without_pycuda_the_cpu_takes_the_other_stages(cuda: HostCuda, monkeypat
 
 def test_a_cpu_engine_stays_on_the_cpu() -> None:
     assert open_stages(FakeBackend(CLASSES, SPEC), blend=False).name == "fake"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# On a GPU
+
+
+class FixedEngine:
+    """A `DeviceEngine` that needs no network: the logits lie in the memory of its slots from the start."""
+
+    name, classes, preprocess = "fixed", CLASSES, SPEC
+    outputs = (TensorSpec(name="logits", dtype="float32", shape=(1, 4, 8, 12)),)
+
+    def __init__(self, device: CudaDevice, slots: int) -> None:
+        self.slots = slots
+        self.logits = np.random.default_rng(9).normal(size=(4, 8, 12)).astype(np.float32)
+        with device.current():
+            pinned, stream = device.pinned((4, 8, 12), np.float32), device.stream()
+            np.copyto(pinned, self.logits)
+            self._memory = [
+                {"image": device.allocate(64 * 96 * 3), "logits": device.allocate(pinned.nbytes)} for _ in range(slots)
+            ]
+            for memory in self._memory:
+                device.copy_in(memory["logits"], pinned, stream)
+            stream.synchronize()
+
+    def addresses(self, slot: int) -> dict[str, int]:
+        return self._memory[slot]
+
+    def enqueue(self, slot: int, batch: int, stream: int) -> None:
+        """Nothing to compute."""
+
+
+@pytest.mark.gpu
+def test_the_loop_on_a_gpu(library: Path) -> None:
+    """Bit for bit the kernels that g++ built, through graphs, slots and a change of the frame size."""
+    pytest.importorskip("pycuda.driver")
+    device, sink, recorder = CudaDevice(), NullSink(), Recorder()
+    engine = FixedEngine(device, slots_needed(live=False, ready=ready_results(live=False)))
+    assert run(Frames(60), engine, [sink], recorder) == "source"
+    assert recorder.runs_on == "fixed, all stages on the GPU, CUDA graphs"
+    kernels = HostKernels(library)
+    for image, labels, blended in sink.shown:
+        frame_hw = (image.shape[0], image.shape[1])
+        want = kernels.upsample_argmax(engine.logits, frame_hw, SPEC.place(frame_hw))
+        np.testing.assert_array_equal(labels, want)
+        np.testing.assert_array_equal(blended, overlay(image, want, CLASSES.palette, shown=CLASSES.objects))
+    assert len(sink.shown) == 60
+    device.close()

@@ -33,7 +33,6 @@ class FakeStages:
     ) -> None:
         self.slots, self.in_flight, self.holds_slot = slots, min(IN_FLIGHT, slots), holds_slot
         self.running = self.most = self.starts = self.recycled = 0
-        self.full = threading.Event()  # as many frames run as a file may have
         self._latency_s, self._fail = latency_s, fail
         self._labels = [np.zeros((2, 2), np.uint8) for _ in range(slots)]
         self._ready_at, self._idle_at = [0.0] * slots, 0.0
@@ -55,8 +54,6 @@ class FakeStages:
             self.most = max(self.most, self.running)
             self._idle_at = max(self._idle_at, time.monotonic()) + self._latency_s
             self._ready_at[slot] = self._idle_at
-            if self.running == IN_FLIGHT:
-                self.full.set()
         stages_ms["start"] = 1.0
 
     def wait(self, slot: int, stages_ms: dict[str, float]) -> None:
@@ -142,11 +139,11 @@ def test_a_file_fills_the_device_while_a_sink_is_slow() -> None:
     stages = FakeStages(latency_s=0.02)
     with streaming(FakeSource(40), stages) as (_, results):
         first = next(results)
-        assert stages.full.wait(PATIENCE_S)
-        deadline = time.monotonic() + PATIENCE_S
-        while stages.starts < SLOTS and time.monotonic() < deadline:
+        started, deadline = 1 + READY + 1 + IN_FLIGHT, time.monotonic() + PATIENCE_S
+        while stages.starts < started and time.monotonic() < deadline:
             time.sleep(0.001)
-        assert stages.starts == SLOTS, "every slot is in use, and none twice"
+        assert stages.starts == started == SLOTS, "every slot is in use, and none twice"
+        assert stages.running == IN_FLIGHT
         assert (first.labels == 0).all()
 
 
