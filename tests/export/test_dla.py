@@ -18,7 +18,7 @@ from tiny import tiny_onnx
 from tsss_edge.artifacts import OnnxModel
 from tsss_edge.backends.trt_api import Trt
 from tsss_edge.config import load_target
-from tsss_edge.export import tensorrt_worker
+from tsss_edge.export import tensorrt_build, tensorrt_worker
 from tsss_edge.export.dla import Dla, dla_of, expected_dla
 from tsss_edge.export.graph import export_onnx
 from tsss_edge.export.tensorrt_build import parsed_graphs, plan_job
@@ -80,6 +80,13 @@ def test_int8_before_11_is_a_float_graph_with_ranges(tmp_path: Path) -> None:
     assert job.ranges["x1"] == pytest.approx(chain.measured_ranges()[1], rel=1e-6)
     (graph,) = parsed_graphs(source, job, tmp_path)
     assert "QuantizeLinear" not in {n.op_type for n in onnx.load(graph.path).graph.node}
+
+
+def test_dry_run_names_the_file_of_the_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt_build, "load", lambda flavour: Trt(None, flavour, (10, 3, 0)))
+    command = tensorrt_build.dry_command(DLA, "int8", "t.int8.onnx", "t.int8.engine", (64, 96))
+    assert "--fp16 --int8 --calib=t.int8.calib.cache" in command and "--useDLACore=0" in command
+    assert "--calib" not in tensorrt_build.dry_command(DLA, "fp16", "t.fp16.onnx", "t.fp16.engine", (64, 96))
 
 
 def test_int8_from_11_on_is_q_dq_as_everywhere(tmp_path: Path) -> None:

@@ -92,7 +92,12 @@ def dry_command(target: Target, precision: Precision, onnx: str, plan: str, size
     least, _, most = target.batch
     shape = (least if least == most else -1, *size_hw, 3)
     parsed = parsed_name(plan) if precision == "int8" and not trt.never_strong else onnx
-    return trtexec_command(trt, _job(trt, gpu, target, precision, onnx=parsed, plan=plan, shape=shape), parsed, plan)
+    job = _job(trt, gpu, target, precision, onnx=parsed, plan=plan, shape=shape)
+    if precision == "int8" and _dla_by_ranges(trt, target):
+        job = msgspec.structs.replace(
+            job, strong=False, ranges={"as calibrated": 0.0}
+        )  # the command only names their file
+    return trtexec_command(trt, job, parsed, plan)
 
 
 def plan_job(
