@@ -63,7 +63,7 @@ def page(table: Table) -> str:
         "the machine was shared. A row's pictures of calibration are the same for all methods; those that `auto` and search "
         "judged by are not among them. The QAT row is a fine-tuned network against the one it started from.",
         "",
-        f"Measured {table.measured} on {m.cpu}, {m.cores} cores, {m.threads or 'all'} threads, by "
+        f"Measured {table.measured} on {m.cpu} ({' '.join(m.units)}), {m.cores} cores, {m.threads or 'all'} threads, by "
         f"`scripts/quantization_table.py` of {table.tool}; the numbers are in the JSON twin of this page.",
         *(f"\nNote: {note}." for note in table.notes),
     ]

@@ -14,11 +14,11 @@ from tsss_edge.artifacts import Classes, Engine, EngineRecord, Preprocess, sha25
 from tsss_edge.backends.fake import FakeBackend
 from tsss_edge.bench import BenchReport, bench_engine
 from tsss_edge.bench.benchmark_app import command, parse
-from tsss_edge.bench.machine import notes_on
+from tsss_edge.bench.machine import examine_machine, notes_on
 from tsss_edge.bench.result import Machine
-from tsss_edge.percentiles import percentiles
 from tsss_edge.bench.timing import alternate, time_end_to_end
 from tsss_edge.errors import ArtifactError
+from tsss_edge.percentiles import percentiles
 
 CLASSES = Classes(names=("background", "cat", "dog", "cow"))
 SPEC = Preprocess(size_hw=(64, 96))
@@ -135,6 +135,22 @@ def test_what_spoils_a_measurement_is_noted(changes: dict[str, object], words: s
 def test_steady_machine_has_no_note() -> None:
     assert notes_on(machine()) == []
     assert notes_on(machine(governor=None, mhz_before=None, mhz_after=None, load_before=None)) == []
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "units"),
+    [
+        ("processor : 0\nflags : fpu avx2 amx_int8 sse avx512_vnni\n", ("avx2", "avx512_vnni", "amx_int8")),
+        ("processor : 0\nFeatures : fp asimd asimddp\n", ("asimddp",)),
+        ("processor : 0\n", ()),
+    ],
+)
+def test_instructions_that_decide_what_int8_gains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpuinfo: str, units: tuple[str, ...]
+) -> None:
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    monkeypatch.setattr("tsss_edge.bench.machine.CPUINFO", tmp_path / "cpuinfo")
+    assert examine_machine(threads=None, mhz_before=None, load_before=None).units == units
 
 
 APP_OUTPUT = """[Step 11/11] Dumping statistics report

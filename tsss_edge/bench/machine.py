@@ -12,6 +12,7 @@ from tsss_edge.bench.result import Machine
 
 CPUINFO = Path("/proc/cpuinfo")
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+MATRIX_UNITS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimddp", "i8mm")
 BUSY = 0.5  # load a core before the run from which on times are called noisy
 DRIFT = 0.05  # relative change of the clock that is worth a note
 
@@ -42,6 +43,7 @@ def examine_machine(
         mhz_after=read_mhz(),
         load_before=load_before,
         gpu=_gpu_state() if gpu else None,
+        units=_matrix_units(),
     )
 
 
@@ -66,6 +68,14 @@ def _cpu_name() -> str:
     text = CPUINFO.read_text() if CPUINFO.is_file() else ""
     found = re.search(r"^model name\s*:\s*(.+)$", text, flags=re.MULTILINE)
     return found.group(1).strip() if found else platform.processor() or platform.machine()
+
+
+def _matrix_units() -> tuple[str, ...]:
+    """Of the instruction sets that decide what INT8 and bf16 gain, those of this CPU (as Linux names them)."""
+    text = CPUINFO.read_text() if CPUINFO.is_file() else ""
+    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, flags=re.MULTILINE)
+    flags = set(found.group(1).split()) if found else set()
+    return tuple(unit for unit in MATRIX_UNITS if unit in flags)
 
 
 def _gpu_state() -> str | None:

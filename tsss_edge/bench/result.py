@@ -40,6 +40,7 @@ class Machine(Struct, frozen=True):
     mhz_after: float | None
     load_before: float | None  # one-minute load average
     gpu: str | None = None
+    units: tuple[str, ...] = ()  # vector and matrix instructions: INT8 gains 4x over FP32 by VNNI, 16x by AMX
 
 
 class BenchReport(Struct, frozen=True):
@@ -75,7 +76,9 @@ class BenchReport(Struct, frozen=True):
     def _machine_row(self) -> str:
         m = self.machine
         clock = f", {m.mhz_after:.0f} MHz" if m.mhz_after else ""
-        return f"{m.cpu}, {m.cores} cores{clock}, governor {m.governor or 'unknown'}{f', {m.gpu}' if m.gpu else ''}"
+        units = f", {' '.join(m.units)}" if m.units else ""
+        gpu = f", {m.gpu}" if m.gpu else ""
+        return f"{m.cpu}, {m.cores} cores{clock}, governor {m.governor or 'unknown'}{units}{gpu}"
 
 
 def _row(name: str, p: Percentiles, fps: float, more: str) -> str:
