@@ -1,8 +1,8 @@
 """Variants of the edge networks, trained alike for a short while -> docs/results/architecture.md and .json.
 
 python scripts/architecture_study.py train --data DIR --config TOML --work DIR      each variant in turn; goes on where it was
-python scripts/architecture_study.py engines --data DIR --work DIR                  INT8 on that set, TensorRT-RTX build
-python scripts/architecture_study.py cost --work DIR                                parameters, GFLOP, engines to time
+python scripts/architecture_study.py engines --data DIR --work DIR                  INT8 on that set
+python scripts/architecture_study.py cost --work DIR                                parameters, GFLOP, INT8 engines
 python scripts/architecture_study.py latency --work DIR [--seconds 3]               OpenVINO INT8 at 512x512, 21 classes
 python scripts/architecture_study.py page --work DIR --out docs/results/architecture.md
 """
@@ -54,7 +54,7 @@ def train(data: Path, config: TrainConfig, work: Path, names: Sequence[str]) -> 
 
 
 def engines(data: Path, work: Path, names: Sequence[str]) -> None:
-    """INT8 of every trained variant: mIoU on val against PyTorch, and whether TensorRT-RTX builds it."""
+    """INT8 of every trained variant: mIoU on val against PyTorch."""
     for name in names:
         make = VARIANTS[name][1]
         trained = Checkpoint.load(work / name / "last.pt")
@@ -64,7 +64,7 @@ def engines(data: Path, work: Path, names: Sequence[str]) -> None:
         int8 = to_int8(deployed, data, work / name, "camvid-train-128", allow_random=False)
         engine = build_engine(int8, load_target("cpu"), work / name / "net.xml", precision="int8")
         reference, got = (evaluate(path, data).miou for path in (deployed, engine.path))
-        remember(work, name, miou_pytorch=reference, miou_int8=got, rtx=rtx_builds(int8, work / name / "net.engine"))
+        remember(work, name, miou_pytorch=reference, miou_int8=got)
 
 
 def rtx_builds(int8: Path, out: Path) -> str:
@@ -77,7 +77,7 @@ def rtx_builds(int8: Path, out: Path) -> str:
 
 
 def cost(work: Path, names: Sequence[str]) -> None:
-    """Parameters and GFLOP at the budgets' size, and INT8 engines of random weights to be timed there."""
+    """Parameters and GFLOP at the budgets' size, INT8 engines of random weights to be timed, TensorRT-RTX's answer."""
     classes = Classes(names=tuple(f"class {i}" for i in range(BUDGET_CLASSES)))
     for name in names:
         torch.manual_seed(0)
@@ -86,7 +86,8 @@ def cost(work: Path, names: Sequence[str]) -> None:
         deployed = save_merged(net, meta, work / name / "cost/merged.pt", name)
         int8 = to_int8(deployed, work, work / name / "cost", None, allow_random=True)
         build_engine(int8, load_target("cpu"), work / name / "cost/net.xml", precision="int8")
-        remember(work, name, parameters=sum(p.numel() for p in net.parameters()), gflop=gflop(net))
+        rtx = rtx_builds(int8, work / name / "cost/rtx/net.engine")
+        remember(work, name, parameters=sum(p.numel() for p in net.parameters()), gflop=gflop(net), rtx=rtx)
 
 
 def latency(work: Path, names: Sequence[str], seconds: float) -> None:
