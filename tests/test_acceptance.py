@@ -69,7 +69,7 @@ def accept(
     monkeypatch.setattr(steps.subprocess, "run", commands)
     (folder / "tests").mkdir(exist_ok=True)
     (folder / "tests/test_a.py").write_text("@pytest.mark.gpu")
-    (folder / "tests/test_b.py").write_text("import what_this_host_lacks")
+    (folder / "tests/test_b.py").write_text("import what_this_host_lacks  # not '@pytest.mark.gpu'")
     return run_acceptance(folder / "out", tests=folder / "tests", **options)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from tsss_edge.artifacts import Struct, write_bytes
 Status = Literal["passed", "failed", "skipped"]
 STEP_LIMIT_S = 3600
 LONG_JSON = 4000  # characters; parts of a command's JSON beyond it (pictures, layers) do not belong into a report
+GPU_MARK = re.compile(r"^(@|pytestmark\s*=.*)pytest\.mark\.gpu", re.MULTILINE)
 SHOWN = ("passed", "failed", "skipped", "miou", "miou_drop", "pixel_agreement", "fps", "throughput_fps", "latency_ms")
 
 
@@ -89,7 +91,7 @@ def run_gpu_tests(run: Run, tests: Path | None) -> None:
         run.skip("gpu tests", "no tests folder was given (--tests)")
         return
     # Only files with GPU tests are collected: the others may import what this host does not have.
-    files = sorted(str(p.relative_to(tests)) for p in tests.rglob("test_*.py") if "mark.gpu" in p.read_text())
+    files = sorted(str(p.relative_to(tests)) for p in tests.rglob("test_*.py") if GPU_MARK.search(p.read_text()))
     told = run.out.resolve() / "gpu_tests.xml"
     options = ["-m", "gpu", "-p", "no:cacheprovider", f"--junitxml={told}"]
     run.command("gpu tests", [sys.executable, "-m", "pytest", *options, *files], cwd=tests)
