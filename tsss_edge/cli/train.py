@@ -154,6 +154,7 @@ def train_everything(
     arch: Arch = None,
     size: Size = None,
     epochs: Epochs = None,
+    lnet_epochs: Annotated[int | None, typer.Option(min=1, help="Of L-Net (default: as P-Net).")] = None,
     config: Config = None,
     seed: Seed = None,
     encoder_weights: Encoder = None,
@@ -162,8 +163,8 @@ def train_everything(
 ) -> None:
     """The whole method: L-Net, classifier, labels for weak images, P-Net. The result is OUT/best.pt.
 
-    L-Net trains for --epochs, each stage after it for a third of them. With --source no category is strong unless
-    --strong names some.
+    The classifier takes a third of L-Net's epochs, and so does L-Net itself with --source, where no category is strong
+    unless --strong names some.
 
     Example: tsss-edge train all --data runs/synth --strong-fraction 0.5 --out runs/method
     """
@@ -173,7 +174,17 @@ def train_everything(
     settings = _config(config, data, arch, size, epochs, seed, encoder_weights)
     chosen = _strong(data, strong, strong_fraction, source)
     switches = Switches(adversarial=adversarial, mean_teacher=mean_teacher, cutmix=cutmix)
-    _emit(train_all(settings, data, out, strong=chosen, source=source, switches=switches, resume=resume), json)
+    checkpoint = train_all(
+        settings,
+        data,
+        out,
+        strong=chosen,
+        source=source,
+        switches=switches,
+        lnet_epochs=lnet_epochs,
+        resume=resume,
+    )
+    _emit(checkpoint, json)
 
 
 def label(

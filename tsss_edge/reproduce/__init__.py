@@ -19,7 +19,7 @@ from tsss_edge.data.voc import VocDataset
 from tsss_edge.reproduce.page import write_page
 from tsss_edge.reproduce.score import Score, scored
 from tsss_edge.reproduce.table import Seed, Table, tabulate
-from tsss_edge.train.all import continued, train_all
+from tsss_edge.train.all import train_all
 from tsss_edge.train.label import LabelReport
 from tsss_edge.train.ladder import Ladder, ladder
 from tsss_edge.train.pnet import Switches, train_pnet
@@ -136,8 +136,7 @@ class _SeedRun:
         if plan.folder.endswith("/pnet"):
             return train_all(self.config, self.data, run, strong=strong, source=source, resume=True)
         folders = {"lnet": run / "lnet", "labels": run / "labels"}
-        short = continued(self.config)
-        return train_pnet(short, self.data, folder, strong=strong, switches=plan.switches, resume=True, **folders)
+        return train_pnet(self.config, self.data, folder, strong=strong, switches=plan.switches, resume=True, **folders)
 
     def _ladder(self, protocol: str) -> Ladder:
         """Kept beside the run: it takes a minute."""
