@@ -33,11 +33,11 @@ from tsss_edge.calib.calibrate import (
     calibrate,
     choose_pictures,
     measure,
-    run_search,
-    save_search,
     table_of,
     write_int8,
+    write_searched,
 )
+from tsss_edge.calib.heldout import load_samples
 from tsss_edge.calib.methods import METHODS, Method
 from tsss_edge.calib.placement import Options
 from tsss_edge.data.voc import VocDataset
@@ -137,11 +137,9 @@ def quantize(
     tables = {m: table_of(floating, graph, histograms, chosen, m) for m in methods}
     for method, table in tables.items():
         write_int8(floating, graph, table, chosen, network.folder / f"{method}.int8.onnx", Options())
-    report = run_search(floating, graph, tables, network.dataset, held_back, max_drop=max_drop, options=Options())
+    samples = load_samples(network.dataset, held_back, floating.meta.preprocess)
     out = network.folder / f"{SEARCHED}.int8.onnx"
-    kept = Options(float_nodes=report.result.float_nodes)
-    write_int8(floating, graph, tables[report.method], chosen, out, kept)
-    save_search(report, out)
+    write_searched(floating, graph, tables, chosen, out, Options(), samples=samples, max_drop=max_drop)
 
 
 def build_qat(network: Network, run: Path, *, size: int, seed: int) -> None:

@@ -13,14 +13,14 @@ import msgspec
 import tsss_edge
 from tsss_edge.artifacts import CalibrationRecord, OnnxModel, write_bytes, write_json
 from tsss_edge.backends.common import import_extra
-from tsss_edge.calib.heldout import Judge, held_back_ids, load_samples
+from tsss_edge.calib.heldout import Judge, Sample, held_back_ids, load_samples
 from tsss_edge.calib.methods import METHODS, Method
 from tsss_edge.calib.networks import pick_compiler
 from tsss_edge.calib.pareto import pareto_svg
 from tsss_edge.calib.placement import Options, exact_ranges, wanted_tensors
 from tsss_edge.calib.qdq import insert_qdq
 from tsss_edge.calib.ranges import CalibTable, Histograms, collect, make_table
-from tsss_edge.calib.search import SearchReport, graphs_to_judge, search
+from tsss_edge.calib.search import graphs_to_judge, search
 from tsss_edge.calib.sets import Chosen, choose, find_set, noise
 from tsss_edge.config import CalibSet
 from tsss_edge.data.voc import VocDataset
@@ -55,13 +55,10 @@ def calibrate(
     Raises:  ArtifactError: not a float graph of ours, unknown method or set, NaN on the way; nothing is written.
              DataError: pictures are missing or damaged. GateError: `max_drop` cannot be held.
     """
-    require_method(method)
-    model = load_float(onnx)
-    graph = import_extra("onnx", "onnx").load(onnx)
-    options = options or Options()
     searched = method == "auto" or max_drop is not None
-    if searched and allow_random:
-        raise ArtifactError("noise tells nothing about methods or layers; name one --method and leave --search out")
+    require_sense(method, size, noisy=allow_random, searched=searched)
+    model, options = load_float(onnx), options or Options()
+    graph = import_extra("onnx", "onnx").load(onnx)
     chosen, held_back = (
         (noise(model.meta.preprocess, size, seed), ())
         if allow_random
@@ -73,17 +70,18 @@ def calibrate(
     tables: dict[Method, CalibTable] = {m: table_of(model, graph, histograms, chosen, m) for m in methods}
     if not searched:
         return write_int8(model, graph, tables[methods[0]], chosen, out, options)
-    report = run_search(model, graph, tables, VocDataset.open(data), held_back, max_drop=max_drop, options=options)
-    options = msgspec.structs.replace(options, float_nodes=report.result.float_nodes)
-    written = write_int8(model, graph, tables[report.method], chosen, out, options)
-    save_search(report, out)
-    return written
+    samples = load_samples(VocDataset.open(data), held_back, model.meta.preprocess)
+    return write_searched(model, graph, tables, chosen, out, options, samples=samples, max_drop=max_drop)
 
 
-def require_method(method: str, known: tuple[str, ...] = (*METHODS, "auto")) -> None:
-    """Raise ArtifactError for an unknown method."""
-    if method not in known:
-        raise ArtifactError(f"unknown calibration method {method!r}; choose from {', '.join(known)}")
+def require_sense(method: str, size: int, *, noisy: bool, searched: bool) -> None:
+    """Raise ArtifactError for an unknown method, no pictures, or a search on noise."""
+    if method not in (*METHODS, "auto"):
+        raise ArtifactError(f"unknown calibration method {method!r}; choose from {', '.join(METHODS)}, auto")
+    if size < 1:
+        raise ArtifactError(f"{size} calibration pictures; at least 1 is needed, {FULL_SET} are advised")
+    if searched and noisy:
+        raise ArtifactError("noise tells nothing about methods or layers; name one --method and leave --search out")
 
 
 def load_float(onnx: Path) -> OnnxModel:
@@ -101,8 +99,6 @@ def choose_pictures(
 
     Raises: DataError, ArtifactError: see `sets.choose`.
     """
-    if size < 1:
-        raise ArtifactError(f"{size} calibration pictures; at least 1 is needed, {FULL_SET} are advised")
     found, folder = find_set(calib_set) if calib_set else (CalibSet(name="train", size=size, seed=seed), None)
     dataset, spec = VocDataset.open(data), model.meta.preprocess
     held_back: tuple[str, ...] = ()
@@ -132,30 +128,6 @@ def table_of(model: OnnxModel, graph: Any, histograms: Histograms, chosen: Chose
     )
 
 
-def run_search(
-    model: OnnxModel,
-    graph: Any,
-    tables: dict[Method, CalibTable],
-    dataset: VocDataset,
-    held_back: Sequence[str],
-    *,
-    max_drop: float | None,
-    options: Options,
-) -> SearchReport:
-    """Judge methods and layers on the held-back pictures, with a progress bar on a terminal."""
-    spec, classes = model.meta.preprocess, len(model.meta.classes)
-    samples = load_samples(dataset, held_back, spec)
-    with progress("search", graphs_to_judge(graph, tables, max_drop, options)) as tick:
-        judge = Judge(graph, samples, classes, pick_compiler())
-        return search(graph, tables, judge, max_drop=max_drop, options=options, tick=tick)
-
-
-def save_search(report: SearchReport, out: Path) -> None:
-    """`out` with suffix `.search.json` and `.search.svg`: what was tried, as numbers and as a picture."""
-    write_json(out.with_suffix(".search.json"), report)
-    write_bytes(out.with_suffix(".search.svg"), pareto_svg(report).encode())
-
-
 def write_int8(
     model: OnnxModel, graph: Any, table: CalibTable, chosen: Chosen, out: Path, options: Options
 ) -> OnnxModel:
@@ -181,6 +153,32 @@ def write_int8(
     )
     written = OnnxModel.save(out, insert_qdq(graph, table, options), meta)
     table.save(out.with_suffix(".ranges.json"))
+    return written
+
+
+def write_searched(
+    model: OnnxModel,
+    graph: Any,
+    tables: dict[Method, CalibTable],
+    chosen: Chosen,
+    out: Path,
+    options: Options,
+    *,
+    samples: Sequence[Sample],
+    max_drop: float | None,
+) -> OnnxModel:
+    """Judge methods (and with `max_drop` layers) on `samples` and write the INT8 graph that was chosen.
+
+    `out` with suffix `.search.json` and `.search.svg` gets what was tried, as numbers and as a picture.
+    Raises: GateError: `max_drop` cannot be held; nothing is written.
+    """
+    with progress("search", graphs_to_judge(graph, tables, max_drop, options)) as tick:
+        judge = Judge(graph, samples, len(model.meta.classes), pick_compiler())
+        report = search(graph, tables, judge, max_drop=max_drop, options=options, tick=tick)
+    options = msgspec.structs.replace(options, float_nodes=report.result.float_nodes)
+    written = write_int8(model, graph, tables[report.method], chosen, out, options)
+    write_json(out.with_suffix(".search.json"), report)
+    write_bytes(out.with_suffix(".search.svg"), pareto_svg(report).encode())
     return written
 
 
