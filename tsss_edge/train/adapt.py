@@ -29,9 +29,11 @@ from tsss_edge.train.loop import pick_device
 from tsss_edge.train.pnet import Switches, train_from
 from tsss_edge.train.validate import Views
 
-SURE = 0.6  # probability from which a pixel gets a label; the others are left to the mean teacher (255)
+SURE = 0.6  # probability from which a pixel gets a label; the others are left out (255)
 LOW_BIAS = -5.0  # logit of a category that was never seen
-EPOCHS, RATE = 0.25, 0.25  # of the run's epochs and learning rate: the old weights are to be kept in the main
+EPOCHS, RATE = 0.25, 0.5  # of the run's epochs and learning rate: the old weights are to be kept in the main
+# No mean teacher: at first it does not know the new category and would talk it out of its labels.
+SWITCHES = Switches(adversarial=False, mean_teacher=False)
 
 
 class AdaptReport(Struct, frozen=True):
@@ -89,7 +91,7 @@ def adapt(
         out,
         mask_of=masks,
         weak=unlabelled,
-        switches=Switches(adversarial=False),
+        switches=SWITCHES,
         resume=resume,
     )
     report = _report(old, Checkpoint.load(out), dataset, new_class, len(shows_new))

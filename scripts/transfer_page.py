@@ -1,0 +1,84 @@
+"""What `reproduce` measured -> the tables of docs/results/transfer.md, between its markers, and transfer.json.
+
+python scripts/transfer_page.py RUN docs/results/transfer.md [--adapt adapt.json] [--label manifest.json]
+
+The prose of the page is written by hand; rows that a run lacks are named as not measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tsss_edge.artifacts import read_json, write_bytes, write_json
+from tsss_edge.reproduce import ROWS
+from tsss_edge.reproduce.table import PAPER, Table
+from tsss_edge.train.adapt import AdaptReport
+from tsss_edge.train.label import LabelReport
+
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+
+
+def rows_of(table: Table) -> str:
+    """The table, and which rows are missing from it."""
+    lines = [
+        "| strong | row | mIoU | ratio | paper (VOC) | strong categories | weak categories | object IoU | training, s |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in table.rows:
+        paper = f"{PAPER[row.protocol]:.3f}" if row.name == "full" else ""
+        cells = [row.miou.text(), row.ratio.text(3), paper, row.miou_strong.text(), row.miou_weak.text()]
+        lines.append(
+            f"| {row.protocol}% | {row.name} | {' | '.join(cells)} | {row.object_iou.text()} | {row.seconds.mean:.0f} |"
+        )
+    made = {(row.protocol, row.name) for row in table.rows}
+    missing = [plan.key for plan in ROWS if (plan.protocol, plan.name) not in made]
+    if missing:
+        lines += ["", f"Not measured yet: {', '.join(missing)}."]
+    return "\n".join(lines)
+
+
+def ladders_of(table: Table) -> str:
+    """Where the labels lose, of the first seed."""
+    first = table.seeds[0]
+    lines = [
+        "| strong | weak val images | class maps in the true foreground | and diffusion | and L-Net's foreground: Lw "
+        "| L-Net's object IoU | Lw of train, where sure | unsure |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for protocol, rungs in first.ladders.items():
+        labels = first.labels[protocol]
+        steps = (rungs.maps_in_true_foreground, rungs.diffusion_in_true_foreground, rungs.lw, rungs.object_iou)
+        numbers = " | ".join(f"{value:.2f}" for value in (*steps, labels.miou or float("nan")))
+        lines.append(f"| {protocol}% | {rungs.images} | {numbers} | {100 * labels.unsure:.1f}% |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("page", type=Path)
+    parser.add_argument("--adapt", type=Path, help="adapt.json of a run that `adapt` made")
+    parser.add_argument("--label", type=Path, help="manifest.json of a timed `label`")
+    given = parser.parse_args()
+    table = read_json(given.run / "table.json", Table)
+    content: dict[str, Any] = msgspec.to_builtins(table)
+    if given.adapt:
+        content["adapt"] = {**msgspec.to_builtins(read_json(given.adapt, AdaptReport)), "checkpoint": "best.pt"}
+    if given.label:
+        content["label_speed"] = msgspec.to_builtins(read_json(given.label, LabelReport))
+    text = given.page.read_text()
+    block = f"{BEGIN}\n\n{rows_of(table)}\n\nWhere the labels lose (percent mIoU):\n\n{ladders_of(table)}\n\n{END}"
+    pattern = re.compile(re.escape(BEGIN) + ".*" + re.escape(END), re.DOTALL)
+    if not pattern.search(text):
+        raise SystemExit(f"{given.page}: no lines {BEGIN} and {END}")
+    write_bytes(given.page, pattern.sub(lambda _: block, text).encode())
+    write_json(given.page.with_suffix(".json"), content)
+
+
+if __name__ == "__main__":
+    main()
