@@ -170,7 +170,8 @@ def page(report: dict[str, Any]) -> str:
         f"{report['date']}. Random weights: training changes neither time nor size. Command: `{report['command']}`.", "",
         *against_stock(rows),
         f"- The stock runtime's answer to all of them: {'; '.join(f'`{a}`' for a in answers)}. "
-        "Without a driver it says so of a damaged plan too: on a GPU, `python scripts/plain_tensorrt_rtx.py ENGINE` tells whether the plan loads.",
+        "Without a driver it says so of a damaged plan too: on a GPU, `python scripts/plain_tensorrt_rtx.py ENGINE` "
+        "tells whether the plan loads.",
         "- Seconds are of one whole `build-engine` call: reading the graph, casts, a builder process of its own, hashes.",
         "- Profile: batches of 1 to 4, best at 2. INT8 engines are INT8+FP16: the last column counts convolutions.",
         *checks, "",
