@@ -82,6 +82,19 @@ def test_changed_file_stops_the_script(tmp_path: Path) -> None:
     assert not (tmp_path / "kit/out").exists()
 
 
+def test_an_old_python_is_told_with_the_other_way(tmp_path: Path) -> None:
+    target = msgspec.structs.replace(load_target("cpu"), precisions=("fp32",))
+    write_kit(tiny_onnx(tmp_path / "fused.onnx").path, target, tmp_path / "kit")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python3").write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.8.10"\n[ "$1" != -c ]\n')
+    (tmp_path / "bin/python3").chmod(0o755)
+    env = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin"}
+    done = subprocess.run(["sh", tmp_path / "kit/build.sh"], env=env, capture_output=True, text=True)
+    assert done.returncode == 4
+    assert "needs Python 3.10 (JetPack 6), Python 3.8.10 is here" in done.stderr and "trtexec --onnx" in done.stderr
+    assert not (tmp_path / "kit/venv").exists()
+
+
 def test_failure_leaves_nothing_and_an_existing_folder_stays(tmp_path: Path) -> None:
     model = tiny_onnx(tmp_path / "fused.onnx", size_hw=(32, 32))
     target = msgspec.structs.replace(load_target("cpu"), precisions=("fp32",))

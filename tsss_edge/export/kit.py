@@ -37,6 +37,11 @@ set -eu
 cd "$(dirname "$0")"
 sha256sum -c SHA256SUMS
 if [ -z "${{TSSS_EDGE_PYTHON:-}}" ]; then
+    if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
+        echo "tsss-edge needs Python 3.10 (JetPack 6), $(python3 --version) is here; set TSSS_EDGE_PYTHON, or build without" >&2
+        echo "record and gate: trtexec --onnx=FILE.int8.onnx --saveEngine=FILE.int8.engine --fp16 --int8" >&2
+        exit 4
+    fi
     python3 -m venv --system-site-packages venv
     TSSS_EDGE_PYTHON=venv/bin/python
     if [ -d wheels ]; then index="--no-index --find-links wheels"; else index=""; fi
