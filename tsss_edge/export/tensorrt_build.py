@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
 
-from tsss_edge.artifacts import OnnxModel, Precision, read_json, sha256_file
+from tsss_edge.artifacts import OnnxModel, Precision, sha256_file
 from tsss_edge.backends.cuda_info import Gpu, driver_problem, driver_version, first_gpu
 from tsss_edge.backends.trt_api import Flavour, Trt, load
 from tsss_edge.config import Target
 from tsss_edge.errors import ArtifactError, UnavailableError
+from tsss_edge.export.builder_process import run_worker
 from tsss_edge.export.built import Built, expected_outputs
 from tsss_edge.export.ladder import Climbed, climb
-from tsss_edge.export.tensorrt_worker import Job, Result
+from tsss_edge.export.tensorrt_worker import Job
 from tsss_edge.export.trtexec import MIB, cache_name, cache_text, trtexec_command
 from tsss_edge.export.typed_graph import AS_ASKED, TypedGraph, float_graph, source_ranges, typed_graphs
 
@@ -175,27 +173,6 @@ def _compute_capabilities(target: Target, gpu: Gpu | None) -> tuple[str, ...]:
     if target.backend == "tensorrt-rtx" and not target.compute_capabilities and gpu and gpu.compute_capability == "7.5":
         return ("7.5",)
     return target.compute_capabilities
-
-
-def run_worker(job: Job) -> Result:
-    """Run the builder in a child process; its crash or death comes back as a result with an error."""
-    command = [sys.executable, "-m", "tsss_edge.export.tensorrt_worker"]
-    done = subprocess.run(command, input=msgspec.json.encode(job), capture_output=True, check=False)
-    result = Path(job.result)
-    if done.returncode or not result.is_file():
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        died = f"TensorRT's builder {_died(done.returncode)}: {lines[-1] if lines else 'no message'}"
-        return Result(error=died, retryable=done.returncode < 0)
-    try:
-        return read_json(result, Result)
-    finally:
-        result.unlink()
-
-
-def _died(code: int) -> str:
-    if code == -signal.SIGKILL:
-        return "was killed (out of memory? lower workspace_mib in the target)"
-    return f"crashed with {signal.Signals(-code).name}" if code < 0 else f"stopped with exit code {code}"
 
 
 def _require_precision(source: OnnxModel, precision: Precision, climbed: Climbed) -> None:
