@@ -40,8 +40,8 @@ def attempts(trt: Trt, folder: Path, gpu: Gpu | None = None) -> list[str]:
 def test_order_by_version(tmp_path: Path) -> None:
     levels = ["optimization level 5", "optimization level 1"]
     assert attempts(TRT_8, tmp_path) == ["as asked", "four times the workspace"]
-    assert attempts(TRT_10, tmp_path) == ["as asked", "FP32 scales", "four times the workspace", *levels]
-    assert attempts(TRT_11, tmp_path, GPU) == ["as asked", "FP32 scales", *levels], "the GPU has no room for more"
+    assert attempts(TRT_10, tmp_path) == ["as asked", "FP16 scales", "four times the workspace", *levels]
+    assert attempts(TRT_11, tmp_path, GPU) == ["as asked", "FP16 scales", *levels], "the GPU has no room for more"
 
 
 def try_all(trt: Trt, folder: Path, answers: list[Result]) -> tuple[list[Job], object]:
@@ -67,7 +67,7 @@ REFUSED = Result(error="bad graph", retryable=False)
 def test_stops_at_the_first_that_works(tmp_path: Path) -> None:
     seen, climbed = try_all(TRT_10, tmp_path, [FAILS, FAILS, FAILS, Result()])
     assert len(seen) == 4 and climbed.attempt.job.optimization_level == 5
-    assert list(climbed.failed) == ["as asked", "FP32 scales", "four times the workspace"]
+    assert list(climbed.failed) == ["as asked", "FP16 scales", "four times the workspace"]
 
 
 def test_gives_up_with_the_first_message_and_all_attempts(tmp_path: Path) -> None:
@@ -75,13 +75,13 @@ def test_gives_up_with_the_first_message_and_all_attempts(tmp_path: Path) -> Non
     seen, error = try_all(TRT_10, tmp_path, [first, FAILS])
     assert [job.strong for job in seen] == [True] * 5 + [False], "flags come last, on the file as it is"
     assert seen[-1].onnx == str(tmp_path / "t.onnx")
-    assert str(error).startswith("the first message (5 other attempts failed too: FP32 scales, ")
+    assert str(error).startswith("the first message (5 other attempts failed too: FP16 scales, ")
 
 
 def test_a_refused_graph_is_not_tried_again_with_other_settings(tmp_path: Path) -> None:
     seen, error = try_all(TRT_11, tmp_path, [REFUSED])
     assert len({job.onnx for job in seen}) == len(seen) == 2
-    assert str(error) == "bad graph (1 other attempts failed too: FP32 scales)"
+    assert str(error) == "bad graph (1 other attempts failed too: FP16 scales)"
 
 
 def test_the_layer_that_a_builder_names_is_given_back_to_fp16(tmp_path: Path) -> None:

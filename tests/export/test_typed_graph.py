@@ -15,7 +15,7 @@ from onnx import TensorProto, numpy_helper
 from tiny import tiny_onnx
 
 from tsss_edge.artifacts import OnnxModel
-from tsss_edge.export.typed_graph import calibrated_peaks, named_layers, typed_graphs, without_qdq
+from tsss_edge.export.typed_graph import calibrated_peaks, named_layers, typed_graphs, unquantized, without_qdq
 
 
 def run(graph: onnx.ModelProto) -> Any:
@@ -28,24 +28,38 @@ def source(folder: Path) -> OnnxModel:
     return OnnxModel.save(folder / "chain.int8.onnx", chain.int8_chain(), meta)
 
 
-def test_both_typed_graphs_answer_as_the_int8_graph(tmp_path: Path) -> None:
+def test_as_asked_answers_as_the_int8_graph(tmp_path: Path) -> None:
     given = source(tmp_path)
     want = run(onnx.load(given.path))
-    graphs = typed_graphs(given, "int8", tmp_path)
-    assert [g.what for g in graphs] == ["as asked", "FP32 scales"]
-    for typed in graphs:
-        got = run(onnx.load(typed.path))
-        # FP16 has 11 bits: a value near a rounding step may land on the other side of it, one step of 1/127 of the range
-        assert np.abs(got - want).max() < 0.03 * np.abs(want).max()
-        assert OnnxModel.load(typed.path).meta.precision == "int8"
+    asked, half = (run(onnx.load(g.path)) for g in typed_graphs(given, "int8", tmp_path))
+    np.testing.assert_array_equal(asked, want)  # every layer is quantized here: nothing becomes FP16
+    # FP16 has 11 bits: a value near a rounding step may land on the other side of it, one step of 1/127 of the range
+    assert 0 < np.abs(half - want).max() < 0.03 * np.abs(want).max()
 
 
-def test_scales_are_fp16_first_and_fp32_second(tmp_path: Path) -> None:
-    for typed, kind in zip(typed_graphs(source(tmp_path), "int8", tmp_path), ("FLOAT16", "FLOAT"), strict=True):
-        graph = onnx.load(typed.path).graph
-        constants = {t.name: t.data_type for t in graph.initializer}
-        kinds = {constants[n.input[1]] for n in graph.node if n.op_type == "QuantizeLinear"}
-        assert kinds == {getattr(TensorProto, kind)}
+def scale_types(path: Path) -> set[int]:
+    graph = onnx.load(path).graph
+    constants = {t.name: t.data_type for t in graph.initializer}
+    return {constants[n.input[1]] for n in graph.node if n.op_type == "QuantizeLinear"}
+
+
+def test_scales_are_fp32_first_but_on_a_dla(tmp_path: Path) -> None:
+    first, second = typed_graphs(source(tmp_path), "int8", tmp_path)
+    assert (first.what, second.what) == ("as asked", "FP16 scales")
+    assert scale_types(first.path) == {TensorProto.FLOAT} and scale_types(second.path) == {TensorProto.FLOAT16}
+    assert [g.what for g in typed_graphs(source(tmp_path), "int8", tmp_path, dla=True)] == ["FP16 scales", "as asked"]
+    assert onnx.load(first.path).opset_import[0].version == 17, "what every TensorRT since 8.5 reads"
+
+
+def test_what_no_pair_touches_is_fp16(tmp_path: Path) -> None:
+    assert unquantized(chain.int8_chain()) == set()
+    graph = without_qdq(chain.int8_chain(), ["conv1"])
+    assert unquantized(graph) == {"conv1", "x2"}, "the convolution and its ReLU"
+    meta = tiny_onnx(tmp_path / "meta.onnx", precision="int8").meta
+    first, _ = typed_graphs(OnnxModel.save(tmp_path / "c.onnx", graph, meta), "int8", tmp_path)
+    inferred = onnx.shape_inference.infer_shapes(onnx.load(first.path)).graph
+    kinds = {v.name: v.type.tensor_type.elem_type for v in inferred.value_info}
+    assert [kinds[t] for t in ("x1", "c1", "x2")] == [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.FLOAT16]
 
 
 def test_float_files_are_parsed_as_they_are(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """A build job and the graphs it may parse -> the first attempt that the builder accepts, and what failed before it.
 
 A Q/DQ graph can build on one GPU and find no implementation on another. The rungs go from what was asked to what costs
-more: FP32 scales, more workspace, another search level, layers given back to FP16, builder flags (the order is ours).
+more: FP16 scales, more workspace, another search level, layers given back to FP16, builder flags (the order is ours).
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def parsed_graphs(source: OnnxModel, job: Job, folder: Path) -> list[TypedGraph]
         return [float_graph(source, folder.resolve())]
     if not job.strong:
         return [TypedGraph(what=AS_ASKED, path=source.path.resolve(), float_nodes=job.float_nodes)]
-    return typed_graphs(source, job.precision, folder.resolve())
+    return typed_graphs(source, job.precision, folder.resolve(), dla=job.dla_core is not None)
 
 
 def _kept_float(source: OnnxModel, precision: Precision) -> tuple[str, ...]:

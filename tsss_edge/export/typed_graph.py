@@ -19,7 +19,9 @@ from tsss_edge.calib.methods import LEVELS
 from tsss_edge.export.precision import cast_fp16, overflowing_nodes
 
 QDQ = ("QuantizeLinear", "DequantizeLinear")
-AS_ASKED, FP32_SCALES = "as asked", "FP32 scales"
+AS_ASKED, FP16_SCALES = "as asked", "FP16 scales"
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+FOLLOWERS = ("Relu", "Add", "Resize", "Concat", "MaxPool", "AveragePool")  # take the type of what they come from
 
 
 class TypedGraph(Struct, frozen=True):
@@ -30,25 +32,43 @@ class TypedGraph(Struct, frozen=True):
     float_nodes: tuple[str, ...]
 
 
-def typed_graphs(source: OnnxModel, precision: Precision, folder: Path) -> list[TypedGraph]:
+def typed_graphs(source: OnnxModel, precision: Precision, folder: Path, *, dla: bool = False) -> list[TypedGraph]:
     """What to parse, best first; INT8 gives two files in `folder`, every other precision is `source` itself.
 
-    FP16 scales let more of the network stay out of FP32; FP32 scales are for builders that find no implementation
-    for the former (NVIDIA/TensorRT issue 4832, Orin).
+    First only what no pair touches becomes FP16: the quantized layers keep FP32 scales, and the FP32 between them never
+    reaches memory, since convolution, add and ReLU fuse. Then the same with FP16 scales, for builders that want those. That
+    loses accuracy (measured on the demo's network, ONNX Runtime, 60 pictures: labels equal to FP32's 0.9900 against 0.9932),
+    but a DLA knows no FP32, so there it is the first.
     """
     if precision != "int8":
         return [TypedGraph(what=AS_ASKED, path=source.path.resolve(), float_nodes=source.meta.float_nodes)]
     graph = onnx.load(source.path)
-    return [write_typed(graph, source, folder, what) for what in (AS_ASKED, FP32_SCALES)]
+    order = (FP16_SCALES, AS_ASKED) if dla else (AS_ASKED, FP16_SCALES)
+    return [write_typed(graph, source, folder, what) for what in order]
 
 
 def write_typed(graph: onnx.ModelProto, source: OnnxModel, folder: Path, what: str) -> TypedGraph:
-    """`graph` with FP16 casts as a file in `folder`; scales are FP16 unless `what` is `FP32_SCALES`."""
-    kept = overflowing_nodes(graph, calibrated_peaks(graph))
-    cast = cast_fp16(graph, keep_float=kept, float_scales=what == FP32_SCALES)
+    """`graph` with FP16 casts as a file in `folder`; `what` is `AS_ASKED` or `FP16_SCALES`."""
+    overflowing = overflowing_nodes(graph, calibrated_peaks(graph))
+    half = unquantized(graph)
+    rest = {n.name for n in graph.graph.node if n.name not in half} if what == AS_ASKED else set()
     path = folder / f"typed-{len(list(folder.glob('typed-*.onnx')))}.onnx"
-    OnnxModel.save(path, cast, source.meta)
-    return TypedGraph(what=what, path=path, float_nodes=tuple(sorted(kept)))
+    OnnxModel.save(path, cast_fp16(graph, keep_float=overflowing | rest), source.meta)
+    return TypedGraph(what=what, path=path, float_nodes=tuple(sorted(overflowing)))
+
+
+def unquantized(graph: onnx.ModelProto) -> set[str]:
+    """Names of the layers whose input no pair quantizes, and of what follows from nothing but them."""
+    pairs = _dequantized(graph)
+    maker = {tensor: node.name for node in graph.graph.node for tensor in node.output}
+    half: set[str] = set()
+    for node in graph.graph.node:
+        computed = [tensor for tensor in node.input if tensor in maker]
+        layer = node.op_type in LAYERS and node.input[0] not in pairs
+        follows = node.op_type in FOLLOWERS and bool(computed) and all(maker[tensor] in half for tensor in computed)
+        if layer or follows:
+            half.add(node.name)
+    return half
 
 
 def source_ranges(source: OnnxModel) -> dict[str, float]:
