@@ -87,7 +87,20 @@ def test_ranges_that_are_too_large_are_proven_by_the_whole_set_only(
 
 def test_other_scaling_is_proven(tmp_path: Path, record: CalibrationRecord, dataset: VocDataset) -> None:
     result = replay(tmp_path, ranges_on([(p * 0.8).astype(np.uint8) for p in red_pictures()[::2]]), record, dataset)
-    assert result is not None and "exceeds its minmax range by 2" in result.fault
+    assert result is not None and "exceeds its recorded peak by 2" in result.fault
+
+
+@pytest.mark.parametrize("method", ["percentile", "mse", "entropy"])
+def test_recorded_peaks_prove_it_for_methods_that_clip(
+    tmp_path: Path, record: CalibrationRecord, dataset: VocDataset, method: str
+) -> None:
+    """The scales say nothing then: the same clipped ones stand in both graphs."""
+    pictures = red_pictures()[::2]
+    for seen, found in ((pictures, False), ([p[..., ::-1] for p in pictures], True)):
+        peaks = dict(zip(("x0", "x1", "x2"), ranges_on(seen), strict=True))
+        told = msgspec.structs.replace(record, method=method, peaks=peaks)
+        result = replay(tmp_path, [0.3] * 3, told, dataset)
+        assert result is not None and bool(result.fault) == found
 
 
 @pytest.mark.parametrize("change", [{"method": "entropy"}, {"random": True}, {"split": "other"}, {"image_sha256": ()}])

@@ -305,6 +305,7 @@ class CalibrationRecord(Struct, frozen=True):
     seed: int
     onnx_sha256: str  # the float graph the ranges were measured on
     random: bool = False
+    peaks: dict[str, float] = {}  # largest magnitude of each measured tensor, by which `parity` replays the calibration
 
 
 class OnnxMeta(Struct, frozen=True):

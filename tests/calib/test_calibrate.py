@@ -54,9 +54,10 @@ def test_the_file_says_how_it_was_made(tmp_path: Path, model: OnnxModel, data: P
 
 
 def test_the_table_stands_beside_it(tmp_path: Path, model: OnnxModel, data: Path) -> None:
-    calibrate(model.path, data, tmp_path / "q.onnx", size=4)
+    written = calibrate(model.path, data, tmp_path / "q.onnx", size=4, method="minmax")
     table = CalibTable.load(tmp_path / "q.ranges.json")
     assert table.onnx_sha256 == model.sha256 and table.method == "minmax" and table.images == 4
+    assert written.meta.calibration is not None and written.meta.calibration.peaks == table.peaks
     assert [t for t, r in table.ranges.items() if r == 255.0] == ["transpose"]  # the picture: known, not measured
     assert all(table.ranges[t] == table.peaks[t] for t in table.ranges if t != "transpose")
 

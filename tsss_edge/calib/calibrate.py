@@ -37,7 +37,7 @@ def calibrate(
     *,
     calib_set: str | None = None,
     size: int = 512,
-    method: MethodOrAuto = "minmax",
+    method: MethodOrAuto = "mse",
     seed: int = 0,
     max_drop: float | None = None,
     allow_random: bool = False,
@@ -143,6 +143,7 @@ def write_int8(
         seed=chosen.seed,
         onnx_sha256=model.sha256,
         random=chosen.random,
+        peaks=table.peaks,
     )
     meta = msgspec.structs.replace(
         model.meta,

@@ -1,8 +1,8 @@
 """INT8 ranges + the pictures they were measured on -> were they really measured on the network's own input?
 
-A minmax range is the largest value of its calibration pictures. A value beyond it proves that the calibration saw
-something else: another channel order, size, fit or scaling, or another graph. When all of its pictures are at hand, so do
-ranges that most tensors never reach.
+The record keeps the largest value of each tensor on its calibration pictures (and a minmax range is that value). A value
+beyond it proves that the calibration saw something else: another channel order, size, fit or scaling, or another graph.
+When all of its pictures are at hand, so do values that most tensors never reach.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TOLERANCE = 0.01  # of a range: rounding of scales, other order of sums (ours)
 
 
 class Replay(Struct, frozen=True):
-    """What the calibration pictures reach again. `excess` 0.2 means 20% beyond the range, of the worst tensor."""
+    """What the calibration pictures reach again. `excess` 0.2 means 20% beyond the peak, of the worst tensor."""
 
     images: int
     complete: bool  # all of the recorded pictures were run
@@ -34,9 +34,9 @@ class Replay(Struct, frozen=True):
     def fault(self) -> str:
         """In words; empty when the ranges are those of the pictures."""
         if self.excess > TOLERANCE:
-            how = f"{self.tensor} exceeds its minmax range by {100 * self.excess:.0f}%"
+            how = f"{self.tensor} exceeds its recorded peak by {100 * self.excess:.0f}%"
         elif self.complete and self.unreached > 0.5:  # a few ranges may be shared with a larger neighbour
-            how = f"{100 * self.unreached:.0f}% of the tensors stay below their minmax range"
+            how = f"{100 * self.unreached:.0f}% of the tensors stay below their recorded peak"
         else:
             return ""
         return (
@@ -56,15 +56,17 @@ def replay_calibration(
 ) -> Replay | None:
     """Run the float graph on recorded calibration pictures again; None where that proves nothing.
 
-    That is: a method that clips on purpose, noise instead of pictures, or pictures that are not in this data set.
+    That is: noise instead of pictures, pictures that are not in this data set, or a record without peaks (made by another
+    tool) with a method that clips.
     """
     from tsss_edge.kernels.preprocess import preprocess
 
-    if record.method != "minmax" or record.random:
+    if record.random:
         return None
     onnx = import_extra("onnx", "onnx")
     graph, scales = QdqGraph(onnx.load(float_onnx)), QdqGraph(onnx.load(int8_onnx)).activation_scales()
-    tensors = [tensor for tensor in scales if tensor in graph.tensors]
+    recorded = recorded_peaks(record, scales)
+    tensors = [tensor for tensor in recorded if tensor in graph.tensors]
     run = graph.session(tensors)
     peaks, count = np.zeros(len(tensors)), 0
     for path in calibration_pictures(record, dataset, limit):
@@ -73,7 +75,7 @@ def replay_calibration(
         count += 1
     if not count or not tensors:
         return None
-    excess = peaks / np.array([LEVELS * scales[tensor] for tensor in tensors]) - 1
+    excess = peaks / np.array([recorded[tensor] for tensor in tensors]) - 1
     worst = int(excess.argmax())
     return Replay(
         images=count,
@@ -82,6 +84,13 @@ def replay_calibration(
         excess=float(excess[worst]),
         unreached=float((excess < -TOLERANCE).mean()),
     )
+
+
+def recorded_peaks(record: CalibrationRecord, scales: dict[str, float]) -> dict[str, float]:
+    """Largest value of each tensor as the calibration saw it: by its scale for minmax, else as recorded."""
+    if record.method == "minmax":
+        return {tensor: LEVELS * scale for tensor, scale in scales.items()}
+    return {tensor: peak for tensor, peak in record.peaks.items() if peak > 0}
 
 
 def calibration_pictures(record: CalibrationRecord, dataset: VocDataset, limit: int) -> Iterator[Path]:
