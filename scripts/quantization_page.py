@@ -61,7 +61,7 @@ def page(table: Table) -> str:
         "Agreement, boundary agreement and the bootstrap interval are defined in [parity.md](../parity.md). Latency is "
         "the network alone, batch 1, all engines in alternating rounds of one process, so that the speed-ups hold though "
         "the machine was shared. A row's pictures of calibration are the same for all methods; those that `auto` and search "
-        "judged by are not among them. The QAT row is a fine-tuned network against the one it started from.",
+        "judged by are not among them. The QAT rows are a fine-tuned network, before and after INT8, against the one it started from.",
         "",
         f"Measured {table.measured} on {m.cpu} ({' '.join(m.units)}), {m.cores} cores, {m.threads or 'all'} threads, by "
         f"`scripts/quantization_table.py` of {table.tool}; the numbers are in the JSON twin of this page.",
