@@ -9,6 +9,7 @@ The files of --loader are what scripts/loader_speed.py wrote on the same machine
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from tsss_edge.export.engine import build_engine
 from tsss_edge.export.graph import export_onnx
 
 CALIB_SET = "camvid-train-128"
+TARGETS = {"edge-m": 70, "edge-s": 66}  # val mIoU, percent, in 60 minutes on 2 cores
 NAMES = {"pytorch": "PyTorch FP32", "fp32": "OpenVINO FP32", "bf16": "OpenVINO bf16", "int8": "OpenVINO INT8"}
 
 
@@ -51,6 +53,7 @@ class Results(Struct, frozen=True):
 
     runs: tuple[Run, ...]
     machine: Machine
+    date: str
     tool: str
 
 
@@ -79,7 +82,9 @@ def engines(folder: Path, data: Path, work: Path) -> dict[str, Path]:
 
 def page(results: Results, picture: str) -> str:
     """The page as Markdown."""
-    sections = [HEAD.format(picture=picture), engine_table(results.runs), class_table(results.runs)]
+    machine = f"{results.machine.cpu}, {results.machine.cores} cores, no GPU, {results.date}"
+    sections = [HEAD.format(picture=picture, machine=machine), targets(results.runs)]
+    sections += [engine_table(results.runs), class_table(results.runs)]
     sections += [
         speed_table(results.runs),
         *(f"## Settings of {r.name}\n\n```toml\n{r.settings}```\n" for r in results.runs),
@@ -90,14 +95,24 @@ def page(results: Results, picture: str) -> str:
 HEAD = """# CamVid
 
 367 training and 101 validation pictures of 480x360, 11 classes, no pretraining, network input 480x352; `val` chooses the
-checkpoint, so its score is a little optimistic. One run each:
+checkpoint, so its score is a little optimistic. One run each, one seed, on one thread:
 
     tsss-edge train supervised --data camvid --config SETTINGS.toml --out runs/camvid-m
 
-with the settings at the end of this page.
+with the settings at the end of this page. Measured on: {machine}.
 
 ![val mIoU over epochs]({picture})
 """
+
+
+def targets(runs: tuple[Run, ...]) -> str:
+    rows = "".join(
+        f"| {run.name} | {TARGETS[run.name]} | {(miou := run.scores['pytorch'].miou):.2f} | "
+        f"{'met' if miou >= TARGETS[run.name] else 'missed'} |\n"
+        for run in runs
+        if run.name in TARGETS
+    )
+    return f"| network | target, val mIoU | measured | |\n|---|---|---|---|\n{rows}"
 
 
 def engine_table(runs: tuple[Run, ...]) -> str:
@@ -133,7 +148,7 @@ def speed_table(runs: tuple[Run, ...]) -> str:
         f"{run.minutes:.0f} |\n"
         for run in runs
     )
-    return f"## Speed of training\n\nPictures per second with {runs[0].loader['threads']:.0f} thread(s); {SPEED}\n\n{head}{rows}"
+    return f"## Speed of training\n\nPictures per second on {runs[0].loader['threads']:.0f} thread(s), bf16; {SPEED}\n\n{head}{rows}"
 
 
 SPEED = "minutes are epochs at that speed, without validation."
@@ -153,7 +168,9 @@ def main() -> None:
         measure_run(name, Path(folder), args.data, Path(loaders[name]), args.work / name) for name, folder in args.run
     )
     machine = examine_machine(threads=torch.get_num_threads(), mhz_before=mhz, load_before=load)
-    results = Results(runs=runs, machine=machine, tool=f"tsss-edge {__version__}")
+    results = Results(
+        runs=runs, machine=machine, date=datetime.date.today().isoformat(), tool=f"tsss-edge {__version__}"
+    )
     picture = args.out.parents[1] / "images" / f"{args.out.stem}-curve.png"
     training_curve.main([*(v for name, folder in args.run for v in ("--run", name, folder)), "--out", str(picture)])
     write_bytes(args.out, page(results, f"../images/{picture.name}").encode())

@@ -39,7 +39,10 @@ def test_page_of_known_numbers() -> None:
     machine = Machine(
         cpu="x", cores=2, threads=1, governor=None, mhz_before=None, mhz_after=None, load_before=None, gpu=None
     )
-    text = camvid_page.page(camvid_page.Results(runs=(run,), machine=machine, tool="t"), "../images/c.png")
+    text = camvid_page.page(
+        camvid_page.Results(runs=(run,), machine=machine, date="2026-11-24", tool="t"), "../images/c.png"
+    )
+    assert "| edge-m | 70 | 70.00 | met |" in text and "x, 2 cores, no GPU, 2026-11-24" in text
     assert "| edge-m | OpenVINO INT8 | 69.75 | +0.25 | 0.9000 |" in text
     assert "| edge-m | OpenVINO bf16 | 70.04 | -0.04 |" in text
     assert "| Sky | 91.0 |" in text and "| Pole | - |" in text
