@@ -118,7 +118,7 @@ def test_a_bad_source_or_sink_leaves_nothing_behind(engine: Path, make_video: Ma
 
 def test_a_source_that_breaks_leaves_whole_files(engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = Pictures(100, errors={9: DataError("in.mp4: cut short")})
-    monkeypatch.setattr(tsss_edge.stream.loop, "open_source", lambda source, policy: broken)
+    monkeypatch.setattr(tsss_edge.stream.loop, "open_source", lambda source, **_: broken)
     with pytest.raises(DataError, match="cut short"):
         stream(engine, "in.mp4", [str(tmp_path / "o.mp4"), str(tmp_path / "o.jsonl")])
     assert len(read_video(tmp_path / "o.mp4")[1]) == len((tmp_path / "o.jsonl").read_text().splitlines()) == 9

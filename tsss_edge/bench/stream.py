@@ -30,7 +30,7 @@ from tsss_edge.kernels.upsample_argmax import UpsampleArgmaxPlan
 from tsss_edge.stream.engine import open_engine
 from tsss_edge.stream.frames import Source
 from tsss_edge.stream.loop import run
-from tsss_edge.stream.process import available_cores, opencv_threads
+from tsss_edge.stream.process import available_cores, decode_threads, opencv_threads
 from tsss_edge.stream.report import Recorder
 from tsss_edge.stream.sources import open_source
 
@@ -143,7 +143,7 @@ class _Blended:
 def time_stream(backend: AsyncBackend, source: str) -> float:
     """Frames a second of the live loop, filling and draining included."""
     recorder = Recorder()
-    with closing(open_source(source)) as opened:
+    with closing(open_source(source, decode_threads=decode_threads())) as opened:
         started = time.perf_counter()
         if run(opened, backend, [_Blended()], recorder, max_frames=STREAM_FRAMES) == "interrupted":
             raise KeyboardInterrupt
@@ -221,7 +221,7 @@ def _core_ms(stage: Callable[[int], object], frames: int) -> float:
 
 
 def _decode_core_ms(source: str) -> float:
-    with closing(open_source(source)) as opened:
+    with closing(open_source(source, decode_threads=decode_threads())) as opened:
         cpu, count, frame = time.process_time(), 0, None
         while count < STREAM_FRAMES and (frame := opened.read(frame.image if frame else None)) is not None:
             count += 1

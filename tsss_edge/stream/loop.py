@@ -12,7 +12,7 @@ from tsss_edge.backends import AsyncBackend
 from tsss_edge.stream.engine import open_engine, open_stages, require_gate
 from tsss_edge.stream.frames import Result, Sink, Source
 from tsss_edge.stream.pipeline import Pipeline
-from tsss_edge.stream.process import Interrupts, opencv_threads
+from tsss_edge.stream.process import Interrupts, decode_threads, opencv_threads
 from tsss_edge.stream.report import Recorder, StreamReport
 from tsss_edge.stream.sinks import WindowSink, open_sinks
 from tsss_edge.stream.sources import Policy, open_source
@@ -52,7 +52,7 @@ def stream(
     """
     require_gate(engine, force=force)
     with ExitStack() as stack:
-        opened = stack.enter_context(closing(open_source(source, policy=policy)))
+        opened = stack.enter_context(closing(open_source(source, policy=policy, decode_threads=decode_threads())))
         backend = open_engine(engine, live=opened.live, threads=threads)
         stack.callback(backend.close)
         checks = Checks.open(backend, source, reference, parity_every or PARITY_EVERY, min_agreement)

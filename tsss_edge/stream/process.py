@@ -65,3 +65,8 @@ def opencv_threads(count: int) -> Iterator[None]:
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def decode_threads() -> int:
+    """Threads of a video decoder: a quarter of the cores. On two cores one is 1% faster than two (docs/results/stream.md)."""
+    return max(1, available_cores() // 4)
