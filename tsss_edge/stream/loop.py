@@ -50,6 +50,7 @@ def stream(
              ArtifactError: the engine is damaged, or its outputs are not finite. DataError: source or sink.
              UnavailableError: this machine lacks what engine, source or sink needs.
     """
+    recorder = Recorder()
     require_gate(engine, force=force)
     with ExitStack() as stack:
         opened = stack.enter_context(closing(open_source(source, policy=policy, decode_threads=decode_threads())))
@@ -58,14 +59,12 @@ def stream(
         checks = Checks.open(backend, source, reference, parity_every or PARITY_EVERY, min_agreement)
         stack.callback(checks.close)
         outputs = open_sinks(sinks, fps=opened.fps, size_hw=opened.size_hw, classes=backend.classes)
-        outputs.sort(
-            key=lambda sink: not isinstance(sink, WindowSink)
-        )  # may end the stream: before a file has the frame
+        # A window first: it may end the stream, and then no file has the frame yet.
+        outputs.sort(key=lambda sink: not isinstance(sink, WindowSink))
         for sink in outputs:
             stack.callback(sink.close)
         if web is not None:
             outputs.append(stack.enter_context(closing(_open_page(web, backend, opened, engine.name, source))))
-        recorder = Recorder()
         ended = run(opened, backend, outputs, recorder, checks=checks, max_frames=max_frames)
         return StreamReport(
             engine=engine.name,
