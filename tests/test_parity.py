@@ -234,20 +234,6 @@ def test_verdict_is_not_stored_when_told_so(world: World) -> None:
     assert Engine.load(world.engine).record.parity is None
 
 
-@pytest.mark.parametrize(("columns", "limit"), [(0, 16), (4, 400)])
-def test_all_calibration_pictures_are_replayed_when_the_gate_failed(
-    world: World, columns: int, limit: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = Engine.load(world.engine)
-    assert engine.record.calibration is not None
-    engine.with_record(calibration=msgspec.structs.replace(engine.record.calibration, images=400))
-    world.answers[world.engine.name] = wrong_columns(columns)
-    limits: list[int] = []
-    monkeypatch.setattr(tsss_edge.parity, "replay_calibration", lambda *_, limit: limits.append(limit))
-    world.check()
-    assert limits == [limit]
-
-
 @pytest.mark.parametrize(
     ("faulty", "words"),
     [

@@ -20,7 +20,7 @@ from tsss_edge.evaluate import require_labelled, require_same_classes
 from tsss_edge.parity.gate import judge
 from tsss_edge.parity.layers import LayerError, LayerReport, compare_layers
 from tsss_edge.parity.measure import Stage, look_again, measure
-from tsss_edge.parity.replay import REPLAYED, replay_calibration
+from tsss_edge.parity.replay import replay_calibration
 from tsss_edge.parity.result import ClassChange, ParityReport, StageResult, WorstImage
 from tsss_edge.parity.stages import ONNX_NAMES, Subject, describe, find_graphs, require_reference
 
@@ -109,8 +109,7 @@ def _look_into_quantization(
     layers = _compare_layers(floating, quantized, subject.preprocess, dataset, ids)
     faults = [f"INT8 ONNX: {fault}" for fault in (*layers.structure, *layers.scales)]
     if subject.calibration is not None:
-        limit = REPLAYED if report.passed and not faults else subject.calibration.images
-        replay = replay_calibration(floating, quantized, subject.calibration, dataset, subject.preprocess, limit=limit)
+        replay = replay_calibration(floating, quantized, subject.calibration, dataset, subject.preprocess)
         faults += [replay.fault] if replay is not None and replay.fault else []
     problems = (*report.problems, *faults)
     if problems and layers.guilty and not faults:
