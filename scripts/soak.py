@@ -10,7 +10,6 @@ frame is not accounted for. Masks within a second of a stop of the whole process
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import random
 import socket
@@ -136,7 +135,6 @@ class Probe:
         self.network.append(result.stages_ms["network"])
         elapsed = time.monotonic() - self._started
         if not self.times or elapsed - self.times[-1] >= 1.0:
-            gc.collect()
             self.times.append(elapsed)
             self.memory.append(resident_mib())
 

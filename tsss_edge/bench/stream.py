@@ -204,7 +204,7 @@ def measure_stages(backend: AsyncBackend, source: str, frames: list[NDArray[np.u
         return {
             "decode": _decode_core_ms(source),
             "preprocess": _core_ms(lambda n: preprocess(frames[n], x[0]), len(frames)),
-            "network": time_network(backend)[1],
+            "network": float(np.median([time_network(backend)[1] for _ in range(ROUNDS)])),
             "upsample_argmax": _core_ms(lambda n: upsample(logits[n], labels), len(frames)),
             "overlay": _core_ms(lambda n: overlay(frames[n], masks[n]), len(frames)),
         }
