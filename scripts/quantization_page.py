@@ -23,7 +23,7 @@ class Row(Struct, frozen=True):
     images: int
     p50_ms: float
     best_ms: float
-    speedup: float  # over PyTorch FP32, by the medians of alternating rounds
+    speedup: float  # over PyTorch FP32, by the least disturbed call of each
     note: str = ""
 
 
@@ -59,9 +59,10 @@ def page(table: Table) -> str:
         f"Accuracy on split `{table.split}`, against PyTorch FP32 of the same checkpoint, run in the same pass; gate at "
         f"{table.max_drop:.2f} mIoU points either way, up to {table.calibration_images} calibration pictures of the training split. "
         "Agreement, boundary agreement and the bootstrap interval are defined in [parity.md](../parity.md). Latency is "
-        "the network alone, batch 1, all engines in alternating rounds of one process, so that the speed-ups hold though "
-        "the machine was shared. A row's pictures of calibration are the same for all methods; those that `auto` and search "
-        "judged by are not among them. The QAT rows are a fine-tuned network, before and after INT8, against the one it started from.",
+        "the network alone, batch 1, all engines in alternating rounds of one process on a machine that others used too: the best "
+        "call is nearer the truth than the median, and speed-ups are of best calls. A row's pictures of calibration are the "
+        "same for all methods; those that `auto` and search judged by are not among them. The QAT rows are a fine-tuned "
+        "network, before and after INT8, against the one it started from.",
         "",
         f"Measured {table.measured} on {m.cpu} ({' '.join(m.units)}), {m.cores} cores, {m.threads or 'all'} threads, by "
         f"`scripts/quantization_table.py` of {table.tool}; the numbers are in the JSON twin of this page.",

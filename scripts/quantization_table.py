@@ -257,7 +257,7 @@ def row(network: Network, stage: Stage, report: ParityReport, timed: Timed) -> R
         images=report.images,
         p50_ms=timed.latency_ms.p50,
         best_ms=timed.best_ms,
-        speedup=1 / timed.ratio,
+        speedup=1 / timed.ratio_best,
     )
 
 
