@@ -51,10 +51,14 @@ def folded(branch: nn.Sequential) -> nn.Conv2d:
 
 
 def with_branches(net: SegNet) -> SegNet:
-    """Every 3x3 ConvBnRelu becomes two branches."""
+    """Every 3x3 ConvBnRelu behind the stem becomes two branches.
+
+    The stem stays plain: with a 1x1 branch of 3 channels and stride 2, PyTorch 2.13 corrupted memory in bf16 on a CPU.
+    """
     for parent in list(net.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, ConvBnRelu) and isinstance(conv := child[0], nn.Conv2d) and conv.kernel_size == (3, 3):
+            conv = child[0] if isinstance(child, ConvBnRelu) else None
+            if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3) and conv.in_channels > 3:
                 setattr(parent, name, Branches(conv))
     return initialize(net)
 
