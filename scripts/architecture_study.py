@@ -154,7 +154,9 @@ def page(work: Path, out: Path) -> None:
 
 HEAD = """# Which edge network
 
-Each variant changes one thing of `base` (`edge-m`) and was trained alike on CamVid train; mIoU is of val, percent.
+Each variant changes one thing of `base` (`edge-m`) and was trained alike on CamVid train; mIoU is of val, percent. One
+seed, and as few epochs as the settings below say: that ranks coarse differences only, not a point or two. A dash was not
+measured.
 GFLOP (2 x multiply-adds), parameters and latency are of the deployed network at 512x512 with 21 classes and random
 weights; latency is of the OpenVINO INT8 engine alone, all engines timed in alternating rounds. INT8 drop: PyTorch FP32
 minus the INT8 engine on CamVid val, ranges by minmax on 128 training pictures.
