@@ -13,7 +13,7 @@ from streamkit import MakeVideo, gray_image
 
 from tsss_edge.errors import DataError, UnavailableError
 from tsss_edge.stream.frames import Frame, Source
-from tsss_edge.stream.sources import open_source
+from tsss_edge.stream.sources import Policy, is_live, open_source
 from tsss_edge.stream.sources.capture import csi_pipeline, has_gstreamer
 from tsss_edge.stream.sources.files import find_pictures
 from tsss_edge.stream.sources.synthetic import SCENE_FRAMES, SyntheticSource
@@ -202,3 +202,23 @@ def test_csi_without_gstreamer_says_the_fix() -> None:
 def test_a_network_camera_that_is_not_there() -> None:
     with pytest.raises(DataError, match=r"rtsp://me:\*\*\*@127.0.0.1:9/x: cannot be opened"):
         open_source("rtsp://me:secret@127.0.0.1:9/x")
+
+
+@pytest.mark.parametrize("policy", [None, "latest", "block"])
+@pytest.mark.parametrize(
+    "name", ["v.mp4", "", "*.png", "p.png", "synthetic://?frames=3", "synthetic://?frames=3&live=1"]
+)
+def test_live_is_known_before_a_source_is_opened(
+    tmp_path: Path, make_video: MakeVideo, name: str, policy: Policy | None
+) -> None:
+    make_video("v.mp4", frames=3)
+    cv2.imwrite(str(tmp_path / "p.png"), gray_image(50))
+    uri = name if "://" in name else str(tmp_path / name)
+    source = open_source(uri, policy=policy)
+    assert is_live(uri, policy) == source.live
+    source.close()
+
+
+def test_cameras_and_network_streams_are_live_and_remote_files_are_not() -> None:
+    assert is_live("0") and is_live("csi://0") and is_live("rtsp://host/cam") and is_live("http://host/video.mjpg")
+    assert not is_live("https://host/v.mp4?signature=1")

@@ -128,8 +128,8 @@ def _alternate(loops: dict[str, Callable[[], float]]) -> dict[str, NDArray[np.fl
     return {name: np.array([one[name] for one in rounds[1:]]) for name in loops}
 
 
-class _Blended:
-    """A sink that wants the blended picture and keeps nothing."""
+class Blended:
+    """A sink that wants the blended picture and keeps nothing: for measuring."""
 
     wants_overlay = True
 
@@ -145,7 +145,7 @@ def time_stream(backend: AsyncBackend, source: str) -> float:
     recorder = Recorder()
     with closing(open_source(source, decode_threads=decode_threads())) as opened:
         started = time.perf_counter()
-        if run(opened, backend, [_Blended()], recorder, max_frames=STREAM_FRAMES) == "interrupted":
+        if run(opened, backend, [Blended()], recorder, max_frames=STREAM_FRAMES) == "interrupted":
             raise KeyboardInterrupt
         return recorder.frames / (time.perf_counter() - started)
 

@@ -15,7 +15,7 @@ from tsss_edge.stream.pipeline import Pipeline
 from tsss_edge.stream.process import Interrupts, decode_threads, opencv_threads
 from tsss_edge.stream.report import Recorder, StreamReport
 from tsss_edge.stream.sinks import WindowSink, open_sinks
-from tsss_edge.stream.sources import Policy, open_source
+from tsss_edge.stream.sources import Policy, is_live, open_source
 from tsss_edge.stream.status import StatusLine
 from tsss_edge.stream.uris import parse_source
 from tsss_edge.stream.watch import Checks
@@ -53,11 +53,12 @@ def stream(
     recorder = Recorder()
     require_gate(engine, force=force)
     with ExitStack() as stack:
-        opened = stack.enter_context(closing(open_source(source, policy=policy, decode_threads=decode_threads())))
-        backend = open_engine(engine, live=opened.live, threads=threads)
+        backend = open_engine(engine, live=is_live(source, policy), threads=threads)
         stack.callback(backend.close)
         checks = Checks.open(backend, source, reference, parity_every or PARITY_EVERY, min_agreement)
         stack.callback(checks.close)
+        # The source last: a camera that runs while networks are loaded only drops frames.
+        opened = stack.enter_context(closing(open_source(source, policy=policy, decode_threads=decode_threads())))
         outputs = open_sinks(sinks, fps=opened.fps, size_hw=opened.size_hw, classes=backend.classes)
         # A window first: it may end the stream, and then no file has the frame yet.
         outputs.sort(key=lambda sink: not isinstance(sink, WindowSink))
