@@ -19,6 +19,7 @@ from tsss_edge.stream.frames import Result, Source
 from tsss_edge.stream.loop import run
 from tsss_edge.stream.report import Recorder
 from tsss_edge.stream.sources import LiveSource
+from tsss_edge.stream.sources.live import Shot
 
 
 @pytest.fixture(autouse=True)
@@ -108,9 +109,18 @@ def test_a_live_source_on_a_slow_engine_drops_counts_and_stays_young() -> None:
     assert np.median(seen.ages_ms) < 2 * engine_ms  # but no second one: nothing waited in a queue
 
 
-def test_a_live_source_faster_than_needed_drops_nothing() -> None:
-    source = LiveSource(lambda: Beat(0.02, frames=15), name="beat")
+def test_a_live_source_slower_than_the_engine_drops_nothing() -> None:
     seen = Seen()
+
+    class Unhurried(Beat):
+        """Gives a frame when the one before has been seen, however slow the machine is."""
+
+        def read(self) -> Shot | None:
+            while len(seen.indices) < min(self._next, self._frames) and not self._stopped.wait(0.001):
+                pass
+            return super().read()
+
+    source = LiveSource(lambda: Unhurried(0.001, frames=15), name="beat")
     ended, recorder = play(source, fake(slots=1), seen)
     assert (ended, recorder.dropped, seen.indices) == ("source", 0, list(range(15)))
 
