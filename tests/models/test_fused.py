@@ -40,7 +40,9 @@ def test_fused_is_the_trained_network(arch: str, scale: float) -> None:
     assert want.logits is not None and want.objectness is not None
     limit = 1e-5 * want.logits.abs().max().item()
     torch.testing.assert_close(got["logits"], want.logits, rtol=0, atol=limit)
-    torch.testing.assert_close(got["objectness"], want.objectness, rtol=0, atol=1e-5 * want.objectness.abs().max().item())
+    torch.testing.assert_close(
+        got["objectness"], want.objectness, rtol=0, atol=1e-5 * want.objectness.abs().max().item()
+    )
     wide = torch.nn.functional.interpolate(want.logits, size=(64, 96), mode="bilinear", align_corners=False)
     assert got["labels"].dtype == torch.uint8 and got["labels"].shape == (3, 64, 96)
     assert (got["labels"] == wide.argmax(1)).float().mean() > 0.9999
