@@ -68,5 +68,5 @@ def available_cores() -> int:
 
 
 def decode_threads() -> int:
-    """Threads of a video decoder: a quarter of the cores. On two cores one is 1% faster than two (docs/results/stream.md)."""
+    """Threads of a video decoder: a quarter of the cores. On two cores one is as fast as two (docs/results/stream.md)."""
     return max(1, available_cores() // 4)
