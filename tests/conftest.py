@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tsss_edge.cli import main
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +36,17 @@ def _has_cuda_driver() -> bool:
         return ctypes.CDLL("libcuda.so.1").cuInit(0) == 0
     except OSError:
         return False
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run `tsss-edge ARGS` in this process -> (exit code, stdout, stderr)."""
+
+    def call(*args: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["tsss-edge", *map(str, args)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        told = capsys.readouterr()
+        return int(stopped.value.code or 0), told.out, told.err
+
+    return call

@@ -13,7 +13,6 @@ from tiny import tiny_onnx
 from tsss_edge import bundle as bundles
 from tsss_edge.artifacts import Engine
 from tsss_edge.calib.calibrate import calibrate
-from tsss_edge.cli import main
 from tsss_edge.config import load_target
 from tsss_edge.export.engine import build_engine
 from tsss_edge.export.graph import export_onnx
@@ -21,19 +20,10 @@ from tsss_edge.export.graph import export_onnx
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Run `tsss-edge ARGS` in tmp_path -> (exit code, stdout, stderr)."""
+@pytest.fixture(autouse=True)
+def inside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every test runs inside tmp_path."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["tsss-edge", *args])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        told = capsys.readouterr()
-        return int(stopped.value.code or 0), told.out, told.err
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ from netkit import checkpoint, write_set
 from PIL import Image
 
 from tsss_edge.artifacts import Checkpoint
-from tsss_edge.cli import main
 from tsss_edge.config import load_target
 from tsss_edge.export.engine import build_engine
 from tsss_edge.export.graph import export_onnx
@@ -38,20 +37,7 @@ def world(made: Path, tmp_path: Path) -> Path:
     return shutil.copytree(made, tmp_path / "world")
 
 
-Run = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run `tsss-edge ARGS` in this process -> (exit code, what it wrote to standard error)."""
-
-    def call(*args: str | Path) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["tsss-edge", *map(str, args)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        return int(stopped.value.code or 0), capsys.readouterr().err
-
-    return call
+Run = Callable[..., tuple[int, str, str]]
 
 
 def train_arguments(world: Path) -> list[str | Path]:
@@ -99,7 +85,7 @@ def truncated_picture(world: Path) -> None:
 )
 def test_training_refuses_a_bad_set(world: Path, run: Run, damage: Callable[[Path], None], says: str) -> None:
     damage(world)
-    code, error = run(*train_arguments(world))
+    code, _, error = run(*train_arguments(world))
     assert code == 1
     require_one_line(error, says)
     assert not (world / "out/best.pt").exists()
@@ -107,7 +93,8 @@ def test_training_refuses_a_bad_set(world: Path, run: Run, damage: Callable[[Pat
 
 
 def test_training_on_the_unbroken_set_works(world: Path, run: Run) -> None:
-    assert run(*train_arguments(world)) == (0, "")
+    code, _, error = run(*train_arguments(world))
+    assert (code, error) == (0, "")
     assert (world / "out/best.pt").is_file()
 
 
@@ -144,16 +131,17 @@ def foreign_checkpoint(world: Path) -> None:
 )
 def test_export_refuses_a_bad_checkpoint(world: Path, run: Run, damage: Callable[[Path], None], says: str) -> None:
     damage(world)
-    code, error = run("export", world / "net.pt", "--out", world / "new.onnx")
+    code, _, error = run("export", world / "net.pt", "--out", world / "new.onnx")
     assert code == 1
     require_one_line(error, says)
     assert not (world / "new.onnx").exists()
 
 
 def test_a_run_of_another_architecture_is_not_resumed(world: Path, run: Run) -> None:
-    assert run(*train_arguments(world)) == (0, "")
+    code, _, error = run(*train_arguments(world))
+    assert (code, error) == (0, "")
     before = (world / "out/last.pt").read_bytes()
-    code, error = run(*train_arguments(world), "--arch", "edge-m", "--resume")
+    code, _, error = run(*train_arguments(world), "--arch", "edge-m", "--resume")
     assert code == 1
     require_one_line(error, "other settings")
     assert (world / "out/last.pt").read_bytes() == before
@@ -184,7 +172,7 @@ def test_an_engine_that_is_not_its_record_is_refused(
     world: Path, run: Run, damage: Callable[[Path], None], says: str
 ) -> None:
     damage(world)
-    code, error = run("eval", world / "net.fp32.xml", "--data", world / "data")
+    code, _, error = run("eval", world / "net.fp32.xml", "--data", world / "data")
     assert code == 1
     require_one_line(error, says)
 
@@ -192,7 +180,7 @@ def test_an_engine_that_is_not_its_record_is_refused(
 def test_truncated_onnx_is_refused_and_builds_nothing(world: Path, run: Run) -> None:
     (world / "net.onnx").write_bytes((world / "net.onnx").read_bytes()[:3000])
     before = sorted(p.name for p in world.iterdir())
-    code, error = run("build-engine", world / "net.onnx", "--target", "cpu", "--out", world / "new.xml")
+    code, _, error = run("build-engine", world / "net.onnx", "--target", "cpu", "--out", world / "new.xml")
     assert code == 1
     require_one_line(error, "ONNX")
     assert sorted(p.name for p in world.iterdir()) == before
@@ -200,14 +188,14 @@ def test_truncated_onnx_is_refused_and_builds_nothing(world: Path, run: Run) -> 
 
 def test_a_video_of_zero_bytes_is_refused(world: Path, run: Run) -> None:
     (world / "clip.mp4").write_bytes(b"")
-    code, error = run("stream", world / "net.fp32.xml", world / "clip.mp4", world / "out.mp4")
+    code, _, error = run("stream", world / "net.fp32.xml", world / "clip.mp4", world / "out.mp4")
     assert code == 1
     require_one_line(error, "empty")
     assert not (world / "out.mp4").exists()
 
 
 def test_wrong_usage_is_exit_2(world: Path, run: Run) -> None:
-    code, error = run(*train_arguments(world), "--size", "50")
+    code, _, error = run(*train_arguments(world), "--size", "50")
     assert code == 2
     assert "multiples of 32" in error
 

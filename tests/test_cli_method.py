@@ -8,27 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 from trainkit import write_squares
 
-from tsss_edge.cli import main
 from tsss_edge.data.voc import VocDataset, write_mask
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run `tsss-edge ARGS` in this process -> (exit code, stdout, stderr)."""
-
-    def call(*args: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["tsss-edge", *map(str, args)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        said = capsys.readouterr()
-        return int(stopped.value.code or 0), said.out, said.err
-
-    return call
 
 
 def config_file(path: Path) -> Path:

@@ -20,7 +20,6 @@ from tsss_edge.errors import ArtifactError, UnavailableError
 
 TAGS: dict[int, Flavour] = {0x74727466: "tensorrt", 0x74727476: "tensorrt-rtx"}
 NAMES: dict[Flavour, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
-HEADER_BYTES = 28
 RTX_HEADER_BYTES = 36
 RTX_BITS = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1", "later")  # of the mask (plans built for each one looked at)
 OTHER_KINDS = {

@@ -75,11 +75,6 @@ class TensorRTBackend(Closing):
         """Put the network alone, no copies, into a CUDA stream (an integer handle)."""
         self._slots[slot].enqueue(batch, stream)
 
-    def layer_information(self) -> str:
-        """The engine inspector's JSON: layers, tactics and precisions as built."""
-        kind = self._trt.get("LayerInformationFormat.JSON")
-        return str(self._engine.create_engine_inspector().get_engine_information(kind))
-
     def close(self) -> None:
         """Wait for what is in flight and free everything; contexts go before the engine, the engine before the memory."""
         for slot in self._slots:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 BINS = 2048
 LEAST_EXPONENT = -100  # values below 2^-100 are counted as 0
-MOST_EXPONENT = 128  # of float32
 
 
 class Histogram:

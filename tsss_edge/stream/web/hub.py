@@ -85,7 +85,6 @@ class Hub:
         self._latencies: deque[float] = deque(maxlen=WINDOW)
         self._history: deque[_Second] = deque(maxlen=HISTORY)
         self._frames = self._dropped = self._dropped_before = 0
-        self._captured = 0.0
         self._stages: dict[str, float] = {}
         self._areas: dict[str, float] = {}
         self._areas_at = float("-inf")
@@ -107,7 +106,6 @@ class Hub:
     def _count(self, result: Result, now: float) -> None:
         self._frames += 1
         self._dropped = max(self._dropped, result.frame.index + 1 - self._frames)
-        self._captured = result.frame.captured
         self._size = (result.frame.image.shape[1], result.frame.image.shape[0])
         self._ticks.append(now)
         self._ages.append(result.age_ms)

@@ -57,7 +57,6 @@ class Painter:
         self._dirty = self._closed = False
         self._offered_at = float("-inf")
         self._subscribers: dict[int, Callable[[bytes], None]] = {}
-        self._jpeg: bytes | None = None
         self.painted = 0
         self._thread = threading.Thread(target=self._run, name="web painter", daemon=True)
         self._thread.start()
