@@ -47,15 +47,20 @@ def ladders_of(table: Table) -> str:
     first = table.seeds[0]
     lines = [
         "| strong | weak val images | class maps in the true foreground | and diffusion | and L-Net's foreground: Lw "
-        "| L-Net's object IoU | Lw of train, where sure | unsure |",
-        "|---|---|---|---|---|---|---|---|",
+        "| L-Net's object IoU | Lw of train, where sure | unsure | labelled again, where sure | unsure |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for protocol, rungs in first.ladders.items():
-        labels = first.labels[protocol]
         steps = (rungs.maps_in_true_foreground, rungs.diffusion_in_true_foreground, rungs.lw, rungs.object_iou)
-        numbers = " | ".join(f"{value:.2f}" for value in (*steps, labels.miou or float("nan")))
-        lines.append(f"| {protocol}% | {rungs.images} | {numbers} | {100 * labels.unsure:.1f}% |")
+        cells = [f"{value:.2f}" for value in steps]
+        for report in (first.labels[protocol], first.relabels.get(protocol)):
+            cells += ["-", "-"] if report is None else [_percent(report.miou), f"{100 * report.unsure:.1f}%"]
+        lines.append(f"| {protocol}% | {rungs.images} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def main() -> None:

@@ -51,7 +51,7 @@ def test_the_table_has_the_rows_asked_for_and_ratios_of_the_full_method(finished
     assert set(table.ratios) == {"50", "0"}
     assert supervised.ratio.values == (1.0,)
     assert supervised.ratio.deviation is None
-    assert set(table.seeds[0].ladders) == {"50", "0"}
+    assert set(table.seeds[0].ladders) == set(table.seeds[0].relabels) == {"50", "0"}
     assert "50%" in table.summary()
 
 
@@ -97,7 +97,13 @@ def test_rows_are_chosen_by_name() -> None:
 def test_ratios_are_taken_seed_by_seed(finished: Path) -> None:
     score = read_json(finished / "out/seed-0/supervised/score.json", Score)
     seeds = [
-        Seed(seed=n, scores=dict(zip(("100:supervised", "50:full"), pair, strict=True)), labels={}, ladders={})
+        Seed(
+            seed=n,
+            scores=dict(zip(("100:supervised", "50:full"), pair, strict=True)),
+            labels={},
+            relabels={},
+            ladders={},
+        )
         for n, pair in enumerate([(at(score, 80.0), at(score, 76.0)), (at(score, 50.0), at(score, 50.0))])
     ]
     rows = [("100:supervised", "100", "supervised"), ("50:full", "50", "full")]

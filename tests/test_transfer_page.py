@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from types import ModuleType
 
+import msgspec
 import pytest
 
 from tsss_edge.artifacts import write_json
@@ -46,11 +47,14 @@ def row(protocol: str, name: str, miou: float, ratio: float) -> Row:
 def table() -> Table:
     labels = LabelReport(
         images=3, split="train", seconds=1, images_per_s=3, unsure=0.125, miou=81.5, object_iou=90, strong=(),
-        lnet_sha256="", classifier_sha256="", settings=LabelConfig(),
+        sha256={}, settings=LabelConfig(),
     )  # fmt: skip
+    again = msgspec.structs.replace(labels, miou=92.0, unsure=0.05)
     rungs = Ladder(images=7, object_iou=84.0, maps_in_true_foreground=91.0, diffusion_in_true_foreground=92.0, lw=80.25)
     score = Score(miou=80, miou_strong=1, miou_weak=1, object_iou=1, per_class={}, seconds=1, checkpoint_sha256="")
-    seed = Seed(seed=0, scores={"100:supervised": score}, labels={"50": labels}, ladders={"50": rungs})
+    seed = Seed(
+        seed=0, scores={"100:supervised": score}, labels={"50": labels}, relabels={"50": again}, ladders={"50": rungs}
+    )
     rows = (row("100", "supervised", 80.0, 1.0), row("50", "full", 78.5, 0.98125))
     paper = {"50": 0.965, "0": 0.894}
     return Table(
@@ -71,8 +75,8 @@ def test_the_page_gets_the_tables_and_a_json_twin(
     assert text.endswith("after\n")
     assert "old numbers" not in text
     assert "| 50% | full | 78.50 | 0.981 | 0.965 | 70.00 | 60.00 | 85.00 | 12 |" in text
-    assert "| 50% | 7 | 91.00 | 92.00 | 80.25 | 84.00 | 81.50 | 12.5% |" in text
-    assert "Not measured yet: 50:labels-only" in text
+    assert "| 50% | 7 | 91.00 | 92.00 | 80.25 | 84.00 | 81.50 | 12.5% | 92.00 | 5.0% |" in text
+    assert "Not measured yet: 50:labels-only, 50:without-relabel" in text
     assert json.loads(page.with_suffix(".json").read_text())["ratios"] == {"50": 0.98125}
     script.main()
     assert page.read_text() == text  # again, with the same result

@@ -25,6 +25,7 @@ from tsss_edge.train.annotate import Evidence, LabelConfig, annotate, to_frame
 from tsss_edge.train.label import LabelReport, write_labels
 from tsss_edge.train.lnet import AnyHue, train_lnet
 from tsss_edge.train.pnet import Switches, starting_net, train_pnet
+from tsss_edge.train.relabel import Relabeller
 from tsss_edge.train.validate import Views
 
 
@@ -43,8 +44,8 @@ def short() -> TrainConfig:
 
 
 def test_every_stage_leaves_a_run(finished: Path) -> None:
-    for stage in ("lnet", "classifier", "pnet"):
-        assert Checkpoint.load(finished / stage).meta.stage == stage
+    for folder, stage in {"lnet": "lnet", "classifier": "classifier", "draft": "pnet", "pnet": "pnet"}.items():
+        assert Checkpoint.load(finished / folder).meta.stage == stage
     result = Checkpoint.load(finished)
     assert result.meta.stage == "pnet"
     assert result.meta.strong == STRONG
@@ -55,19 +56,21 @@ def test_every_stage_leaves_a_run(finished: Path) -> None:
     assert (finished / "labels/contact_sheet.png").is_file()
 
 
-def test_labels_hold_only_what_the_image_level_label_names(finished: Path, squares: Path) -> None:
+@pytest.mark.parametrize("folder", ["labels", "relabels"])
+def test_labels_hold_only_what_the_image_level_label_names(finished: Path, squares: Path, folder: str) -> None:
     dataset = VocDataset.open(squares)
     supervision = Supervision(dataset, STRONG)
     weak = supervision.weak_ids("train")
-    assert sorted(p.stem for p in (finished / "labels/SegmentationClass").iterdir()) == sorted(weak)
+    assert sorted(p.stem for p in (finished / folder / "SegmentationClass").iterdir()) == sorted(weak)
     for image_id in weak:
-        mask = read_mask(finished / f"labels/SegmentationClass/{image_id}.png")
+        mask = read_mask(finished / folder / f"SegmentationClass/{image_id}.png")
         assert set(np.unique(mask).tolist()) <= {0, 255, *supervision.image_labels(image_id)}
         known = supervision.pixel_mask(image_id)
         assert (mask[known != 255] == known[known != 255]).all()
-    report = read_json(finished / "labels/manifest.json", LabelReport)
+    report = read_json(finished / folder / "manifest.json", LabelReport)
     assert report.images == len(weak)
-    assert report.lnet_sha256 == Checkpoint.load(finished / "lnet").sha256
+    networks = {"labels": {"lnet": "lnet", "classifier": "classifier"}, "relabels": {"pnet": "draft"}}[folder]
+    assert report.sha256 == {stage: Checkpoint.load(finished / run).sha256 for stage, run in networks.items()}
 
 
 def poison(root: Path) -> None:
@@ -92,23 +95,29 @@ def test_poisoned_weak_masks_give_bit_identical_networks(finished: Path, squares
     poison(tmp_path / "data")
     assert VocDataset.open(squares).split_hash("train") != VocDataset.open(tmp_path / "data").split_hash("train")
     train_all(short(), tmp_path / "data", tmp_path / "run", strong=STRONG)
-    for stage in ("lnet", "classifier", "pnet"):
+    for stage in ("lnet", "classifier", "draft", "pnet"):
         assert same_weights(finished / stage / "best.pt", tmp_path / "run" / stage / "best.pt"), stage
-    for mask in (finished / "labels/SegmentationClass").iterdir():
-        assert mask.read_bytes() == (tmp_path / "run/labels/SegmentationClass" / mask.name).read_bytes(), mask.name
+    masks = sorted(finished.glob("*labels/SegmentationClass/*.png"))
+    assert {mask.parts[-3] for mask in masks} == {"labels", "relabels"}
+    for mask in masks:
+        assert mask.read_bytes() == (tmp_path / "run" / mask.relative_to(finished)).read_bytes(), mask.name
 
 
 def test_resume_in_the_middle_of_the_method_equals_one_go(finished: Path, squares: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run/pnet")
+    for stage in ("pnet", "relabels"):
+        shutil.rmtree(tmp_path / "run" / stage)
     (tmp_path / "run/best.pt").unlink()
     train_all(short(), squares, tmp_path / "run", strong=STRONG, resume=True)
     assert same_weights(finished / "best.pt", tmp_path / "run/best.pt")
 
 
 def test_without_the_discriminator_the_result_differs(finished: Path, squares: Path, tmp_path: Path) -> None:
-    options = {"lnet": finished / "lnet", "labels": finished / "labels", "strong": STRONG}
-    train_pnet(short(), squares, tmp_path / "p", switches=Switches(adversarial=False), **options)
+    options = {"lnet": finished / "draft", "labels": finished / "relabels", "strong": STRONG}
+    rest = msgspec.structs.replace(short(), epochs=3)  # what the draft left
+    train_pnet(rest, squares, tmp_path / "with", **options)
+    assert same_weights(finished / "pnet/best.pt", tmp_path / "with/best.pt")
+    train_pnet(rest, squares, tmp_path / "p", switches=Switches(adversarial=False), **options)
     assert not same_weights(finished / "pnet/best.pt", tmp_path / "p/best.pt")
     assert "fool" not in (tmp_path / "p/log.jsonl").read_text()
     assert "fool" in (finished / "pnet/log.jsonl").read_text()
@@ -149,15 +158,67 @@ def test_p_net_starts_from_the_classifier_of_the_run(finished: Path, squares: Pa
     assert all(torch.equal(start[name], lnet[name]) for name in lnet)
 
 
+def test_p_net_goes_on_from_a_draft_of_the_same_set(finished: Path, squares: Path, tmp_path: Path) -> None:
+    start = starting_net(short(), VocDataset.open(squares), finished / "draft").state_dict()
+    draft = Checkpoint.load(finished / "draft").state()
+    assert all(torch.equal(start[name], draft[name]) for name in start)
+    other = shutil.copytree(squares, tmp_path / "other")
+    (other / "classes.txt").write_text("background\nred\ngreen\nviolet\n")
+    with pytest.raises(ArtifactError, match="other classes"):
+        starting_net(short(), VocDataset.open(other), finished / "draft")
+
+
+def test_without_relabel_there_is_no_draft(squares: Path, tmp_path: Path) -> None:
+    quick = msgspec.structs.replace(short(), epochs=1)
+    train_all(quick, squares, tmp_path / "run", strong=STRONG, relabel=False)
+    assert not (tmp_path / "run/draft").exists()
+    train_all(quick, squares, tmp_path / "all-strong", strong=("red", "green", "blue"))  # nobody to label again
+    assert not (tmp_path / "all-strong/draft").exists()
+
+
+def test_second_labels_are_sure_answers_within_the_image_level_label(
+    finished: Path, squares: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Class 3 on the left, background in the middle, undecided on the right; class 1 is loud but not in the label."""
+    supervision = Supervision(VocDataset.open(squares), STRONG)
+    image_id = next(i for i in supervision.weak_ids("train") if supervision.image_labels(i) == {3})
+    logits = torch.zeros(1, 4, 12, 12)
+    logits[0, 3, :, :4] = 5
+    logits[0, 0, :, 4:8] = 5
+    logits[0, 1] = 9
+    labeller = Relabeller(Checkpoint.load(finished / "pnet"))
+    monkeypatch.setattr(labeller, "_see", lambda _: logits)
+    views = Views(supervision.dataset, (image_id,), Preprocess(size_hw=(64, 64)))
+    ((_, labels),) = labeller.labels(views, supervision, LabelConfig())
+    assert (labels[:, :18] == 3).all()
+    assert (labels[:, 26:40] == 0).all()
+    assert (labels[:, 48:] == 255).all()
+
+
 def test_any_hue_moves_channels_and_nothing_else() -> None:
     rng = np.random.default_rng(0)
     image, mask = rng.integers(0, 256, (6, 5, 3), np.uint8), rng.integers(0, 3, (6, 5), np.uint8)
     seen = set()
     for _ in range(60):
-        view, labels = AnyHue(lambda image, mask, _: (image, mask))(image, mask, rng)
+        view, labels = AnyHue(lambda image, mask, _: (image, mask), recolored=0)(image, mask, rng)
         assert (labels == mask).all()
         seen.add(tuple(next(c for c in range(3) if (view[..., k] == image[..., c]).all()) for k in range(3)))
     assert len(seen) == 6
+
+
+def test_any_hue_recolours_each_category_by_itself_and_keeps_its_texture() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(100, 140, (8, 9, 3)).astype(np.uint8)  # far from 0 and 255: nothing is clipped
+    mask = np.repeat(np.array([[0, 0, 0, 1, 1, 1, 2, 255, 255]], np.uint8), 8, axis=0)
+    view, labels = AnyHue(lambda image, mask, _: (image.copy(), mask), recolored=1)(image, mask, rng)
+    assert (labels == mask).all()
+    unknown = (mask == 0) | (mask == 255)
+    assert set(np.unique(view[unknown], axis=0).sum(axis=1)) == set(np.unique(image[unknown], axis=0).sum(axis=1))
+    for category in (1, 2):
+        before, after = (pixels[mask == category].astype(float) for pixels in (image, view))
+        assert np.abs(after.mean(axis=0) - before.mean()).max() > 5
+        alike = np.corrcoef(before.T, after.T)[:3, 3:]
+        assert (alike.max(axis=0) > 0.99).all()  # each channel is one of the old ones, stretched and moved
 
 
 def test_lnet_wants_a_background_and_strong_images(squares: Path, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ Fraction = Annotated[
 
 Source = Annotated[Path | None, typer.Option(help="Take L-Net's masks from another set (the 0% protocol).")]
 Adversarial = Annotated[bool, typer.Option(help="Train with the discriminator.")]
-MeanTeacher = Annotated[bool, typer.Option(help="Refine the labels of weak images by the averaged network.")]
+MeanTeacher = Annotated[bool, typer.Option(help="Let the averaged network correct the labels of weak images.")]
 CutMix = Annotated[bool, typer.Option("--cutmix", help="Paste rectangles of other pictures in (arXiv 1905.04899).")]
 
 
@@ -111,7 +111,7 @@ def lnet(
 def pnet(
     data: Data,
     out: Out,
-    lnet: Annotated[Path, typer.Option(help="L-Net run: P-Net starts from its encoder.")],
+    lnet: Annotated[Path, typer.Option(help="P-Net starts here: an L-Net run, or a P-Net run that labelled again.")],
     labels: Annotated[Path, typer.Option(help="Folder that `tsss-edge label` wrote.")],
     strong: Strong = None,
     strong_fraction: Fraction = 0.5,
@@ -151,6 +151,7 @@ def train_everything(
     adversarial: Adversarial = True,
     mean_teacher: MeanTeacher = True,
     cutmix: CutMix = False,
+    relabel: Annotated[bool, typer.Option(help="Let a first P-Net label the weak images again.")] = True,
     arch: Arch = None,
     size: Size = None,
     epochs: Epochs = None,
@@ -161,10 +162,10 @@ def train_everything(
     resume: Resume = False,
     json: Json = None,
 ) -> None:
-    """The whole method: L-Net, classifier, labels for weak images, P-Net. The result is OUT/best.pt.
+    """The whole method: L-Net, classifier, labels for weak images, a draft of P-Net that labels again, P-Net.
 
-    The classifier takes a third of L-Net's epochs, and so does L-Net itself with --source, where no category is strong
-    unless --strong names some.
+    The result is OUT/best.pt. The draft has a third of P-Net's epochs. The classifier takes a third of L-Net's, and so
+    does L-Net itself with --source, where no category is strong unless --strong names some.
 
     Example: tsss-edge train all --data runs/synth --strong-fraction 0.5 --out runs/method
     """
@@ -181,6 +182,7 @@ def train_everything(
         strong=chosen,
         source=source,
         switches=switches,
+        relabel=relabel,
         lnet_epochs=lnet_epochs,
         resume=resume,
     )
@@ -188,13 +190,15 @@ def train_everything(
 
 
 def label(
-    lnet: Annotated[Path, typer.Option(help="Run folder of `train lnet` or `train all`.")],
+    lnet: Annotated[
+        Path, typer.Option(help="Run folder of `train lnet`, `train all` or, to label again, `train pnet`.")
+    ],
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for the masks (VOC layout).")],
     split: Annotated[str, typer.Option(help="A list in ImageSets/Segmentation.")] = "train",
     json: Json = None,
 ) -> None:
-    """Pixel annotations for weak images: L-Net's foreground, class activation maps, self-diffusion.
+    """Pixel annotations for weak images: L-Net's foreground, class activation maps, self-diffusion; or P-Net's answer.
 
     Example: tsss-edge label --lnet runs/method --data runs/synth --out runs/labels
     """

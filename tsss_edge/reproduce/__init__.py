@@ -1,6 +1,6 @@
 """A masked set -> the method's table: supervised, 50% and 0% strong, with each part on and off, over seeds; resumable.
 
-OUT/seed-N/{supervised, 50/{lnet,classifier,labels,pnet,VARIANT}, 0/...} are runs like any other; OUT/table.json and
+OUT/seed-N/{supervised, 50/{lnet,classifier,labels,draft,relabels,pnet,VARIANT}, 0/...} are runs like any other; OUT/table.json and
 OUT/table.html are written after every seed. Started again on the same folder it goes on where it stopped.
 """
 
@@ -19,14 +19,12 @@ from tsss_edge.data.voc import VocDataset
 from tsss_edge.reproduce.page import write_page
 from tsss_edge.reproduce.score import Score, scored
 from tsss_edge.reproduce.table import Seed, Table, tabulate
-from tsss_edge.train.all import train_all
+from tsss_edge.train.all import PLAIN, first_round, second_round
 from tsss_edge.train.label import LabelReport
 from tsss_edge.train.ladder import Ladder, ladder
 from tsss_edge.train.pnet import Switches, train_pnet
 from tsss_edge.train.supervised import train_supervised
 from tsss_edge.train.validate import Views
-
-PLAIN = Switches(adversarial=False, mean_teacher=False)
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,7 @@ class RowPlan:
     name: str
     folder: str
     switches: Switches = field(default_factory=Switches)
+    relabel: bool = True
     flip: bool = False
 
     @property
@@ -48,13 +47,14 @@ class RowPlan:
 ROWS = (
     RowPlan("100", "supervised", "supervised"),
     RowPlan("50", "full", "50/pnet"),
-    RowPlan("50", "labels-only", "50/labels-only", PLAIN),
+    RowPlan("50", "labels-only", "50/labels-only", PLAIN, relabel=False),
+    RowPlan("50", "without-relabel", "50/without-relabel", relabel=False),
     RowPlan("50", "without-d", "50/without-d", Switches(adversarial=False)),
     RowPlan("50", "without-teacher", "50/without-teacher", Switches(mean_teacher=False)),
     RowPlan("50", "cutmix", "50/cutmix", Switches(cutmix=True)),
     RowPlan("50", "flips", "50/pnet", flip=True),
     RowPlan("0", "full", "0/pnet"),
-    RowPlan("0", "labels-only", "0/labels-only", PLAIN),
+    RowPlan("0", "labels-only", "0/labels-only", PLAIN, relabel=False),
     RowPlan("0", "flips", "0/pnet", flip=True),
 )
 
@@ -85,7 +85,7 @@ def reproduce(
     finished: list[Seed] = []
     for seed in seeds:
         run = _SeedRun(msgspec.structs.replace(config, seed=seed), data, source, strong, out / f"seed-{seed}")
-        finished.append(run.results(chosen, views))
+        finished.append(run.results(chosen, views, ladders=not finished))
         table = tabulate(finished, [(plan.key, plan.protocol, plan.name) for plan in chosen], config, dataset)
         write_json(out / "table.json", table)
         write_page(table, out, dataset, strong)
@@ -113,15 +113,20 @@ class _SeedRun:
     strong: tuple[str, ...]
     out: Path
 
-    def results(self, rows: Sequence[RowPlan], views: Views) -> Seed:
+    def results(self, rows: Sequence[RowPlan], views: Views, *, ladders: bool) -> Seed:
         scores = {plan.key: self._score(plan, views) for plan in rows}
         protocols = [p for p in ("50", "0") if any(plan.protocol == p for plan in rows)]
         return Seed(
             seed=self.config.seed,
             scores=scores,
-            labels={p: read_json(self.out / p / "labels/manifest.json", LabelReport) for p in protocols},
-            ladders={p: self._ladder(p) for p in protocols},
+            labels=self._reports(protocols, "labels"),
+            relabels=self._reports(protocols, "relabels"),
+            ladders={p: self._ladder(p) for p in protocols if ladders},
         )
+
+    def _reports(self, protocols: Sequence[str], folder: str) -> dict[str, LabelReport]:
+        paths = {p: self.out / p / folder / "manifest.json" for p in protocols}
+        return {p: read_json(path, LabelReport) for p, path in paths.items() if path.is_file()}
 
     def _score(self, plan: RowPlan, views: Views) -> Score:
         checkpoint = self._trained(plan)
@@ -133,10 +138,12 @@ class _SeedRun:
             return train_supervised(self.config, self.data, folder, resume=True)
         run, source = self.out / plan.protocol, self.source if plan.protocol == "0" else None
         strong = () if plan.protocol == "0" else self.strong
-        if plan.folder.endswith("/pnet"):
-            return train_all(self.config, self.data, run, strong=strong, source=source, resume=True)
-        folders = {"lnet": run / "lnet", "labels": run / "labels"}
-        return train_pnet(self.config, self.data, folder, strong=strong, switches=plan.switches, resume=True, **folders)
+        first_round(self.config, self.data, run, strong=strong, source=source, resume=True)
+        start, labels, config = run / "lnet", run / "labels", self.config
+        if plan.relabel:
+            start, labels, config = second_round(config, self.data, run, strong=strong, resume=True)
+        folders = {"lnet": start, "labels": labels}
+        return train_pnet(config, self.data, folder, strong=strong, switches=plan.switches, resume=True, **folders)
 
     def _ladder(self, protocol: str) -> Ladder:
         """Kept beside the run: it takes a minute."""

@@ -22,11 +22,13 @@ SUPERVISED = "100:supervised"
 
 
 class Seed(Struct, frozen=True):
-    """What one seed gave; rows by key ("50:full"), labels and ladders by protocol ("50", "0")."""
+    """What one seed gave; rows by key ("50:full"), labels (first and second round) and, for the first seed,
+    ladders by protocol ("50", "0")."""
 
     seed: int
     scores: dict[str, Score]
     labels: dict[str, LabelReport]
+    relabels: dict[str, LabelReport]
     ladders: dict[str, Ladder]
 
 

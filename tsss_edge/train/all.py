@@ -1,4 +1,7 @@
-"""A dataset and the names of its strong categories -> a trained P-Net: L-Net, classifier, labels, P-Net, in one call."""
+"""A dataset and the names of its strong categories -> a trained P-Net, in one call.
+
+L-Net, classifier, labels Lw; a draft of P-Net, which labels the weak pictures again; P-Net.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,15 @@ import msgspec
 
 from tsss_edge.artifacts import Checkpoint, atomic_path
 from tsss_edge.config import TrainConfig
+from tsss_edge.data.supervision import Supervision
+from tsss_edge.data.voc import VocDataset
 from tsss_edge.train.classifier import train_classifier
 from tsss_edge.train.distributed import meet, this_process
 from tsss_edge.train.label import write_labels
 from tsss_edge.train.lnet import train_lnet
 from tsss_edge.train.pnet import Switches, train_pnet
+
+PLAIN = Switches(adversarial=False, mean_teacher=False)
 
 
 def train_all(
@@ -25,26 +32,72 @@ def train_all(
     strong: Sequence[str],
     source: Path | None = None,
     switches: Switches | None = None,
+    relabel: bool = True,
     lnet_epochs: int | None = None,
     resume: bool = False,
 ) -> Checkpoint:
-    """Run the method into out/{lnet,classifier,labels,pnet}; P-Net's best.pt and log are copied to `out` itself.
+    """Run the method into out/{lnet,classifier,labels,draft,relabels,pnet}; P-Net's best.pt and log are copied to `out`.
 
     Args:   source: a set whose masks L-Net learns from, in place of the strong categories' (the 0% protocol).
+            relabel: spend a third of P-Net's epochs on a draft that labels again (see train/relabel.py).
             lnet_epochs: of L-Net, which sees the strong images only (default: as P-Net); the classifier takes a third.
             resume: go on in the stage that was under way; finished stages are not run again.
     Raises: DataError, ArtifactError: as the stages.
     """
+    first_round(config, data, out, strong=strong, source=source, lnet_epochs=lnet_epochs, resume=resume)
+    start, labels, rest = out / "lnet", out / "labels", config
+    if relabel and any_weak(data, strong):
+        start, labels, rest = second_round(config, data, out, strong=strong, resume=resume)
+    pnet = train_pnet(
+        rest, data, out / "pnet", lnet=start, labels=labels, strong=strong, switches=switches, resume=resume
+    )
+    return publish(pnet, out)
+
+
+def first_round(
+    config: TrainConfig,
+    data: Path,
+    out: Path,
+    *,
+    strong: Sequence[str],
+    source: Path | None,
+    lnet_epochs: int | None = None,
+    resume: bool,
+) -> None:
+    """Train out/lnet and out/classifier and let them label, into out/labels. Arguments as `train_all`."""
     long = msgspec.structs.replace(config, epochs=lnet_epochs or config.epochs)
     short = continued(long)
     lnet = train_lnet(short if source else long, data, out / "lnet", strong=strong, source=source, resume=resume)
     train_classifier(short, data, out / "classifier", lnet=lnet.path, strong=strong, resume=resume)
-    if this_process().writes and not (resume and (out / "labels/manifest.json").is_file()):
-        write_labels(out, data, out / "labels", strong=strong, device=config.device)
-    meet()
+    label_once(out, data, out / "labels", strong=strong, device=config.device, resume=resume)
+
+
+def second_round(
+    config: TrainConfig, data: Path, out: Path, *, strong: Sequence[str], resume: bool
+) -> tuple[Path, Path, TrainConfig]:
+    """Train out/draft on out/labels by cross-entropy alone and let it label again, into out/relabels.
+
+    Returns: P-Net's start, its labels, and its settings with the epochs that are left.
+    """
+    short = continued(config)
+    draft, relabels = out / "draft", out / "relabels"
     folders = {"lnet": out / "lnet", "labels": out / "labels"}
-    pnet = train_pnet(config, data, out / "pnet", strong=strong, switches=switches, resume=resume, **folders)
-    return publish(pnet, out)
+    train_pnet(short, data, draft, strong=strong, switches=PLAIN, resume=resume, **folders)
+    label_once(draft, data, relabels, strong=strong, device=config.device, resume=resume)
+    rest = msgspec.structs.replace(config, epochs=max(1, config.epochs - short.epochs))
+    return draft, relabels, rest
+
+
+def label_once(run: Path, data: Path, out: Path, *, strong: Sequence[str], device: str, resume: bool) -> None:
+    """`write_labels`, unless `out` is complete and is to be kept. Under torchrun one process writes, the others wait."""
+    if this_process().writes and not (resume and (out / "manifest.json").is_file()):
+        write_labels(run, data, out, strong=strong, device=device)
+    meet()
+
+
+def any_weak(data: Path, strong: Sequence[str]) -> bool:
+    """Whether a training picture is weak."""
+    return bool(Supervision(VocDataset.open(data), tuple(strong)).weak_ids("train"))
 
 
 def continued(config: TrainConfig) -> TrainConfig:

@@ -41,6 +41,7 @@ class LabelConfig(Struct, frozen=True):
     object_above: float = 0.6  # M
     margin: float = 0.1  # of the best category over the second, as a share of the best
     temperature: float = 1.0  # of the class maps
+    sure_above: float = 0.7  # probability, where a P-Net labels (relabel.py)
     diffusion: DiffusionConfig | None = DiffusionConfig()  # None: the class maps as they are
 
 
@@ -88,13 +89,18 @@ class Annotator:
 
     def _look(self, x: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
         """Objectness logit, class maps and features at one scale, on that scale's stride-8 grid."""
-        size = [max(MULTIPLE, round(side * scale / MULTIPLE) * MULTIPLE) for side in x.shape[-2:]]
-        x = resized(x, (size[0], size[1]))
+        x = scaled(x, scale)
         both = torch.cat([x, x.flip(-1)])
         features = self._lnet.features(both)
         assert self._lnet.object_head is not None
-        logit, maps = _unflipped(self._lnet.object_head(features)), _unflipped(self._classifier(both).maps)
+        logit, maps = unflipped(self._lnet.object_head(features)), unflipped(self._classifier(both).maps)
         return logit, maps, features[: len(x)]
+
+
+def scaled(x: Tensor, scale: float) -> Tensor:
+    """(N,3,H,W) network input -> about `scale` times as large, in sizes that the networks take."""
+    size = [max(MULTIPLE, round(side * scale / MULTIPLE) * MULTIPLE) for side in x.shape[-2:]]
+    return resized(x, (size[0], size[1]))
 
 
 def resized(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
@@ -104,7 +110,7 @@ def resized(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
     return F.interpolate(maps, size=size_hw, mode="bilinear", align_corners=False)
 
 
-def _unflipped(pair: Tensor) -> Tensor:
+def unflipped(pair: Tensor) -> Tensor:
     """(2N,C,h,w), the second half of mirrored pictures -> (N,C,h,w), their mean."""
     straight, mirrored = pair.chunk(2)
     return (straight + mirrored.flip(-1)) / 2

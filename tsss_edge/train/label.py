@@ -1,4 +1,7 @@
-"""A run's L-Net and classifier + a set -> pixel annotations Lw of its weak images, as masks in VOC layout."""
+"""A run + a set -> pixel annotations of its weak images, as masks in VOC layout.
+
+From an L-Net and its classifier: Lw (annotate.py). From a P-Net: a second, better round (relabel.py).
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from tsss_edge.metrics import ConfusionMatrix
 from tsss_edge.train.annotate import Annotator, LabelConfig
 from tsss_edge.train.classifier import train_classifier
 from tsss_edge.train.contact import Pair, contact_sheet
+from tsss_edge.train.relabel import Relabeller
 from tsss_edge.train.validate import Views
 
 SHEET = 24  # pictures on the contact sheet
@@ -35,8 +39,7 @@ class LabelReport(Struct, frozen=True):
     miou: float | None
     object_iou: float | None
     strong: tuple[str, ...]
-    lnet_sha256: str
-    classifier_sha256: str
+    sha256: dict[str, str]  # of the networks that labelled, by stage
     settings: LabelConfig
 
     def summary(self) -> str:
@@ -48,7 +51,7 @@ class LabelReport(Struct, frozen=True):
 
 
 def write_labels(
-    lnet_run: Path,
+    run: Path,
     data: Path,
     out: Path,
     *,
@@ -60,22 +63,20 @@ def write_labels(
 ) -> LabelReport:
     """Annotate the weak images of a split: out/SegmentationClass/*.png, manifest.json, contact_sheet.png, lists.
 
-    Args:    lnet_run: run folder of `train lnet` or `train all`.
-             strong: categories with masks (default: those L-Net was trained with).
-             classifier: its run; default: `classifier` in or beside `lnet_run`, trained there if there is none.
+    Args:    run: of `train lnet` or `train all`, whose L-Net and classifier label; or of a P-Net, which labels alone.
+             strong: categories with masks (default: those the run was trained with).
+             classifier: its run; default: `classifier` in or beside L-Net's, trained there if there is none.
     Raises:  DataError: unusable data. ArtifactError: runs that do not belong together.
     """
-    lnet, config = find_lnet(lnet_run), config or LabelConfig()
+    first, config = find_labeller(run), config or LabelConfig()
     dataset = VocDataset.open(data)
-    _require_same_classes(lnet, dataset)
-    supervision = Supervision(dataset, tuple(lnet.meta.strong if strong is None else strong))
-    found = Checkpoint.load(classifier) if classifier else find_classifier(lnet)
-    sorter = found or _new_classifier(lnet, data, supervision)
-    annotator = Annotator(lnet, sorter, device=device)
-    views = Views(dataset, supervision.weak_ids(split), lnet.meta.preprocess)
+    _require_same_classes(first, dataset)
+    supervision = Supervision(dataset, tuple(first.meta.strong if strong is None else strong))
+    labeller, networks = _labeller(first, data, supervision, classifier, device)
+    views = Views(dataset, supervision.weak_ids(split), first.meta.preprocess)
     pictures: list[Pair] = []
     tally, start = _Tally(len(dataset.classes)), time.perf_counter()
-    for image_id, mask in annotator.labels(views, supervision, config):
+    for image_id, mask in labeller.labels(views, supervision, config):
         write_mask(out / "SegmentationClass" / f"{image_id}.png", mask)
         tally.update(mask, dataset, image_id)
         if len(pictures) < SHEET:
@@ -87,8 +88,7 @@ def write_labels(
         seconds=round(seconds, 2),
         images_per_s=round(len(views.ids) / seconds, 1),
         strong=tuple(supervision.strong),
-        lnet_sha256=lnet.sha256,
-        classifier_sha256=sorter.sha256,
+        sha256={network.meta.stage: network.sha256 for network in networks},
         settings=config,
         unsure=tally.unsure,
         miou=tally.miou,
@@ -98,10 +98,34 @@ def write_labels(
     return report
 
 
-def find_lnet(run: Path) -> Checkpoint:
-    """The L-Net of a `train lnet` run or, in its sub-folder, of a `train all` run. Raises: ArtifactError: there is none."""
+def _labeller(
+    first: Checkpoint, data: Path, supervision: Supervision, classifier: Path | None, device: str
+) -> tuple[Annotator | Relabeller, tuple[Checkpoint, ...]]:
+    """Who labels, and the checkpoints it is made of."""
+    if first.meta.stage == "pnet":
+        return Relabeller(first, device=device), (first,)
+    found = Checkpoint.load(classifier) if classifier else find_classifier(first)
+    sorter = found or _new_classifier(first, data, supervision)
+    return Annotator(first, sorter, device=device), (first, sorter)
+
+
+def find_labeller(run: Path) -> Checkpoint:
+    """The L-Net of a `train lnet` run or, in its sub-folder, of a `train all` run; else the P-Net of the run.
+
+    Raises: ArtifactError: there is neither.
+    """
     inner = run / "lnet"
     checkpoint = Checkpoint.load(inner if inner.is_dir() else run)
+    if checkpoint.meta.stage not in ("lnet", "pnet"):
+        raise ArtifactError(
+            f"{checkpoint.path}: is a {checkpoint.meta.stage} checkpoint; expected an L-Net's or P-Net's"
+        )
+    return checkpoint
+
+
+def find_lnet(run: Path) -> Checkpoint:
+    """As `find_labeller`, but an L-Net. Raises: ArtifactError: there is none."""
+    checkpoint = find_labeller(run)
     if checkpoint.meta.stage != "lnet":
         raise ArtifactError(f"{checkpoint.path}: is a {checkpoint.meta.stage} checkpoint; expected an L-Net's")
     return checkpoint
@@ -123,10 +147,10 @@ def _new_classifier(lnet: Checkpoint, data: Path, supervision: Supervision) -> C
     return train_classifier(settings, data, out, lnet=lnet.path, strong=supervision.strong, resume=True)
 
 
-def _require_same_classes(lnet: Checkpoint, dataset: VocDataset) -> None:
-    if lnet.meta.classes != dataset.classes:
+def _require_same_classes(checkpoint: Checkpoint, dataset: VocDataset) -> None:
+    if checkpoint.meta.classes != dataset.classes:
         raise ArtifactError(
-            f"{lnet.path}: was trained for other classes than {dataset.root} has; use the set it was made for"
+            f"{checkpoint.path}: was trained for other classes than {dataset.root} has; use the set it was made for"
         )
 
 

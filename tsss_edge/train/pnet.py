@@ -27,13 +27,13 @@ from tsss_edge.config import TrainConfig
 from tsss_edge.data.augment import TrainAugment
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset, read_mask
-from tsss_edge.errors import DataError
+from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.models import SegNet
 from tsss_edge.models.classifier import load_classifier
 from tsss_edge.models.discriminator import Discriminator
 from tsss_edge.train.common import class_weights, fresh_net, require_background, take_over, training_split
 from tsss_edge.train.distributed import average_gradients
-from tsss_edge.train.label import find_classifier, find_lnet
+from tsss_edge.train.label import find_classifier, find_labeller
 from tsss_edge.train.loader import Batch, MaskOf, Samples, network_input
 from tsss_edge.train.loop import Moment, Stage, train
 from tsss_edge.train.losses import cell_shares, class_loss, object_loss
@@ -69,7 +69,8 @@ def train_pnet(
 ) -> Checkpoint:
     """Train P-Net on all categories of `data`.
 
-    Args:    lnet: L-Net's run, where P-Net's weights start. labels: folder that `write_labels` filled.
+    Args:    lnet: L-Net's run, where P-Net's weights start, or that of an earlier P-Net. labels: folder that
+             `write_labels` filled.
     Metrics: mIoU in percent and pixel accuracy on "val". The newest weights are kept: no mask of a weak category may
              choose them.
     Raises:  DataError: unusable data, or a weak image without label. ArtifactError: another architecture or run.
@@ -124,14 +125,20 @@ def train_from(
     return train(stage, config, out, resume=resume)
 
 
-def starting_net(config: TrainConfig, dataset: VocDataset, lnet_run: Path) -> SegNet:
-    """P-Net before its first step: L-Net's weights, and those of the classifier that came of them where there is one.
+def starting_net(config: TrainConfig, dataset: VocDataset, run: Path) -> SegNet:
+    """P-Net before its first step: L-Net's weights and those of the classifier that came of them where there is one; or
+    those of an earlier P-Net, which a second round of labels goes on from.
 
-    Raises: ArtifactError: another architecture.
+    Raises: ArtifactError: another architecture, or a P-Net of other classes.
     """
-    lnet = find_lnet(lnet_run)
-    net = take_over(fresh_net(config, num_classes=len(dataset.classes)), lnet, config.arch)
-    classifier = find_classifier(lnet)
+    start = find_labeller(run)
+    net = take_over(fresh_net(config, num_classes=len(dataset.classes)), start, config.arch)
+    if start.meta.stage == "pnet":
+        if start.meta.classes != dataset.classes:
+            raise ArtifactError(f"{start.path}: has other classes than {dataset.root}; start from a P-Net of this set")
+        net.load_state_dict(start.state())
+        return net
+    classifier = find_classifier(start)
     if classifier is not None and classifier.meta.classes == dataset.classes:
         net.load_state_dict(load_classifier(classifier).net.state_dict())
     return net

@@ -1,8 +1,10 @@
-"""Beyond the paper, each behind a switch of P-Net: labels refined by the averaged network, and CutMix.
+"""Beyond the paper, each behind a switch of P-Net: labels corrected by the averaged network, and CutMix.
 
-Mean teacher (arXiv 1703.01780), adapted: the averaged network looks at the same weak pictures, its probabilities are
-limited to the background and to the categories that the image-level label names, and they replace a growing part of Lw.
-Errors of Lw differ from picture to picture, so the network averages them out before it could learn them by heart.
+Mean teacher (arXiv 1703.01780), adapted: the averaged network looks at the same weak pictures, its probabilities
+limited to the background and to the categories that the image-level label names. Where it surely sees something else
+than Lw, nothing is learned there; where Lw is unsure, its answer is the target. Errors of Lw differ from picture to
+picture, so the network averages them out before it could learn them by heart. Mixing the two everywhere in place of that
+blurs what is right as well, and loses (docs/results/transfer.md).
 """
 # Letters: N batch, K class, h, w grid of the loss.
 
@@ -14,27 +16,36 @@ from torch import Tensor, nn
 from tsss_edge.train.loader import Batch
 from tsss_edge.train.losses import upsample_to
 
-TRUST_FROM, TRUST_FULL, TRUST = 0.2, 0.5, 0.8  # shares of training; the teacher's final share of the target
+HEARD_FROM, HEARD_FULL = 0.3, 0.5  # shares of training between which the teacher's say grows from none to all
+SURE = 0.8  # probability from which the teacher may strike out a label
 CUT = (0.2, 0.5)  # side of a CutMix rectangle, as a share of the picture's
 
 
 @torch.no_grad()
 def refine(shares: Tensor, x: Tensor, batch: Batch, teacher: nn.Module, done: float) -> Tensor:
-    """Targets of weak pictures moved towards the teacher: (N,K,h,w) -> (N,K,h,w). Strong pictures stay.
+    """Targets of weak pictures corrected by the teacher: (N,K,h,w) -> (N,K,h,w). Strong pictures stay.
 
-    Where Lw is unsure (255) the teacher speaks alone. Pixels outside the picture (255 by augmentation) look the same to
-    us and get the same; the teacher calls them background there, which does no harm.
+    Pixels outside the picture (255 by augmentation) look like unsure ones to us and get the teacher's answer too; it
+    calls them background, which does no harm.
     """
-    trust = TRUST * min(1.0, max(0.0, (done - TRUST_FROM) / (TRUST_FULL - TRUST_FROM)))
-    if trust == 0 or not bool(batch.weak.any()):
+    say = min(1.0, max(0.0, (done - HEARD_FROM) / (HEARD_FULL - HEARD_FROM)))
+    if say == 0 or not bool(batch.weak.any()):
         return shares
+    ours, belief = shares[batch.weak], _belief(shares, x, batch, teacher)
+    known = ours.sum(dim=1, keepdim=True)
+    agreement = (ours * belief).sum(dim=1, keepdim=True) / known.clamp(min=1e-6)
+    wrong = (belief.amax(dim=1, keepdim=True) > SURE) & (agreement < 1 - SURE)
+    refined = shares.clone()
+    refined[batch.weak] = ours * (1 - say * wrong.float()) + say * (1 - known) * belief
+    return refined
+
+
+def _belief(shares: Tensor, x: Tensor, batch: Batch, teacher: nn.Module) -> Tensor:
+    """The teacher's probabilities on weak pictures, within their image-level labels: (N_weak,K,h,w)."""
     logits = upsample_to(teacher(x[batch.weak]).logits, shares)
     allowed = batch.labels[batch.weak].clone()
     allowed[:, 0] = 1
-    belief = logits.masked_fill((allowed == 0)[:, :, None, None], -1e4).softmax(dim=1)
-    refined = shares.clone()
-    refined[batch.weak] = (1 - trust) * shares[batch.weak] + trust * belief
-    return refined
+    return logits.masked_fill((allowed == 0)[:, :, None, None], -1e4).softmax(dim=1)
 
 
 def cut_and_mix(x: Tensor, shares: Tensor, seed: int, step: int) -> tuple[Tensor, Tensor]:
