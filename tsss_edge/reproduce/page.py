@@ -61,7 +61,7 @@ def found_labels(run: Path, dataset: VocDataset, ids: Sequence[str]) -> Masks:
     """(H,W) uint8 Lw of some pictures by a run of the method, as if none of their pixels were known."""
     lnet = find_lnet(run)
     classifier = find_classifier(lnet)
-    assert classifier is not None, "the run was made by train_all"
+    assert classifier is not None, "first_round trains one"
     views = Views(dataset, ids, lnet.meta.preprocess)
     return dict(Annotator(lnet, classifier).labels(views, Supervision(dataset, ()), LabelConfig()))
 

@@ -2,12 +2,12 @@
 
 The paper's (Xiao et al., arXiv 1711.06828): S, started from L-Net, learns by cross-entropy from strong images (true
 masks) and weak images (Lw), while D tells its predictions on strong images from those on weak ones and S learns to make
-the second look like the first. Ours: S starts from the classifier, which came of L-Net and knows categories already; D
-judges structure, not category (models/discriminator.py); D works alone for the first tenth of training and then its say
-grows over another tenth, because an untrained D only adds noise; the target for "strong" is 0.9 (one-sided label
-smoothing, arXiv 1606.03498); D learns at a tenth of S's starting rate with betas (0.5, 0.99), as spectral norm wants;
-and S's adversarial loss weighs 0.01, small against cross-entropy. What D and mean teacher give: docs/results/transfer.md.
-The objectness head goes on learning from the same pixels, so that "object, but of no known category" stays visible.
+the second look like the first. Ours: S starts from the classifier, which came of L-Net and knows categories already, and
+in the second round of labels (relabel.py) from the draft that wrote them; D judges structure, not category
+(models/discriminator.py); D works alone for the first tenth of training and then its say grows over another tenth,
+because an untrained D only adds noise; the target for "strong" is 0.9 (one-sided label smoothing, arXiv 1606.03498); D
+learns at a tenth of S's starting rate with betas (0.5, 0.99), as spectral norm wants; and S's adversarial loss weighs
+0.01, small against cross-entropy. What D and mean teacher give: docs/results/transfer.md. The objectness head goes on learning from the same pixels, so that "object, but of no known category" stays visible.
 """
 
 from __future__ import annotations
