@@ -1,6 +1,6 @@
 """What `reproduce` measured -> the tables of docs/results/transfer.md, between its markers, and transfer.json.
 
-python scripts/transfer_page.py RUN docs/results/transfer.md [--adapt adapt.json] [--label manifest.json]
+python scripts/transfer_page.py RUN docs/results/transfer.md [--ablation table.json] [--adapt adapt.json] [--label manifest.json]
 
 The prose of the page is written by hand; rows that a run lacks are named as not measured.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
 def rows_of(table: Table) -> str:
-    """The table, and which rows are missing from it."""
+    """The table of all its seeds."""
     lines = [
+        f"Seeds: {', '.join(str(seed.seed) for seed in table.seeds)}.",
+        "",
         "| strong | row | mIoU | ratio | paper (VOC) | strong categories | weak categories | object IoU | training, s |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
@@ -35,11 +38,14 @@ def rows_of(table: Table) -> str:
         lines.append(
             f"| {row.protocol}% | {row.name} | {' | '.join(cells)} | {row.object_iou.text()} | {row.seconds.mean:.0f} |"
         )
-    made = {(row.protocol, row.name) for row in table.rows}
-    missing = [plan.key for plan in ROWS if (plan.protocol, plan.name) not in made]
-    if missing:
-        lines += ["", f"Not measured yet: {', '.join(missing)}."]
     return "\n".join(lines)
+
+
+def missing_rows(tables: Sequence[Table]) -> str:
+    """A sentence that names the rows nobody measured, or nothing."""
+    made = {(row.protocol, row.name) for table in tables for row in table.rows}
+    missing = [plan.key for plan in ROWS if (plan.protocol, plan.name) not in made]
+    return f"Not measured: {', '.join(missing)}." if missing else ""
 
 
 def ladders_of(table: Table) -> str:
@@ -67,17 +73,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("page", type=Path)
+    parser.add_argument("--ablation", type=Path, help="table.json of fewer seeds, with rows that the table lacks")
     parser.add_argument("--adapt", type=Path, help="adapt.json of a run that `adapt` made")
     parser.add_argument("--label", type=Path, help="manifest.json of a timed `label`")
     given = parser.parse_args()
     table = read_json(given.run / "table.json", Table)
+    tables = [table]
     content: dict[str, Any] = msgspec.to_builtins(table)
+    if given.ablation:
+        tables.append(read_json(given.ablation, Table))
+        content["ablation"] = msgspec.to_builtins(tables[-1])
     if given.adapt:
         content["adapt"] = {**msgspec.to_builtins(read_json(given.adapt, AdaptReport)), "checkpoint": "best.pt"}
     if given.label:
         content["label_speed"] = msgspec.to_builtins(read_json(given.label, LabelReport))
     text = given.page.read_text()
-    block = f"{BEGIN}\n\n{rows_of(table)}\n\nWhere the labels lose (percent mIoU):\n\n{ladders_of(table)}\n\n{END}"
+    parts = [rows_of(table) for table in tables]
+    parts += [
+        missing_rows(tables),
+        f"Where the labels lose (seed {table.seeds[0].seed}, percent mIoU):",
+        ladders_of(table),
+    ]
+    block = "\n\n".join(part for part in (BEGIN, *parts, END) if part)
     pattern = re.compile(re.escape(BEGIN) + ".*" + re.escape(END), re.DOTALL)
     if not pattern.search(text):
         raise SystemExit(f"{given.page}: no lines {BEGIN} and {END}")

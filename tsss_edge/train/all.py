@@ -40,7 +40,8 @@ def train_all(
 
     Args:   source: a set whose masks L-Net learns from, in place of the strong categories' (the 0% protocol).
             relabel: spend a third of P-Net's epochs on a draft that labels again (see train/relabel.py).
-            lnet_epochs: of L-Net, which sees the strong images only (default: as P-Net); the classifier takes a third.
+            lnet_epochs: of L-Net, which sees the strong images only (default: as P-Net); the classifier takes a third,
+                and with `source` each of them half.
             resume: go on in the stage that was under way; finished stages are not run again.
     Raises: DataError, ArtifactError: as the stages.
     """
@@ -64,11 +65,16 @@ def first_round(
     lnet_epochs: int | None = None,
     resume: bool,
 ) -> None:
-    """Train out/lnet and out/classifier and let them label, into out/labels. Arguments as `train_all`."""
-    long = msgspec.structs.replace(config, epochs=lnet_epochs or config.epochs)
-    short = continued(long)
-    lnet = train_lnet(short if source else long, data, out / "lnet", strong=strong, source=source, resume=resume)
-    train_classifier(short, data, out / "classifier", lnet=lnet.path, strong=strong, resume=resume)
+    """Train out/lnet and out/classifier and let them label, into out/labels. Arguments as `train_all`.
+
+    A source set has about three times as many pictures as a set has strong ones: L-Net takes half the epochs there. So does
+    the classifier, which otherwise takes a third; without strong pixels it has more to learn.
+    """
+    total = lnet_epochs or config.epochs
+    of_lnet, of_classifier = (total // 2, total // 2) if source else (total, total // 3)
+    lnet = train_lnet(with_epochs(config, of_lnet), data, out / "lnet", strong=strong, source=source, resume=resume)
+    settings = with_epochs(config, of_classifier)
+    train_classifier(settings, data, out / "classifier", lnet=lnet.path, strong=strong, resume=resume)
     label_once(out, data, out / "labels", strong=strong, device=config.device, resume=resume)
 
 
@@ -79,12 +85,12 @@ def second_round(
 
     Returns: P-Net's start, its labels, and its settings with the epochs that are left.
     """
-    short = continued(config)
+    short = with_epochs(config, config.epochs // 3)
     draft, relabels = out / "draft", out / "relabels"
     folders = {"lnet": out / "lnet", "labels": out / "labels"}
     train_pnet(short, data, draft, strong=strong, switches=PLAIN, resume=resume, **folders)
     label_once(draft, data, relabels, strong=strong, device=config.device, resume=resume)
-    rest = msgspec.structs.replace(config, epochs=max(1, config.epochs - short.epochs))
+    rest = with_epochs(config, config.epochs - short.epochs)
     return draft, relabels, rest
 
 
@@ -100,10 +106,9 @@ def any_weak(data: Path, strong: Sequence[str]) -> bool:
     return bool(Supervision(VocDataset.open(data), tuple(strong)).weak_ids("train"))
 
 
-def continued(config: TrainConfig) -> TrainConfig:
-    """A third of the epochs: for the classifier, which goes on from L-Net, and for L-Net on a source set, which has about
-    three times as many pictures as a set has strong ones."""
-    return msgspec.structs.replace(config, epochs=max(1, config.epochs // 3))
+def with_epochs(config: TrainConfig, epochs: int) -> TrainConfig:
+    """The same settings for another number of epochs, at least one."""
+    return msgspec.structs.replace(config, epochs=max(1, epochs))
 
 
 def publish(checkpoint: Checkpoint, out: Path) -> Checkpoint:

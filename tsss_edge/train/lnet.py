@@ -2,8 +2,7 @@
 
 The paper's: the class is removed from the masks of strong categories, so that the network fires on objects of
 categories it never saw. Ours: it is the objectness head of the edge networks, trained with binary cross-entropy on
-strong images, in which the colour channels change places at random, at times for each category by itself: what an
-object is hangs neither on its hue nor on how its tones go with those around it.
+strong images, in which the colour channels change places at random: what an object is does not hang on its hue.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tsss_edge.artifacts import IGNORE, Checkpoint
+from tsss_edge.artifacts import Checkpoint
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.augment import TrainAugment
 from tsss_edge.data.supervision import Supervision
@@ -30,11 +29,6 @@ from tsss_edge.train.losses import cell_shares, object_loss
 from tsss_edge.train.validate import Views, object_iou
 
 COLOR = 0.5  # jitter, stronger than where categories must be told apart by colour too
-RECOLORED = 0.5  # probability that the objects of a view get colours of their own
-CONTRAST, SHIFT = (
-    0.4,
-    40.0,
-)  # of a recoloured category: largest change of log contrast; of each channel's mean, in 1/255
 
 
 def train_lnet(
@@ -86,34 +80,16 @@ def _samples(config: TrainConfig, dataset: VocDataset, supervision: Supervision,
 
 
 class AnyHue:
-    """An augmentation, after which red, green and blue of the picture change places (six ways, equally likely).
+    """An augmentation, after which red, green and blue of the picture change places (six ways, equally likely)."""
 
-    In half of the views each category then gets an order of channels, a contrast and a tone of its own, so that no
-    harmony of the strong categories with their surroundings tells an object.
-    """
-
-    def __init__(self, augment: Augment, *, recolored: float = RECOLORED) -> None:
-        self._augment, self._recolored = augment, recolored
+    def __init__(self, augment: Augment) -> None:
+        self._augment = augment
 
     def __call__(
         self, image: NDArray[np.uint8], mask: NDArray[np.uint8], rng: np.random.Generator
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         view, labels = self._augment(image, mask, rng)
-        view = np.ascontiguousarray(view[..., rng.permutation(3)])
-        if rng.random() < self._recolored:
-            for category in np.unique(labels[(labels != 0) & (labels != IGNORE)]):
-                where = labels == category
-                view[where] = recolor(view[where], rng)
-        return view, labels
-
-
-def recolor(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """(P,3) uint8 pixels of one category -> the same texture in other colours."""
-    moved = pixels[:, rng.permutation(3)].astype(np.float32)
-    mean = moved.mean(axis=0)
-    gain, shift = np.exp(rng.uniform(-CONTRAST, CONTRAST)), rng.uniform(-SHIFT, SHIFT, 3)
-    colored: NDArray[np.uint8] = np.clip((moved - mean) * gain + mean + shift, 0, 255).astype(np.uint8)
-    return colored
+        return np.ascontiguousarray(view[..., rng.permutation(3)]), labels
 
 
 class LNetStep:

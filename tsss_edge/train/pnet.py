@@ -7,7 +7,8 @@ in the second round of labels (relabel.py) from the draft that wrote them; D jud
 (models/discriminator.py); D works alone for the first tenth of training and then its say grows over another tenth,
 because an untrained D only adds noise; the target for "strong" is 0.9 (one-sided label smoothing, arXiv 1606.03498); D
 learns at a tenth of S's starting rate with betas (0.5, 0.99), as spectral norm wants; and S's adversarial loss weighs
-0.01, small against cross-entropy. What D and mean teacher give: docs/results/transfer.md. The objectness head goes on learning from the same pixels, so that "object, but of no known category" stays visible.
+0.01, small against cross-entropy. What D and mean teacher give: docs/results/transfer.md. The objectness head goes on
+learning from the same pixels, so that "object, but of no known category" stays visible.
 """
 
 from __future__ import annotations
