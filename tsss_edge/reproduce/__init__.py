@@ -139,11 +139,11 @@ class _SeedRun:
         run, source = self.out / plan.protocol, self.source if plan.protocol == "0" else None
         strong = () if plan.protocol == "0" else self.strong
         first_round(self.config, self.data, run, strong=strong, source=source, resume=True)
-        start, labels, config = run / "lnet", run / "labels", self.config
+        start, labels = run / "lnet", run / "labels"
         if plan.relabel:
-            start, labels, config = second_round(config, self.data, run, strong=strong, resume=True)
+            start, labels = second_round(self.config, self.data, run, strong=strong, resume=True)
         folders = {"lnet": start, "labels": labels}
-        return train_pnet(config, self.data, folder, strong=strong, switches=plan.switches, resume=True, **folders)
+        return train_pnet(self.config, self.data, folder, strong=strong, switches=plan.switches, resume=True, **folders)
 
     def _ladder(self, protocol: str) -> Ladder:
         """Kept beside the run: it takes a minute."""

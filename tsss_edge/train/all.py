@@ -39,18 +39,18 @@ def train_all(
     """Run the method into out/{lnet,classifier,labels,draft,relabels,pnet}; P-Net's best.pt and log are copied to `out`.
 
     Args:   source: a set whose masks L-Net learns from, in place of the strong categories' (the 0% protocol).
-            relabel: spend a third of P-Net's epochs on a draft that labels again (see train/relabel.py).
+            relabel: train a draft of P-Net first, for a third of its epochs, that labels again (see train/relabel.py).
             lnet_epochs: of L-Net, which sees the strong images only (default: as P-Net); the classifier takes a third,
                 and with `source` each of them half.
             resume: go on in the stage that was under way; finished stages are not run again.
     Raises: DataError, ArtifactError: as the stages.
     """
     first_round(config, data, out, strong=strong, source=source, lnet_epochs=lnet_epochs, resume=resume)
-    start, labels, rest = out / "lnet", out / "labels", config
+    start, labels = out / "lnet", out / "labels"
     if relabel and any_weak(data, strong):
-        start, labels, rest = second_round(config, data, out, strong=strong, resume=resume)
+        start, labels = second_round(config, data, out, strong=strong, resume=resume)
     pnet = train_pnet(
-        rest, data, out / "pnet", lnet=start, labels=labels, strong=strong, switches=switches, resume=resume
+        config, data, out / "pnet", lnet=start, labels=labels, strong=strong, switches=switches, resume=resume
     )
     return publish(pnet, out)
 
@@ -80,18 +80,18 @@ def first_round(
 
 def second_round(
     config: TrainConfig, data: Path, out: Path, *, strong: Sequence[str], resume: bool
-) -> tuple[Path, Path, TrainConfig]:
-    """Train out/draft on out/labels by cross-entropy alone and let it label again, into out/relabels.
+) -> tuple[Path, Path]:
+    """Train out/draft on out/labels by cross-entropy alone, for a third of the epochs, and let it label again.
 
-    Returns: P-Net's start, its labels, and its settings with the epochs that are left.
+    Returns: P-Net's start and its labels, out/draft and out/relabels.
     """
-    short = with_epochs(config, config.epochs // 3)
     draft, relabels = out / "draft", out / "relabels"
     folders = {"lnet": out / "lnet", "labels": out / "labels"}
-    train_pnet(short, data, draft, strong=strong, switches=PLAIN, resume=resume, **folders)
+    train_pnet(
+        with_epochs(config, config.epochs // 3), data, draft, strong=strong, switches=PLAIN, resume=resume, **folders
+    )
     label_once(draft, data, relabels, strong=strong, device=config.device, resume=resume)
-    rest = with_epochs(config, config.epochs - short.epochs)
-    return draft, relabels, rest
+    return draft, relabels
 
 
 def label_once(run: Path, data: Path, out: Path, *, strong: Sequence[str], device: str, resume: bool) -> None:

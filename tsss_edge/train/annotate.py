@@ -3,7 +3,8 @@
 M = probability of object (L-Net), A_c = class map of each category that the image-level label names, normalised and
 masked by M, spread by self-diffusion (diffusion.py); the largest A_c wins where M is high, background where M is low,
 255 between and where two categories are about equal. Known pixels of strong categories stay as they are. The networks look
-at two scales, as such and mirrored, for M is finer and surer that way (measured: docs/results/transfer.md).
+at two scales, as such and mirrored, for M is finer and surer that way, and M and the A_c are fitted to the edges of the
+picture (guided.py; both measured: docs/results/transfer.md).
 """
 # Letters: N batch, C channel, K categories of one picture, H, W network input, h, w grid of the largest scale.
 
@@ -23,6 +24,7 @@ from tsss_edge.data.supervision import Supervision
 from tsss_edge.models import load_model
 from tsss_edge.models.classifier import load_classifier
 from tsss_edge.train.diffusion import DiffusionConfig, Floats, affinity, diffuse
+from tsss_edge.train.guided import guided
 from tsss_edge.train.loader import network_input
 from tsss_edge.train.loop import pick_device
 from tsss_edge.train.validate import BATCH, Views
@@ -34,6 +36,13 @@ MULTIPLE = 32  # pixels
 Mask = NDArray[np.uint8]
 
 
+class EdgeConfig(Struct, frozen=True):
+    """How maps are fitted to the picture's edges (guided.py)."""
+
+    radius: float = 0.125  # of the picture's shorter side
+    eps: float = 1e-4
+
+
 class LabelConfig(Struct, frozen=True):
     """When a pixel is sure. Chosen on images of strong categories (see docs/results/transfer.md)."""
 
@@ -42,6 +51,7 @@ class LabelConfig(Struct, frozen=True):
     margin: float = 0.1  # of the best category over the second, as a share of the best
     temperature: float = 1.0  # of the class maps
     sure_above: float = 0.7  # probability, where a P-Net labels (relabel.py)
+    edges: EdgeConfig | None = EdgeConfig()  # None: borders as the networks see them
     diffusion: DiffusionConfig | None = DiffusionConfig()  # None: the class maps as they are
 
 
@@ -119,23 +129,35 @@ def unflipped(pair: Tensor) -> Tensor:
 def annotate(evidence: Evidence, views: Views, image_id: str, supervision: Supervision, config: LabelConfig) -> Mask:
     """Lw of one picture: (H,W) uint8 at the picture's own size, holding only 0, 255 and its image-level categories."""
     known = supervision.pixel_mask(image_id)
-    lw = transferred(evidence, views.preprocess, known.shape, supervision.image_labels(image_id), config)
+    lw = transferred(evidence, views, image_id, supervision.image_labels(image_id), config)
     return np.where(known != IGNORE, known, lw)
 
 
-def transferred(
-    evidence: Evidence, preprocess: Preprocess, frame_hw: tuple[int, ...], labels: frozenset[int], config: LabelConfig
-) -> Mask:
+def transferred(evidence: Evidence, views: Views, image_id: str, labels: frozenset[int], config: LabelConfig) -> Mask:
     """Lw of a picture of which no pixel is known: (H,W) uint8. `labels`: its image-level categories."""
-    foreground = to_frame(evidence.objectness[None], preprocess, frame_hw)[0]
-    lw = np.full(frame_hw, IGNORE, np.uint8)
+    foreground = sharpened(evidence.objectness[None], views, image_id, config.edges)[0]
+    lw = np.full(foreground.shape, IGNORE, np.uint8)
     lw[foreground < config.background_below] = 0
     if labels:
         categories = np.array(sorted(labels), np.int64)
-        best, sure = winner(to_frame(spread_maps(evidence, categories, config), preprocess, frame_hw), config.margin)
+        spread = spread_maps(evidence, categories, config)
+        edges = config.edges if len(categories) > 1 else None  # with one category there is no border between two
+        best, sure = winner(sharpened(spread, views, image_id, edges), config.margin)
         inside = (foreground > config.object_above) & sure
         lw[inside] = categories.astype(np.uint8)[best[inside]]
     return lw
+
+
+def sharpened(maps: Floats, views: Views, image_id: str, edges: EdgeConfig | None) -> Floats:
+    """Maps (K,h,w) over the whole network input -> (K,H,W) over the picture, their borders on its edges."""
+    picture = views.dataset.image(image_id)
+    wide = to_frame(maps, views.preprocess, picture.shape[:2])
+    if edges is not None:
+        x, y, width, height = views.preprocess.place((picture.shape[0], picture.shape[1])).source
+        rows, columns = slice(y, y + height), slice(x, x + width)  # what the networks saw; the rest stays undecided
+        radius = max(1, round(edges.radius * min(height, width)))
+        wide[:, rows, columns] = guided(wide[:, rows, columns], picture[rows, columns], radius, edges.eps)
+    return wide
 
 
 def spread_maps(evidence: Evidence, categories: NDArray[np.int64], config: LabelConfig) -> Floats:

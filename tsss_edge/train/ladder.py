@@ -16,7 +16,7 @@ from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.metrics import ConfusionMatrix
-from tsss_edge.train.annotate import Annotator, Evidence, LabelConfig, Mask, to_frame, transferred
+from tsss_edge.train.annotate import Annotator, Evidence, LabelConfig, Mask, sharpened, transferred
 from tsss_edge.train.label import find_classifier, find_lnet
 from tsss_edge.train.validate import Views
 
@@ -24,7 +24,7 @@ EVERYWHERE = LabelConfig(background_below=-1.0, object_above=-1.0, margin=0.0)  
 
 
 class Ladder(Struct, frozen=True):
-    """mIoU in percent of the pictures' labels, 255 counted as wrong; `object_iou` is that of L-Net's foreground."""
+    """mIoU in percent of the pictures' labels, 255 counted as wrong; `object_iou` is that of the foreground, at M = 0.5."""
 
     images: int
     object_iou: float
@@ -76,10 +76,12 @@ class _Count:
     """Confusion counts of every rung."""
 
     def __init__(self, views: Views, config: LabelConfig) -> None:
-        self._views = views
+        self._views, self._edges = views, config.edges
         self._rungs = {
-            "maps_in_true_foreground": msgspec.structs.replace(EVERYWHERE, diffusion=None),
-            "diffusion_in_true_foreground": msgspec.structs.replace(EVERYWHERE, diffusion=config.diffusion),
+            "maps_in_true_foreground": msgspec.structs.replace(EVERYWHERE, diffusion=None, edges=config.edges),
+            "diffusion_in_true_foreground": msgspec.structs.replace(
+                EVERYWHERE, diffusion=config.diffusion, edges=config.edges
+            ),
             "lw": config,
         }
         self._matrices = {name: ConfusionMatrix(len(views.dataset.classes)) for name in self._rungs}
@@ -87,11 +89,10 @@ class _Count:
 
     def add(self, image_id: str, evidence: Evidence) -> None:
         truth, labels = self._views.mask(image_id), self._views.dataset.image_labels(image_id)
-        preprocess = self._views.preprocess
         for name, config in self._rungs.items():
-            found = transferred(evidence, preprocess, truth.shape, labels, config)
+            found = transferred(evidence, self._views, image_id, labels, config)
             self._matrices[name].update(found if name == "lw" else np.where(truth == 0, np.uint8(0), found), truth)
-        seen = to_frame(evidence.objectness[None], preprocess, truth.shape)[0] > 0.5
+        seen = sharpened(evidence.objectness[None], self._views, image_id, self._edges)[0] > 0.5
         self._objects.update(seen.astype(np.uint8), _objects(truth))
 
     def result(self) -> Ladder:

@@ -2,7 +2,8 @@
 
 Lw is made picture by picture and errs differently in each, so the P-Net that learned from all of them is right where
 many of them are wrong. It looks at two scales, as such and mirrored, chooses among the background and the categories
-that the image-level label names, and leaves at 255 what it is not sure of. Measured: docs/results/transfer.md.
+that the image-level label names, is fitted to the picture's edges, and leaves at 255 what it is not sure of.
+Measured: docs/results/transfer.md.
 """
 # Letters: N batch, K class, H, W network input, h, w grid of the largest scale.
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from tsss_edge.artifacts import IGNORE, Checkpoint
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.models import load_model
-from tsss_edge.train.annotate import SCALES, LabelConfig, Mask, resized, scaled, to_frame, unflipped
+from tsss_edge.train.annotate import SCALES, LabelConfig, Mask, resized, scaled, sharpened, unflipped
 from tsss_edge.train.loader import network_input
 from tsss_edge.train.loop import pick_device
 from tsss_edge.train.validate import BATCH, Views
@@ -35,7 +36,7 @@ class Relabeller:
         for image_id, logits in self._logits(views):
             known = supervision.pixel_mask(image_id)
             categories = [0, *sorted(supervision.image_labels(image_id))]
-            belief = to_frame(logits[categories].softmax(dim=0).numpy(), views.preprocess, known.shape)
+            belief = sharpened(logits[categories].softmax(dim=0).numpy(), views, image_id, config.edges)
             found = np.array(categories, np.uint8)[belief.argmax(axis=0)]
             found[belief.max(axis=0) <= config.sure_above] = IGNORE
             yield image_id, np.where(known != IGNORE, known, found)
