@@ -164,8 +164,8 @@ def train_everything(
 ) -> None:
     """The whole method: L-Net, classifier, labels for weak images, a draft of P-Net that labels again, P-Net.
 
-    The result is OUT/best.pt. The draft has a third of P-Net's epochs. The classifier takes a third of L-Net's; with
-    --source, where no category is strong unless --strong names some, L-Net and classifier take half.
+    The result is OUT/best.pt. Classifier and draft take a third of the epochs; with --source, where no category is strong
+    unless --strong names some, L-Net and classifier take half.
 
     Example: tsss-edge train all --data runs/synth --strong-fraction 0.5 --out runs/method
     """
