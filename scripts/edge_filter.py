@@ -17,7 +17,7 @@ import numpy as np
 from tsss_edge.artifacts import IGNORE, Preprocess
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.metrics import ConfusionMatrix
-from tsss_edge.train.annotate import EdgeConfig, sharpened
+from tsss_edge.train.annotate import EdgeFit, sharpened
 from tsss_edge.train.validate import Views
 
 RADII, EPS = (1 / 64, 1 / 32, 1 / 16, 1 / 8), (1e-4, 1e-3, 1e-2)
@@ -32,7 +32,7 @@ def main() -> None:
     dataset = VocDataset.open(given.data)
     ids = [i for i in dataset.ids(given.split) if (dataset.mask(i) % IGNORE).any()]
     views = Views(dataset, ids, Preprocess(size_hw=(given.size, given.size)))
-    configs = {"none": None, **{f"{r:.4f} {e:g}": EdgeConfig(radius=r, eps=e) for r in RADII for e in EPS}}
+    configs = {"none": None, **{f"{r:.4f} {e:g}": EdgeFit(radius=r, eps=e) for r in RADII for e in EPS}}
     counts = {name: ConfusionMatrix(2) for name in configs}
     for image_id in ids:
         truth = dataset.mask(image_id)

@@ -21,7 +21,7 @@ from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.models import load_model
 from tsss_edge.models.classifier import load_classifier
 from tsss_edge.train.all import train_all
-from tsss_edge.train.annotate import EdgeConfig, Evidence, LabelConfig, annotate, sharpened, to_frame
+from tsss_edge.train.annotate import EdgeFit, Evidence, LabelConfig, annotate, sharpened, to_frame
 from tsss_edge.train.label import LabelReport, write_labels
 from tsss_edge.train.lnet import AnyHue, train_lnet
 from tsss_edge.train.pnet import Switches, starting_net, train_pnet
@@ -188,7 +188,7 @@ def test_second_labels_are_sure_answers_within_the_image_level_label(
     labeller = Relabeller(Checkpoint.load(finished / "pnet"))
     monkeypatch.setattr(labeller, "_see", lambda _: logits)
     views = Views(supervision.dataset, (image_id,), Preprocess(size_hw=(64, 64)))
-    ((_, labels),) = labeller.labels(views, supervision, LabelConfig(edges=None))
+    ((_, labels),) = labeller.labels(views, supervision, LabelConfig(edges=EdgeFit(radius=0)))
     assert (labels[:, :18] == 3).all()
     assert (labels[:, 26:40] == 0).all()
     assert (labels[:, 48:] == 255).all()
@@ -240,7 +240,7 @@ def test_annotation_of_hand_made_evidence(squares: Path) -> None:
     )
     views = Views(dataset, (image_id,), Preprocess(size_hw=(64, 64)))
     known = supervision.pixel_mask(image_id)
-    lw = annotate(evidence, views, image_id, supervision, LabelConfig(edges=None))
+    lw = annotate(evidence, views, image_id, supervision, LabelConfig(edges=EdgeFit(radius=0)))
     assert (lw[:, :28][known[:, :28] == 255] == 3).all()
     assert (lw[:, 36:][known[:, 36:] == 255] == 0).all()
     assert set(np.unique(lw)) == {0, 3, 255}  # 255 on the border between
@@ -266,7 +266,7 @@ def test_fitting_to_edges_leaves_the_unseen_part_undecided_too(squares: Path) ->
     dataset = VocDataset.open(squares)
     image_id = dataset.ids("train")[0]
     views = Views(dataset, (image_id,), Preprocess(size_hw=(32, 64), fit="crop"))  # of 64x64, the middle rows
-    wide = sharpened(np.ones((1, 4, 8), np.float32), views, image_id, EdgeConfig())[0]
+    wide = sharpened(np.ones((1, 4, 8), np.float32), views, image_id, EdgeFit(radius=0.125))[0]
     np.testing.assert_allclose(wide[16:48], 1, atol=1e-3)
     assert (wide[:16] == 0.5).all()
     assert (wide[48:] == 0.5).all()

@@ -16,8 +16,8 @@ from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.models import load_model
 from tsss_edge.reproduce.table import Table
-from tsss_edge.train.annotate import Annotator, LabelConfig
-from tsss_edge.train.label import find_classifier, find_lnet
+from tsss_edge.train.annotate import Annotator
+from tsss_edge.train.label import find_classifier, find_lnet, settings_of
 from tsss_edge.train.validate import Views
 
 PICTURES = 10  # of weak images, evenly spaced in the list
@@ -63,7 +63,7 @@ def found_labels(run: Path, dataset: VocDataset, ids: Sequence[str]) -> Masks:
     classifier = find_classifier(lnet)
     assert classifier is not None, "first_round trains one"
     views = Views(dataset, ids, lnet.meta.preprocess)
-    return dict(Annotator(lnet, classifier).labels(views, Supervision(dataset, ()), LabelConfig()))
+    return dict(Annotator(lnet, classifier).labels(views, Supervision(dataset, ()), settings_of(run)))
 
 
 def _tiles(image: NDArray[np.uint8], masks: Masks) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -17,7 +18,7 @@ from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.train.classifier import train_classifier
 from tsss_edge.train.distributed import meet, this_process
-from tsss_edge.train.label import write_labels
+from tsss_edge.train.label import settings_of, write_labels
 from tsss_edge.train.lnet import train_lnet
 from tsss_edge.train.pnet import Switches, train_pnet
 
@@ -75,7 +76,7 @@ def first_round(
     lnet = train_lnet(with_epochs(config, of_lnet), data, out / "lnet", strong=strong, source=source, resume=resume)
     settings = with_epochs(config, of_classifier)
     train_classifier(settings, data, out / "classifier", lnet=lnet.path, strong=strong, resume=resume)
-    label_once(out, data, out / "labels", strong=strong, device=config.device, resume=resume)
+    label_once(out, data, out / "labels", strong=strong, source=source, device=config.device, resume=resume)
 
 
 def second_round(
@@ -90,14 +91,15 @@ def second_round(
     train_pnet(
         with_epochs(config, config.epochs // 3), data, draft, strong=strong, switches=PLAIN, resume=resume, **folders
     )
-    label_once(draft, data, relabels, strong=strong, device=config.device, resume=resume)
+    label_once(draft, data, relabels, strong=strong, config=settings_of(out), device=config.device, resume=resume)
     return draft, relabels
 
 
-def label_once(run: Path, data: Path, out: Path, *, strong: Sequence[str], device: str, resume: bool) -> None:
-    """`write_labels`, unless `out` is complete and is to be kept. Under torchrun one process writes, the others wait."""
+def label_once(run: Path, data: Path, out: Path, *, resume: bool, **options: Any) -> None:
+    """`write_labels` with its `options`, unless `out` is complete and is to be kept. Under torchrun one process writes, the
+    others wait."""
     if this_process().writes and not (resume and (out / "manifest.json").is_file()):
-        write_labels(run, data, out, strong=strong, device=device)
+        write_labels(run, data, out, **options)
     meet()
 
 

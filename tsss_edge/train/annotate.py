@@ -36,10 +36,10 @@ MULTIPLE = 32  # pixels
 Mask = NDArray[np.uint8]
 
 
-class EdgeConfig(Struct, frozen=True):
+class EdgeFit(Struct, frozen=True):
     """How maps are fitted to the picture's edges (guided.py)."""
 
-    radius: float = 0.125  # of the picture's shorter side
+    radius: float  # of the picture's shorter side; 0 leaves them as the networks see them
     eps: float = 1e-4
 
 
@@ -51,7 +51,7 @@ class LabelConfig(Struct, frozen=True):
     margin: float = 0.1  # of the best category over the second, as a share of the best
     temperature: float = 1.0  # of the class maps
     sure_above: float = 0.7  # probability, where a P-Net labels (relabel.py)
-    edges: EdgeConfig | None = EdgeConfig()  # None: borders as the networks see them
+    edges: EdgeFit | None = None  # None: chosen on images with masks (edges.py)
     diffusion: DiffusionConfig | None = DiffusionConfig()  # None: the class maps as they are
 
 
@@ -71,6 +71,11 @@ class Annotator:
         self._device = pick_device(device)
         self._lnet = load_model(lnet).to(self._device)
         self._classifier = load_classifier(classifier).to(self._device)
+
+    def foreground(self, views: Views) -> Iterator[tuple[str, Floats]]:
+        """(id, M) of each picture: (1,h,w), 0-1."""
+        for image_id, evidence in self.evidence(views):
+            yield image_id, evidence.objectness[None]
 
     def labels(self, views: Views, supervision: Supervision, config: LabelConfig) -> Iterator[tuple[str, Mask]]:
         """(id, Lw) of each picture of `views`, in order."""
@@ -148,11 +153,11 @@ def transferred(evidence: Evidence, views: Views, image_id: str, labels: frozens
     return lw
 
 
-def sharpened(maps: Floats, views: Views, image_id: str, edges: EdgeConfig | None) -> Floats:
+def sharpened(maps: Floats, views: Views, image_id: str, edges: EdgeFit | None) -> Floats:
     """Maps (K,h,w) over the whole network input -> (K,H,W) over the picture, their borders on its edges."""
     picture = views.dataset.image(image_id)
     wide = to_frame(maps, views.preprocess, picture.shape[:2])
-    if edges is not None:
+    if edges is not None and edges.radius > 0:
         x, y, width, height = views.preprocess.place((picture.shape[0], picture.shape[1])).source
         rows, columns = slice(y, y + height), slice(x, x + width)  # what the networks saw; the rest stays undecided
         radius = max(1, round(edges.radius * min(height, width)))

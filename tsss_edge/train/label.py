@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import IGNORE, Checkpoint, Struct, write_bytes, write_json
+from tsss_edge.artifacts import IGNORE, Checkpoint, Preprocess, Struct, read_json, write_bytes, write_json
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset, write_mask
@@ -22,10 +22,12 @@ from tsss_edge.metrics import ConfusionMatrix
 from tsss_edge.train.annotate import Annotator, LabelConfig
 from tsss_edge.train.classifier import train_classifier
 from tsss_edge.train.contact import Pair, contact_sheet
+from tsss_edge.train.edges import choose_edges
 from tsss_edge.train.relabel import Relabeller
 from tsss_edge.train.validate import Views
 
 SHEET = 24  # pictures on the contact sheet
+CHOICE = 100  # pictures that choose the filter
 
 
 class LabelReport(Struct, frozen=True):
@@ -58,6 +60,7 @@ def write_labels(
     split: str = "train",
     strong: Sequence[str] | None = None,
     classifier: Path | None = None,
+    source: Path | None = None,
     config: LabelConfig | None = None,
     device: str = "auto",
 ) -> LabelReport:
@@ -65,6 +68,8 @@ def write_labels(
 
     Args:    run: of `train lnet` or `train all`, whose L-Net and classifier label; or of a P-Net, which labels alone.
              strong: categories with masks (default: those the run was trained with).
+             source: a set with masks of other categories; its images, else the strong ones, say how the labels are fitted
+                 to edges (see edges.py).
              classifier: its run; default: `classifier` in or beside L-Net's, trained there if there is none.
     Raises:  DataError: unusable data. ArtifactError: runs that do not belong together.
     """
@@ -74,6 +79,7 @@ def write_labels(
     supervision = Supervision(dataset, tuple(first.meta.strong if strong is None else strong))
     labeller, networks = _labeller(first, data, supervision, classifier, device)
     views = Views(dataset, supervision.weak_ids(split), first.meta.preprocess)
+    config = config if config.edges else _with_edges(config, labeller, supervision, source, views.preprocess)
     pictures: list[Pair] = []
     tally, start = _Tally(len(dataset.classes)), time.perf_counter()
     for image_id, mask in labeller.labels(views, supervision, config):
@@ -107,6 +113,28 @@ def _labeller(
     found = Checkpoint.load(classifier) if classifier else find_classifier(first)
     sorter = found or _new_classifier(first, data, supervision)
     return Annotator(first, sorter, device=device), (first, sorter)
+
+
+def _with_edges(
+    config: LabelConfig,
+    labeller: Annotator | Relabeller,
+    supervision: Supervision,
+    source: Path | None,
+    preprocess: Preprocess,
+) -> LabelConfig:
+    """The settings with a filter chosen on images whose whole masks may be seen."""
+    if source is not None:
+        other = VocDataset.open(source)
+        known = Views(other, other.ids("train")[:CHOICE], preprocess)
+    else:
+        known = Views(supervision.dataset, supervision.strong_ids("train")[:CHOICE], preprocess)
+    return msgspec.structs.replace(config, edges=choose_edges(labeller, known))
+
+
+def settings_of(run: Path) -> LabelConfig:
+    """How the labels of a `train all` run were made; the default where it has none."""
+    manifest = run / "labels/manifest.json"
+    return read_json(manifest, LabelReport).settings if manifest.is_file() else LabelConfig()
 
 
 def find_labeller(run: Path) -> Checkpoint:

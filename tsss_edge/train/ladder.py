@@ -17,7 +17,7 @@ from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.metrics import ConfusionMatrix
 from tsss_edge.train.annotate import Annotator, Evidence, LabelConfig, Mask, sharpened, transferred
-from tsss_edge.train.label import find_classifier, find_lnet
+from tsss_edge.train.label import find_classifier, find_lnet, settings_of
 from tsss_edge.train.validate import Views
 
 EVERYWHERE = LabelConfig(background_below=-1.0, object_above=-1.0, margin=0.0)  # a category for every pixel
@@ -48,7 +48,7 @@ def ladder(
     Args:    run: run folder of `train all`.
     Raises:  DataError: no such image. ArtifactError: no L-Net or no classifier in `run`.
     """
-    lnet, config = find_lnet(run), config or LabelConfig()
+    lnet, config = find_lnet(run), config or settings_of(run)
     classifier = find_classifier(lnet)
     if classifier is None:
         raise ArtifactError(f"{run}: no classifier beside its L-Net; run `tsss-edge label` first")

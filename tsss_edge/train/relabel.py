@@ -19,6 +19,7 @@ from tsss_edge.artifacts import IGNORE, Checkpoint
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.models import load_model
 from tsss_edge.train.annotate import SCALES, LabelConfig, Mask, resized, scaled, sharpened, unflipped
+from tsss_edge.train.diffusion import Floats
 from tsss_edge.train.loader import network_input
 from tsss_edge.train.loop import pick_device
 from tsss_edge.train.validate import BATCH, Views
@@ -30,6 +31,11 @@ class Relabeller:
     def __init__(self, pnet: Checkpoint, *, device: str = "auto") -> None:
         self._device = pick_device(device)
         self._net = load_model(pnet).to(self._device)
+
+    def foreground(self, views: Views) -> Iterator[tuple[str, Floats]]:
+        """(id, probability of any category) of each picture: (1,h,w), 0-1."""
+        for image_id, logits in self._logits(views):
+            yield image_id, 1 - logits.softmax(dim=0)[:1].numpy()
 
     def labels(self, views: Views, supervision: Supervision, config: LabelConfig) -> Iterator[tuple[str, Mask]]:
         """(id, labels) of each picture of `views`, in order, as `Annotator.labels`; known pixels stay as they are."""
