@@ -1,6 +1,6 @@
 """What `reproduce` measured -> the tables of docs/results/transfer.md, between its markers, and transfer.json.
 
-python scripts/transfer_page.py RUN docs/results/transfer.md [--ablation table.json] [--adapt adapt.json] [--label manifest.json]
+python scripts/transfer_page.py RUN docs/results/transfer.md [--more table.json] [--adapt adapt.json] [--label manifest.json]
 
 The prose of the page is written by hand; rows that a run lacks are named as not measured.
 """
@@ -73,16 +73,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("page", type=Path)
-    parser.add_argument("--ablation", type=Path, help="table.json of fewer seeds, with rows that the table lacks")
+    parser.add_argument("--more", type=Path, help="another table.json to show below: fewer rows, more seeds")
     parser.add_argument("--adapt", type=Path, help="adapt.json of a run that `adapt` made")
     parser.add_argument("--label", type=Path, help="manifest.json of a timed `label`")
     given = parser.parse_args()
     table = read_json(given.run / "table.json", Table)
     tables = [table]
     content: dict[str, Any] = msgspec.to_builtins(table)
-    if given.ablation:
-        tables.append(read_json(given.ablation, Table))
-        content["ablation"] = msgspec.to_builtins(tables[-1])
+    if given.more:
+        tables.append(read_json(given.more, Table))
+        content["more_seeds"] = msgspec.to_builtins(tables[-1])
     if given.adapt:
         content["adapt"] = {**msgspec.to_builtins(read_json(given.adapt, AdaptReport)), "checkpoint": "best.pt"}
     if given.label:

@@ -82,21 +82,21 @@ def test_the_page_gets_the_tables_and_a_json_twin(
     assert page.read_text() == text  # again, with the same result
 
 
-def test_rows_of_fewer_seeds_come_from_a_second_table(
+def test_a_second_table_stands_below_the_first(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_json(tmp_path / "run/table.json", table())
-    write_json(tmp_path / "ablation.json", msgspec.structs.replace(table(), rows=(row("50", "cutmix", 77.0, 0.9625),)))
+    write_json(tmp_path / "more.json", msgspec.structs.replace(table(), rows=(row("50", "cutmix", 77.0, 0.9625),)))
     page = tmp_path / "transfer.md"
     page.write_text(f"{script.BEGIN}{script.END}")
-    given = ["transfer_page.py", str(tmp_path / "run"), str(page), "--ablation", str(tmp_path / "ablation.json")]
+    given = ["transfer_page.py", str(tmp_path / "run"), str(page), "--more", str(tmp_path / "more.json")]
     monkeypatch.setattr("sys.argv", given)
     script.main()
     text = page.read_text()
     assert text.count("Seeds: 0.") == 2
     assert "| 50% | cutmix | 77.00 |" in text
     assert "50:cutmix" not in text  # it is measured
-    assert json.loads(page.with_suffix(".json").read_text())["ablation"]["rows"][0]["name"] == "cutmix"
+    assert json.loads(page.with_suffix(".json").read_text())["more_seeds"]["rows"][0]["name"] == "cutmix"
 
 
 def test_a_page_without_markers_is_left_alone(
