@@ -53,7 +53,7 @@ def ladders_of(table: Table) -> str:
     first = table.seeds[0]
     lines = [
         "| strong | weak val images | class maps in the true foreground | and diffusion | and L-Net's foreground: Lw "
-        "| L-Net's object IoU | Lw of train, where sure | unsure | labelled again, where sure | unsure |",
+        "| its object IoU | Lw of train, where sure | unsure | labelled again, where sure | unsure |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for protocol, rungs in first.ladders.items():
