@@ -18,7 +18,7 @@ from tsss_edge.artifacts import IGNORE, Preprocess
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.metrics import ConfusionMatrix
 from tsss_edge.train.annotate import EdgeFit, sharpened
-from tsss_edge.train.validate import Views
+from tsss_edge.train.validate import Views, object_truth
 
 RADII, EPS = (1 / 64, 1 / 32, 1 / 16, 1 / 8), (1e-4, 1e-3, 1e-2)
 
@@ -35,11 +35,11 @@ def main() -> None:
     configs = {"none": None, **{f"{r:.4f} {e:g}": EdgeFit(radius=r, eps=e) for r in RADII for e in EPS}}
     counts = {name: ConfusionMatrix(2) for name in configs}
     for image_id in ids:
-        truth = dataset.mask(image_id)
+        truth, picture = dataset.mask(image_id), dataset.image(image_id)
         grid = _grid((truth % IGNORE > 0).astype(np.float32), views)
         for name, config in configs.items():
-            seen = sharpened(grid, views, image_id, config)[0] > 0.5
-            counts[name].update(seen.astype(np.uint8), np.where(truth == IGNORE, IGNORE, truth > 0).astype(np.uint8))
+            seen = sharpened(grid, picture, views.preprocess, config)[0] > 0.5
+            counts[name].update(seen.astype(np.uint8), object_truth(truth))
     print(f"{given.data.name} {given.split}: {len(ids)} pictures at {given.size}x{given.size}; radius, eps: object IoU")
     for name, matrix in counts.items():
         print(f"{name:>14}: {100 * matrix.iou[1]:.2f}")

@@ -265,8 +265,8 @@ def test_crop_leaves_the_unseen_part_undecided() -> None:
 def test_fitting_to_edges_leaves_the_unseen_part_undecided_too(squares: Path) -> None:
     dataset = VocDataset.open(squares)
     image_id = dataset.ids("train")[0]
-    views = Views(dataset, (image_id,), Preprocess(size_hw=(32, 64), fit="crop"))  # of 64x64, the middle rows
-    wide = sharpened(np.ones((1, 4, 8), np.float32), views, image_id, EdgeFit(radius=0.125))[0]
+    preprocess = Preprocess(size_hw=(32, 64), fit="crop")  # of 64x64, the middle rows
+    wide = sharpened(np.ones((1, 4, 8), np.float32), dataset.image(image_id), preprocess, EdgeFit(radius=0.125))[0]
     np.testing.assert_allclose(wide[16:48], 1, atol=1e-3)
     assert (wide[:16] == 0.5).all()
     assert (wide[48:] == 0.5).all()

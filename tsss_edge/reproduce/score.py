@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tsss_edge.artifacts import IGNORE, Checkpoint, Struct, read_json, write_json
+from tsss_edge.artifacts import Checkpoint, Struct, read_json, write_json
 from tsss_edge.metrics import ConfusionMatrix, per_class
 from tsss_edge.models import load_model
 from tsss_edge.train.loop import pick_device
-from tsss_edge.train.validate import Views
+from tsss_edge.train.validate import Views, object_truth
 
 
 class Score(Struct, frozen=True):
@@ -47,7 +47,7 @@ def _measure(checkpoint: Checkpoint, views: Views, strong: Sequence[str], flip: 
         truth = views.mask(image_id)
         matrix.update(views.labels(heads.logits, image_id), truth)
         two = heads.objectness.repeat(2, 1, 1) * heads.objectness.new_tensor([0.0, 1.0])[:, None, None]
-        objects.update(views.labels(two, image_id), np.where(truth == IGNORE, IGNORE, truth > 0).astype(np.uint8))
+        objects.update(views.labels(two, image_id), object_truth(truth))
     ids = set(classes.ids(tuple(strong)))
     return Score(
         miou=float(matrix.miou),

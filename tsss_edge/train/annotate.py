@@ -25,9 +25,8 @@ from tsss_edge.models import load_model
 from tsss_edge.models.classifier import load_classifier
 from tsss_edge.train.diffusion import DiffusionConfig, Floats, affinity, diffuse
 from tsss_edge.train.guided import guided
-from tsss_edge.train.loader import network_input
 from tsss_edge.train.loop import pick_device
-from tsss_edge.train.validate import BATCH, Views
+from tsss_edge.train.validate import Views
 
 STRIDE = 8
 SCALES = (1.0, 1.5)  # of the network input, each rounded to what the networks take; the last is the largest
@@ -84,10 +83,8 @@ class Annotator:
 
     def evidence(self, views: Views) -> Iterator[tuple[str, Evidence]]:
         """(id, evidence) of each picture; objectness and maps are means over scales and mirrored pictures."""
-        for start in range(0, len(views.ids), BATCH):
-            ids = views.ids[start : start + BATCH]
-            pictures = torch.from_numpy(np.stack([views.picture(i) for i in ids])).to(self._device)
-            parts = [t.float().cpu().numpy() for t in self._see(network_input(pictures, views.preprocess.scale))]
+        for ids, x in views.batches(self._device):
+            parts = [t.float().cpu().numpy() for t in self._see(x)]
             parts[3] /= views.preprocess.scale
             for row, image_id in enumerate(ids):
                 objectness, maps, features, colors = (part[row] for part in parts)
@@ -134,31 +131,33 @@ def unflipped(pair: Tensor) -> Tensor:
 def annotate(evidence: Evidence, views: Views, image_id: str, supervision: Supervision, config: LabelConfig) -> Mask:
     """Lw of one picture: (H,W) uint8 at the picture's own size, holding only 0, 255 and its image-level categories."""
     known = supervision.pixel_mask(image_id)
-    lw = transferred(evidence, views, image_id, supervision.image_labels(image_id), config)
+    picture = views.dataset.image(image_id)
+    lw = transferred(evidence, picture, views.preprocess, supervision.image_labels(image_id), config)
     return np.where(known != IGNORE, known, lw)
 
 
-def transferred(evidence: Evidence, views: Views, image_id: str, labels: frozenset[int], config: LabelConfig) -> Mask:
-    """Lw of a picture of which no pixel is known: (H,W) uint8. `labels`: its image-level categories."""
-    foreground = sharpened(evidence.objectness[None], views, image_id, config.edges)[0]
+def transferred(
+    evidence: Evidence, picture: NDArray[np.uint8], preprocess: Preprocess, labels: frozenset[int], config: LabelConfig
+) -> Mask:
+    """Lw of a picture (H,W,3) RGB of which no pixel is known: (H,W) uint8. `labels`: its image-level categories."""
+    foreground = sharpened(evidence.objectness[None], picture, preprocess, config.edges)[0]
     lw = np.full(foreground.shape, IGNORE, np.uint8)
     lw[foreground < config.background_below] = 0
     if labels:
         categories = np.array(sorted(labels), np.int64)
         spread = spread_maps(evidence, categories, config)
         edges = config.edges if len(categories) > 1 else None  # with one category there is no border between two
-        best, sure = winner(sharpened(spread, views, image_id, edges), config.margin)
+        best, sure = winner(sharpened(spread, picture, preprocess, edges), config.margin)
         inside = (foreground > config.object_above) & sure
         lw[inside] = categories.astype(np.uint8)[best[inside]]
     return lw
 
 
-def sharpened(maps: Floats, views: Views, image_id: str, edges: EdgeFit | None) -> Floats:
-    """Maps (K,h,w) over the whole network input -> (K,H,W) over the picture, their borders on its edges."""
-    picture = views.dataset.image(image_id)
-    wide = to_frame(maps, views.preprocess, picture.shape[:2])
+def sharpened(maps: Floats, picture: NDArray[np.uint8], preprocess: Preprocess, edges: EdgeFit | None) -> Floats:
+    """Maps (K,h,w) over the whole network input -> (K,H,W) over the picture (H,W,3), their borders on its edges."""
+    wide = to_frame(maps, preprocess, picture.shape[:2])
     if edges is not None and edges.radius > 0:
-        x, y, width, height = views.preprocess.place((picture.shape[0], picture.shape[1])).source
+        x, y, width, height = preprocess.place((picture.shape[0], picture.shape[1])).source
         rows, columns = slice(y, y + height), slice(x, x + width)  # what the networks saw; the rest stays undecided
         radius = max(1, round(edges.radius * min(height, width)))
         wide[:, rows, columns] = guided(wide[:, rows, columns], picture[rows, columns], radius, edges.eps)

@@ -12,11 +12,10 @@ from typing import Protocol
 
 import numpy as np
 
-from tsss_edge.artifacts import IGNORE
 from tsss_edge.metrics import ConfusionMatrix
 from tsss_edge.train.annotate import EdgeFit, sharpened
 from tsss_edge.train.diffusion import Floats
-from tsss_edge.train.validate import Views
+from tsss_edge.train.validate import Views, object_truth
 
 RADII = (0.0, 1 / 64, 1 / 32, 1 / 16, 1 / 8)
 CAREFUL = EdgeFit(radius=1 / 64)  # where there is no mask to choose by
@@ -34,9 +33,8 @@ def choose_edges(labeller: Labeller, known: Views) -> EdgeFit:
         return CAREFUL
     counts = {EdgeFit(radius=radius): ConfusionMatrix(2) for radius in RADII}
     for image_id, foreground in labeller.foreground(known):
-        mask = known.mask(image_id)
-        truth = np.where(mask == IGNORE, IGNORE, mask > 0).astype(np.uint8)
+        picture, truth = known.dataset.image(image_id), object_truth(known.mask(image_id))
         for edges, matrix in counts.items():
-            seen = sharpened(foreground, known, image_id, edges)[0] > 0.5
+            seen = sharpened(foreground, picture, known.preprocess, edges)[0] > 0.5
             matrix.update(seen.astype(np.uint8), truth)
     return max(counts, key=lambda edges: float(counts[edges].iou[1]))

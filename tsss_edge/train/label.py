@@ -24,7 +24,7 @@ from tsss_edge.train.classifier import train_classifier
 from tsss_edge.train.contact import Pair, contact_sheet
 from tsss_edge.train.edges import choose_edges
 from tsss_edge.train.relabel import Relabeller
-from tsss_edge.train.validate import Views
+from tsss_edge.train.validate import Views, object_truth
 
 SHEET = 24  # pictures on the contact sheet
 CHOICE = 100  # pictures that choose the filter
@@ -200,7 +200,7 @@ class _Tally:
             return
         truth = np.where(mask == IGNORE, IGNORE, dataset.mask(image_id)).astype(np.uint8)
         self._classes.update(mask, truth)
-        self._objects.update(*(np.where(m == IGNORE, IGNORE, m > 0).astype(np.uint8) for m in (mask, truth)))
+        self._objects.update(object_truth(mask), object_truth(truth))
 
     @property
     def unsure(self) -> float:

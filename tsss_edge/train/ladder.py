@@ -11,14 +11,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from tsss_edge.artifacts import IGNORE, Preprocess, Struct
+from tsss_edge.artifacts import Preprocess, Struct
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.metrics import ConfusionMatrix
-from tsss_edge.train.annotate import Annotator, Evidence, LabelConfig, Mask, sharpened, transferred
+from tsss_edge.train.annotate import Annotator, Evidence, LabelConfig, sharpened, transferred
 from tsss_edge.train.label import find_classifier, find_lnet, settings_of
-from tsss_edge.train.validate import Views
+from tsss_edge.train.validate import Views, object_truth
 
 EVERYWHERE = LabelConfig(background_below=-1.0, object_above=-1.0, margin=0.0)  # a category for every pixel
 
@@ -89,16 +89,13 @@ class _Count:
 
     def add(self, image_id: str, evidence: Evidence) -> None:
         truth, labels = self._views.mask(image_id), self._views.dataset.image_labels(image_id)
+        picture, preprocess = self._views.dataset.image(image_id), self._views.preprocess
         for name, config in self._rungs.items():
-            found = transferred(evidence, self._views, image_id, labels, config)
+            found = transferred(evidence, picture, preprocess, labels, config)
             self._matrices[name].update(found if name == "lw" else np.where(truth == 0, np.uint8(0), found), truth)
-        seen = sharpened(evidence.objectness[None], self._views, image_id, self._edges)[0] > 0.5
-        self._objects.update(seen.astype(np.uint8), _objects(truth))
+        seen = sharpened(evidence.objectness[None], picture, preprocess, self._edges)[0] > 0.5
+        self._objects.update(seen.astype(np.uint8), object_truth(truth))
 
     def result(self) -> Ladder:
         scores = {name: round(float(matrix.miou), 2) for name, matrix in self._matrices.items()}
         return Ladder(images=len(self._views.ids), object_iou=round(float(100 * self._objects.iou[1]), 2), **scores)
-
-
-def _objects(truth: Mask) -> Mask:
-    return np.where(truth == IGNORE, IGNORE, truth > 0).astype(np.uint8)

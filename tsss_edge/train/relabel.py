@@ -20,9 +20,8 @@ from tsss_edge.data.supervision import Supervision
 from tsss_edge.models import load_model
 from tsss_edge.train.annotate import SCALES, LabelConfig, Mask, resized, scaled, sharpened, unflipped
 from tsss_edge.train.diffusion import Floats
-from tsss_edge.train.loader import network_input
 from tsss_edge.train.loop import pick_device
-from tsss_edge.train.validate import BATCH, Views
+from tsss_edge.train.validate import Views
 
 
 class Relabeller:
@@ -42,16 +41,15 @@ class Relabeller:
         for image_id, logits in self._logits(views):
             known = supervision.pixel_mask(image_id)
             categories = [0, *sorted(supervision.image_labels(image_id))]
-            belief = sharpened(logits[categories].softmax(dim=0).numpy(), views, image_id, config.edges)
+            picture, shares = views.dataset.image(image_id), logits[categories].softmax(dim=0).numpy()
+            belief = sharpened(shares, picture, views.preprocess, config.edges)
             found = np.array(categories, np.uint8)[belief.argmax(axis=0)]
             found[belief.max(axis=0) <= config.sure_above] = IGNORE
             yield image_id, np.where(known != IGNORE, known, found)
 
     def _logits(self, views: Views) -> Iterator[tuple[str, Tensor]]:
-        for start in range(0, len(views.ids), BATCH):
-            ids = views.ids[start : start + BATCH]
-            pictures = torch.from_numpy(np.stack([views.picture(i) for i in ids])).to(self._device)
-            yield from zip(ids, self._see(network_input(pictures, views.preprocess.scale)).cpu(), strict=True)
+        for ids, x in views.batches(self._device):
+            yield from zip(ids, self._see(x).cpu(), strict=True)
 
     @torch.inference_mode()
     def _see(self, x: Tensor) -> Tensor:

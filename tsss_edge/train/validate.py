@@ -44,17 +44,20 @@ class Views:
             self._masks[image_id] = self.dataset.mask(image_id)
         return self._masks[image_id]
 
+    def batches(self, device: torch.device) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+        """(ids, their network input (N,3,H,W) float32 on `device`), in order."""
+        for start in range(0, len(self.ids), BATCH):
+            ids = self.ids[start : start + BATCH]
+            pictures = torch.from_numpy(np.stack([self.picture(i) for i in ids])).to(device)
+            yield ids, network_input(pictures, self.preprocess.scale)
+
     def predict(self, net: nn.Module, *, flip: bool = False) -> Iterator[tuple[str, Heads]]:
         """(id, heads of that picture without the batch dimension, float32 on the CPU), in order.
 
         `flip` averages with the mirrored picture.
         """
         device = next(net.parameters()).device
-        for start in range(0, len(self.ids), BATCH):
-            ids = self.ids[start : start + BATCH]
-            x = network_input(
-                torch.from_numpy(np.stack([self.picture(i) for i in ids])).to(device), self.preprocess.scale
-            )
+        for ids, x in self.batches(device):
             logits, objectness = _heads(net, x)
             if flip:
                 mirrored = _heads(net, x.flip(-1))
@@ -78,6 +81,11 @@ def _mean_flipped(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return (a + b.flip(-1)) / 2 if a is not None and b is not None else None
 
 
+def object_truth(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A mask of categories as a class-agnostic one: 1 object, 0 background, 255 stays."""
+    return np.where(mask == IGNORE, IGNORE, mask > 0).astype(np.uint8)
+
+
 def class_scores(net: nn.Module, views: Views) -> dict[str, float]:
     """mIoU in percent and pixel accuracy 0-1 of the class head."""
     matrix = ConfusionMatrix(len(views.dataset.classes))
@@ -93,7 +101,5 @@ def object_iou(net: nn.Module, views: Views) -> float:
     for image_id, heads in views.predict(net):
         assert heads.objectness is not None
         two = torch.cat([torch.zeros_like(heads.objectness), heads.objectness])
-        mask = views.mask(image_id)
-        truth = np.where(mask == IGNORE, IGNORE, mask > 0).astype(np.uint8)
-        matrix.update(views.labels(two, image_id), truth)
+        matrix.update(views.labels(two, image_id), object_truth(views.mask(image_id)))
     return float(100 * matrix.iou[1])
