@@ -55,7 +55,7 @@ def test_fetch_knows_two_names_and_fails_in_one_line(run: Run, tmp_path: Path) -
 def test_the_whole_method_from_a_source_set_then_one_more_category(run: Run, tmp_path: Path) -> None:
     data, source = write_squares(tmp_path / "data"), write_squares(tmp_path / "source", train=6, val=2)
     config = config_file(tmp_path / "c.toml")
-    train = ("train", "all", "--data", data, "--source", source, "--config", config, "--no-mean-teacher", "--cutmix")
+    train = ("train", "all", "--data", data, "--source", source, "--config", config, "--mean-teacher", "--no-cutmix")
     code, out, err = run(*train, "--out", tmp_path / "run", "--json", "-")
     assert code == 0, err
     assert json.loads(out)["stage"] == "pnet"

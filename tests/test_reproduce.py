@@ -9,9 +9,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from trainkit import STRONG, write_squares
+from trainkit import STRONG, same_weights, write_squares
 
-from tsss_edge import reproduce as module
 from tsss_edge.artifacts import read_json
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.voc import VocDataset
@@ -72,12 +71,21 @@ def test_a_second_start_trains_nothing_and_gives_the_same_table(
     weights = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("lnet/best.pt")}
     rows = ["50:full", "50:flips", "50:labels-only", "0:full"]
     monkeypatch.setattr("tsss_edge.reproduce.score._measure", _forbidden)
-    monkeypatch.setattr(module, "ladder", _forbidden)
+    monkeypatch.setattr("tsss_edge.reproduce.seed.ladder", _forbidden)
     reproduce(
         quick(), finished / "data", tmp_path / "out", source=finished / "source", seeds=[0], strong=STRONG, rows=rows
     )
     assert (tmp_path / "out/table.json").read_bytes() == before
     assert {p: p.stat().st_mtime_ns for p in weights} == weights
+
+
+def test_two_jobs_give_the_same_networks(finished: Path, tmp_path: Path) -> None:
+    rows = ["50:full", "50:flips"]
+    table = reproduce(quick(), finished / "data", tmp_path, seeds=[0], strong=STRONG, rows=rows, jobs=2)
+    one = {row.name: row.miou for row in read_json(finished / "out/table.json", Table).rows if row.protocol != "0"}
+    assert {row.name: row.miou for row in table.rows}.items() <= one.items()
+    for path in ("supervised", "50/draft", "50/pnet"):
+        assert same_weights(finished / f"out/seed-0/{path}/best.pt", tmp_path / f"seed-0/{path}/best.pt"), path
 
 
 def _forbidden(*_: object, **__: object) -> None:
@@ -88,7 +96,7 @@ def test_rows_are_chosen_by_name() -> None:
     assert [plan.key for plan in choose_rows(["50:full"], with_source=False)] == ["100:supervised", "50:full"]
     assert {plan.protocol for plan in choose_rows(None, with_source=False)} == {"100", "50"}
     assert choose_rows(None, with_source=True) == ROWS
-    with pytest.raises(ValueError, match=r"unknown row '50:fill'; choose from 100:supervised, 50:full"):
+    with pytest.raises(ValueError, match=r"unknown row '50:fill'; choose from 100:supervised, 100:cutmix, 50:full"):
         choose_rows(["50:fill"], with_source=True)
     with pytest.raises(ValueError, match="--source"):
         choose_rows(["0:full"], with_source=False)

@@ -1,4 +1,4 @@
-"""Mean-teacher targets and CutMix on hand-made tensors."""
+"""Mean-teacher targets on hand-made tensors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import nn
 
 from tsss_edge.models import Heads
 from tsss_edge.train.loader import Batch
-from tsss_edge.train.refine import HEARD_FROM, HEARD_FULL, SURE, cut_and_mix, refine
+from tsss_edge.train.refine import HEARD_FROM, HEARD_FULL, SURE, refine
 
 
 class Loud(nn.Module):
@@ -53,14 +53,3 @@ def test_the_teacher_answers_where_the_label_is_unsure() -> None:
 def test_the_teacher_is_silent_at_first() -> None:
     shares = torch.rand(2, 3, 2, 2)
     assert refine(shares, torch.zeros(2, 3, 16, 16), batch(), Loud(), done=HEARD_FROM) is shares
-
-
-def test_cutmix_pastes_the_same_rectangle_of_the_neighbour_into_picture_and_target() -> None:
-    x = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 3, 64, 64).contiguous()  # picture i is i everywhere
-    shares = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 4, 16, 16).contiguous()  # cells of 4 pixels
-    mixed, targets = cut_and_mix(x, shares, seed=0, step=3)
-    assert 0 < mixed[0].mean() < 0.5
-    torch.testing.assert_close(mixed[:, :1, ::4, ::4], targets[:, :1], rtol=0, atol=0)
-    torch.testing.assert_close(mixed[0] + mixed[1], torch.ones(3, 64, 64), rtol=0, atol=0)
-    again, _ = cut_and_mix(x, shares, seed=0, step=3)
-    assert torch.equal(mixed, again)

@@ -38,7 +38,7 @@ Fraction = Annotated[
 Source = Annotated[Path | None, typer.Option(help="Take L-Net's masks from another set (the 0% protocol).")]
 Adversarial = Annotated[bool, typer.Option(help="Train with the discriminator.")]
 MeanTeacher = Annotated[bool, typer.Option(help="Let the averaged network correct the labels of weak images.")]
-CutMix = Annotated[bool, typer.Option("--cutmix", help="Paste rectangles of other pictures in (arXiv 1905.04899).")]
+CutMix = Annotated[bool, typer.Option(help="Paste rectangles of other pictures in (arXiv 1905.04899).")]
 
 
 def register(parent: typer.Typer) -> None:
@@ -57,6 +57,7 @@ def supervised(
     config: Config = None,
     seed: Seed = None,
     encoder_weights: Encoder = None,
+    cutmix: CutMix = False,
     qat: Annotated[
         Path | None, typer.Option(metavar="CALIB", help="Fine-tune for this INT8 ONNX file, from its own checkpoint.")
     ] = None,
@@ -78,7 +79,7 @@ def supervised(
     from tsss_edge.train.supervised import train_supervised
 
     settings = _config(config, data, arch, size, epochs, seed, encoder_weights)
-    _emit(train_supervised(settings, data, out, resume=resume), json)
+    _emit(train_supervised(settings, data, out, cutmix=cutmix, resume=resume), json)
 
 
 @app.command()
@@ -116,8 +117,8 @@ def pnet(
     strong: Strong = None,
     strong_fraction: Fraction = 0.5,
     adversarial: Adversarial = True,
-    mean_teacher: MeanTeacher = True,
-    cutmix: CutMix = False,
+    mean_teacher: MeanTeacher = False,
+    cutmix: CutMix = True,
     size: Size = None,
     epochs: Epochs = None,
     config: Config = None,
@@ -149,13 +150,13 @@ def train_everything(
     strong_fraction: Fraction = 0.5,
     source: Source = None,
     adversarial: Adversarial = True,
-    mean_teacher: MeanTeacher = True,
-    cutmix: CutMix = False,
+    mean_teacher: MeanTeacher = False,
+    cutmix: CutMix = True,
     relabel: Annotated[bool, typer.Option(help="Let a first P-Net label the weak images again.")] = True,
     arch: Arch = None,
     size: Size = None,
     epochs: Epochs = None,
-    lnet_epochs: Annotated[int | None, typer.Option(min=1, help="Of L-Net (default: as P-Net).")] = None,
+    lnet_epochs: Annotated[int | None, typer.Option(min=1, help="Of L-Net (default: half of --epochs).")] = None,
     config: Config = None,
     seed: Seed = None,
     encoder_weights: Encoder = None,
@@ -164,8 +165,8 @@ def train_everything(
 ) -> None:
     """The whole method: L-Net, classifier, labels for weak images, a draft of P-Net that labels again, P-Net.
 
-    The result is OUT/best.pt. Classifier and draft take a third of the epochs; with --source, where no category is strong
-    unless --strong names some, L-Net and classifier take half.
+    The result is OUT/best.pt. Of the epochs L-Net takes half, the classifier and the draft a quarter each, P-Net the rest; with
+    --source, where no category is strong unless --strong names some, L-Net takes a quarter.
 
     Example: tsss-edge train all --data runs/synth --strong-fraction 0.5 --out runs/method
     """
@@ -234,6 +235,7 @@ def reproduce(
     seeds: Annotated[str, typer.Option(metavar="N,N,...", help="Random seeds.")] = "0,1,2",
     strong: Strong = None,
     rows: Annotated[str | None, typer.Option(metavar="A,B,...", help="Rows, such as 50:full (default: all).")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Networks to train at once, each in a process of its own.")] = 1,
     arch: Arch = None,
     size: Size = None,
     epochs: Epochs = None,
@@ -242,7 +244,7 @@ def reproduce(
 ) -> None:
     """The paper's table: supervised, 50% and 0% strong, with each part on and off. Run it again to go on.
 
-    Example: tsss-edge reproduce --data runs/rendered --source runs/source --seeds 0 --out runs/table
+    Example: tsss-edge reproduce --data runs/rendered --source runs/source --seeds 0 --jobs 2 --out runs/table
     """
     from tsss_edge.reproduce import reproduce as make_table
 
@@ -251,7 +253,7 @@ def reproduce(
         numbers = [int(seed) for seed in names(seeds)]
         chosen = names(rows) if rows is not None else None
         categories = names(strong) if strong is not None else None
-        table = make_table(settings, data, out, source=source, seeds=numbers, strong=categories, rows=chosen)
+        table = make_table(settings, data, out, source=source, seeds=numbers, strong=categories, rows=chosen, jobs=jobs)
     emit(table, table.summary(), json)
 
 

@@ -26,14 +26,14 @@ from tsss_edge.models import Heads, SegNet, build_model, load_model
 from tsss_edge.train.annotate import to_frame
 from tsss_edge.train.loader import MaskOf
 from tsss_edge.train.loop import pick_device
-from tsss_edge.train.pnet import Switches, train_from
+from tsss_edge.train.pnet import PLAIN, train_from
 from tsss_edge.train.validate import Views
 
 SURE = 0.6  # probability from which a pixel gets a label; the others are left out (255)
 LOW_BIAS = -5.0  # logit of a category that was never seen
 EPOCHS, RATE = 0.25, 0.5  # of the run's epochs and learning rate: the old weights are to be kept in the main
-# No mean teacher: at first it does not know the new category and would talk it out of its labels.
-SWITCHES = Switches(adversarial=False, mean_teacher=False)
+# By cross-entropy alone: a mean teacher does not know the new category at first and would talk it out of its labels.
+SWITCHES = PLAIN
 
 
 class AdaptReport(Struct, frozen=True):

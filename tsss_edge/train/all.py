@@ -20,9 +20,9 @@ from tsss_edge.train.classifier import train_classifier
 from tsss_edge.train.distributed import meet, this_process
 from tsss_edge.train.label import settings_of, write_labels
 from tsss_edge.train.lnet import train_lnet
-from tsss_edge.train.pnet import Switches, train_pnet
+from tsss_edge.train.pnet import PLAIN, Switches, train_pnet
 
-PLAIN = Switches(adversarial=False, mean_teacher=False)
+DRAFT = 0.25  # share of P-Net's epochs that its draft takes
 
 
 def train_all(
@@ -39,20 +39,20 @@ def train_all(
 ) -> Checkpoint:
     """Run the method into out/{lnet,classifier,labels,draft,relabels,pnet}; P-Net's best.pt and log are copied to `out`.
 
+    `config.epochs` are P-Net's, its draft's included: it sees a picture as often as a supervised network of these settings.
+
     Args:   source: a set whose masks L-Net learns from, in place of the strong categories' (the 0% protocol).
-            relabel: train a draft of P-Net first, for a third of its epochs, that labels again (see train/relabel.py).
-            lnet_epochs: of L-Net, which sees the strong images only (default: as P-Net); the classifier takes a third,
-                and with `source` each of them half.
+            relabel: train a draft of P-Net first, for a quarter of its epochs, that labels again (see train/relabel.py).
+            lnet_epochs: of L-Net, see `first_round`.
             resume: go on in the stage that was under way; finished stages are not run again.
     Raises: DataError, ArtifactError: as the stages.
     """
     first_round(config, data, out, strong=strong, source=source, lnet_epochs=lnet_epochs, resume=resume)
-    start, labels = out / "lnet", out / "labels"
     if relabel and any_weak(data, strong):
-        start, labels = second_round(config, data, out, strong=strong, resume=resume)
-    pnet = train_pnet(
-        config, data, out / "pnet", lnet=start, labels=labels, strong=strong, switches=switches, resume=resume
-    )
+        second_round(config, data, out, strong=strong, resume=resume)
+        pnet = last_pnet(config, data, out, out / "pnet", strong=strong, switches=switches, resume=resume)
+    else:
+        pnet = only_pnet(config, data, out, out / "pnet", strong=strong, switches=switches, resume=resume)
     return publish(pnet, out)
 
 
@@ -68,31 +68,39 @@ def first_round(
 ) -> None:
     """Train out/lnet and out/classifier and let them label, into out/labels. Arguments as `train_all`.
 
-    A source set has about three times as many pictures as a set has strong ones: L-Net takes half the epochs there. So does
-    the classifier, which otherwise takes a third; without strong pixels it has more to learn.
+    L-Net takes half of `config.epochs`, or a quarter with `source`, which has more pictures than a set has strong ones;
+    the classifier takes half of L-Net's, or as many with `source`, for without strong pixels it has more to learn.
     """
-    total = lnet_epochs or config.epochs
-    of_lnet, of_classifier = (total // 2, total // 2) if source else (total, total // 3)
+    of_lnet = lnet_epochs or config.epochs // (4 if source else 2)
     lnet = train_lnet(with_epochs(config, of_lnet), data, out / "lnet", strong=strong, source=source, resume=resume)
-    settings = with_epochs(config, of_classifier)
+    settings = with_epochs(config, of_lnet if source else of_lnet // 2)
     train_classifier(settings, data, out / "classifier", lnet=lnet.path, strong=strong, resume=resume)
     label_once(out, data, out / "labels", strong=strong, source=source, device=config.device, resume=resume)
 
 
-def second_round(
-    config: TrainConfig, data: Path, out: Path, *, strong: Sequence[str], resume: bool
-) -> tuple[Path, Path]:
-    """Train out/draft on out/labels by cross-entropy alone, for a third of the epochs, and let it label again.
-
-    Returns: P-Net's start and its labels, out/draft and out/relabels.
-    """
-    draft, relabels = out / "draft", out / "relabels"
-    folders = {"lnet": out / "lnet", "labels": out / "labels"}
-    train_pnet(
-        with_epochs(config, config.epochs // 3), data, draft, strong=strong, switches=PLAIN, resume=resume, **folders
+def second_round(config: TrainConfig, data: Path, out: Path, *, strong: Sequence[str], resume: bool) -> None:
+    """Train out/draft on out/labels by cross-entropy alone, for its share of the epochs, and let it label out/relabels."""
+    settings, draft = with_epochs(config, draft_epochs(config)), out / "draft"
+    only_pnet(settings, data, out, draft, strong=strong, switches=PLAIN, resume=resume)
+    label_once(
+        draft, data, out / "relabels", strong=strong, config=settings_of(out), device=config.device, resume=resume
     )
-    label_once(draft, data, relabels, strong=strong, config=settings_of(out), device=config.device, resume=resume)
-    return draft, relabels
+
+
+def only_pnet(config: TrainConfig, data: Path, run: Path, out: Path, **options: Any) -> Checkpoint:
+    """P-Net from `first_round`'s networks and labels in `run`, for all epochs. Options: `train_pnet`'s."""
+    return train_pnet(config, data, out, lnet=run / "lnet", labels=run / "labels", **options)
+
+
+def last_pnet(config: TrainConfig, data: Path, run: Path, out: Path, **options: Any) -> Checkpoint:
+    """P-Net from `second_round`'s draft and labels in `run`, for the epochs that are left. Options: `train_pnet`'s."""
+    settings = with_epochs(config, config.epochs - draft_epochs(config))
+    return train_pnet(settings, data, out, lnet=run / "draft", labels=run / "relabels", **options)
+
+
+def draft_epochs(config: TrainConfig) -> int:
+    """Of P-Net's epochs, those of the draft."""
+    return int(config.epochs * DRAFT)
 
 
 def label_once(run: Path, data: Path, out: Path, *, resume: bool, **options: Any) -> None:

@@ -7,7 +7,7 @@ in the second round of labels (relabel.py) from the draft that wrote them; D jud
 (models/discriminator.py); D works alone for the first tenth of training and then its say grows over another tenth,
 because an untrained D only adds noise; the target for "strong" is 0.9 (one-sided label smoothing, arXiv 1606.03498); D
 learns at a tenth of S's starting rate with betas (0.5, 0.99), as spectral norm wants; and S's adversarial loss weighs
-0.01, small against cross-entropy. What D and mean teacher give: docs/results/transfer.md. The objectness head goes on
+0.01, small against cross-entropy. What D, mean teacher and CutMix give: docs/results/transfer.md. The objectness head goes on
 learning from the same pixels, so that "object, but of no known category" stays visible.
 """
 
@@ -33,12 +33,13 @@ from tsss_edge.models import SegNet
 from tsss_edge.models.classifier import load_classifier
 from tsss_edge.models.discriminator import Discriminator
 from tsss_edge.train.common import class_weights, fresh_net, require_background, take_over, training_split
+from tsss_edge.train.cutmix import cut_and_mix
 from tsss_edge.train.distributed import average_gradients
 from tsss_edge.train.label import find_classifier, find_labeller
 from tsss_edge.train.loader import Batch, MaskOf, Samples, network_input
 from tsss_edge.train.loop import Moment, Stage, train
 from tsss_edge.train.losses import cell_shares, class_loss, object_loss
-from tsss_edge.train.refine import cut_and_mix, refine
+from tsss_edge.train.refine import refine
 from tsss_edge.train.validate import Views, class_scores
 
 OBJECT_WEIGHT = 0.5
@@ -50,11 +51,14 @@ D_ALONE, D_FULL = 0.1, 0.2  # share of training until S listens to D at all, and
 
 class Switches(Struct, frozen=True):
     """Parts of P-Net's training that can be left out. `adversarial`: the discriminator, which is left out by itself where
-    there is no strong or no weak image. `mean_teacher`, `cutmix`: see train/refine.py."""
+    there is no strong or no weak image. `mean_teacher`: see train/refine.py. `cutmix`: see train/cutmix.py."""
 
     adversarial: bool = True
-    mean_teacher: bool = True
-    cutmix: bool = False
+    mean_teacher: bool = False
+    cutmix: bool = True
+
+
+PLAIN = Switches(adversarial=False, cutmix=False)  # cross-entropy alone
 
 
 def train_pnet(

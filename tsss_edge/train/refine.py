@@ -1,10 +1,11 @@
-"""Beyond the paper, each behind a switch of P-Net: labels corrected by the averaged network, and CutMix.
+"""Beyond the paper, behind a switch of P-Net: labels corrected by the averaged network.
 
 Mean teacher (arXiv 1703.01780), adapted: the averaged network looks at the same weak pictures, its probabilities
 limited to the background and to the categories that the image-level label names. Where it surely sees something else
 than Lw, nothing is learned there; where Lw is unsure, its answer is the target. Errors of Lw differ from picture to
 picture, so the network averages them out before it could learn them by heart. Mixing the two everywhere in place of that
-blurs what is right as well, and loses (docs/results/transfer.md).
+blurs what is right as well, and loses. It helps on labels of the first round; on those of a second round it costs, so it
+is off by default (docs/results/transfer.md).
 """
 # Letters: N batch, K class, h, w grid of the loss.
 
@@ -18,7 +19,6 @@ from tsss_edge.train.losses import upsample_to
 
 HEARD_FROM, HEARD_FULL = 0.3, 0.5  # shares of training between which the teacher's say grows from none to all
 SURE = 0.8  # probability from which the teacher may strike out a label
-CUT = (0.2, 0.5)  # side of a CutMix rectangle, as a share of the picture's
 
 
 @torch.no_grad()
@@ -46,25 +46,3 @@ def _belief(shares: Tensor, x: Tensor, batch: Batch, teacher: nn.Module) -> Tens
     allowed = batch.labels[batch.weak].clone()
     allowed[:, 0] = 1
     return logits.masked_fill((allowed == 0)[:, :, None, None], -1e4).softmax(dim=1)
-
-
-def cut_and_mix(x: Tensor, shares: Tensor, seed: int, step: int) -> tuple[Tensor, Tensor]:
-    """Paste a rectangle of the next picture of the batch into each one, targets with it (CutMix, arXiv 1905.04899).
-
-    One rectangle a batch, on whole stride-8 cells, drawn from (seed, step).
-    """
-    draw = torch.Generator().manual_seed(seed * 1_000_003 + step)
-    cells_h, cells_w = x.shape[-2] // 8, x.shape[-1] // 8
-    low, high = CUT
-    side = low + (high - low) * float(torch.rand((), generator=draw))
-    height, width = max(1, round(side * cells_h)), max(1, round(side * cells_w))
-    top = int(torch.randint(cells_h - height + 1, (), generator=draw))
-    left = int(torch.randint(cells_w - width + 1, (), generator=draw))
-    mixed = []
-    for tensor in (x, shares):
-        k = tensor.shape[-1] // cells_w
-        area = (..., slice(top * k, (top + height) * k), slice(left * k, (left + width) * k))
-        pasted = tensor.clone()
-        pasted[area] = tensor.roll(1, dims=0)[area]
-        mixed.append(pasted)
-    return mixed[0], mixed[1]

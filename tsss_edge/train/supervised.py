@@ -11,6 +11,7 @@ from tsss_edge.config import TrainConfig
 from tsss_edge.data.augment import TrainAugment
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.train.common import class_weights, fresh_net, load_encoder, training_split
+from tsss_edge.train.cutmix import cut_and_mix
 from tsss_edge.train.loader import Batch, Samples, network_input
 from tsss_edge.train.loop import Moment, Stage, train
 from tsss_edge.train.losses import cell_shares, class_loss, jaccard_loss, object_loss
@@ -19,19 +20,22 @@ from tsss_edge.train.validate import Views, class_scores
 OBJECT_WEIGHT = 0.5  # of the objectness loss beside the class loss (ours)
 
 
-def train_supervised(config: TrainConfig, data: Path, out: Path, *, resume: bool = False) -> Checkpoint:
+def train_supervised(
+    config: TrainConfig, data: Path, out: Path, *, cutmix: bool = False, resume: bool = False
+) -> Checkpoint:
     """Train on the masks of all categories of `data`'s split "train"; "val" chooses best.pt by mIoU.
 
+    `cutmix` pastes rectangles of other pictures in (train/cutmix.py).
     A set without a background has no "object or not": its objectness head stays untrained and is no part of the loss.
     Raises: DataError: unusable data set, picture or mask. ArtifactError: unknown architecture, `out` is another run.
     """
     dataset = VocDataset.open(data)
     net = fresh_net(config, num_classes=len(dataset.classes))
     load_encoder(net, config)
-    return train(supervised_stage(config, dataset, net), config, out, resume=resume)
+    return train(supervised_stage(config, dataset, net, cutmix=cutmix), config, out, resume=resume)
 
 
-def supervised_stage(config: TrainConfig, dataset: VocDataset, net: nn.Module) -> Stage:
+def supervised_stage(config: TrainConfig, dataset: VocDataset, net: nn.Module, *, cutmix: bool = False) -> Stage:
     """The stage that trains `net`, which gives `Heads`, on the masks of all categories."""
     augment = TrainAugment(config.crop_hw or config.size_hw, config.preprocess, config.scale_range)
     ids = training_split(dataset)
@@ -42,22 +46,29 @@ def supervised_stage(config: TrainConfig, dataset: VocDataset, net: nn.Module) -
         name="supervised",
         net=net,
         samples=samples,
-        step=SupervisedStep(net, config, weights, objectness=dataset.classes.background),
+        step=SupervisedStep(net, config, weights, objectness=dataset.classes.background, cutmix=cutmix),
         validate=lambda averaged: class_scores(averaged, views),
         key="miou",
         strong=tuple(dataset.classes.names[i] for i in dataset.classes.objects),
+        options={"cutmix": True} if cutmix else {},
     )
 
 
 class SupervisedStep:
     """Cross-entropy on every labelled pixel and, where there is a background, objectness beside it."""
 
-    def __init__(self, net: nn.Module, config: TrainConfig, weights: Tensor | None, *, objectness: bool) -> None:
-        self._net, self._config, self._weights, self._objectness = net, config, weights, objectness
+    def __init__(
+        self, net: nn.Module, config: TrainConfig, weights: Tensor | None, *, objectness: bool, cutmix: bool = False
+    ) -> None:
+        self._net, self._config, self._weights = net, config, weights
+        self._objectness, self._cutmix = objectness, cutmix
 
     def __call__(self, batch: Batch, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
-        logits, objectness = self._net(network_input(batch.images, self._config.preprocess.scale))
-        shares = cell_shares(batch.masks, logits.shape[1], self._config.loss_stride)
+        x = network_input(batch.images, self._config.preprocess.scale)
+        shares = cell_shares(batch.masks, batch.labels.shape[1], self._config.loss_stride)
+        if self._cutmix:
+            x, shares = cut_and_mix(x, shares, self._config.seed, moment.step)
+        logits, objectness = self._net(x)
         weights = self._weights.to(shares.device) if self._weights is not None else None
         parts = {"class": class_loss(logits, shares, weights)}
         loss = parts["class"]

@@ -1,0 +1,78 @@
+"""Tasks that wait for each other, done in several processes at once.
+
+A network of the table trains with little more than half the speed-up on two threads that it should have; two networks,
+one thread each, fill two cores. Standard `graphlib` keeps the order, `concurrent.futures` the processes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from multiprocessing import get_context
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Task:
+    """A name, what to do (picklable), and the names of the tasks to wait for."""
+
+    name: str
+    call: Callable[[], object]
+    after: tuple[str, ...] = ()
+
+
+def done(tasks: Sequence[Task], jobs: int, log: Path) -> Iterator[str]:
+    """Do the tasks, those earlier in the list first where several may start; yield each one's name when it is finished.
+
+    Args:    jobs: processes at once; 1 works in this process. log: where the other processes write, appended to.
+    Raises:  what a task raises; tasks under way are finished first, no other is begun. ValueError: tasks in a circle, or
+             one that waits for nobody's name.
+    """
+    order = TopologicalSorter({task.name: task.after for task in tasks})
+    order.prepare()
+    places = {task.name: place for place, task in enumerate(tasks)}
+    if unknown := {name for task in tasks for name in task.after} - set(places):
+        raise ValueError(f"no task named {unknown.pop()!r} to wait for")
+    if jobs == 1:
+        yield from _here(tasks, order, places)
+        return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_write_to, initargs=(log,)) as pool:
+        ready: list[str] = []
+        running: dict[Future[object], tuple[str, float]] = {}
+        while order.is_active():
+            ready = sorted([*ready, *order.get_ready()], key=places.__getitem__)
+            while ready and len(running) < jobs:
+                name = ready.pop(0)
+                running[pool.submit(tasks[places[name]].call)] = (name, time.perf_counter())
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                name, start = running.pop(future)
+                future.result()
+                print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+                order.done(name)
+                yield name
+
+
+def _here(tasks: Sequence[Task], order: TopologicalSorter[str], places: dict[str, int]) -> Iterator[str]:
+    ready: list[str] = []
+    while order.is_active():
+        ready = sorted([*ready, *order.get_ready()], key=places.__getitem__)
+        name = ready.pop(0)
+        tasks[places[name]].call()
+        order.done(name)
+        yield name
+
+
+def _write_to(log: Path) -> None:
+    """In a worker: output goes to a file, for progress bars of several processes would overwrite each other."""
+    sys.stdout = sys.stderr = log.open("a", buffering=1)
+
+
+def threads_each(threads: int, jobs: int) -> int:
+    """CPU threads of one of `jobs` processes: as asked for, or (0) its share of the cores."""
+    return threads or (max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0)
