@@ -12,7 +12,7 @@ import traceback
 import typer
 
 from tsss_edge import __version__
-from tsss_edge.cli import data, deploy, live, look, prove, ship, train
+from tsss_edge.cli import data, deploy, live, look, method, prove, ship, train
 from tsss_edge.errors import EXIT_ERROR, EXIT_OK, TsssEdgeError
 
 app = typer.Typer(
@@ -42,7 +42,7 @@ def options(
         os.environ["TSSS_EDGE_DEBUG"] = "1"
 
 
-for module in (look, data, train, deploy, prove, live, ship):
+for module in (look, data, train, method, deploy, prove, live, ship):
     module.register(app)
 
 
