@@ -2,7 +2,8 @@
 
 python scripts/transfer_page.py RUN docs/results/transfer.md [--more table.json] [--adapt adapt.json] [--label manifest.json]
 
-The prose of the page is written by hand; rows that a run lacks are named as not measured.
+The prose of the page is written by hand; rows that a run lacks are named as not measured. What transfer.json holds beside the
+table (an adaptation, a speed, an earlier table) stays where it is not given anew.
 """
 
 from __future__ import annotations
@@ -79,7 +80,9 @@ def main() -> None:
     given = parser.parse_args()
     table = read_json(given.run / "table.json", Table)
     tables = [table]
-    content: dict[str, Any] = msgspec.to_builtins(table)
+    twin = given.page.with_suffix(".json")
+    content: dict[str, Any] = read_json(twin, dict) if twin.is_file() else {}
+    content |= msgspec.to_builtins(table)
     if given.more:
         tables.append(read_json(given.more, Table))
         content["more_seeds"] = msgspec.to_builtins(tables[-1])
@@ -99,7 +102,7 @@ def main() -> None:
     if not pattern.search(text):
         raise SystemExit(f"{given.page}: no lines {BEGIN} and {END}")
     write_bytes(given.page, pattern.sub(lambda _: block, text).encode())
-    write_json(given.page.with_suffix(".json"), content)
+    write_json(twin, content)
 
 
 if __name__ == "__main__":
