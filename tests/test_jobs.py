@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -51,6 +54,34 @@ def test_after_a_failure_nothing_else_begins(tmp_path: Path, jobs: int) -> None:
     with pytest.raises(AssertionError):
         list(done(tasks, jobs, tmp_path / "log"))
     assert not list(tmp_path.glob("[abcd]"))
+
+
+WAITING = """
+import sys, time
+from functools import partial
+from pathlib import Path
+from test_jobs import Task, done, leave
+if __name__ == "__main__":
+    root = Path(sys.argv[1])
+    tasks = [Task("a", partial(leave, root / "a")), Task("b", partial(time.sleep, 60))]
+    list(done(tasks, 2, root / "log"))
+"""
+
+
+def test_workers_end_with_the_process_that_began_them(tmp_path: Path) -> None:
+    script = tmp_path / "waiting.py"
+    script.write_text(WAITING)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)], env=environment)
+    started = time.monotonic()
+    while not (tmp_path / "a").is_file() and time.monotonic() - started < 60:
+        time.sleep(0.05)
+    worker = int((tmp_path / "a").read_text())
+    parent.kill()
+    parent.wait()
+    while Path(f"/proc/{worker}").exists() and time.monotonic() - started < 90:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{worker}").exists()
 
 
 def test_a_task_that_waits_for_nobody_or_for_itself_is_refused(tmp_path: Path) -> None:

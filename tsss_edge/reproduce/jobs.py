@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 
@@ -42,7 +43,7 @@ def done(tasks: Sequence[Task], jobs: int, log: Path) -> Iterator[str]:
         yield from _here(tasks, order, places)
         return
     log.parent.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_write_to, initargs=(log,)) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_begin_worker, initargs=(log,)) as pool:
         ready: list[str] = []
         running: dict[Future[object], tuple[str, float]] = {}
         while order.is_active():
@@ -68,9 +69,18 @@ def _here(tasks: Sequence[Task], order: TopologicalSorter[str], places: dict[str
         yield name
 
 
-def _write_to(log: Path) -> None:
-    """In a worker: output goes to a file, for progress bars of several processes would overwrite each other."""
+def _begin_worker(log: Path) -> None:
+    """Write to a file, for progress bars of several processes would overwrite each other, and end when the first process
+    does: a training that went on by itself would meet the one that resumes it."""
     sys.stdout = sys.stderr = log.open("a", buffering=1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def threads_each(threads: int, jobs: int) -> int:
