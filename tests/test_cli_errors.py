@@ -205,3 +205,11 @@ def require_one_line(error: str, says: str) -> None:
     assert len(lines) == 1, error
     assert lines[0].startswith("error: ")
     assert re.search(says, lines[0]), lines[0]
+
+
+def test_fine_tuning_takes_no_other_start(run: Run, world: Path) -> None:
+    for option in (("--cutmix",), ("--encoder-weights", world / "net.pt")):
+        code, _, err = run(*train_arguments(world), "--qat", world / "net.onnx", *option)
+        assert code == 2
+        assert "--qat goes on from" in err
+        assert not (world / "out").exists()

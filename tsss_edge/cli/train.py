@@ -61,6 +61,10 @@ def supervised(
     Example: tsss-edge train supervised --data camvid --qat runs/camvid/fused.int8.onnx --out runs/camvid-qat
     """
     if qat is not None:
+        if cutmix or encoder_weights:
+            raise typer.BadParameter(
+                "--qat goes on from CALIB's own checkpoint, without --cutmix and --encoder-weights"
+            )
         from tsss_edge.train.qat import QAT_EPOCHS, train_qat
 
         settings = training_settings(config, data, arch, size, epochs or (None if config else QAT_EPOCHS), seed)
