@@ -76,7 +76,7 @@ def test_the_page_gets_the_tables_and_a_json_twin(
     assert "old numbers" not in text
     assert "| 50% | full | 78.50 | 0.981 | 0.965 | 70.00 | 60.00 | 85.00 | 12 |" in text
     assert "| 50% | 7 | 91.00 | 92.00 | 80.25 | 84.00 | 81.50 | 12.5% | 92.00 | 5.0% |" in text
-    assert "Not measured: 100:cutmix, 50:labels-only, 50:without-relabel" in text
+    assert "Not measured: 100:cutmix, 100:flips, 50:labels-only, 50:without-relabel" in text
     twin = page.with_suffix(".json")
     assert json.loads(twin.read_text())["ratios"] == {"50": 0.98125}
     before = {**json.loads(twin.read_text()), "earlier": 1}

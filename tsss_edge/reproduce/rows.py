@@ -31,6 +31,7 @@ class RowPlan:
 ROWS = (
     RowPlan("100", "supervised", "supervised", PLAIN),
     RowPlan("100", "cutmix", "supervised-cutmix"),
+    RowPlan("100", "flips", "supervised", PLAIN, flip=True),
     RowPlan("50", "full", "50/pnet"),
     RowPlan("50", "labels-only", "50/labels-only", PLAIN, relabel=False),
     RowPlan("50", "without-relabel", "50/without-relabel", relabel=False),
