@@ -96,7 +96,9 @@ def test_rows_are_chosen_by_name() -> None:
     assert [plan.key for plan in choose_rows(["50:full"], with_source=False)] == ["100:supervised", "50:full"]
     assert {plan.protocol for plan in choose_rows(None, with_source=False)} == {"100", "50"}
     assert choose_rows(None, with_source=True) == ROWS
-    with pytest.raises(ValueError, match=r"unknown row '50:fill'; choose from 100:supervised, 100:cutmix, 100:flips, 50:full"):
+    with pytest.raises(
+        ValueError, match=r"unknown row '50:fill'; choose from 100:supervised, 100:cutmix, 100:flips, 50:full"
+    ):
         choose_rows(["50:fill"], with_source=True)
     with pytest.raises(ValueError, match="--source"):
         choose_rows(["0:full"], with_source=False)
