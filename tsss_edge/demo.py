@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 STRONG_FRACTION = 0.5
 # L-Net sees only the quarter of the pictures that is strong, so it takes more epochs than the others.
-EPOCHS, LNET_EPOCHS = 40, 80
+EPOCHS, LNET_EPOCHS = 32, 64
 STREAM_FRAMES = 300
 PYTORCH = "pytorch fp32 cpu"  # the back end's name of a checkpoint that runs on the CPU
 

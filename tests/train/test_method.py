@@ -20,7 +20,7 @@ from tsss_edge.data.voc import VocDataset, read_mask, write_mask
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.models import load_model
 from tsss_edge.models.classifier import load_classifier
-from tsss_edge.train.all import train_all
+from tsss_edge.train.all import draft_epochs, train_all, with_epochs
 from tsss_edge.train.annotate import EdgeFit, Evidence, LabelConfig, annotate, sharpened, to_frame
 from tsss_edge.train.label import LabelReport, write_labels
 from tsss_edge.train.lnet import AnyHue, train_lnet
@@ -114,9 +114,10 @@ def test_resume_in_the_middle_of_the_method_equals_one_go(finished: Path, square
 
 def test_without_the_discriminator_the_result_differs(finished: Path, squares: Path, tmp_path: Path) -> None:
     options = {"lnet": finished / "draft", "labels": finished / "relabels", "strong": STRONG}
-    train_pnet(short(), squares, tmp_path / "with", **options)
+    left = with_epochs(short(), short().epochs - draft_epochs(short()))
+    train_pnet(left, squares, tmp_path / "with", **options)
     assert same_weights(finished / "pnet/best.pt", tmp_path / "with/best.pt")
-    train_pnet(short(), squares, tmp_path / "p", switches=Switches(adversarial=False), **options)
+    train_pnet(left, squares, tmp_path / "p", switches=Switches(adversarial=False), **options)
     assert not same_weights(finished / "pnet/best.pt", tmp_path / "p/best.pt")
     assert "fool" not in (tmp_path / "p/log.jsonl").read_text()
     assert "fool" in (finished / "pnet/log.jsonl").read_text()
