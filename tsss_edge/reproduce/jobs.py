@@ -1,7 +1,7 @@
 """Tasks that wait for each other, done in several processes at once.
 
-A network of the table trains with little more than half the speed-up on two threads that it should have; two networks,
-one thread each, fill two cores. Standard `graphlib` keeps the order, `concurrent.futures` the processes.
+Small networks gain little from a second thread (`edge-s` at 128x128 trains 1.34 times as fast on two); two networks with one
+thread each fill two cores. `graphlib` keeps the order, `concurrent.futures` the processes.
 """
 
 from __future__ import annotations
