@@ -20,7 +20,7 @@ from tsss_edge.reproduce.jobs import done, threads_each
 from tsss_edge.reproduce.page import write_page
 from tsss_edge.reproduce.rows import ROWS, RowPlan, choose_rows
 from tsss_edge.reproduce.seed import SeedRun
-from tsss_edge.reproduce.table import Table, tabulate
+from tsss_edge.reproduce.table import Seed, Table, tabulate
 
 __all__ = ["ROWS", "RowPlan", "choose_rows", "reproduce"]
 
@@ -56,15 +56,15 @@ def reproduce(
     ]
     work = [run.tasks(chosen, ladders=run is runs[0]) for run in runs]  # where labels lose: of the first seed alone
     waiting = [{task.name for task in tasks} for tasks in work]
-    finished: list[SeedRun] = []
+    finished: dict[int, Seed] = {}
     for name in done([task for tasks in work for task in tasks], jobs, out / "jobs.log"):
         for names in waiting:
             names.discard(name)
-        complete = [run for run, names in zip(runs, waiting, strict=True) if not names]
-        if complete == finished:
+        complete = [place for place, names in enumerate(waiting) if not names and place not in finished]
+        if not complete:
             continue
-        finished = complete
-        results = [run.result(chosen, ladders=run is runs[0]) for run in finished]
+        finished |= {place: runs[place].result(chosen, ladders=place == 0) for place in complete}
+        results = [finished[place] for place in sorted(finished)]
         table = tabulate(results, [(plan.key, plan.protocol, plan.name) for plan in chosen], config, dataset)
         write_json(out / "table.json", table)
         write_page(table, out, dataset, strong)

@@ -34,39 +34,54 @@ def done(tasks: Sequence[Task], jobs: int, log: Path) -> Iterator[str]:
     Raises:  what a task raises; tasks under way are finished first, no other is begun. ValueError: tasks in a circle, or
              one that waits for nobody's name.
     """
-    order = TopologicalSorter({task.name: task.after for task in tasks})
-    order.prepare()
-    places = {task.name: place for place, task in enumerate(tasks)}
-    if unknown := {name for task in tasks for name in task.after} - set(places):
-        raise ValueError(f"no task named {unknown.pop()!r} to wait for")
-    if jobs == 1:
-        yield from _here(tasks, order, places)
-        return
+    queue = _Queue(tasks)
+    yield from _here(queue) if jobs == 1 else _in_processes(queue, jobs, log)
+
+
+class _Queue:
+    """Tasks that may start, in the order of their list."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._tasks = {task.name: task for task in tasks}
+        self._places = {name: place for place, name in enumerate(self._tasks)}
+        if unknown := {name for task in tasks for name in task.after} - set(self._tasks):
+            raise ValueError(f"no task named {unknown.pop()!r} to wait for")
+        self._order = TopologicalSorter({task.name: task.after for task in tasks})
+        self._order.prepare()
+        self._ready: list[str] = []
+
+    def take(self) -> Task | None:
+        """The next task, None while there is nothing that may start."""
+        self._ready = sorted([*self._ready, *self._order.get_ready()], key=self._places.__getitem__)
+        return self._tasks[self._ready.pop(0)] if self._ready else None
+
+    def finish(self, name: str) -> None:
+        """Let those start that waited for it."""
+        self._order.done(name)
+
+
+def _here(queue: _Queue) -> Iterator[str]:
+    while task := queue.take():
+        task.call()
+        queue.finish(task.name)
+        yield task.name
+
+
+def _in_processes(queue: _Queue, jobs: int, log: Path) -> Iterator[str]:
     log.parent.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_begin_worker, initargs=(log,)) as pool:
-        ready: list[str] = []
         running: dict[Future[object], tuple[str, float]] = {}
-        while order.is_active():
-            ready = sorted([*ready, *order.get_ready()], key=places.__getitem__)
-            while ready and len(running) < jobs:
-                name = ready.pop(0)
-                running[pool.submit(tasks[places[name]].call)] = (name, time.perf_counter())
+        while True:
+            while len(running) < jobs and (task := queue.take()):
+                running[pool.submit(task.call)] = (task.name, time.perf_counter())
+            if not running:
+                return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 name, start = running.pop(future)
                 future.result()
                 print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
-                order.done(name)
+                queue.finish(name)
                 yield name
-
-
-def _here(tasks: Sequence[Task], order: TopologicalSorter[str], places: dict[str, int]) -> Iterator[str]:
-    ready: list[str] = []
-    while order.is_active():
-        ready = sorted([*ready, *order.get_ready()], key=places.__getitem__)
-        name = ready.pop(0)
-        tasks[places[name]].call()
-        order.done(name)
-        yield name
 
 
 def _begin_worker(log: Path) -> None:

@@ -57,7 +57,7 @@ class SeedRun:
         protocols = _protocols(rows)
         return Seed(
             seed=self.config.seed,
-            scores={plan.key: self.score(plan) for plan in rows},
+            scores={plan.key: self._scored(plan, Checkpoint.load(self.out / plan.folder)) for plan in rows},
             labels=self._reports(protocols, "labels"),
             relabels=self._reports(protocols, "relabels"),
             ladders={protocol: self.ladder(protocol) for protocol in protocols if ladders},
@@ -75,9 +75,12 @@ class SeedRun:
 
     def score(self, plan: RowPlan) -> Score:
         """Train a row's network and measure it; after the rounds of labels that it needs."""
+        return self._scored(plan, self._network(plan))
+
+    def _scored(self, plan: RowPlan, network: Checkpoint) -> Score:
         dataset = VocDataset.open(self.data)
         views = Views(dataset, dataset.ids("val"), self.config.preprocess)
-        return scored(self._network(plan), views, self.strong, flip=plan.flip)
+        return scored(network, views, self.strong, flip=plan.flip)
 
     def _network(self, plan: RowPlan) -> Checkpoint:
         folder = self.out / plan.folder
