@@ -94,6 +94,14 @@ def test_max_frames() -> None:
     assert (ended, seen.indices, recorder.frames) == ("max-frames", list(range(7)), 7)
 
 
+def test_a_loop_that_stops_early_leaves_the_engine_idle() -> None:
+    """Frames were in flight: whoever opened the engine must be able to use every slot of it at once."""
+    backend, images = fake(slots=3, latency_ms=20), np.zeros((1, 64, 96, 3), np.uint8)
+    play(Pictures(1000), backend, Seen(), max_frames=2)
+    for slot in range(backend.slots):
+        backend.start(slot, images)
+
+
 # -- live ------------------------------------------------------------------------------------------------------------------
 
 

@@ -30,6 +30,7 @@ class CpuStages:
         self._inputs = np.zeros((backend.slots, 1, *backend.preprocess.size_hw, 3), np.uint8)
         self._plan: PreprocessPlan | None = None
         self._started = [0.0] * backend.slots
+        self._running: set[int] = set()
 
     def thread(self) -> nullcontext[None]:
         """Nothing is needed."""
@@ -41,9 +42,11 @@ class CpuStages:
             self._resize(image, self._inputs[slot, 0])
         self._started[slot] = time.monotonic()
         self._backend.start(slot, self._inputs[slot])
+        self._running.add(slot)
 
     def wait(self, slot: int, stages_ms: dict[str, float]) -> None:
         """Wait for the network and copy its outputs. Raises: ArtifactError: they are not finite."""
+        self._running.discard(slot)
         self._postprocess.keep(self._backend.wait(slot))
         stages_ms["network"] = (time.monotonic() - self._started[slot]) * 1000
 
@@ -56,7 +59,9 @@ class CpuStages:
         self._postprocess.recycle(result)
 
     def close(self) -> None:
-        """Nothing: the engine belongs to whoever opened it."""
+        """Wait for frames that a loop left in flight: the engine's owner may go on with it. Safe to call twice."""
+        while self._running:
+            self._backend.wait(self._running.pop())
 
     def _resize(self, image: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
         frame_hw = (image.shape[0], image.shape[1])
