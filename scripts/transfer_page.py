@@ -3,7 +3,7 @@
 python scripts/transfer_page.py RUN docs/results/transfer.md [--more table.json] [--adapt adapt.json] [--label manifest.json]
 
 The prose of the page is written by hand; rows that a run lacks are named as not measured. What transfer.json holds beside the
-table (an adaptation, a speed, an earlier table) stays where it is not given anew.
+tables (an adaptation, a speed, an earlier table) stays where it is not given anew.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ def main() -> None:
     twin = given.page.with_suffix(".json")
     content: dict[str, Any] = read_json(twin, dict) if twin.is_file() else {}
     content |= msgspec.to_builtins(table)
+    content.pop("more_seeds", None)
     if given.more:
         tables.append(read_json(given.more, Table))
         content["more_seeds"] = msgspec.to_builtins(tables[-1])

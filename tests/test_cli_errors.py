@@ -98,6 +98,33 @@ def test_training_on_the_unbroken_set_works(world: Path, run: Run) -> None:
     assert (world / "out/best.pt").is_file()
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--rows", "50:ful"], "unknown row '50:ful'"),
+        (["--rows", "0:full"], "give --source"),
+        (["--strong", "unicorn"], "unknown categories unicorn"),
+        (["--seeds", "0,one"], "one"),
+    ],
+)
+def test_reproduce_refuses_bad_options_before_it_trains(world: Path, run: Run, options: list[str], says: str) -> None:
+    code, _, error = run("reproduce", "--data", world / "data", "--size", "64", "--out", world / "table", *options)
+    assert code == 2
+    assert says in error
+    assert not (world / "table").exists()
+
+
+def test_what_goes_wrong_within_reproduce_is_no_bad_option(
+    world: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise ValueError("a defect of ours")
+
+    monkeypatch.setattr("tsss_edge.reproduce.reproduce", fail)
+    with pytest.raises(ValueError, match="a defect of ours"):
+        run("reproduce", "--data", world / "data", "--size", "64", "--out", world / "table")
+
+
 def other_architecture(world: Path) -> None:
     old = Checkpoint.load(world / "net.pt")
     state = {name: tensor for name, tensor in old.state().items() if "decoder" not in name}

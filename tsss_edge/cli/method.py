@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from tsss_edge.cli.common import Data, Json, emit, names, usage_errors
-from tsss_edge.cli.settings import Arch, Config, Epochs, Out, Resume, Size, Strong, training_settings
+from tsss_edge.cli.settings import (
+    Arch,
+    Config,
+    Epochs,
+    Out,
+    Resume,
+    Size,
+    Strong,
+    strong_categories,
+    training_settings,
+)
 
 
 def register(parent: typer.Typer) -> None:
@@ -72,12 +82,14 @@ def reproduce(
 
     Example: tsss-edge reproduce --data runs/rendered --source runs/source --seeds 0 --jobs 2 --out runs/table
     """
+    from tsss_edge.reproduce import choose_rows
     from tsss_edge.reproduce import reproduce as make_table
 
     settings = training_settings(config, data, arch, size, epochs, None)
-    with usage_errors():
+    categories = strong_categories(data, strong, 0.5)
+    with usage_errors():  # what goes wrong in the hours after this block is no bad option
         numbers = [int(seed) for seed in names(seeds)]
         chosen = names(rows) if rows is not None else None
-        categories = names(strong) if strong is not None else None
-        table = make_table(settings, data, out, source=source, seeds=numbers, strong=categories, rows=chosen, jobs=jobs)
+        choose_rows(chosen, with_source=source is not None)
+    table = make_table(settings, data, out, source=source, seeds=numbers, strong=categories, rows=chosen, jobs=jobs)
     emit(table, table.summary(), json)

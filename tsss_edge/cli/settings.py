@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from tsss_edge.cli.common import parse_size, usage_errors
+from tsss_edge.cli.common import names, parse_size, usage_errors
 
 if TYPE_CHECKING:
     from tsss_edge.config import TrainConfig
@@ -54,3 +54,16 @@ def training_settings(
         settings = msgspec.structs.replace(base, **{k: v for k, v in changes.items() if v is not None})
         _ = settings.preprocess  # refuses sizes that are not multiples of 32
     return settings
+
+
+def strong_categories(data: Path, chosen: str | None, fraction: float, source: Path | None = None) -> tuple[str, ...]:
+    """The categories that `--strong` or `--strong-fraction` name; with a source set none, unless they are named."""
+    from tsss_edge.data.supervision import strong_from_fraction
+    from tsss_edge.data.voc import VocDataset
+
+    classes = VocDataset.open(data).classes
+    with usage_errors():
+        if chosen is None:
+            return () if source else tuple(strong_from_fraction(classes, fraction))
+        classes.ids(names(chosen))
+        return names(chosen)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tsss_edge.cli.common import Data, Json, emit, names, usage_errors
+from tsss_edge.cli.common import Data, Json, emit
 from tsss_edge.cli.settings import (
     Arch,
     Config,
@@ -19,6 +19,7 @@ from tsss_edge.cli.settings import (
     Seed,
     Size,
     Strong,
+    strong_categories,
     training_settings,
 )
 
@@ -98,7 +99,7 @@ def lnet(
     from tsss_edge.train.lnet import train_lnet
 
     settings = training_settings(config, data, arch, size, epochs, None, encoder_weights)
-    chosen = _strong(data, strong, strong_fraction, source)
+    chosen = strong_categories(data, strong, strong_fraction, source)
     _emit(train_lnet(settings, data, out, strong=chosen, source=source, resume=resume), json)
 
 
@@ -128,7 +129,7 @@ def pnet(
 
     arch = Checkpoint.load(lnet).meta.arch
     settings = training_settings(config, data, arch, size, epochs, None)
-    chosen = _strong(data, strong, strong_fraction)
+    chosen = strong_categories(data, strong, strong_fraction)
     switches = Switches(adversarial=adversarial, mean_teacher=mean_teacher, cutmix=cutmix)
     checkpoint = train_pnet(
         settings, data, out, lnet=lnet, labels=labels, strong=chosen, switches=switches, resume=resume
@@ -168,7 +169,7 @@ def train_everything(
     from tsss_edge.train.pnet import Switches
 
     settings = training_settings(config, data, arch, size, epochs, seed, encoder_weights)
-    chosen = _strong(data, strong, strong_fraction, source)
+    chosen = strong_categories(data, strong, strong_fraction, source)
     switches = Switches(adversarial=adversarial, mean_teacher=mean_teacher, cutmix=cutmix)
     checkpoint = train_all(
         settings,
@@ -182,18 +183,6 @@ def train_everything(
         resume=resume,
     )
     _emit(checkpoint, json)
-
-
-def _strong(data: Path, chosen: str | None, fraction: float, source: Path | None = None) -> tuple[str, ...]:
-    from tsss_edge.data.supervision import strong_from_fraction
-    from tsss_edge.data.voc import VocDataset
-
-    classes = VocDataset.open(data).classes
-    with usage_errors():
-        if chosen is None:
-            return () if source else tuple(strong_from_fraction(classes, fraction))
-        classes.ids(names(chosen))
-        return names(chosen)
 
 
 def _emit(checkpoint: Checkpoint, json: str | None) -> None:

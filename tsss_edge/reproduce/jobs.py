@@ -71,17 +71,24 @@ def _in_processes(queue: _Queue, jobs: int, log: Path) -> Iterator[str]:
     log.parent.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_begin_worker, initargs=(log,)) as pool:
         running: dict[Future[object], tuple[str, float]] = {}
+        finished: list[str] = []
         while True:
             while len(running) < jobs and (task := queue.take()):
                 running[pool.submit(task.call)] = (task.name, time.perf_counter())
+            yield from finished  # now, so that the next tasks do not wait for what the caller does in between
             if not running:
                 return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                name, start = running.pop(future)
-                future.result()
-                print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+            finished = [
+                _finish(future, *running.pop(future)) for future in wait(running, return_when=FIRST_COMPLETED).done
+            ]
+            for name in finished:
                 queue.finish(name)
-                yield name
+
+
+def _finish(future: Future[object], name: str, start: float) -> str:
+    future.result()
+    print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+    return name
 
 
 def _begin_worker(log: Path) -> None:
