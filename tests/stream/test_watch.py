@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from loopkit import CLASSES, PREPROCESS, Pictures, Seen, fake
+from loopkit import CLASSES, PATIENCE_S, PREPROCESS, Pictures, Seen, fake
 from numpy.typing import NDArray
 
 import tsss_edge.stream.watch
 from tsss_edge.artifacts import Classes, Preprocess
-from tsss_edge.backends.fake import FakeBackend
+from tsss_edge.backends.fake import FakeBackend, brightness_cells
 from tsss_edge.errors import ArtifactError, GateError
 from tsss_edge.stream.frames import Frame, Result
 from tsss_edge.stream.loop import run
@@ -76,12 +76,18 @@ def test_every_nth_frame_is_due(watches: list[ParityWatch]) -> None:
 
 
 def test_nobody_waits_for_a_slow_reference(watches: list[ParityWatch]) -> None:
-    watches.append(watch := ParityWatch(fake(latency_ms=300), every=1))
-    started = time.monotonic()
+    all_offered, in_time = threading.Event(), []
+
+    def answer(images: NDArray[np.uint8], num_classes: int) -> NDArray[np.uint8]:
+        in_time.append(all_offered.wait(PATIENCE_S))
+        return brightness_cells(images, num_classes)
+
+    watches.append(watch := ParityWatch(fake(answer=answer), every=1))
     for index in range(100):
         watch.offer(result(index))
-    assert time.monotonic() - started < 0.3, "offer waited for the reference"
+    all_offered.set()
     watch.finish()
+    assert in_time == [True], "offer waited for the reference"
     assert (watch.verdict.due, watch.verdict.checked) == (100, 1)
 
 
