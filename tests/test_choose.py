@@ -93,6 +93,33 @@ def test_a_failed_gate_moves_on_to_the_next(monkeypatch: pytest.MonkeyPatch, tmp
     assert "failed: lost 3.0" in choice.summary()
 
 
+def test_a_refused_candidate_does_not_end_the_choice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model = arrange(monkeypatch, tmp_path, ms={"bf16": 8.0, "fp32": 20.0}, drops={"bf16": 0, "fp32": 0})
+    build = choose.build_engine
+
+    def refuse_int8(*args: Any, precision: str, **options: Any) -> Engine:
+        if precision == "int8":
+            raise ArtifactError("no convolution would run in INT8")
+        return build(*args, precision=precision, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(choose, "build_engine", refuse_int8)
+    choice = run(model, tmp_path / "t")
+    assert choice.precision in ("bf16", "fp32")  # bf16 where the CPU has it
+    assert "int8  no convolution would run in INT8" in choice.summary()
+
+
+def test_when_all_are_refused_the_first_reason_decides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model = arrange(monkeypatch, tmp_path, ms={}, drops={})
+
+    def refuse(*args: Any, precision: str, **options: Any) -> Engine:
+        raise ArtifactError(f"{precision} refused")
+
+    monkeypatch.setattr(choose, "build_engine", refuse)
+    with pytest.raises(ArtifactError, match="int8 refused; bf16 refused; fp32 refused"):
+        run(model, tmp_path / "t")
+    assert [p.name for p in tmp_path.iterdir()] == ["tiny.onnx"]
+
+
 def test_nothing_passes_and_nothing_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     times = {"int8": 5.0, "bf16": 8.0, "fp32": 20.0}
     model = arrange(monkeypatch, tmp_path, ms=times, drops={"int8": 3.0, "bf16": 2.0, "fp32": 1.0})

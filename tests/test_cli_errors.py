@@ -125,6 +125,28 @@ def test_what_goes_wrong_within_reproduce_is_no_bad_option(
         run("reproduce", "--data", world / "data", "--size", "64", "--out", world / "table")
 
 
+@pytest.mark.parametrize(("module", "extra"), [("torch", "train"), ("onnx.helper", "onnx")])
+def test_a_package_that_is_not_installed_is_named(
+    world: Path, run: Run, monkeypatch: pytest.MonkeyPatch, module: str, extra: str
+) -> None:
+    def missing(*args: object) -> None:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr("tsss_edge.artifacts.Checkpoint.load", missing)
+    code, _, error = run("inspect", world / "net.pt")
+    assert code == 4
+    require_one_line(error, rf"No module named .*{module}.*tsss-edge\[{extra}\]")
+
+
+def test_a_module_of_ours_that_is_missing_is_a_defect(world: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*args: object) -> None:
+        raise ModuleNotFoundError("No module named 'tsss_edge.gone'", name="tsss_edge.gone")
+
+    monkeypatch.setattr("tsss_edge.artifacts.Checkpoint.load", missing)
+    with pytest.raises(ModuleNotFoundError):
+        run("inspect", world / "net.pt")
+
+
 def other_architecture(world: Path) -> None:
     old = Checkpoint.load(world / "net.pt")
     state = {name: tensor for name, tensor in old.state().items() if "decoder" not in name}

@@ -431,6 +431,14 @@ def test_quantized_output_fails_though_the_labels_agree(world: World) -> None:
     assert stored is not None and not stored.passed
 
 
+def test_form_is_judged_without_the_float_graph(world: World) -> None:
+    replace_int8(world, chain.int8_chain(output=True))
+    (world.root / "fused.onnx").unlink()
+    report = world.check()
+    assert not report and report.layers is None
+    assert report.problems[0].startswith("INT8 ONNX: output logits is quantized")
+
+
 def test_layers_of_a_healthy_graph_are_reported(world: World) -> None:
     report = world.check()
     assert report and report.layers is not None and len(report.layers.layers) == 3 and report.layers.guilty == ""

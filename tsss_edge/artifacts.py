@@ -456,7 +456,7 @@ class Engine(Struct, frozen=True):
             if sha256_file(file) != expected:
                 raise ArtifactError(
                     f"{file}: its hash is not the one in {record_path.name} (changed or damaged after the build); "
-                    "build it again, or pass --trust if you made the change"
+                    "build it again (`eval` and `bench` take --trust, for those who made the change)"
                 )
         return cls(path=path, record=record)
 

@@ -18,8 +18,8 @@ from tsss_edge.artifacts import Engine, LatencyRecord, Precision, Struct, sha256
 from tsss_edge.backends import open_backend
 from tsss_edge.bench import time_networks
 from tsss_edge.config import Target
-from tsss_edge.errors import GateError, UnavailableError
-from tsss_edge.export.engine import build_engine, engine_path, require_free_record
+from tsss_edge.errors import ArtifactError, GateError, UnavailableError
+from tsss_edge.export.engine import build_engine, engine_path, require_free_names
 from tsss_edge.export.sources import is_checkpoint, possible_precisions
 from tsss_edge.parity import check_parity
 
@@ -85,7 +85,7 @@ def choose_engine(
     possible = possible_precisions(model, target, can_calibrate=calib_data is not None)
     precisions = (precision,) if precision else possible
     for wanted in precisions:
-        require_free_record(engine_path(out, target, wanted))
+        require_free_names(engine_path(out, target, wanted), model, wanted)
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.stem}-candidates-"))
     try:
@@ -102,16 +102,21 @@ def choose_engine(
 def _build_all(
     model: Path, target: Target, out: Path, precisions: Sequence[Precision], calib_data: Path | None
 ) -> tuple[list[Engine], list[Candidate]]:
-    """Engines that could be built, and why others could not (this machine lacks bf16, for example)."""
+    """Engines that could be built, and why others could not: this machine lacks bf16, the builder refuses a graph.
+
+    Raises: what kept the first one from being built, when none was.
+    """
     built: list[Engine] = []
     left: list[Candidate] = []
+    errors: list[ArtifactError | UnavailableError] = []
     for precision in precisions:
         try:
             built.append(build_engine(model, target, out, precision=precision, calib_data=calib_data))
-        except UnavailableError as error:
+        except (ArtifactError, UnavailableError) as error:
             left.append(Candidate(precision=precision, reason=str(error)))
+            errors.append(error)
     if not built:
-        raise UnavailableError("; ".join(candidate.reason for candidate in left))
+        raise type(errors[0])("; ".join(dict.fromkeys(candidate.reason for candidate in left)))
     return built, left
 
 
@@ -192,9 +197,7 @@ def _keep(best: Candidate | None, why: str, candidates: Sequence[Candidate], fol
         rows = "; ".join(f"{c.precision}: {c.reason}" for c in candidates)
         raise GateError(f"no engine passed the accuracy gate, none is kept: {rows}")
     engine = Engine.load(folder / best.engine)
-    graphs = (str(engine.record.flags.get(key, "")) for key in ("onnx", "parsed_onnx"))
-    made = [name for name in graphs if name and (folder / name).is_file()]
-    for name in (*made, *engine.record.files):
+    for name in (*engine.record.flags["kept"], *engine.record.files):
         (folder / name).replace(home / name)
     choice = Choice(engine=best.engine, precision=best.precision, why=why, candidates=tuple(candidates))
     flags = engine.record.flags | {"chosen": msgspec.to_builtins(choice)}

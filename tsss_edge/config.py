@@ -71,7 +71,7 @@ class Target(Struct, frozen=True):
     batch: tuple[int, int, int] = (1, 1, 1)  # min, opt, max
     max_drop: float = 0.5  # mIoU points an engine may lose against its PyTorch reference
     min_int8_speedup: float = 1.1  # INT8 is only chosen when at least this much faster than FP16 (or FP32)
-    workspace_mib: int = 0  # 0: from free memory
+    workspace_mib: int = 0  # 0: 256 MiB
     optimization_level: int = 3
     timing_cache: bool = True
     dla_core: int | None = None
@@ -89,6 +89,10 @@ class CalibSet(Struct, frozen=True):
     seed: int = 0
     balanced: bool = True
     list: str = ""
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size must be at least 1, got {self.size}")
 
 
 def read_toml(path: Path, kind: type[T]) -> T:

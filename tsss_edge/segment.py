@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import IGNORE, Placement, Struct, write_bytes
 from tsss_edge.backends import Backend, Outputs, open_backend
+from tsss_edge.backends.common import fill_batch
 from tsss_edge.data.voc import IMAGE_SUFFIXES, read_image, write_mask
 from tsss_edge.errors import ArtifactError, DataError
 
@@ -45,7 +46,7 @@ def run_network(backend: Backend, image: NDArray[np.uint8]) -> Outputs:
     """Preprocess a picture, (H,W,3) uint8 RGB, and run the network on it; outputs live until the next call."""
     from tsss_edge.kernels.preprocess import preprocess
 
-    return backend.infer(preprocess(image, backend.preprocess, bgr=False)[None])
+    return backend.infer(fill_batch(preprocess(image, backend.preprocess, bgr=False)[None], backend.min_batch))
 
 
 def labels_at(outputs: Outputs, frame_hw: tuple[int, int], placement: Placement) -> NDArray[np.uint8]:

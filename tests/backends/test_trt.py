@@ -157,7 +157,7 @@ def test_enqueue_runs_on_memory_that_a_gpu_loop_filled(monkeypatch: pytest.Monke
 def test_batches_beyond_the_engine(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
     stand_in(monkeypatch, engine)
     most = engine.record.flags["batch"][2]
-    with open_backend(engine.path) as backend, pytest.raises(ValueError, match=f"{most}$"):
+    with open_backend(engine.path) as backend, pytest.raises(ValueError, match=f"{most}, got {most + 1}$"):
         backend.infer(pictures(most + 1))
 
 

@@ -103,6 +103,14 @@ def test_more_than_there_are_gives_all(tmp_path: Path) -> None:
     assert len(choose(dataset, netkit.SPEC, CalibSet(name="t", size=512)).pictures) == 3
 
 
+def test_no_picture_at_all_is_refused(tmp_path: Path) -> None:
+    dataset = make_set(tmp_path, {"a": "1"})
+    with pytest.raises(DataError, match="no picture of split train is left"):
+        choose(dataset, netkit.SPEC, CalibSet(name="t", size=1), without=("a",))
+    with pytest.raises(ValueError, match="size must be at least 1, got 0"):
+        CalibSet(name="t", size=0)
+
+
 def test_a_list_of_ids(tmp_path: Path) -> None:
     dataset = VocDataset.open(netkit.write_set(tmp_path / "data", train=6))
     (tmp_path / "mine.txt").write_text("t4\n\nt1\n")

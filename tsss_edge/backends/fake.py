@@ -54,6 +54,7 @@ class FakeBackend(Closing):
         self.classes = classes
         self.preprocess = preprocess
         self.outputs: tuple[TensorSpec, ...] = output_specs(classes, preprocess, head=head, objectness=objectness)
+        self.min_batch = 1
         self.slots = slots
         self.calls = 0
         self.closed = False

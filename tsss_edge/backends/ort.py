@@ -41,6 +41,7 @@ class OnnxRuntimeBackend(Closing):
         self.outputs: tuple[TensorSpec, ...] = tuple(_spec(node) for node in self._session.get_outputs())
         self._input = _spec(self._session.get_inputs()[0])
         _require_size(path, self._input, model.meta.preprocess.size_hw)
+        self.min_batch = max(1, self._input.shape[0])
 
     def infer(self, images: NDArray[np.uint8]) -> Outputs:
         """(N,H,W,3) uint8 RGB -> arrays by output name, new at each call."""

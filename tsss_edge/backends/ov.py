@@ -103,6 +103,7 @@ class OpenVinoBackend(Closing):
         self._slots = [_Slot(self._compiled.create_infer_request(), record.outputs) for _ in range(slots)]
         self._size_hw = record.preprocess.size_hw
         self._batch = record.inputs[0].shape[0]
+        self.min_batch = max(1, self._batch)
 
     def start(self, slot: int, images: NDArray[np.uint8]) -> None:
         """Begin (N,H,W,3) uint8 RGB in `slot` and return. `images` is read while the network runs: leave it alone."""

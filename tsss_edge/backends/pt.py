@@ -43,6 +43,7 @@ class PyTorchBackend(Closing):
         self.name = f"pytorch {'bf16' if bf16 else 'fp32'} {self._device.type}"
         self.classes = meta.classes
         self.preprocess = meta.preprocess
+        self.min_batch = 1
         specs = output_specs(meta.classes, meta.preprocess, head="logits", objectness=net.object_head is not None)
         self.outputs: tuple[TensorSpec, ...] = tuple(
             s for s in specs if s.name != "logits" or net.class_head is not None

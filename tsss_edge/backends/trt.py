@@ -47,15 +47,20 @@ class TensorRTBackend(Closing):
         self._engine = _deserialize(self._runtime, path, trt, self._logger)
         _require_tensors(path, self._engine, (*record.inputs, *record.outputs))
         self._fixed_batch = record.inputs[0].shape[0]
-        most = self._fixed_batch if self._fixed_batch > 0 else int(record.flags["batch"][2])
-        self._slots = [_Slot(self._cuda, self._engine, record.inputs[0], record.outputs, most) for _ in range(slots)]
+        least, _, most = [self._fixed_batch] * 3 if self._fixed_batch > 0 else record.flags["batch"]
+        self.min_batch = int(least)
+        self._slots = [
+            _Slot(self._cuda, self._engine, record.inputs[0], record.outputs, int(most)) for _ in range(slots)
+        ]
 
     def start(self, slot: int, images: NDArray[np.uint8]) -> None:
         """Begin (N,H,W,3) uint8 RGB in `slot` and return; `images` may change afterwards."""
         require_images(images, self.preprocess.size_hw)
-        most = self._slots[slot].most
-        if images.shape[0] > most or (self._fixed_batch > 0 and images.shape[0] != most):
-            raise ValueError(f"this engine takes batches of {'' if self._fixed_batch > 0 else 'up to '}{most}")
+        least, most = self.min_batch, self._slots[slot].most
+        if not least <= images.shape[0] <= most:
+            raise ValueError(
+                f"this engine takes batches of {least if least == most else f'{least} to {most}'}, got {images.shape[0]}"
+            )
         self._slots[slot].start(images)
 
     def wait(self, slot: int) -> Outputs:

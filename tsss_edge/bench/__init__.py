@@ -86,18 +86,24 @@ def time_networks(backends: Sequence[Backend], files: Sequence[Path], *, duratio
     for call in calls:
         warm_up(call)
     times = alternate(calls, duration_s=duration_s)
-    return [_timed(file.name, mine, times[0]) for file, mine in zip(files, times, strict=True)]
+    batches = [backend.min_batch for backend in backends]
+    return [
+        _timed(file.name, mine, batch, np.asarray(times[0]) / batches[0])
+        for file, mine, batch in zip(files, times, batches, strict=True)
+    ]
 
 
-def _timed(file: str, times_ms: Sequence[float], first_ms: Sequence[float]) -> Timed:
+def _timed(file: str, times_ms: Sequence[float], batch: int, first_ms: NDArray[np.float64]) -> Timed:
+    """`times_ms` of calls on `batch` pictures each, `first_ms` a picture of the network to compare with."""
+    a_picture = np.asarray(times_ms) / batch
     return Timed(
         file=file,
         latency_ms=percentiles(times_ms),
-        throughput_fps=1000 * len(times_ms) / sum(times_ms),
+        throughput_fps=float(1000 / a_picture.mean()),
         runs=len(times_ms),
-        ratio=float(np.median(times_ms) / np.median(first_ms)),
+        ratio=float(np.median(a_picture) / np.median(first_ms)),
         best_ms=min(times_ms),
-        ratio_best=min(times_ms) / min(first_ms),
+        ratio_best=float(a_picture.min() / first_ms.min()),
     )
 
 
@@ -129,19 +135,19 @@ def _against_benchmark_app(
         if (result := run_benchmark_app(args)) is None:
             return None, [f"benchmark_app failed on {engine.name}, so it is not compared; try: {' '.join(args)}"]
         theirs.append(result)
-    return _app_timed(engine.name, ours, theirs), [
+    return _app_timed(engine.name, ours, theirs, backend.min_batch), [
         "percentiles of benchmark_app are over its rounds, not over single runs"
     ]
 
 
-def _app_timed(file: str, ours: Sequence[Sequence[float]], theirs: Sequence[dict[str, float]]) -> Timed:
+def _app_timed(file: str, ours: Sequence[Sequence[float]], theirs: Sequence[dict[str, float]], batch: int) -> Timed:
     """benchmark_app prints a median and a minimum of each round; ours are taken round by round too."""
     medians, best = [result["median"] for result in theirs], min(result["min"] for result in theirs)
     median = float(np.median(medians))
     return Timed(
         file=file,
         latency_ms=percentiles(medians),
-        throughput_fps=1000 / median,
+        throughput_fps=1000 * batch / median,
         runs=int(sum(result["count"] for result in theirs)),
         ratio=median / float(np.median([np.median(times) for times in ours])),
         best_ms=best,

@@ -1,4 +1,4 @@
-"""What a benchmark found. Times in milliseconds, rates in pictures a second."""
+"""What a benchmark found. Times in milliseconds a call, rates in pictures a second."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from tsss_edge.percentiles import Percentiles
 
 
 class Timed(Struct, frozen=True):
-    """One network alone, batch 1, one request at a time."""
+    """One network alone, one request at a time: a picture, or a batch where the engine takes nothing smaller."""
 
     file: str
     latency_ms: Percentiles
-    throughput_fps: float  # calls / seconds spent in them
+    throughput_fps: float  # pictures / seconds spent in calls
     runs: int
-    ratio: float  # its median / the engine's median, from alternating rounds of one run
+    ratio: float  # its median / the engine's median, a picture, from alternating rounds of one run
     best_ms: float  # the least disturbed call
-    ratio_best: float  # its best / the engine's best: what to read on a busy machine
+    ratio_best: float  # its best / the engine's best, a picture: what to read on a busy machine
 
 
 class EndToEnd(Struct, frozen=True):

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Classes, Struct
 from tsss_edge.backends import AsyncBackend, Backend, open_backend
+from tsss_edge.backends.common import fill_batch
 from tsss_edge.bench.machine import examine_machine, notes_on, read_load, read_mhz
 from tsss_edge.bench.result import Machine
 from tsss_edge.errors import DataError
@@ -174,7 +175,7 @@ def time_naive(backend: Backend, source: str) -> float:
         started, count = time.perf_counter(), 0
         for image in islice(_read(opened), NAIVE_FRAMES):
             x = np.asarray(cv2.resize(image, size_hw[::-1])[..., ::-1], np.uint8)[None]
-            naive_overlay(image, backend.infer(np.ascontiguousarray(x))["logits"][0], classes)
+            naive_overlay(image, backend.infer(fill_batch(x, backend.min_batch))["logits"][0], classes)
             count += 1
         return count / (time.perf_counter() - started)
 

@@ -48,10 +48,10 @@ def alternate(calls: Sequence[Callable[[], object]], *, duration_s: float, round
 
 
 def network_call(backend: Backend, seed: int = 0) -> Callable[[], object]:
-    """The network alone on one random picture (its speed does not depend on the content)."""
+    """The network alone on its least batch of random pictures (its speed does not depend on the content)."""
     height, width = backend.preprocess.size_hw
-    image = np.random.default_rng(seed).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
-    return lambda: backend.infer(image)
+    images = np.random.default_rng(seed).integers(0, 256, (backend.min_batch, height, width, 3), dtype=np.uint8)
+    return lambda: backend.infer(images)
 
 
 def time_end_to_end(backend: Backend, frame: NDArray[np.uint8], *, duration_s: float) -> EndToEnd:
@@ -93,7 +93,7 @@ def _frame_process(backend: Backend, frame: NDArray[np.uint8]) -> Callable[[Stam
     placement = backend.preprocess.place(frame_hw)
     to_input = PreprocessPlan(frame_hw, backend.preprocess, bgr=True)
     blend = OverlayPlan(frame_hw, backend.classes.palette, shown=backend.classes.objects)
-    x = np.empty((1, *backend.preprocess.size_hw, 3), np.uint8)
+    x = np.zeros((backend.min_batch, *backend.preprocess.size_hw, 3), np.uint8)
     blended = frame.copy()
 
     def process(stamp: Stamp) -> None:

@@ -66,6 +66,8 @@ def choose(
         size = min(calib_set.size, len(free))
         pick = partial(balanced, dataset) if calib_set.balanced else spread
         ids = pick(free, size, calib_set.seed)
+    if not ids:
+        raise DataError(f"{dataset.root}: no picture of split {calib_set.split} is left to calibrate on")
     paths = [dataset.image_path(image_id) for image_id in ids]
     return Chosen(
         pictures=tuple(partial(load_picture, path, spec) for path in paths),

@@ -13,7 +13,10 @@ import typer
 
 from tsss_edge import __version__
 from tsss_edge.cli import data, deploy, live, look, method, prove, ship, train
-from tsss_edge.errors import EXIT_ERROR, EXIT_OK, TsssEdgeError
+from tsss_edge.errors import EXIT_ERROR, EXIT_OK, TsssEdgeError, UnavailableError
+
+# Modules that a stage imports by itself, by the extra that brings them; others are asked for by `import_extra`.
+_EXTRAS = {"torch": "train", "tensorboard": "train", "scipy": "train", "onnx": "onnx", "onnxruntime": "onnx"}
 
 app = typer.Typer(
     name="tsss-edge",
@@ -52,6 +55,10 @@ def main() -> None:
         app()
     except TsssEdgeError as error:
         _fail(error, error.exit_code)
+    except ModuleNotFoundError as error:
+        if (extra := _EXTRAS.get((error.name or "").partition(".")[0])) is None:
+            raise
+        _fail(f"{error}; install it with `pip install 'tsss-edge[{extra}]'`", UnavailableError.exit_code)
     except OSError as error:  # disk full, permission denied, a folder where a file should be
         _fail(error, EXIT_ERROR)
     except KeyboardInterrupt:
@@ -59,7 +66,7 @@ def main() -> None:
     sys.exit(EXIT_OK)
 
 
-def _fail(error: Exception, code: int) -> None:
+def _fail(error: Exception | str, code: int) -> None:
     if os.environ.get("TSSS_EDGE_DEBUG"):
         traceback.print_exc()
     typer.echo(f"error: {' '.join(str(error).split())}", err=True)

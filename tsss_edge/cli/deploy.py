@@ -160,7 +160,14 @@ def build_engine(
     if not runs_here(loaded):
         folder = kit_folder(out, loaded)
         kit = write_kit(
-            model, loaded, folder, calib_data=calib_data, reference=reference, eval_data=eval_data, split=split
+            model,
+            loaded,
+            folder,
+            calib_data=calib_data,
+            reference=reference,
+            eval_data=eval_data,
+            split=split,
+            precision=forced,
         )
         emit({"kit": str(folder), **msgspec.to_builtins(kit)}, kit.summary(folder), json)
     elif eval_data is not None:

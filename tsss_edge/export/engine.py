@@ -47,21 +47,23 @@ def build_engine(
     Args:    model: `.onnx` of ours, or a checkpoint (`.pt`, run folder), exported and calibrated as needed.
              out: wanted path; suffix and precision are put right (`fused.engine` -> `fused.int8.xml` for target cpu).
              precision: forced; None takes the target's first that `model` allows.
-             calib_data: dataset folder for INT8 ranges where `model` has none.
-    Raises:  ArtifactError: `model` does not fit, the builder refuses it, or `out` would overwrite another engine's record.
+             calib_data: dataset folder for INT8 ranges where `model` has none, and for FP16's range scan.
+    Raises:  ArtifactError: `model` does not fit, the builder refuses it, or `out` would overwrite another engine's record
+             or a graph that you made.
              UnavailableError: the builder is not installed, or this machine lacks the precision.
     """
     precision = precision or possible_precisions(model, target, can_calibrate=calib_data is not None)[0]
     if precision not in target.precisions:
         raise ArtifactError(f"target {target.name} builds {', '.join(target.precisions)}, not {precision}")
     path = engine_path(out, target, precision)
-    require_free_record(path)
+    require_free_names(path, model, precision)
     with _staging(path) as staging:
         source = source_onnx(model, target, precision, staging / f"{path.stem}.onnx", calib_data)
+        made = sorted(p.name for p in staging.iterdir())  # graphs and ranges that were made on the way
         require_whole(source)
         built = _build(source, target, precision, staging, path.name)
-        record = _record(source, target, precision, staging, built)
-        return _commit(staging, path, source, record, built.kept)
+        record = _record(source, target, precision, staging, built, kept=(*made, *built.kept))
+        return _commit(staging, path, record)
 
 
 class DryRow(Struct, frozen=True):
@@ -83,12 +85,12 @@ def dry_run(
 ) -> list[DryRow]:
     """What `build_engine` would try, in order; writes nothing. Raises: ArtifactError: as `build_engine`."""
     wanted = (precision,) if precision else possible_precisions(model, target, can_calibrate=calib_data is not None)
-    return [_dry_row(model, target, out, p, can_calibrate=calib_data is not None) for p in wanted]
+    return [_dry_row(model, target, out, p) for p in wanted]
 
 
-def _dry_row(model: Path, target: Target, out: Path, precision: Precision, *, can_calibrate: bool) -> DryRow:
+def _dry_row(model: Path, target: Target, out: Path, precision: Precision) -> DryRow:
     path = engine_path(out, target, precision)
-    graph, how = planned_onnx(model, precision, path.stem, can_calibrate=can_calibrate)
+    graph, how = planned_onnx(model, precision, path.stem)
     row = DryRow(precision=precision, engine=path.name, onnx=f"{graph} ({how} on the way)" if how else graph)
     if target.backend == "openvino":
         from tsss_edge.export.openvino_build import ovc_command
@@ -126,6 +128,32 @@ def require_free_record(path: Path) -> None:
             f"{record_path}: belongs to {next(iter(files), 'another engine')}; choose another --out name or folder for "
             f"{path.name}, so that both keep their record"
         )
+
+
+def require_free_names(path: Path, model: Path, precision: Precision) -> None:
+    """As `require_free_record`, and ArtifactError as well when a graph made on the way would replace one of another origin."""
+    require_free_record(path)
+    name, how = planned_onnx(model, precision, path.stem)
+    if how:
+        _require_ours(path.parent / name)
+
+
+def _require_ours(graph: Path) -> None:
+    """Raise ArtifactError when `graph` exists and no engine's record beside it says that it was made for that engine."""
+    if graph.exists() and graph.name not in _kept_files(graph.parent):
+        raise ArtifactError(
+            f"{graph}: exists, and no `build-engine` made it; give it as MODEL, or choose another --out name or folder"
+        )
+
+
+def _kept_files(folder: Path) -> set[str]:
+    kept: set[str] = set()
+    for path in folder.glob("*.json"):
+        try:
+            kept.update(read_json(path, EngineRecord).flags.get("kept", ()))
+        except ArtifactError:  # some other JSON file
+            continue
+    return kept
 
 
 def require_whole(source: OnnxModel) -> None:
@@ -189,8 +217,11 @@ def _build(source: OnnxModel, target: Target, precision: Precision, staging: Pat
     return build_plan(source, target, precision, staging, name)
 
 
-def _record(source: OnnxModel, target: Target, precision: Precision, staging: Path, built: Built) -> EngineRecord:
+def _record(
+    source: OnnxModel, target: Target, precision: Precision, staging: Path, built: Built, kept: tuple[str, ...]
+) -> EngineRecord:
     meta = source.meta
+    told = {"onnx": source.path.name, "batch": target.batch, "target": msgspec.to_builtins(target), "kept": list(kept)}
     return EngineRecord(
         backend=target.backend,
         files={name: sha256_file(staging / name) for name in built.files},
@@ -209,17 +240,22 @@ def _record(source: OnnxModel, target: Target, precision: Precision, staging: Pa
         calibration=meta.calibration,
         device=built.device,
         versions=built.versions,
-        flags={"onnx": source.path.name, "batch": target.batch, "target": msgspec.to_builtins(target), **built.flags},
+        flags=told | built.flags,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         tool=f"tsss-edge {tsss_edge.__version__}",
     )
 
 
-def _commit(staging: Path, path: Path, source: OnnxModel, record: EngineRecord, kept: tuple[str, ...]) -> Engine:
+def _commit(staging: Path, path: Path, record: EngineRecord) -> Engine:
     """Move the files into place, the record last: until then an older record refuses them by hash."""
-    if source.path.parent == staging:  # made on the way: kept, so that the engine can be built again without the data
-        source.path.replace(path.parent / source.path.name)
-    for name in (*record.files, *kept):
+    kept = record.flags[
+        "kept"
+    ]  # not needed to run: with them the engine can be built and proven again without the data
+    for name in kept:
+        there = path.parent / name
+        if name.endswith(".onnx") and there.exists() and sha256_file(there) != sha256_file(staging / name):
+            _require_ours(there)
+    for name in (*kept, *record.files):
         (staging / name).replace(path.parent / name)
     write_json(Engine.record_path(path), record)
     return Engine.load(path)

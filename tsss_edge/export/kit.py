@@ -27,7 +27,7 @@ from tsss_edge.export.sources import is_checkpoint, possible_precisions, source_
 from tsss_edge.export.wheel import write_wheel
 
 # Pure or with aarch64 wheels on the package index. OpenCV, TensorRT and PyTorch come with JetPack and are left alone.
-NEEDS = ("msgspec", "typer", "rich", "pillow", "jinja2", "onnx", "numba", "tomli")
+NEEDS = ("msgspec", "typer", "rich", "pillow", "jinja2", "onnx", "onnxruntime", "numba", "tomli")
 
 SCRIPT = """#!/bin/sh
 # Builds the engines of this kit on the machine it runs on: {description}
@@ -106,16 +106,21 @@ def write_kit(
     reference: Path | None = None,
     eval_data: Path | None = None,
     split: str = "val",
+    precision: Precision | None = None,
 ) -> Kit:
     """Write the kit to the folder `out`; a failure leaves nothing.
 
     Args:    model: `.onnx` of ours or a checkpoint; INT8 needs a calibrated file or `calib_data`.
              reference: checkpoint for parity there (default `model` when it is one); eval_data: labelled set, copied.
+             precision: the only one to build there; None: all of the target that `model` allows.
     Raises:  ArtifactError: `out` exists, or `model` gives none of the target's precisions.
     """
     if out.exists():
         raise ArtifactError(f"{out}: exists already; choose another --out folder for the build kit")
-    precisions = possible_precisions(model, target, can_calibrate=calib_data is not None)
+    possible = possible_precisions(model, target, can_calibrate=calib_data is not None)
+    if precision is not None and precision not in possible:
+        raise ArtifactError(f"target {target.name} builds {', '.join(possible)} from {model}, not {precision}")
+    precisions = (precision,) if precision else possible
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
     try:
@@ -144,8 +149,6 @@ def _graph(model: Path, target: Target, precision: Precision, folder: Path, cali
         table = graph.path.with_suffix(".ranges.json")  # the CalibTable, where `calibrate` left it
         if table.is_file():
             shutil.copyfile(table, path.with_suffix(".ranges.json"))
-    for leftover in folder.glob("float-*.onnx"):
-        leftover.unlink()
     return OnnxModel.load(path)
 
 

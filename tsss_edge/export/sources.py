@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from tsss_edge.errors import ArtifactError
 # What an ONNX file must be for an engine of each precision: bf16 is chosen by the CPU's runtime, not by the file.
 _FILE_PRECISION: dict[Precision, Precision] = {"fp32": "fp32", "bf16": "fp32", "fp16": "fp16", "int8": "int8"}
 
+TYPED_SUFFIX = ".trt.onnx"  # of graphs with the casts that TensorRT's strong typing wants
 SCANNED = 32  # pictures for FP16's range scan: overflow is a matter of powers of two, not of percents
 
 
@@ -46,21 +48,29 @@ def _can_become(have: Precision, need: Precision, can_calibrate: bool) -> bool:
 
 
 def quantized_twin(given: OnnxModel) -> OnnxModel | None:
-    """The INT8 file that `calibrate` made of `given`, in the same folder; None where there is none."""
+    """The INT8 file that `calibrate` made of `given`, in the same folder; None where there is none.
+
+    Files with TensorRT's casts (`NAME.int8.trt.onnx`) are made of such a twin and are none; what is not ours is passed by.
+    """
     for path in sorted(given.path.parent.glob("*int8*.onnx")):
-        twin = OnnxModel.load(path)
+        if path.name.endswith(TYPED_SUFFIX):
+            continue
+        try:
+            twin = OnnxModel.load(path)
+        except ArtifactError:
+            continue
         record = twin.meta.calibration
         if twin.meta.precision == "int8" and record is not None and record.onnx_sha256 == given.sha256:
             return twin
     return None
 
 
-def planned_onnx(model: Path, precision: Precision, stem: str, *, can_calibrate: bool) -> tuple[str, str]:
+def planned_onnx(model: Path, precision: Precision, stem: str) -> tuple[str, str]:
     """(name of the graph that `source_onnx` would give, how it is made: "" when it is there already)."""
     need = _FILE_PRECISION[precision]
     if not is_checkpoint(model):
         given = OnnxModel.load(model)
-        twin = quantized_twin(given) if need == "int8" and not can_calibrate else None
+        twin = quantized_twin(given) if need == "int8" else None
         if given.meta.precision == need or twin is not None:
             return (twin or given).path.name, ""
     made = {"fp32": "exported", "fp16": "exported" if is_checkpoint(model) else "cast", "int8": "calibrated"}
@@ -70,6 +80,7 @@ def planned_onnx(model: Path, precision: Precision, stem: str, *, can_calibrate:
 def source_onnx(model: Path, target: Target, precision: Precision, out: Path, calib_data: Path | None) -> OnnxModel:
     """The ONNX file for `precision`: `model` itself where it fits, its INT8 twin beside it, else made at `out`.
 
+    What is made on the way to `out` lies in its folder as well: the float graph that was calibrated, and the ranges.
     Raises: ArtifactError: it cannot be made from `model`.
     """
     need = _FILE_PRECISION[precision]
@@ -79,8 +90,8 @@ def source_onnx(model: Path, target: Target, precision: Precision, out: Path, ca
     if need == "fp32":
         return _export(model, target, out, "fp32")
     if need == "fp16":
-        return _export(model, target, out, "fp16")
-    floating = _export(model, target, out.with_name(f"float-{out.name}"), "fp32")
+        return _export(model, target, out, "fp16", _training_pictures(calib_data))
+    floating = _export(model, target, out.with_name(f"{out.name.removesuffix('.int8.onnx')}.fp32.onnx"), "fp32")
     return _convert(floating, "int8", out, calib_data)
 
 
@@ -91,7 +102,7 @@ def _convert(given: OnnxModel, need: Precision, out: Path, calib_data: Path | No
         )
     if need == "fp16":
         return _half(given, out, calib_data)
-    if calib_data is None and (twin := quantized_twin(given)) is not None:
+    if (twin := quantized_twin(given)) is not None:
         return twin
     if calib_data is None:
         raise ArtifactError(
@@ -102,25 +113,30 @@ def _convert(given: OnnxModel, need: Precision, out: Path, calib_data: Path | No
     return calibrate(given.path, calib_data, out)
 
 
-def _export(model: Path, target: Target, out: Path, precision: Precision) -> OnnxModel:
+def _export(
+    model: Path, target: Target, out: Path, precision: Precision, check_images: Sequence[Path] = ()
+) -> OnnxModel:
     from tsss_edge.export.graph import export_onnx
 
     least, _, most = target.batch
     batch = most if least == most else 0
-    return export_onnx(model, out, head=target.head, precision=precision, batch=batch)
+    return export_onnx(model, out, head=target.head, precision=precision, batch=batch, check_images=check_images)
 
 
 def _half(given: OnnxModel, out: Path, calib_data: Path | None) -> OnnxModel:
-    """FP16 casts; with a dataset, what overflows on its training pictures stays FP32."""
+    """FP16 casts; what overflows on the dataset's training pictures, or else on generated ones, stays FP32."""
     import onnx
 
-    from tsss_edge.export.graph import load_pictures, to_half
+    from tsss_edge.export.graph import generated_pictures, load_pictures, to_half
 
-    pictures = load_pictures(_training_pictures(calib_data), given.meta.preprocess) if calib_data else []
+    spec = given.meta.preprocess
+    pictures = load_pictures(_training_pictures(calib_data), spec) if calib_data else generated_pictures(spec)
     graph, meta = to_half(onnx.load(given.path), given.meta, pictures)
     return OnnxModel.save(out, graph, msgspec.structs.replace(meta, precision="fp16"))
 
 
-def _training_pictures(data: Path) -> list[Path]:
+def _training_pictures(data: Path | None) -> list[Path]:
+    if data is None:
+        return []
     dataset = VocDataset.open(data)
     return [dataset.image_path(i) for i in spread(dataset.ids("train"), SCANNED, seed=0)]

@@ -18,7 +18,7 @@ from tsss_edge.backends import open_backend
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.evaluate import require_labelled, require_same_classes
 from tsss_edge.parity.gate import judge
-from tsss_edge.parity.layers import LayerError, LayerReport, compare_layers
+from tsss_edge.parity.layers import LayerError, LayerReport, compare_layers, structure_faults
 from tsss_edge.parity.measure import Stage, look_again, measure
 from tsss_edge.parity.replay import replay_calibration
 from tsss_edge.parity.result import ClassChange, ParityReport, StageResult, WorstImage
@@ -101,16 +101,21 @@ def check_parity(
 def _look_into_quantization(
     report: ParityReport, subject: Subject, graphs: dict[str, Path], dataset: VocDataset, ids: tuple[str, ...]
 ) -> ParityReport:
-    """Add what the float and the INT8 graph say, where both are there: layers, and faults of form, scale, calibration."""
+    """Add what the INT8 graph says: faults of form, and beside the float graph its layers, scales and calibration."""
     graphs = {**graphs, subject.name: subject.path}
     floating, quantized = graphs.get(ONNX_NAMES["fp32"]), graphs.get(ONNX_NAMES["int8"])
-    if floating is None or quantized is None:
+    if quantized is None:
         return report
+    if floating is None:
+        faults = tuple(f"INT8 ONNX: {fault}" for fault in structure_faults(quantized))
+        return msgspec.structs.replace(
+            report, passed=report.passed and not faults, problems=(*report.problems, *faults)
+        )
     layers = _compare_layers(floating, quantized, subject.preprocess, dataset, ids)
-    faults = [f"INT8 ONNX: {fault}" for fault in (*layers.structure, *layers.scales)]
+    faults = tuple(f"INT8 ONNX: {fault}" for fault in (*layers.structure, *layers.scales))
     if subject.calibration is not None:
         replay = replay_calibration(floating, quantized, subject.calibration, dataset, subject.preprocess)
-        faults += [replay.fault] if replay is not None and replay.fault else []
+        faults += (replay.fault,) if replay is not None and replay.fault else ()
     problems = (*report.problems, *faults)
     if problems and layers.guilty and not faults:
         problems = (*problems, f"the quantization error enters at {layers.guilty}")

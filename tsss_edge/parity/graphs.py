@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.backends.common import import_extra
+from tsss_edge.calib.networks import with_batch
 
 LEVELS = 127  # of a symmetric INT8 tensor, each side
 
@@ -115,13 +116,8 @@ class QdqGraph:
 
     def session(self, tensors: Sequence[str]) -> Any:
         """A function of one picture that gives `tensors`, computed as the graph is written (no fusion)."""
-        import onnx
-
         runtime = import_extra("onnxruntime", "onnx")
-        model = onnx.ModelProto()
-        model.CopyFrom(self.model)
-        known = {o.name for o in model.graph.output}
-        model.graph.output.extend(onnx.ValueInfoProto(name=t) for t in tensors if t not in known)
+        model = with_batch(self.model, 1, tensors)
         options = runtime.SessionOptions()
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 3

@@ -118,6 +118,11 @@ def decibels(signal: float, noise: float) -> float:
     return float(np.clip(10 * np.log10(signal / noise), -NO_ERROR_DB, NO_ERROR_DB)) if signal else -NO_ERROR_DB
 
 
+def structure_faults(int8_onnx: Path) -> tuple[str, ...]:
+    """What is wrong with the form of an INT8 graph by itself. Raises: UnavailableError: ONNX is not installed."""
+    return QdqGraph(import_extra("onnx", "onnx").load(int8_onnx)).structure_problems()
+
+
 def compare_layers(float_onnx: Path, int8_onnx: Path, images: Iterable[NDArray[np.uint8]]) -> LayerReport:
     """Run both graphs on `images`, (1,H,W,3) uint8 RGB at the network's input size, and compare layer by layer.
 

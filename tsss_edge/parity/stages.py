@@ -124,13 +124,19 @@ def find_graphs(
     known = dict(_graphs_in(folders))
     found: dict[str, Path] = {}
     notes: list[str] = []
+    calibrated = subject.calibration is not None
     for name, sha256, given in _wanted(subject, onnx, int8_onnx):
         path = _require_hash(given, sha256) if given else known.get(sha256)
         if path:
             found[name] = path
         else:
+            unchecked = (
+                "; scales and calibration were not checked against it"
+                if name == ONNX_NAMES["fp32"] and calibrated
+                else ""
+            )
             notes.append(
-                f"the {name} file it was made from ({sha256[:12]}) is not beside it, so that stage is left out"
+                f"the {name} file it was made from ({sha256[:12]}) is not beside it, so that stage is left out{unchecked}"
             )
     return found, notes
 

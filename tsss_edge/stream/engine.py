@@ -40,6 +40,12 @@ def open_engine(path: Path, *, live: bool, threads: int | None) -> AsyncBackend:
         slots = cuda.slots_needed(live=live, ready=ready_results(live=live))
     backend = open_backend(path, threads=cores, slots=slots)
     assert isinstance(backend, AsyncBackend), "every engine's back end is"
+    if backend.min_batch > 1:
+        backend.close()
+        raise ArtifactError(
+            f"{path}: takes {backend.min_batch} pictures at a time and a stream has one; build an engine whose target "
+            "has a least batch of 1"
+        )
     return backend
 
 
