@@ -16,6 +16,7 @@ from PIL import Image
 
 from tsss_edge.artifacts import Checkpoint
 from tsss_edge.config import load_target
+from tsss_edge.data.voc import VocDataset
 from tsss_edge.export.engine import build_engine
 from tsss_edge.export.graph import export_onnx
 
@@ -92,6 +93,42 @@ def test_training_refuses_a_bad_set(world: Path, run: Run, damage: Callable[[Pat
     assert not (world / "out/last.pt").exists()
 
 
+def not_utf8(world: Path) -> None:
+    (world / "data/classes.txt").write_bytes("background\nvélo\nb\nc\nd\n".encode("latin-1"))
+
+
+@pytest.mark.parametrize("command", ["check", "train"])
+def test_lists_that_are_not_utf8(world: Path, run: Run, command: str) -> None:
+    not_utf8(world)
+    code, _, error = run(*(train_arguments(world) if command == "train" else ["data", "check", world / "data"]))
+    assert code == 1
+    require_one_line(error, "classes.txt: expected UTF-8")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_class(world: Path) -> None:
+    classes = world / "data/classes.txt"
+    plain = VocDataset.open(world / "data").classes
+    classes.write_bytes(b"\xef\xbb\xbf" + classes.read_bytes())
+    assert VocDataset.open(world / "data").classes == plain
+    assert plain.background
+
+
+def test_a_seed_is_not_negative(world: Path, run: Run) -> None:
+    code, _, error = run(*train_arguments(world), "--seed", "-1")
+    assert code == 2 and "--seed" in error
+    assert not (world / "out").exists()
+
+
+def test_a_config_without_a_size_gets_that_of_the_pictures(world: Path, run: Run) -> None:
+    (world / "c.toml").write_text('epochs = 1\noptimizer = "muon"\n')
+    base = ["train", "supervised", "--data", world / "data", "--config", world / "c.toml"]
+    assert run(*base, "--out", world / "a")[0] == 0
+    assert Checkpoint.load(world / "a").meta.preprocess.size_hw == (64, 64)
+    (world / "c.toml").write_text("epochs = 1\nsize_hw = [32, 64]\n")
+    assert run(*base, "--out", world / "b")[0] == 0
+    assert Checkpoint.load(world / "b").meta.preprocess.size_hw == (32, 64)
+
+
 def test_training_on_the_unbroken_set_works(world: Path, run: Run) -> None:
     code, _, error = run(*train_arguments(world))
     assert (code, error) == (0, "")
@@ -105,6 +142,8 @@ def test_training_on_the_unbroken_set_works(world: Path, run: Run) -> None:
         (["--rows", "0:full"], "give --source"),
         (["--strong", "unicorn"], "unknown categories unicorn"),
         (["--seeds", "0,one"], "one"),
+        (["--seeds", ""], "one or more numbers"),
+        (["--seeds", "0,-1"], "numbers from 0 on"),
     ],
 )
 def test_reproduce_refuses_bad_options_before_it_trains(world: Path, run: Run, options: list[str], says: str) -> None:

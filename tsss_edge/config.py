@@ -51,8 +51,18 @@ class TrainConfig(Struct, frozen=True):
         for name in ("epochs", "batch", "lr", "val_every"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("seed", "threads", "warmup_epochs", "weight_decay", "balance", "jaccard"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0 < self.scale_range[0] <= self.scale_range[1]:
+            raise ValueError(f"scale_range must be two positive numbers, the smaller first, got {self.scale_range}")
         if self.crop_hw and any(side <= 0 or side % 32 for side in self.crop_hw):
             raise ValueError(f"crop_hw must be multiples of 32, got {self.crop_hw}")
+
+    @property
+    def view_hw(self) -> tuple[int, int]:
+        """Height and width of the views that training sees."""
+        return self.crop_hw or self.size_hw
 
     @property
     def preprocess(self) -> Preprocess:
@@ -93,6 +103,11 @@ class CalibSet(Struct, frozen=True):
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"size must be at least 1, got {self.size}")
+
+
+def toml_keys(path: Path) -> frozenset[str]:
+    """Names that a TOML file sets. Raises: ArtifactError: as `read_toml`."""
+    return frozenset(read_toml(path, dict))
 
 
 def read_toml(path: Path, kind: type[T]) -> T:

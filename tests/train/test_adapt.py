@@ -121,6 +121,20 @@ def test_a_wider_head_says_the_same_of_old_categories(old_run: Path) -> None:
     assert (after[:, 3] == -5).all()
 
 
+def test_it_refuses_a_folder_that_holds_a_run_before_it_writes(squares: Path, old_run: Path, tmp_path: Path) -> None:
+    taken = shutil.copytree(old_run, tmp_path / "run")
+    with pytest.raises(ArtifactError, match="holds a run already"):
+        adapt(old_run, squares, taken, new_class="blue")
+    assert not (taken / "labels").exists()
+
+
+def test_it_wants_a_background(squares: Path, old_run: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(squares, tmp_path / "data")
+    (data / "classes.txt").write_text("ground\nred\ngreen\nblue\n")
+    with pytest.raises(DataError, match="background"):
+        adapt(old_run, data, tmp_path / "out", new_class="blue")
+
+
 def test_it_refuses_what_does_not_fit(squares: Path, old_run: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="as the last"):
         adapt(old_run, squares, tmp_path / "a", new_class="violet")

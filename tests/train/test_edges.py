@@ -33,15 +33,22 @@ def coarse(squares: Path) -> Views:
 
 
 def test_pictures_with_edges_want_a_filter(coarse: Views) -> None:
-    assert choose_edges(Coarse(), coarse).radius > 1 / 64
+    assert choose_edges(Coarse(), coarse, coarse.mask).radius > 1 / 64
 
 
 def test_pictures_whose_edges_are_others_want_hardly_any(coarse: Views, monkeypatch: pytest.MonkeyPatch) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     monkeypatch.setattr(VocDataset, "image", lambda self, image_id: noise)
-    assert choose_edges(Coarse(), coarse).radius <= CAREFUL.radius
+    assert choose_edges(Coarse(), coarse, coarse.mask).radius <= CAREFUL.radius
+
+
+def test_what_may_not_be_seen_chooses_nothing(coarse: Views) -> None:
+    """With every pixel hidden no radius is better than another: the first of them."""
+    hidden = choose_edges(Coarse(), coarse, lambda image_id: np.full_like(coarse.mask(image_id), 255))
+    assert hidden.radius == RADII[0]
 
 
 def test_without_masks_the_filter_is_a_careful_one(squares: Path) -> None:
-    assert choose_edges(Coarse(), Views(VocDataset.open(squares), (), PREPROCESS)) == CAREFUL
+    nothing = Views(VocDataset.open(squares), (), PREPROCESS)
+    assert choose_edges(Coarse(), nothing, nothing.mask) == CAREFUL
     assert CAREFUL.radius in RADII

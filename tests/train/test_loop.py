@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,6 +20,7 @@ from trainkit import same_weights, write_squares
 
 from tsss_edge.artifacts import Checkpoint
 from tsss_edge.config import TrainConfig, read_toml
+from tsss_edge.data.voc import write_mask
 from tsss_edge.errors import ArtifactError, DataError, UnavailableError
 from tsss_edge.models import load_model
 from tsss_edge.train import loop
@@ -123,9 +126,53 @@ def test_resume_refuses_other_settings_and_a_second_start(squares: Path, config:
         train_supervised(config, squares, tmp_path)
     with pytest.raises(ArtifactError, match="lr"):
         train_supervised(msgspec.structs.replace(config, lr=1e-4), squares, tmp_path, resume=True)
+    assert "lr = 0.0001" not in (tmp_path / "config.toml").read_text(), "a refused run leaves the folder as it was"
     before = (tmp_path / "best.pt").read_bytes()
     train_supervised(config, squares, tmp_path, resume=True)  # finished: nothing is trained again
     assert (tmp_path / "best.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("what", ["list", "picture", "mask"])
+def test_resume_refuses_other_data(squares: Path, config: TrainConfig, tmp_path: Path, what: str) -> None:
+    config = msgspec.structs.replace(config, epochs=1)
+    data = shutil.copytree(squares, tmp_path / "data")
+    train_supervised(config, data, tmp_path / "run")
+    listed = data / "ImageSets/Segmentation/train.txt"
+    first = listed.read_text().split()[0]
+    if what == "list":
+        listed.write_text("\n".join(listed.read_text().split()[1:]))
+    elif what == "picture":
+        picture = next((data / "JPEGImages").glob(f"{first}.*"))
+        picture.write_bytes(picture.read_bytes() + b"\0")
+    else:
+        write_mask(data / f"SegmentationClass/{first}.png", np.zeros((64, 64), np.uint8))
+    with pytest.raises(ArtifactError, match=r"other settings or data \(data\)"):
+        train_supervised(config, data, tmp_path / "run", resume=True)
+
+
+def test_runs_older_than_the_hash_of_their_data_go_on(squares: Path, config: TrainConfig, tmp_path: Path) -> None:
+    config = msgspec.structs.replace(config, epochs=1)
+    train_supervised(config, squares, tmp_path)
+    last = Checkpoint.load(tmp_path / "last.pt")
+    assert len(last.meta.data_hash) == 64
+    Checkpoint.save(last.path, msgspec.structs.replace(last.meta, data_hash=""), last.state(), last.resume())
+    train_supervised(config, squares, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"seed": -1}, "seed must not be negative"),
+        ({"threads": -1}, "threads must not be negative"),
+        ({"scale_range": (2.0, 0.5)}, "smaller first"),
+        ({"scale_range": (0.0, 1.0)}, "positive"),
+        ({"lr": 0.0}, "lr must be positive"),
+        ({"crop_hw": (48, 64)}, "multiples of 32"),
+    ],
+)
+def test_settings_without_sense_are_refused(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        TrainConfig(**changes)
 
 
 def test_nan_loss_names_the_pictures(

@@ -20,10 +20,12 @@ from tsss_edge.data.voc import VocDataset, read_mask, write_mask
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.models import load_model
 from tsss_edge.models.classifier import load_classifier
-from tsss_edge.train.all import draft_epochs, train_all, with_epochs
+from tsss_edge.models.discriminator import Discriminator
+from tsss_edge.train.all import draft_epochs, last_pnet, train_all, with_epochs
 from tsss_edge.train.annotate import EdgeFit, Evidence, LabelConfig, annotate, sharpened, to_frame
 from tsss_edge.train.label import LabelReport, write_labels
 from tsss_edge.train.lnet import AnyHue, train_lnet
+from tsss_edge.train.loader import Batch
 from tsss_edge.train.pnet import Switches, starting_net, train_pnet
 from tsss_edge.train.relabel import Relabeller
 from tsss_edge.train.validate import Views
@@ -139,6 +141,68 @@ def test_pnet_refuses_labels_of_another_set(finished: Path, squares: Path, tmp_p
     mask.unlink()
     with pytest.raises(DataError, match=f"no label for weak image {mask.stem}"):
         train_pnet(short(), squares, tmp_path / "p", **options)
+
+
+def test_pnet_refuses_a_start_or_labels_that_know_more_masks(finished: Path, squares: Path, tmp_path: Path) -> None:
+    """Trained with masks of red and green; a P-Net with green weak must not come of that."""
+    with pytest.raises(
+        ArtifactError, match="has seen masks of green, which would be weak here; give --strong red,green"
+    ):
+        train_pnet(short(), squares, tmp_path, lnet=finished, labels=finished / "labels", strong=("red",))
+    blind = shutil.copytree(finished / "lnet", tmp_path / "blind")
+    start = Checkpoint.load(blind)
+    Checkpoint.save(start.path, msgspec.structs.replace(start.meta, strong=("red",)), start.state())
+    with pytest.raises(ArtifactError, match=r"labels: has seen masks of green"):
+        train_pnet(short(), squares, tmp_path / "p", lnet=blind, labels=finished / "labels", strong=("red",))
+
+
+def test_labels_never_go_into_the_set_they_are_made_of(finished: Path, squares: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(squares, tmp_path / "data")
+    before = {p: p.read_bytes() for p in data.rglob("*") if p.is_file()}
+    with pytest.raises(ArtifactError, match="would overwrite the masks"):
+        write_labels(finished, data, tmp_path / "x/../data")
+    assert {p: p.read_bytes() for p in data.rglob("*") if p.is_file()} == before
+
+
+def test_labels_that_are_cut_off_have_no_manifest(
+    finished: Path, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = shutil.copytree(finished / "labels", tmp_path / "labels")
+    monkeypatch.setattr("tsss_edge.train.label.write_mask", lambda path, mask: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_labels(finished, squares, labels)
+    assert not (labels / "manifest.json").exists()
+
+
+def test_a_discriminator_is_on_its_device_before_its_optimizer_is_restored(
+    finished: Path, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adam puts restored moments beside the parameters; D moved afterwards would leave them behind, on the CPU."""
+    run = shutil.copytree(finished / "pnet", tmp_path / "pnet")
+    calls: list[str] = []
+    to, load = Discriminator.to, torch.optim.Adam.load_state_dict
+    monkeypatch.setattr(Discriminator, "to", lambda self, device: (calls.append("to"), to(self, device))[1])
+    monkeypatch.setattr(torch.optim.Adam, "load_state_dict", lambda self, s: (calls.append("load"), load(self, s))[1])
+    last_pnet(short(), squares, finished, run, strong=STRONG, resume=True)
+    assert calls == ["to", "load", "load"]  # of S's optimizer and of D's
+
+
+def test_every_stage_sees_views_of_the_size_that_was_asked_for(
+    finished: Path, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[tuple[int, ...]] = []
+    to = Batch.to
+
+    def spy(batch: Batch, device: torch.device) -> Batch:
+        sizes.append(tuple(batch.images.shape[1:3]))
+        return to(batch, device)
+
+    monkeypatch.setattr(Batch, "to", spy)
+    config = msgspec.structs.replace(short(), epochs=2, crop_hw=(32, 64), jaccard=1.0)
+    train_all(config, squares, tmp_path, strong=STRONG)
+    assert set(sizes) == {(32, 64)}
+    line = json.loads((tmp_path / "pnet/log.jsonl").read_text().splitlines()[-1])
+    assert line["jaccard"] > 0
 
 
 def test_pnet_refuses_another_architecture(finished: Path, squares: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def synth(
     train: Annotated[int, typer.Option(min=1, help="Training images.")] = 600,
     val: Annotated[int, typer.Option(min=1, help="Validation images.")] = 150,
     size: Annotated[int, typer.Option(min=32, help="Side of the square pictures, pixels.")] = 128,
-    seed: Annotated[int, typer.Option(help="Another seed, another set; the same seed, the same bytes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another set; the same seed, the same bytes.")] = 0,
     json: Json = None,
 ) -> None:
     """Make the embedded set: scenes with 20 categories, exact masks, image-level labels.
@@ -58,7 +58,7 @@ def render(
     ] = False,
     split: Annotated[list[str] | None, typer.Option(help="Lists to render (default: train and val).")] = None,
     short_side: Annotated[int, typer.Option(min=32, help="Of the pictures, pixels.")] = 160,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
     json: Json = None,
 ) -> None:
     """Paint appearances onto given label maps: real silhouettes, scales and co-occurrences, made-up looks.

@@ -94,7 +94,7 @@ def calibrate(
     calib_set: Annotated[str | None, typer.Option(help="A set in calib/ or a .toml file.")] = None,
     size: Annotated[int, typer.Option(min=1, help="Number of pictures.")] = 512,
     method: Annotated[MethodChoice, typer.Option(help="auto tries all and keeps the best.")] = MethodChoice.mse,
-    seed: Annotated[int, typer.Option(help="Choice of pictures.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Choice of pictures.")] = 0,
     search: Annotated[bool, typer.Option("--search", help="Give layers back to float until --max-drop holds.")] = False,
     max_drop: Annotated[float, typer.Option(min=0, help="mIoU points that --search may lose.")] = 0.3,
     allow_random: Annotated[

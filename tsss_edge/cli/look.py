@@ -17,7 +17,7 @@ def register(parent: typer.Typer) -> None:
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(help="Random seed of data and training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of data and training.")] = 0,
     json: Json = None,
 ) -> None:
     """The whole way on embedded data: train, export, calibrate, build, parity, stream. Takes some minutes on a CPU.

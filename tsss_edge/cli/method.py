@@ -88,8 +88,16 @@ def reproduce(
     settings = training_settings(config, data, arch, size, epochs, None)
     categories = strong_categories(data, strong, 0.5)
     with usage_errors():  # what goes wrong in the hours after this block is no bad option
-        numbers = [int(seed) for seed in names(seeds)]
+        numbers = seed_numbers(seeds)
         chosen = names(rows) if rows is not None else None
         choose_rows(chosen, with_source=source is not None)
     table = make_table(settings, data, out, source=source, seeds=numbers, strong=categories, rows=chosen, jobs=jobs)
     emit(table, table.summary(), json)
+
+
+def seed_numbers(text: str) -> list[int]:
+    """`0,1,2` -> numbers. Raises: ValueError: none, not a number, or a negative one."""
+    numbers = [int(seed) for seed in names(text)]
+    if not numbers or min(numbers) < 0:
+        raise ValueError(f"--seeds {text!r}: expected one or more numbers from 0 on, with commas between them")
+    return numbers

@@ -18,7 +18,7 @@ Arch = Annotated[str | None, typer.Option(help="edge-s (default), edge-m, vgg16-
 Size = Annotated[str | None, typer.Option(metavar="N|WxH", help="Network input (default: the pictures' typical size).")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the data.")]
 Config = Annotated[Path | None, typer.Option(help="TOML file with any TrainConfig setting; options win over it.")]
-Seed = Annotated[int | None, typer.Option(help="Random seed.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Random seed.")]
 Encoder = Annotated[
     Path | None,
     typer.Option(
@@ -42,14 +42,14 @@ def training_settings(
     encoder_weights: Path | None = None,
 ) -> TrainConfig:
     """The settings of a TOML file, or the defaults, with what the options say in their place."""
-    from tsss_edge.config import TrainConfig, read_toml
+    from tsss_edge.config import TrainConfig, read_toml, toml_keys
     from tsss_edge.data.voc import VocDataset, suggested_size_hw
 
     base = read_toml(config, TrainConfig) if config else TrainConfig()
     with usage_errors():
         changes = {"arch": arch, "epochs": epochs, "seed": seed, "size_hw": parse_size(size) if size else None}
         changes["encoder_weights"] = str(encoder_weights) if encoder_weights else None
-        if not config and not size:
+        if not size and not (config and "size_hw" in toml_keys(config)):
             changes["size_hw"] = suggested_size_hw(VocDataset.open(data))
         settings = msgspec.structs.replace(base, **{k: v for k, v in changes.items() if v is not None})
         _ = settings.preprocess  # refuses sizes that are not multiples of 32

@@ -3,19 +3,19 @@
 The rule (arXiv 1711.06828, section 3: weak categories have image-level labels only; what follows from it is ours):
 an image whose image-level label names a weak category is weak. Of its mask only pixels of strong categories that the
 label names may be seen; everything else is 255, its background too, because a background that ends where an unlabelled
-object begins would tell that object's shape. All other images are strong, and their whole mask may be seen.
+object begins would tell that object's shape. All other images are strong, and their whole mask may be seen; but where it
+shows a weak category that the label left out, it is cut down as that of a weak image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from tsss_edge.artifacts import IGNORE, Classes
-from tsss_edge.data.voc import VocDataset
+from tsss_edge.data.voc import VocDataset, read_size
 
 
 class Supervision:
@@ -32,6 +32,7 @@ class Supervision:
         self.dataset = dataset
         self.strong = tuple(strong)
         self._strong = frozenset(dataset.classes.ids(self.strong))
+        self._tells_weak = np.isin(np.arange(IGNORE + 1), [i for i in dataset.classes.objects if i not in self._strong])
         self._labels: dict[str, frozenset[int]] = {}
 
     @property
@@ -51,7 +52,7 @@ class Supervision:
         return not self.image_labels(image_id) <= self._strong
 
     def strong_ids(self, split: str) -> tuple[str, ...]:
-        """Images of a split whose whole mask may be seen, in the list's order."""
+        """Images of a split whose label names strong categories only, in the list's order."""
         return tuple(i for i in self.dataset.ids(split) if not self.is_weak(i))
 
     def weak_ids(self, split: str) -> tuple[str, ...]:
@@ -64,19 +65,13 @@ class Supervision:
         A weak image without a mask, or without strong categories, gives 255 everywhere; the mask is then not opened.
         Raises: DataError: the mask of a strong image is missing, or a mask is damaged.
         """
-        if not self.is_weak(image_id):
-            return self.dataset.mask(image_id).copy()
         visible = self.image_labels(image_id) & self._strong
-        if not visible or not self.dataset.mask_path(image_id).is_file():
-            with Image.open(self.dataset.image_path(image_id)) as picture:
-                return np.full(picture.size[::-1], IGNORE, np.uint8)
-        return _table({i: i for i in visible})[self.dataset.mask(image_id)]
-
-    def object_mask(self, image_id: str) -> NDArray[np.uint8]:
-        """The class-agnostic view of `pixel_mask`, for L-Net: (H,W) uint8, 1 object, 0 background, 255 unknown."""
-        classes = self.dataset.classes
-        table = _table({0: 0} | {i: 1 for i in classes.objects})
-        return table[self.pixel_mask(image_id)]
+        if self.is_weak(image_id):
+            if not visible or not self.dataset.mask_path(image_id).is_file():
+                return np.full(read_size(self.dataset.image_path(image_id)), IGNORE, np.uint8)
+        elif not self._tells_weak[self.dataset.mask(image_id)].any():
+            return self.dataset.mask(image_id).copy()
+        return _table(visible)[self.dataset.mask(image_id)]
 
 
 def strong_from_fraction(classes: Classes, fraction: float) -> tuple[str, ...]:
@@ -90,9 +85,9 @@ def strong_from_fraction(classes: Classes, fraction: float) -> tuple[str, ...]:
     return tuple(classes.names[i] for i in classes.objects[:count])
 
 
-def _table(entries: dict[int, int]) -> NDArray[np.uint8]:
-    """(256,) look-up table: `entries`, and 255 for every other label."""
+def _table(visible: Iterable[int]) -> NDArray[np.uint8]:
+    """(256,) look-up table: `visible` labels as they are, and 255 for every other one."""
     table = np.full(IGNORE + 1, IGNORE, np.uint8)
-    for label, value in entries.items():
-        table[label] = value
+    for label in visible:
+        table[label] = label
     return table

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -59,7 +61,7 @@ class VocDataset:
         path = self.root / "ImageSets/Segmentation" / f"{split}.txt"
         if not path.is_file():
             raise DataError(f"{path}: no such split; this set has {', '.join(self.splits) or 'none'}")
-        ids = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+        ids = tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
         if not ids:
             raise DataError(f"{path}: the list is empty; expected one image id a line")
         if len(set(ids)) != len(ids):
@@ -91,11 +93,10 @@ class VocDataset:
         if not path.is_file():
             raise DataError(f"{path}: image {image_id} has no mask; add it or take the id off the list")
         mask = read_mask(path)
-        with Image.open(self.image_path(image_id)) as picture:
-            size = picture.size
-        if size != mask.shape[::-1]:
+        height, width = read_size(self.image_path(image_id))
+        if mask.shape != (height, width):
             raise DataError(
-                f"{path}: mask is {mask.shape[1]}x{mask.shape[0]}, its picture {size[0]}x{size[1]}; they must agree"
+                f"{path}: mask is {mask.shape[1]}x{mask.shape[0]}, its picture {width}x{height}; they must agree"
             )
         ids = mask[mask != IGNORE]
         if ids.size and int(ids.max()) >= len(self.classes):
@@ -118,8 +119,7 @@ class VocDataset:
         path = self.root / "image_labels.csv"
         if not path.is_file():
             return {}
-        with path.open(newline="") as file:
-            rows = list(csv.reader(file))
+        rows = list(csv.reader(read_text(path).splitlines()))
         table: dict[str, frozenset[int]] = {}
         for number, row in enumerate(rows[1:], start=2):
             try:
@@ -152,12 +152,20 @@ class VocDataset:
         return digest.hexdigest()
 
 
+def read_text(path: Path) -> str:
+    """A list of a set: UTF-8, with or without the byte order mark that Windows puts first. Raises: DataError: not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: expected UTF-8 text ({error})") from error
+
+
 def read_classes(root: Path) -> Classes:
     """Class names of a set from its classes.txt, else VOC's. Raises: DataError: unusable list."""
     path = root / "classes.txt"
     if not path.is_file():
         return Classes(names=VOC_NAMES)
-    names = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+    names = tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
     try:
         return Classes(names=names, background=bool(names) and names[0].strip("_").lower() == "background")
     except ValueError as error:
@@ -169,9 +177,21 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
     Raises: DataError: missing, truncated, or not a picture.
     """
+    with _opened(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """(height, width) of a picture, from its header. Raises: DataError: as `read_image`."""
+    with _opened(path) as picture:
+        return picture.height, picture.width
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
+            yield picture
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such picture") from error
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
@@ -202,10 +222,7 @@ def write_mask(path: Path, mask: NDArray[np.uint8]) -> None:
 def suggested_size_hw(dataset: VocDataset, *, limit: int = 512, sample: int = 64) -> tuple[int, int]:
     """A network input for a set: its pictures' median size in multiples of 32, the longer side at most `limit` (ours)."""
     split = "train" if "train" in dataset.splits else dataset.splits[0]
-    sizes = []
-    for image_id in dataset.ids(split)[:sample]:
-        with Image.open(dataset.image_path(image_id)) as picture:
-            sizes.append(picture.size[::-1])
+    sizes = [read_size(dataset.image_path(image_id)) for image_id in dataset.ids(split)[:sample]]
     height, width = np.median(np.array(sizes), axis=0)
     ratio = min(1.0, limit / max(height, width))
     return max(32, round(height * ratio / 32) * 32), max(32, round(width * ratio / 32) * 32)

@@ -24,9 +24,11 @@ from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.metrics import ConfusionMatrix
 from tsss_edge.models import Heads, SegNet, build_model, load_model
 from tsss_edge.train.annotate import to_frame
+from tsss_edge.train.common import require_background
 from tsss_edge.train.loader import MaskOf
 from tsss_edge.train.loop import pick_device
 from tsss_edge.train.pnet import PLAIN, train_from
+from tsss_edge.train.runfolder import has_begun
 from tsss_edge.train.validate import Views
 
 SURE = 0.6  # probability from which a pixel gets a label; the others are left out (255)
@@ -67,13 +69,15 @@ def adapt(
     `data`: classes.txt is the old one with `new_class` as its last line. Pictures of old categories should be among its
     training pictures, or the network forgets them; of those, masks of categories that were strong are used where there
     are any, and the old network's own answer, limited to the image-level label, elsewhere.
-    Raises: ArtifactError: `run` has no network with class head and objectness head. DataError: unusable data, or no
-            training picture shows the new category.
+    Raises: ArtifactError: `run` has no network with class head and objectness head, or `out` holds a run already.
+            DataError: unusable data, no background, or no training picture shows the new category.
     """
     old = Checkpoint.load(run)
     if old.meta.stage not in ("pnet", "supervised"):
         raise ArtifactError(f"{old.path}: is a {old.meta.stage} checkpoint; expected one that tells categories apart")
+    has_begun(out, resume)
     dataset = VocDataset.open(data)
+    require_background(dataset, "adapt")
     new_id = _require_one_more(old, dataset, new_class)
     supervision = Supervision(dataset, tuple(old.meta.strong))
     shows_new = [i for i in dataset.ids("train") if new_id in supervision.image_labels(i)]

@@ -18,7 +18,7 @@ from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.train.classifier import train_classifier
 from tsss_edge.train.distributed import meet, this_process
-from tsss_edge.train.label import settings_of, write_labels
+from tsss_edge.train.label import MANIFEST, settings_of, write_labels
 from tsss_edge.train.lnet import train_lnet
 from tsss_edge.train.pnet import PLAIN, Switches, train_pnet
 
@@ -106,7 +106,7 @@ def draft_epochs(config: TrainConfig) -> int:
 def label_once(run: Path, data: Path, out: Path, *, resume: bool, **options: Any) -> None:
     """`write_labels` with its `options`, unless `out` is complete and is to be kept. Under torchrun one process writes, the
     others wait."""
-    if this_process().writes and not (resume and (out / "manifest.json").is_file()):
+    if this_process().writes and not (resume and (out / MANIFEST).is_file()):
         write_labels(run, data, out, **options)
     meet()
 

@@ -76,7 +76,7 @@ class Checkpoints:
 
 
 def require_same_run(path: Path, saved: tuple[CheckpointMeta, Any], now: tuple[CheckpointMeta, Any]) -> None:
-    """Raise ArtifactError when a run would go on with settings or switches it was not started with."""
+    """Raise ArtifactError when a run would go on with settings, switches or data it was not started with."""
     a, b = (
         {
             **_DEFAULTS,
@@ -85,12 +85,13 @@ def require_same_run(path: Path, saved: tuple[CheckpointMeta, Any], now: tuple[C
             "strong": meta.strong,
             "classes": meta.classes,
             "switches": o,
+            "data": meta.data_hash or now[0].data_hash,  # of a run older than the hash nothing is known
         }
         for meta, o in (saved, now)
     )
     changed = [key for key in b if a[key] != b[key] and key not in FREE_TO_CHANGE]
     if changed:
         raise ArtifactError(
-            f"{path}: this run was started with other settings ({', '.join(changed)}); "
+            f"{path}: this run was started with other settings or data ({', '.join(changed)}); "
             "go on with the same ones, or choose another --out"
         )

@@ -53,7 +53,7 @@ def train_classifier(
         dataset,
         training_split(dataset),
         supervision.pixel_mask,
-        TrainAugment(config.size_hw, config.preprocess, config.scale_range),
+        TrainAugment(config.view_hw, config.preprocess, config.scale_range),
         batch=config.batch,
         seed=config.seed + 1,  # other crops than L-Net saw
         labels_of=supervision.image_labels,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tsss_edge.errors import ArtifactError
+
+PATIENCE = timedelta(hours=12)  # process 0 may label a whole set while the others wait for it
 
 
 class World(NamedTuple):
@@ -44,7 +47,7 @@ def join(device: torch.device, batch: int) -> World:
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     return this_process()
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from tsss_edge.metrics import ConfusionMatrix
 from tsss_edge.train.annotate import EdgeFit, sharpened
 from tsss_edge.train.diffusion import Floats
+from tsss_edge.train.loader import MaskOf
 from tsss_edge.train.validate import Views, object_truth
 
 RADII = (0.0, 1 / 64, 1 / 32, 1 / 16, 1 / 8)
@@ -27,13 +28,13 @@ class Labeller(Protocol):
     def foreground(self, views: Views) -> Iterator[tuple[str, Floats]]: ...
 
 
-def choose_edges(labeller: Labeller, known: Views) -> EdgeFit:
-    """The radius with the best object IoU on `known`, images whose whole masks may be seen."""
+def choose_edges(labeller: Labeller, known: Views, mask_of: MaskOf) -> EdgeFit:
+    """The radius with the best object IoU on the images `known`, of which `mask_of` gives what may be seen."""
     if not known.ids:
         return CAREFUL
     counts = {EdgeFit(radius=radius): ConfusionMatrix(2) for radius in RADII}
     for image_id, foreground in labeller.foreground(known):
-        picture, truth = known.dataset.image(image_id), object_truth(known.mask(image_id))
+        picture, truth = known.dataset.image(image_id), object_truth(mask_of(image_id))
         for edges, matrix in counts.items():
             seen = sharpened(foreground, picture, known.preprocess, edges)[0] > 0.5
             matrix.update(seen.astype(np.uint8), truth)

@@ -26,6 +26,7 @@ from tsss_edge.train.edges import choose_edges
 from tsss_edge.train.relabel import Relabeller
 from tsss_edge.train.validate import Views, object_truth
 
+MANIFEST = "manifest.json"  # of a folder of labels: how they were made
 SHEET = 24  # pictures on the contact sheet
 CHOICE = 100  # pictures that choose the filter
 
@@ -71,8 +72,10 @@ def write_labels(
              source: a set with masks of other categories; its images, else the strong ones, say how the labels are fitted
                  to edges (see edges.py).
              classifier: its run; default: `classifier` in or beside L-Net's, trained there if there is none.
-    Raises:  DataError: unusable data. ArtifactError: runs that do not belong together.
+    Raises:  DataError: unusable data. ArtifactError: runs that do not belong together, or `out` is `data`.
     """
+    if out.resolve() == data.resolve():
+        raise ArtifactError(f"{out}: labels would overwrite the masks of --data; choose another --out")
     first, config = find_labeller(run), config or LabelConfig()
     dataset = VocDataset.open(data)
     _require_same_classes(first, dataset)
@@ -82,6 +85,7 @@ def write_labels(
     config = config if config.edges else _with_edges(config, labeller, supervision, source, views.preprocess)
     pictures: list[Pair] = []
     tally, start = _Tally(len(dataset.classes)), time.perf_counter()
+    (out / MANIFEST).unlink(missing_ok=True)  # a folder with a manifest is complete, and from here on this one is not
     for image_id, mask in labeller.labels(views, supervision, config):
         write_mask(out / "SegmentationClass" / f"{image_id}.png", mask)
         tally.update(mask, dataset, image_id)
@@ -122,18 +126,19 @@ def _with_edges(
     source: Path | None,
     preprocess: Preprocess,
 ) -> LabelConfig:
-    """The settings with a filter chosen on images whose whole masks may be seen."""
+    """The settings with a filter chosen on strong images, or on those of the source set."""
     if source is not None:
         other = VocDataset.open(source)
-        known = Views(other, other.ids("train")[:CHOICE], preprocess)
+        edges = choose_edges(labeller, Views(other, other.ids("train")[:CHOICE], preprocess), other.mask)
     else:
         known = Views(supervision.dataset, supervision.strong_ids("train")[:CHOICE], preprocess)
-    return msgspec.structs.replace(config, edges=choose_edges(labeller, known))
+        edges = choose_edges(labeller, known, supervision.pixel_mask)
+    return msgspec.structs.replace(config, edges=edges)
 
 
 def settings_of(run: Path) -> LabelConfig:
     """How the labels of a `train all` run were made; the default where it has none."""
-    manifest = run / "labels/manifest.json"
+    manifest = run / "labels" / MANIFEST
     return read_json(manifest, LabelReport).settings if manifest.is_file() else LabelConfig()
 
 
@@ -227,4 +232,4 @@ def _write_folder(
     write_bytes(out / "classes.txt", "".join(f"{name}\n" for name in dataset.classes.names).encode())
     if pictures:
         contact_sheet(out / "contact_sheet.png", pictures, dataset.classes.palette)
-    write_json(out / "manifest.json", report)  # last: a folder with a manifest is complete
+    write_json(out / MANIFEST, report)  # last

@@ -65,7 +65,7 @@ def train_lnet(
 
 
 def _samples(config: TrainConfig, dataset: VocDataset, supervision: Supervision, source: Path | None) -> Samples:
-    augment = AnyHue(TrainAugment(config.size_hw, config.preprocess, config.scale_range, color=COLOR))
+    augment = AnyHue(TrainAugment(config.view_hw, config.preprocess, config.scale_range, color=COLOR))
     if source is not None:
         other = VocDataset.open(source)
         require_background(other, "L-Net")

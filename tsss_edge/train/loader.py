@@ -8,6 +8,7 @@ processes: OpenCV works outside Python's lock, and decoded pictures stay in one 
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +23,7 @@ from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import DataError
 
 CACHE_BYTES = 2 << 30  # decoded pictures and masks kept in memory; the rest is read again each epoch
+FINGERPRINTED = 16  # pictures by which a data set is known again
 AHEAD = 3  # batches made while the network works
 
 MaskOf = Callable[[str], NDArray[np.uint8]]
@@ -86,6 +88,14 @@ class Samples:
     def steps(self) -> int:
         """Batches of an epoch; a last, smaller one is left out (batch norm wants full batches)."""
         return len(self.ids) // self.batch
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the ids, and over picture files and visible masks of a few: what a resumed run must find again."""
+        digest = hashlib.sha256("\n".join(self.ids).encode())
+        for image_id in self.ids[:: max(1, len(self.ids) // FINGERPRINTED)]:
+            digest.update(self.dataset.image_path(image_id).read_bytes())
+            digest.update(self._mask_of(image_id).tobytes())
+        return digest.hexdigest()
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Indices of an epoch: each once, shuffled, weak and other pictures evenly interleaved."""

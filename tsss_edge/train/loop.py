@@ -27,7 +27,7 @@ from tsss_edge.train.checkpoints import Checkpoints, Stateful
 from tsss_edge.train.distributed import average_gradients, join, mean_of_processes, meet, share_batch_statistics
 from tsss_edge.train.loader import Batch, Samples
 from tsss_edge.train.muon import Muon
-from tsss_edge.train.runfolder import Log, begin, progress
+from tsss_edge.train.runfolder import Log, has_begun, progress, write_config
 
 CLIP_NORM = 5.0  # of the whole gradient; keeps one odd batch from undoing an epoch
 
@@ -75,6 +75,9 @@ def train(stage: Stage, config: TrainConfig, out: Path, *, resume: bool = False)
     world = join(device, stage.samples.batch)
     set_threads(config.threads, device)
     net = stage.net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for part in stage.beside.values():
+        if isinstance(part, nn.Module):
+            part.to(device)  # before its optimizer's state is restored, which goes where the parameters are
     optimizer = make_optimizer(net, config)
     average = Average(net, config.ema)
     share_batch_statistics(net, device)
@@ -82,7 +85,9 @@ def train(stage: Stage, config: TrainConfig, out: Path, *, resume: bool = False)
     scaler = torch.amp.GradScaler(enabled=dtype == torch.float16)
     beside: dict[str, Stateful] = {"optimizer": optimizer, "scaler": scaler, **stage.beside}
     checkpoints = Checkpoints(out, describe(stage, config), net, average.net, beside, stage.options)
-    first = checkpoints.restore() if begin(out, config, resume, writes=world.writes) else 0
+    first = checkpoints.restore() if has_begun(out, resume) else 0
+    if world.writes:
+        write_config(out, config)
     steps = stage.samples.steps
     total = steps * config.epochs
 
@@ -137,6 +142,7 @@ def describe(stage: Stage, config: TrainConfig) -> CheckpointMeta:
         preprocess=config.preprocess,
         strong=stage.strong,
         training=json.loads(msgspec.json.encode(config)),
+        data_hash=stage.samples.fingerprint(),
         tool=f"tsss-edge {__version__}",
     )
 
@@ -210,7 +216,7 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise UnavailableError(f"PyTorch knows no device {name!r}; use auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UnavailableError("PyTorch finds no CUDA GPU on this machine; use --device cpu")
+        raise UnavailableError("PyTorch finds no CUDA GPU on this machine; set device to cpu or auto")
     return device
 
 

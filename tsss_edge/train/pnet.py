@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tsss_edge.artifacts import IGNORE, Checkpoint, Struct
+from tsss_edge.artifacts import IGNORE, Checkpoint, Struct, read_json
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.augment import TrainAugment
 from tsss_edge.data.supervision import Supervision
@@ -35,10 +35,10 @@ from tsss_edge.models.discriminator import Discriminator
 from tsss_edge.train.common import class_weights, fresh_net, require_background, take_over, training_split
 from tsss_edge.train.cutmix import cut_and_mix
 from tsss_edge.train.distributed import average_gradients
-from tsss_edge.train.label import find_classifier, find_labeller
+from tsss_edge.train.label import MANIFEST, LabelReport, find_classifier, find_labeller
 from tsss_edge.train.loader import Batch, MaskOf, Samples, network_input
 from tsss_edge.train.loop import Moment, Stage, train
-from tsss_edge.train.losses import cell_shares, class_loss, object_loss
+from tsss_edge.train.losses import cell_shares, class_loss, jaccard_loss, object_loss
 from tsss_edge.train.refine import refine
 from tsss_edge.train.validate import Views, class_scores
 
@@ -78,12 +78,14 @@ def train_pnet(
              `write_labels` filled.
     Metrics: mIoU in percent and pixel accuracy on "val". The newest weights are kept: no mask of a weak category may
              choose them.
-    Raises:  DataError: unusable data, or a weak image without label. ArtifactError: another architecture or run.
+    Raises:  DataError: unusable data, or a weak image without label. ArtifactError: another architecture or run, or one
+             that has seen masks of categories that are weak here.
     """
     dataset = VocDataset.open(data)
     require_background(dataset, "P-Net")
     supervision = Supervision(dataset, tuple(strong))
     net = starting_net(config, dataset, lnet)
+    require_same_strong(supervision, lnet, labels)
     mask_of = visible_masks(dataset, supervision, labels)
     weak = frozenset(supervision.weak_ids("train"))
     return train_from(net, config, supervision, out, mask_of=mask_of, weak=weak, switches=switches, resume=resume)
@@ -103,7 +105,7 @@ def train_from(
     """P-Net's training from any starting weights; `mask_of` says what the loss may see, `weak` which of it is Lw."""
     dataset, switches = supervision.dataset, switches or Switches()
     ids = training_split(dataset)
-    augment = TrainAugment(config.size_hw, config.preprocess, config.scale_range)
+    augment = TrainAugment(config.view_hw, config.preprocess, config.scale_range)
     samples = Samples(
         dataset,
         ids,
@@ -149,6 +151,19 @@ def starting_net(config: TrainConfig, dataset: VocDataset, run: Path) -> SegNet:
     return net
 
 
+def require_same_strong(supervision: Supervision, run: Path, labels: Path) -> None:
+    """Raise ArtifactError when starting weights or labels come of masks of categories that are weak here."""
+    start, manifest = find_labeller(run), labels / MANIFEST
+    seen = {str(start.path): start.meta.strong}
+    if manifest.is_file():
+        seen[str(labels)] = read_json(manifest, LabelReport).strong
+    for name, strong in seen.items():
+        if unknown := [category for category in strong if category not in supervision.strong]:
+            raise ArtifactError(
+                f"{name}: has seen masks of {', '.join(unknown)}, which would be weak here; give --strong {','.join(strong)}"
+            )
+
+
 def visible_masks(dataset: VocDataset, supervision: Supervision, labels: Path) -> MaskOf:
     """What P-Net's loss may see: true masks of strong images, Lw of weak ones.
 
@@ -184,7 +199,7 @@ class Duel:
 
     def learn(self, image: Tensor, probabilities: Tensor, weak: Tensor) -> Tensor:
         """One step of D on detached predictions: strong images to 0.9, weak ones to 0. Returns its loss."""
-        self.net.to(image.device).requires_grad_(True)
+        self.net.requires_grad_(True)
         score = self.net(image, probabilities.detach()).float()
         target = torch.where(weak, 0.0, STRONG_TARGET)[:, None, None, None].expand_as(score)
         loss = F.binary_cross_entropy_with_logits(score, target)
@@ -227,6 +242,9 @@ class PNetStep:
         weights = self._weights.to(shares.device) if self._weights is not None else None
         parts = {"class": class_loss(logits, shares, weights), "object": object_loss(objectness, shares)}
         loss = parts["class"] + OBJECT_WEIGHT * parts["object"]
+        if self._config.jaccard:
+            parts["jaccard"] = jaccard_loss(logits, shares)
+            loss = loss + self._config.jaccard * parts["jaccard"]
         if self._duel is not None:
             image, probabilities = F.avg_pool2d(x, 8), logits.float().softmax(dim=1)
             parts["d"] = self._duel.learn(image, probabilities, batch.weak)

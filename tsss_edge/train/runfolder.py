@@ -20,17 +20,17 @@ from tsss_edge.config import TrainConfig
 from tsss_edge.errors import ArtifactError
 
 
-def begin(out: Path, config: TrainConfig, resume: bool, *, writes: bool = True) -> bool:
-    """Prepare the folder (only where `writes`); True when there is a run to go on with.
-
-    Raises: ArtifactError: `out` holds a run and `resume` was not asked for.
-    """
-    started = (out / "last.pt").is_file()
-    if started and not resume:
+def has_begun(out: Path, resume: bool) -> bool:
+    """Whether there is a run to go on with. Raises: ArtifactError: there is one and `resume` was not asked for."""
+    begun = (out / "last.pt").is_file()
+    if begun and not resume:
         raise ArtifactError(f"{out}: holds a run already; add --resume to go on with it, or choose another --out")
-    if writes:
-        write_bytes(out / "config.toml", to_toml(config).encode())
-    return started
+    return begun
+
+
+def write_config(out: Path, config: TrainConfig) -> None:
+    """Write config.toml, which `--config` reads."""
+    write_bytes(out / "config.toml", to_toml(config).encode())
 
 
 def to_toml(config: TrainConfig) -> str:

@@ -37,7 +37,7 @@ def train_supervised(
 
 def supervised_stage(config: TrainConfig, dataset: VocDataset, net: nn.Module, *, cutmix: bool = False) -> Stage:
     """The stage that trains `net`, which gives `Heads`, on the masks of all categories."""
-    augment = TrainAugment(config.crop_hw or config.size_hw, config.preprocess, config.scale_range)
+    augment = TrainAugment(config.view_hw, config.preprocess, config.scale_range)
     ids = training_split(dataset)
     samples = Samples(dataset, ids, dataset.mask, augment, batch=config.batch, seed=config.seed)
     weights = class_weights(dataset, ids, dataset.mask, config.balance)
