@@ -146,3 +146,17 @@ def test_nothing_found_and_name_collisions_are_refused_before_anything_runs(tmp_
     with pytest.raises(DataError, match="would both write"):
         plan([str(a), str(b)], tmp_path / "out")
     assert plan([str(a), str(a)], tmp_path / "out") == {a: tmp_path / "out/a.png"}  # named twice is one picture
+
+
+def test_a_mask_never_takes_a_picture_s_place(tmp_path: Path) -> None:
+    picture = save(tmp_path / "photos/a.png", halves(32, 32))
+    for given in (str(picture), str(tmp_path / "photos"), f"{tmp_path}/photos/*.png"):
+        with pytest.raises(DataError, match="its mask would overwrite the picture"):
+            plan([given], tmp_path / "x/../photos")
+
+
+def test_masks_of_an_earlier_run_are_no_pictures(tmp_path: Path) -> None:
+    picture = save(tmp_path / "photos/a.jpg", halves(32, 32))
+    save(tmp_path / "photos/masks/a.png", halves(32, 32))
+    assert plan([str(tmp_path / "photos")], tmp_path / "photos/masks") == {picture: tmp_path / "photos/masks/a.png"}
+    assert len(plan([str(tmp_path / "photos")], tmp_path / "elsewhere")) == 2

@@ -139,7 +139,7 @@ class Preprocess(Struct, frozen=True):
             return Placement(source=full_source, target=((columns - w) // 2, (rows - h) // 2, w, h))
         if self.fit == "crop":
             ratio = max(rows / height, columns / width)
-            w, h = min(width, round(columns / ratio)), min(height, round(rows / ratio))
+            w, h = max(1, min(width, round(columns / ratio))), max(1, min(height, round(rows / ratio)))
             return Placement(source=((width - w) // 2, (height - h) // 2, w, h), target=full_target)
         return Placement(source=full_source, target=full_target)
 

@@ -5,6 +5,7 @@ Unknown keys and wrong types are refused with the file's name, so that a typo ne
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -12,7 +13,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from tsss_edge.artifacts import Fit, Head, Precision, Preprocess, Struct
-from tsss_edge.errors import ArtifactError
+from tsss_edge.errors import ArtifactError, UnavailableError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -103,6 +104,16 @@ class CalibSet(Struct, frozen=True):
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"size must be at least 1, got {self.size}")
+
+
+def cache_folder(name: str) -> Path:
+    """`tsss-edge/NAME` in XDG_CACHE_HOME, else in ~/.cache. Raises: UnavailableError: this user has no home folder."""
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "tsss-edge" / name
+    try:
+        return Path.home() / ".cache" / "tsss-edge" / name
+    except RuntimeError as error:
+        raise UnavailableError(f"no folder for {name} to keep: set XDG_CACHE_HOME ({error})") from error
 
 
 def toml_keys(path: Path) -> frozenset[str]:

@@ -64,14 +64,21 @@ def labels_at(outputs: Outputs, frame_hw: tuple[int, int], placement: Placement)
     raise ArtifactError(f"the network gives {', '.join(outputs) or 'nothing'}; segmenting needs logits or labels")
 
 
-def resize_labels(labels: NDArray[np.uint8], frame_hw: tuple[int, int], placement: Placement) -> NDArray[np.uint8]:
-    """Labels at network input size -> frame size, nearest with half-pixel centres; 255 outside `placement.source`."""
+def resize_labels(
+    labels: NDArray[np.uint8],
+    frame_hw: tuple[int, int],
+    placement: Placement,
+    out: NDArray[np.uint8] | None = None,
+) -> NDArray[np.uint8]:
+    """Labels at network input size -> frame size (`out`), nearest with half-pixel centres; 255 outside `placement.source`."""
     x, y, width, height = placement.source
     left, top, columns, rows = placement.target
     row = top + (2 * np.arange(height) + 1) * rows // (2 * height)
     column = left + (2 * np.arange(width) + 1) * columns // (2 * width)
-    result = np.full(frame_hw, IGNORE, np.uint8)
-    result[y : y + height, x : x + width] = labels[row][:, column]
+    result = np.empty(frame_hw, np.uint8) if out is None else out
+    result[...] = IGNORE
+    # "clip" changes nothing here; with the default mode NumPy would make another array of the frame's size first
+    np.take(labels[row], column, axis=1, out=result[y : y + height, x : x + width], mode="clip")
     return result
 
 
@@ -132,28 +139,35 @@ def _blended_jpeg(image: NDArray[np.uint8], labels: NDArray[np.uint8], backend: 
 
 
 def plan(inputs: Sequence[str], out: Path) -> dict[Path, Path]:
-    """Picture -> mask to write, in a fixed order. Raises: DataError: nothing found, or two masks of one name."""
+    """Picture -> mask to write, in a fixed order. In a folder that holds `out`, masks of an earlier run are no pictures.
+
+    Raises: DataError: nothing found, two masks of one name, or a mask in the place of a picture.
+    """
     jobs: dict[Path, Path] = {}
     for text in inputs:
-        found = list(_expand(text))
+        found = list(_expand(text, out.resolve()))
         if not found:
             raise DataError(f"{text}: no pictures there ({', '.join(IMAGE_SUFFIXES)})")
         for picture, relative in found:
             jobs[picture] = (out / relative).with_suffix(".png")
     owners: dict[Path, Path] = {}
+    pictures = {picture.resolve() for picture in jobs}
     for picture, target in jobs.items():
+        if target.resolve() in pictures:
+            raise DataError(f"{picture}: its mask would overwrite the picture {target}; choose another --out folder")
         if target in owners:
             raise DataError(f"{picture} and {owners[target]} would both write {target}; segment them into two folders")
         owners[target] = picture
     return jobs
 
 
-def _expand(text: str) -> Iterator[tuple[Path, Path]]:
-    """Pictures that one argument names, each with its place below the output folder."""
+def _expand(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
+    """Pictures that one argument names, each with its place below the output folder; none of those in `out` (absolute)."""
     path = Path(text)
     if path.is_dir():
         pictures = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        yield from ((p, p.relative_to(path)) for p in pictures)
+        written = out if path.resolve() in out.parents else None
+        yield from ((p, p.relative_to(path)) for p in pictures if written not in p.resolve().parents)
     elif path.exists() or not glob.has_magic(text):
         yield path, Path(path.name)  # a missing file is reported with the others when it is read
     else:

@@ -119,6 +119,7 @@ def test_compile_options_are_chosen_on_purpose() -> None:
     one = compile_options("fp32", slots=1, threads=2)
     assert one == {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": 2, "INFERENCE_PRECISION_HINT": "f32"}
     assert compile_options("int8", slots=3, threads=2) == {"NUM_STREAMS": 2, "INFERENCE_NUM_THREADS": 2}
+    assert compile_options("int8", slots=5, threads=16) == {"NUM_STREAMS": 4, "INFERENCE_NUM_THREADS": 16}
 
 
 def test_wrong_files_are_one_clear_line(tmp_path: Path, engine: Path) -> None:

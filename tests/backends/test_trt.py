@@ -6,6 +6,7 @@ The stand-in's "device" is host memory: addresses are real, so a wrong pointer, 
 from __future__ import annotations
 
 import ctypes
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,9 @@ from tsss_edge.backends.trt_api import Trt
 from tsss_edge.config import load_target
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.export.engine import build_engine
+from tsss_edge.stream.cpu import CpuStages
 from tsss_edge.stream.cuda import DeviceEngine
+from tsss_edge.stream.frames import Frame
 
 ADA = Gpu(name="NVIDIA L4", compute_capability="8.9", total_bytes=1 << 34, free_bytes=1 << 34, driver_cuda="13.0")
 
@@ -37,12 +40,21 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Engine:
 
 
 class HostCuda:
-    """`Cuda` with host memory. Copies wait in the stream until somebody synchronizes, as on a device."""
+    """`Cuda` with host memory. Copies wait in the stream until somebody synchronizes, as on a device, and a thread must have
+    made the context its own before it calls anything."""
 
     def __init__(self) -> None:
+        self.current = threading.local()
+        self.use()
         self.memory: list[Any] = []
         self.queue: dict[int, list[Any]] = {}
         self.closed = 0
+
+    def use(self) -> None:
+        self.current.here = True
+
+    def require_current(self) -> None:
+        assert getattr(self.current, "here", False), "CUDA error 201: no context is current in this thread"
 
     def allocate(self, size: int) -> int:
         self.memory.append(ctypes.create_string_buffer(size))
@@ -56,12 +68,14 @@ class HostCuda:
         return len(self.queue)
 
     def copy_in(self, address: int, array: np.ndarray, stream: int) -> None:
+        self.require_current()
         self.queue[stream].append(lambda: ctypes.memmove(address, array.ctypes.data, array.nbytes))
 
     def copy_out(self, array: np.ndarray, address: int, stream: int) -> None:
         self.queue[stream].append(lambda: ctypes.memmove(array.ctypes.data, address, array.nbytes))
 
     def synchronize(self, stream: int) -> None:
+        self.require_current()
         for work in self.queue[stream]:
             work()
         self.queue[stream].clear()
@@ -154,6 +168,25 @@ def test_enqueue_runs_on_memory_that_a_gpu_loop_filled(monkeypatch: pytest.Monke
     np.testing.assert_array_equal(labels, FakeBackend(CLASSES, PREPROCESS, head="labels").infer(image)["labels"][0])
 
 
+def test_the_live_loop_runs_it_from_its_own_threads(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
+    """Where PyCUDA is missing the loop's stages run on the CPU, and start and wait are called by two threads of it."""
+    stand_in(monkeypatch, engine)
+    with open_backend(engine.path, slots=2) as backend:
+        assert isinstance(backend, AsyncBackend)
+        stages = CpuStages(backend, blend=False)
+        image, labels = np.full((64, 96, 3), 200, np.uint8), []
+
+        def finish() -> None:
+            stages.wait(0, {})
+            labels.append(stages.result(0, Frame(image, 0, 0.0), {}).labels)
+
+        for call in (lambda: stages.start(0, image, {}), finish):
+            thread = threading.Thread(target=call)
+            thread.start()
+            thread.join()
+    assert labels and np.unique(labels[0]).tolist() == [3]
+
+
 def test_batches_beyond_the_engine(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
     stand_in(monkeypatch, engine)
     most = engine.record.flags["batch"][2]
@@ -172,9 +205,10 @@ def test_batches_beyond_the_engine(monkeypatch: pytest.MonkeyPatch, engine: Engi
 def test_what_tensorrt_refuses(
     monkeypatch: pytest.MonkeyPatch, engine: Engine, broken: str, kind: type[Exception], words: str
 ) -> None:
-    stand_in(monkeypatch, engine, broken=broken)
+    cuda = stand_in(monkeypatch, engine, broken=broken)
     with pytest.raises(kind, match=words):
         open_backend(engine.path)
+    assert cuda.closed == 1, "its memory would stay taken until the process ends"
 
 
 def test_hopper_is_told_before_tensorrt_is_asked(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:

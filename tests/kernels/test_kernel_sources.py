@@ -169,6 +169,29 @@ def test_compiler_errors_are_one_line_and_leave_nothing(
     assert not list(empty_cache.iterdir())
 
 
+def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(
+    tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without nvcc that is said, and with it where the file could not be kept: the stream then goes on on the CPU."""
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    fake_nvcc(tmp_path / "bin", monkeypatch, "exit 0")
+    with pytest.raises(UnavailableError, match="cannot be kept in /proc/nowhere"):
+        fatbin.find_or_build("8.7")
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
+    with pytest.raises(UnavailableError, match="no nvcc"):
+        fatbin.find_or_build("8.7")
+
+
+def test_a_user_without_a_home_is_told_what_to_set(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    with pytest.raises(UnavailableError, match="set XDG_CACHE_HOME"):
+        fatbin.find_or_build("8.7")
+
+
 def test_no_nvcc_says_what_to_do(tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
     with pytest.raises(UnavailableError, match=r"python -m tsss_edge.kernels.fatbin FOLDER"):

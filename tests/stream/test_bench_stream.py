@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import msgspec
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from tiny import tiny_onnx
 import tsss_edge.bench.stream as bench
 from tsss_edge.bench.stream import StreamBench, bench_stream, naive_overlay, time_first_mask
 from tsss_edge.config import load_target
-from tsss_edge.errors import DataError
+from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.export.engine import build_engine
 from tsss_edge.kernels.overlay import overlay
 from tsss_edge.kernels.upsample_argmax import upsample_argmax
@@ -38,7 +39,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
         ("STARTS", 1),
     ):
         monkeypatch.setattr(bench, name, value)
-    monkeypatch.setattr(bench, "time_first_mask", lambda engine, source: 1.25)
+    monkeypatch.setattr(bench, "time_first_mask", lambda engine, source, threads: 1.25)
 
 
 def test_all_three_loops_and_what_follows_from_them(
@@ -90,8 +91,22 @@ def test_a_camera_cannot_be_measured(files: tuple[Path, Path]) -> None:
         bench_stream(files[0], "synthetic://?size=96x64&live=1")
 
 
+def test_what_has_no_logits_or_several_sizes_is_refused_before_it_is_timed(
+    files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model = tiny_onnx(tmp_path / "labels.onnx", head="labels")
+    engine = build_engine(model.path, load_target("cpu"), tmp_path / "labels.xml", precision="fp32").path
+    source = "synthetic://?size=96x64&frames=3"
+    with pytest.raises(ArtifactError, match=r"labels\.fp32\.xml: gives no logits"):
+        bench_stream(engine, source)
+    for n, size in enumerate([(48, 64), (64, 48)]):
+        cv2.imwrite(str(tmp_path / f"{n}.png"), np.zeros((*size, 3), np.uint8))
+    with pytest.raises(DataError, match="several sizes"):
+        bench_stream(files[0], f"{tmp_path}/*.png")
+
+
 def test_time_to_the_first_mask_is_of_a_real_process(files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "STARTS", 1)
-    assert 0.1 < time_first_mask(files[0], "synthetic://?size=96x64") < 60
+    assert 0.1 < time_first_mask(files[0], "synthetic://?size=96x64", 1) < 60
     with pytest.raises(DataError, match=r"gave no mask: error: .*nowhere\.mp4"):
-        time_first_mask(files[0], "nowhere.mp4")
+        time_first_mask(files[0], "nowhere.mp4", 1)

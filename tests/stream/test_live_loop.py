@@ -234,7 +234,8 @@ def test_an_empty_source_gives_an_empty_report() -> None:
 # -- memory ----------------------------------------------------------------------------------------------------------------
 
 
-def test_no_array_is_made_for_a_frame_once_the_loop_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("head", ["logits", "labels"])
+def test_no_array_is_made_for_a_frame_once_the_loop_runs(monkeypatch: pytest.MonkeyPatch, head: str) -> None:
     size_hw, marks = (360, 640), dict[int, int]()
 
     def measure(self: Seen, result: Result) -> None:
@@ -249,7 +250,7 @@ def test_no_array_is_made_for_a_frame_once_the_loop_runs(monkeypatch: pytest.Mon
     monkeypatch.setattr(Seen, "write", measure)
     tracemalloc.start()
     try:
-        play(Pictures(150, size_hw=size_hw), fake(), Seen(wants_overlay=True))
+        play(Pictures(150, size_hw=size_hw), fake(head=head), Seen(wants_overlay=True))
     finally:
         tracemalloc.stop()
     assert marks[140] - marks[40] < size_hw[0] * size_hw[1] // 2  # half of the smallest array, the labels

@@ -25,7 +25,7 @@ def open_one(uri: str | Path, *, fps: float = 25.0, size_hw: tuple[int, int] = (
     return sink
 
 
-@pytest.mark.parametrize("fps", [25.0, 29.97, 12.5])
+@pytest.mark.parametrize("fps", [25.0, 29.97, 12.5, 239.651])
 @pytest.mark.parametrize("name", ["o.mp4", "o.mkv", "o.avi"])
 def test_a_video_has_the_size_rate_and_frames_of_its_source(
     tmp_path: Path, make_result: MakeResult, fps: float, name: str

@@ -165,6 +165,11 @@ def test_synthetic_settings() -> None:
     assert all(np.array_equal(a.image, b.image) for a, b in zip(frames, again, strict=True))
 
 
+def test_synthetic_scenes_have_a_least_size() -> None:
+    with pytest.raises(DataError, match=r"synthetic://\?size=16x16: .*32"):
+        open_source("synthetic://?size=16x16")
+
+
 def test_synthetic_live() -> None:
     pytest.importorskip("tsss_edge.data.synthetic")
     source = open_source("synthetic://?size=64x64&frames=3&live=1&fps=100", policy="block")

@@ -116,6 +116,17 @@ def test_a_bad_source_or_sink_leaves_nothing_behind(engine: Path, make_video: Ma
     assert not out.exists() or list(out.iterdir()) == []
 
 
+def test_a_sink_never_takes_the_source_s_place(engine: Path, make_video: MakeVideo, tmp_path: Path) -> None:
+    video = make_video()
+    before = video.read_bytes()
+    with pytest.raises(DataError, match=r"is where .* is read from"):
+        stream(engine, str(video), [f"{video.parent}/../{video.parent.name}/{video.name}"])
+    assert video.read_bytes() == before
+    for source, sink in (("%06d.png", ""), ("*.png", "%i.png"), ("", "%06d.png"), ("", "")):
+        with pytest.raises(DataError, match=r"is where .* is read from"):
+            stream(engine, f"{tmp_path}/{source}", [f"file://{tmp_path}/{sink}"])
+
+
 def test_a_source_that_breaks_leaves_whole_files(engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = Pictures(100, errors={9: DataError("in.mp4: cut short")})
     monkeypatch.setattr(tsss_edge.stream.loop, "open_source", lambda source, **_: broken)

@@ -90,6 +90,11 @@ def test_sinks_of_jetson_inference_that_we_lack_say_what_to_use(text: str) -> No
         parse_sink(text)
 
 
+def test_half_an_address_is_refused() -> None:
+    with pytest.raises(DataError, match="rtsp://: not an address"):
+        parse_source("rtsp://[cam/1")
+
+
 def test_a_password_is_not_shown() -> None:
     assert parse_source("rtsp://me:secret@cam:554/x").shown == "rtsp://me:***@cam:554/x"
     assert parse_source("rtsp://cam:554/x").shown == "rtsp://cam:554/x"

@@ -315,6 +315,13 @@ def test_the_token_moves_from_the_address_into_a_cookie() -> None:
     assert web.get("/api/status").status_code == 200
 
 
+@pytest.mark.parametrize("others", ['a={"x": 1}', "a/b=1", "=", "a=b=c"])
+def test_cookies_of_other_programs_on_the_host_are_in_nobody_s_way(others: str) -> None:
+    web, _, _ = client("s3cret", host="cam.example:8080")
+    assert web.get("/", headers={"Cookie": f"{others}; tsss_edge_token=s3cret"}).status_code == 200
+    assert web.get("/", headers={"Cookie": others}).status_code == 401
+
+
 # -- the server --------------------------------------------------------------------------------------------------------
 
 

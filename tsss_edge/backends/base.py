@@ -24,7 +24,7 @@ Outputs = Mapping[str, NDArray[Any]]
 
 @runtime_checkable
 class Backend(Protocol):
-    """One network, loaded. Not thread-safe: use it from the thread that opened it.
+    """One network, loaded. Not thread-safe: one thread at a time.
 
     `infer` takes (N,H,W,3) uint8 RGB at `preprocess.size_hw` and returns arrays by output name:
     `logits` (N,K,H/8,W/8) float32, `labels` (N,H,W) uint8, `objectness` (N,1,H/8,W/8) float32 (a logit).
@@ -53,7 +53,8 @@ class Backend(Protocol):
 class AsyncBackend(Backend, Protocol):
     """A back end with `slots` requests in flight. `start(slot, ...)` returns at once; `wait(slot)` gives the outputs.
 
-    The outputs of a slot live until the next `start` of that slot. Slots finish in any order.
+    The outputs of a slot live until the next `start` of that slot. Slots finish in any order. One thread may call `start`
+    while another calls `wait` on other slots.
     """
 
     @property

@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import Engine, TensorSpec
+from tsss_edge.artifacts import Engine, EngineRecord, TensorSpec
 from tsss_edge.backends.base import Outputs
 from tsss_edge.backends.common import Closing, require_images
 from tsss_edge.backends.cuda import Cuda
 from tsss_edge.backends.cuda_info import first_gpu
-from tsss_edge.backends.plan import read_header, require_record, require_runnable
+from tsss_edge.backends.plan import PlanHeader, read_header, require_record, require_runnable
 from tsss_edge.backends.trt_api import Trt, load, make_logger
 from tsss_edge.errors import ArtifactError, UnavailableError
 
 
 class TensorRTBackend(Closing):
-    """An `AsyncBackend` on device 0. Pictures are copied before `start` returns."""
+    """An `AsyncBackend` on device 0. Pictures are copied before `start` returns. Any thread may call it, one at a time a slot."""
 
     def __init__(self, path: Path, *, slots: int = 1, trust: bool = False) -> None:
         """Load the plan at `path`. Record and header are checked before TensorRT or CUDA are touched.
@@ -33,25 +33,34 @@ class TensorRTBackend(Closing):
         record = Engine.load(path, trust=trust).record
         header = read_header(path)
         require_record(path, header, record)
-        self._cuda = Cuda()
-        trt, gpu = load(header.flavour), first_gpu()
-        assert gpu is not None, "Cuda() found one"
-        require_runnable(path, header, record, trt, gpu)
         self.name = f"{header.flavour} {record.precision}"
         self.classes = record.classes
         self.preprocess = record.preprocess
         self.outputs: tuple[TensorSpec, ...] = record.outputs
         self.slots = slots
+        fixed = record.inputs[0].shape[0]
+        least, _, most = (fixed, fixed, fixed) if fixed > 0 else record.flags["batch"]
+        self.min_batch = int(least)
+        self._slots: list[_Slot] = []
+        self._engine: Any = None
+        self._runtime: Any = None
+        self._cuda = Cuda()
+        try:
+            self._load(path, header, record, int(most))
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self, path: Path, header: PlanHeader, record: EngineRecord, most: int) -> None:
+        trt, gpu = load(header.flavour), first_gpu()
+        assert gpu is not None, "Cuda() found one"
+        require_runnable(path, header, record, trt, gpu)
         self._trt, self._logger = trt, make_logger(trt)
         self._runtime = trt.module.Runtime(self._logger)
         self._engine = _deserialize(self._runtime, path, trt, self._logger)
         _require_tensors(path, self._engine, (*record.inputs, *record.outputs))
-        self._fixed_batch = record.inputs[0].shape[0]
-        least, _, most = [self._fixed_batch] * 3 if self._fixed_batch > 0 else record.flags["batch"]
-        self.min_batch = int(least)
-        self._slots = [
-            _Slot(self._cuda, self._engine, record.inputs[0], record.outputs, int(most)) for _ in range(slots)
-        ]
+        for _ in range(self.slots):
+            self._slots.append(_Slot(self._cuda, self._engine, record.inputs[0], record.outputs, most))
 
     def start(self, slot: int, images: NDArray[np.uint8]) -> None:
         """Begin (N,H,W,3) uint8 RGB in `slot` and return; `images` may change afterwards."""
@@ -61,10 +70,12 @@ class TensorRTBackend(Closing):
             raise ValueError(
                 f"this engine takes batches of {least if least == most else f'{least} to {most}'}, got {images.shape[0]}"
             )
+        self._cuda.use()
         self._slots[slot].start(images)
 
     def wait(self, slot: int) -> Outputs:
         """Outputs of `slot`, valid until its next `start`."""
+        self._cuda.use()
         return self._slots[slot].wait()
 
     def infer(self, images: NDArray[np.uint8]) -> Outputs:
@@ -82,6 +93,7 @@ class TensorRTBackend(Closing):
 
     def close(self) -> None:
         """Wait for what is in flight and free everything; contexts go before the engine, the engine before the memory."""
+        self._cuda.use()
         for slot in self._slots:
             slot.finish()
         self._slots = []

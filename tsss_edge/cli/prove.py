@@ -90,6 +90,8 @@ def bench(
     Example: tsss-edge bench fused.int8.xml --stream street.mp4 --naive fused.onnx
     """
     if stream is not None:
+        if trust:
+            raise typer.BadParameter("--stream takes no --trust; build the engine again")
         from tsss_edge.bench.stream import bench_stream
 
         loops = bench_stream(engine, stream, naive=naive, threads=threads)

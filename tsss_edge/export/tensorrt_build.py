@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
@@ -10,7 +9,7 @@ import msgspec
 from tsss_edge.artifacts import OnnxModel, Precision, sha256_file
 from tsss_edge.backends.cuda_info import Gpu, driver_problem, driver_version, first_gpu
 from tsss_edge.backends.trt_api import Flavour, Trt, load
-from tsss_edge.config import Target
+from tsss_edge.config import Target, cache_folder
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.export.builder_process import run_worker
 from tsss_edge.export.built import Built, expected_outputs
@@ -163,9 +162,8 @@ def workspace_bytes(target: Target, gpu: Gpu | None) -> int:
 
 def timing_cache_path(trt: Trt, gpu: Gpu) -> Path:
     """One cache per TensorRT version and GPU: TensorRT merges no other, and another GPU's timings mislead."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tsss-edge" / "timing"
     key = f"{trt.flavour}-{'.'.join(map(str, trt.version))}-{gpu.name}-{gpu.compute_capability}"
-    return folder / f"{''.join(c if c.isalnum() or c in '.-' else '_' for c in key)}.cache"
+    return cache_folder("timing") / f"{''.join(c if c.isalnum() or c in '.-' else '_' for c in key)}.cache"
 
 
 def _compute_capabilities(target: Target, gpu: Gpu | None) -> tuple[str, ...]:

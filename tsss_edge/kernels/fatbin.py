@@ -12,7 +12,6 @@ and later ones: for a Jetson build with its own JetPack's nvcc.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tsss_edge.artifacts import atomic_path
+from tsss_edge.config import cache_folder
 from tsss_edge.errors import UnavailableError
 
 FOLDER = Path(__file__).parent
@@ -46,7 +46,7 @@ def find_or_build(capability: str) -> Path:
     shipped = FOLDER / f"kernels-{source_hash()}.fatbin"
     if shipped.exists():
         return shipped
-    cached = _cache_folder() / f"kernels-{source_hash()}-sm{capability.replace('.', '')}.fatbin"
+    cached = cache_folder("kernels") / f"kernels-{source_hash()}-sm{capability.replace('.', '')}.fatbin"
     if not cached.exists():
         build(cached, (capability,))
     return cached
@@ -55,18 +55,22 @@ def find_or_build(capability: str) -> Path:
 def build(path: Path, capabilities: Sequence[str] = CAPABILITIES) -> None:
     """Compile the kernels with nvcc for GPUs of `capabilities`, atomically.
 
-    Raises: UnavailableError: no nvcc, or it failed (with its first error).
+    Raises: UnavailableError: no nvcc, it failed (with its first error), or the folder cannot be written.
     """
+    nvcc = _nvcc()
     targets = [f"-gencode=arch=compute_{c},code=sm_{c}" for c in (text.replace(".", "") for text in capabilities)]
-    with atomic_path(path) as temporary:
-        command = [_nvcc(), *NVCC_FLAGS, *targets, "-o", str(temporary), str(FOLDER / "kernels.cu")]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            lines = (done.stderr + done.stdout).splitlines()
-            reason = next(
-                (line for line in lines if "error" in line or "fatal" in line), f"exit code {done.returncode}"
-            )
-            raise UnavailableError(f"nvcc could not build the kernels for {', '.join(capabilities)}: {reason}")
+    try:
+        with atomic_path(path) as temporary:
+            command = [nvcc, *NVCC_FLAGS, *targets, "-o", str(temporary), str(FOLDER / "kernels.cu")]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                lines = (done.stderr + done.stdout).splitlines()
+                reason = next(
+                    (line for line in lines if "error" in line or "fatal" in line), f"exit code {done.returncode}"
+                )
+                raise UnavailableError(f"nvcc could not build the kernels for {', '.join(capabilities)}: {reason}")
+    except OSError as error:
+        raise UnavailableError(f"the built CUDA kernels cannot be kept in {path.parent} ({error})") from error
 
 
 def _nvcc() -> str:
@@ -77,10 +81,6 @@ def _nvcc() -> str:
             f"`python -m tsss_edge.kernels.fatbin FOLDER` where nvcc is and copy the file into {FOLDER}"
         )
     return found
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tsss-edge" / "kernels"
 
 
 def main() -> None:

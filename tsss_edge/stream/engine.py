@@ -6,14 +6,13 @@ from pathlib import Path
 
 from tsss_edge.artifacts import Engine
 from tsss_edge.backends import AsyncBackend, open_backend
+from tsss_edge.backends.ov import MAX_STREAMS
 from tsss_edge.errors import ArtifactError, GateError, UnavailableError
 from tsss_edge.stream import cuda
 from tsss_edge.stream.cpu import CpuStages
 from tsss_edge.stream.cuda import DeviceEngine
 from tsss_edge.stream.pipeline import Stages, ready_results
 from tsss_edge.stream.process import available_cores
-
-MAX_STREAMS = 4  # frames that a CPU works on side by side; more cores share them
 
 
 def require_gate(path: Path, *, force: bool) -> None:

@@ -17,7 +17,7 @@ from tsss_edge.stream.report import Recorder, StreamReport
 from tsss_edge.stream.sinks import WindowSink, open_sinks
 from tsss_edge.stream.sources import Policy, is_live, open_source
 from tsss_edge.stream.status import StatusLine
-from tsss_edge.stream.uris import parse_source
+from tsss_edge.stream.uris import parse_sink, parse_source, require_other_place
 from tsss_edge.stream.watch import Checks
 
 PARITY_EVERY = 30
@@ -29,7 +29,7 @@ def stream(
     sinks: Sequence[str],
     *,
     reference: Path | None = None,
-    parity_every: int = 0,
+    parity_every: int = PARITY_EVERY,
     min_agreement: float | None = None,
     policy: Policy | None = None,
     max_frames: int | None = None,
@@ -42,7 +42,7 @@ def stream(
     Ctrl-C, SIGTERM and closing the window end it like the end of the source does.
 
     Args:    engine: `.xml` or `.engine`, with its record. source, sinks: see `uris`.
-             reference: checkpoint for the parity watch, which takes every `parity_every`-th frame (0: every 30th).
+             reference: checkpoint for the parity watch, which takes every `parity_every`-th frame.
              min_agreement: 0-1; a frame that agrees less with the reference ends the stream.
              policy: "latest" or "block"; default by the kind of source. max_frames: with a mask.
              threads: of the network; default: all cores. web: `[HOST:]PORT` of the live page.
@@ -51,11 +51,13 @@ def stream(
              UnavailableError: this machine lacks what engine, source or sink needs.
     """
     recorder = Recorder()
+    for written in sinks:
+        require_other_place(parse_sink(written), parse_source(source))
     require_gate(engine, force=force)
     with ExitStack() as stack:
         backend = open_engine(engine, live=is_live(source, policy), threads=threads)
         stack.callback(backend.close)
-        checks = Checks.open(backend, source, reference, parity_every or PARITY_EVERY, min_agreement)
+        checks = Checks.open(backend, source, reference, parity_every, min_agreement)
         stack.callback(checks.close)
         # The source last: a camera that runs while networks are loaded only drops frames.
         opened = stack.enter_context(closing(open_source(source, policy=policy, decode_threads=decode_threads())))

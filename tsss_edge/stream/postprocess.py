@@ -97,7 +97,8 @@ class Postprocess:
 
     def _segment(self, frame_hw: tuple[int, int]) -> NDArray[np.uint8]:
         if "logits" not in self._outputs:
-            return resize_labels(self._outputs["labels"][0], frame_hw, self._preprocess.place(frame_hw))
+            place, out = self._preprocess.place(frame_hw), self._labels.take(frame_hw)
+            return resize_labels(self._outputs["labels"][0], frame_hw, place, out)
         logits = self._outputs["logits"][0]
         if self._upsample is None or self._upsample.frame_hw != frame_hw:
             self._upsample = UpsampleArgmaxPlan(logits.shape, frame_hw, self._preprocess.place(frame_hw))

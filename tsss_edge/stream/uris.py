@@ -7,8 +7,10 @@ Sources: path, glob, folder, `file://x.mp4`, `images/%i.jpg`, `0`, `/dev/video0`
 
 from __future__ import annotations
 
+import glob
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from tsss_edge.errors import DataError, UnavailableError
@@ -114,11 +116,27 @@ def _parse(text: str, schemes: tuple[str, ...], kind: str, *, foreign: tuple[str
             f"{text}: unknown {kind} {scheme}://; expected a path or {', '.join(s + '://' for s in schemes)}"
         )
     if scheme in ("rtsp", "rtsps", "http", "https"):
+        try:
+            urlsplit(text)
+        except ValueError as error:
+            raise DataError(f"{scheme}://: not an address ({error})") from error
         return Uri(text, scheme, rest)  # their query belongs to the server
     if scheme == "file":
         return Uri(text, scheme, rest)  # a file name may hold a question mark
     path, _, query = rest.partition("?")
     return Uri(text, scheme, path, dict(parse_qsl(query, keep_blank_values=True)))
+
+
+def require_other_place(sink: Uri, source: Uri) -> None:
+    """Raise DataError when a file sink would write over the file, or into the pictures, that the source reads."""
+    if (sink.scheme, source.scheme) == ("file", "file") and _place(sink) == _place(source):
+        raise DataError(f"{sink.text}: is where {source.shown} is read from; write somewhere else")
+
+
+def _place(uri: Uri) -> Path:
+    """A file or folder; of a glob or numbered pictures, their folder."""
+    path = Path(uri.path)
+    return (path.parent if glob.has_magic(path.name) or printf_pattern(path.name) else path).resolve()
 
 
 def printf_pattern(name: str) -> str | None:

@@ -36,7 +36,11 @@ class VideoSink:
         codec = "MJPG" if path.suffix.lower() == ".avi" else "mp4v"
         with quiet():
             self._writer: cv2.VideoWriter | None = cv2.VideoWriter(
-                str(self._temporary), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), fps, self._even_hw[::-1]
+                str(self._temporary),
+                cv2.CAP_FFMPEG,
+                cv2.VideoWriter.fourcc(*codec),
+                writable_rate(fps),
+                self._even_hw[::-1],
             )
         if not self._writer.isOpened():
             self._discard()
@@ -89,6 +93,11 @@ def _sibling(path: Path) -> Path:
         raise DataError(f"{path}: cannot write there ({error.strerror})") from error
     os.close(handle)
     return Path(name)
+
+
+def writable_rate(fps: float) -> float:
+    """A rate that MPEG-4 can hold, which counts a second in at most 65535 parts: 239.651 becomes 239.65."""
+    return next(rate for digits in (3, 2, 1, 0) if (rate := round(fps, digits)) * 10**digits <= 65535 or digits == 0)
 
 
 def _letterbox(image: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:

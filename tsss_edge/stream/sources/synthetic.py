@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from tsss_edge.errors import DataError
 from tsss_edge.stream.frames import Frame
 from tsss_edge.stream.sources.live import EndOfStream, FilePlayer
 from tsss_edge.stream.uris import Uri
@@ -37,7 +38,10 @@ class SyntheticSource:
 
         size_hw = uri.size_hw((480, 640))
         assert size_hw is not None
-        scenes = Scenes(uri.whole("seed", 0), size_hw)
+        try:
+            scenes = Scenes(uri.whole("seed", 0), size_hw)
+        except ValueError as error:
+            raise DataError(f"{uri.shown}: {error}") from error
         fps = uri.number("fps", 30.0, minimum=0.1)
         return cls(scenes.frame, size_hw=size_hw, fps=fps, frames=uri.whole("frames", 300))
 

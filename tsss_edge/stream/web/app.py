@@ -6,7 +6,6 @@ import asyncio
 import hmac
 import itertools
 from collections.abc import AsyncIterator, Callable
-from http.cookies import SimpleCookie
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
@@ -171,9 +170,9 @@ class Guard:
             response = Response(status_code=303, headers={"Location": "/", **HEADERS})
             response.set_cookie(COOKIE, token, httponly=True, samesite="strict")
             return response
-        cookie = SimpleCookie(request.headers.get("cookie", "")).get(COOKIE)
+        cookie = request.cookies.get(COOKIE, "")  # as other programs on this host may have set some that are no cookies
         bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if any(_same(given, token) for given in (in_url, cookie.value if cookie else "", bearer)):
+        if any(_same(given, token) for given in (in_url, cookie, bearer)):
             return None
         return PlainTextResponse("a token is needed: open the address that tsss-edge printed\n", status_code=401)
 
