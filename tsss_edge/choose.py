@@ -19,7 +19,7 @@ from tsss_edge.backends import open_backend
 from tsss_edge.bench import time_networks
 from tsss_edge.config import Target
 from tsss_edge.errors import ArtifactError, GateError, UnavailableError
-from tsss_edge.export.engine import build_engine, engine_path, require_free_names
+from tsss_edge.export.engine import build_engine, engine_path, move_built, require_free_names
 from tsss_edge.export.sources import is_checkpoint, possible_precisions
 from tsss_edge.parity import check_parity
 
@@ -197,8 +197,7 @@ def _keep(best: Candidate | None, why: str, candidates: Sequence[Candidate], fol
         rows = "; ".join(f"{c.precision}: {c.reason}" for c in candidates)
         raise GateError(f"no engine passed the accuracy gate, none is kept: {rows}")
     engine = Engine.load(folder / best.engine)
-    for name in (*engine.record.flags["kept"], *engine.record.files):
-        (folder / name).replace(home / name)
+    move_built(folder, home, engine.record)
     choice = Choice(engine=best.engine, precision=best.precision, why=why, candidates=tuple(candidates))
     flags = engine.record.flags | {"chosen": msgspec.to_builtins(choice)}
     write_json(Engine.record_path(home / best.engine), msgspec.structs.replace(engine.record, flags=flags))

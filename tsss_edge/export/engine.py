@@ -221,7 +221,10 @@ def _record(
     source: OnnxModel, target: Target, precision: Precision, staging: Path, built: Built, kept: tuple[str, ...]
 ) -> EngineRecord:
     meta = source.meta
-    told = {"onnx": source.path.name, "batch": target.batch, "target": msgspec.to_builtins(target), "kept": list(kept)}
+    told = {"onnx": source.path.name, "batch": target.batch, "target": msgspec.to_builtins(target)}
+    told["kept"] = list(
+        kept
+    )  # beside the engine, not needed to run it: with them it is built and proven without the data
     return EngineRecord(
         backend=target.backend,
         files={name: sha256_file(staging / name) for name in built.files},
@@ -247,15 +250,21 @@ def _record(
 
 
 def _commit(staging: Path, path: Path, record: EngineRecord) -> Engine:
-    """Move the files into place, the record last: until then an older record refuses them by hash."""
-    kept = record.flags[
-        "kept"
-    ]  # not needed to run: with them the engine can be built and proven again without the data
-    for name in kept:
-        there = path.parent / name
-        if name.endswith(".onnx") and there.exists() and sha256_file(there) != sha256_file(staging / name):
-            _require_ours(there)
-    for name in (*kept, *record.files):
-        (staging / name).replace(path.parent / name)
+    move_built(staging, path.parent, record)
     write_json(Engine.record_path(path), record)
     return Engine.load(path)
+
+
+def move_built(folder: Path, home: Path, record: EngineRecord) -> None:
+    """Move an engine's files and those kept beside it to `home`. Its record is the caller's to write, and the last: until then
+    an older record refuses the files by their hashes.
+
+    Raises: ArtifactError: a kept graph would replace another one that no build made; nothing is moved.
+    """
+    kept: list[str] = record.flags["kept"]
+    for name in kept:
+        there = home / name
+        if name.endswith(".onnx") and there.exists() and sha256_file(there) != sha256_file(folder / name):
+            _require_ours(there)
+    for name in (*kept, *record.files):
+        (folder / name).replace(home / name)
