@@ -6,6 +6,7 @@ import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -146,7 +147,7 @@ def test_plan_of_another_version_with_an_honest_record(tmp_path: Path, monkeypat
     header(24, "4B", 1, 5, 0, 9)(path)
     record(versions={"tensorrt-rtx": "1.5.0.9"})(path)
     installed = load("tensorrt-rtx")
-    monkeypatch.setattr(trt, "Cuda", lambda: None)
+    monkeypatch.setattr(trt, "Cuda", lambda: SimpleNamespace(use=lambda: None, close=lambda: None))
     monkeypatch.setattr(trt, "first_gpu", lambda: ADA)
     error = refusal(path)
     assert isinstance(error, UnavailableError)
