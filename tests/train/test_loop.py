@@ -178,7 +178,7 @@ def test_settings_without_sense_are_refused(changes: dict[str, Any], says: str) 
 def test_nan_loss_names_the_pictures(
     squares: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tsss_edge.train.supervised.class_loss", lambda *_: torch.tensor(torch.nan))
+    monkeypatch.setattr("tsss_edge.train.losses.class_loss", lambda *_: torch.tensor(torch.nan))
     with pytest.raises(DataError, match=r"im0\d\d, im0\d\d") as caught:
         train_supervised(config, squares, tmp_path)
     assert "nan" in str(caught.value)

@@ -87,10 +87,8 @@ def time_networks(backends: Sequence[Backend], files: Sequence[Path], *, duratio
         warm_up(call)
     times = alternate(calls, duration_s=duration_s)
     batches = [backend.min_batch for backend in backends]
-    return [
-        _timed(file.name, mine, batch, np.asarray(times[0]) / batches[0])
-        for file, mine, batch in zip(files, times, batches, strict=True)
-    ]
+    first_ms = np.asarray(times[0]) / batches[0]
+    return [_timed(file.name, mine, batch, first_ms) for file, mine, batch in zip(files, times, batches, strict=True)]
 
 
 def _timed(file: str, times_ms: Sequence[float], batch: int, first_ms: NDArray[np.float64]) -> Timed:

@@ -221,10 +221,14 @@ def _record(
     source: OnnxModel, target: Target, precision: Precision, staging: Path, built: Built, kept: tuple[str, ...]
 ) -> EngineRecord:
     meta = source.meta
-    told = {"onnx": source.path.name, "batch": target.batch, "target": msgspec.to_builtins(target)}
-    told["kept"] = list(
-        kept
-    )  # beside the engine, not needed to run it: with them it is built and proven without the data
+    told = {
+        "onnx": source.path.name,
+        "batch": target.batch,
+        "target": msgspec.to_builtins(target),
+        "kept": list(
+            kept
+        ),  # beside the engine, not needed to run it: with them it is built and proven without the data
+    }
     return EngineRecord(
         backend=target.backend,
         files={name: sha256_file(staging / name) for name in built.files},

@@ -59,6 +59,17 @@ def jaccard_loss(logits: Tensor, shares: Tensor) -> Tensor:
     return ((1 - overlap) * shown).sum() / shown.sum().clamp(min=1)
 
 
+def category_losses(
+    logits: Tensor, shares: Tensor, class_weights: Tensor | None, jaccard: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Cross-entropy, and where `jaccard` is above 0 so much of the Jaccard loss -> (their sum, each by name)."""
+    parts = {"class": class_loss(logits, shares, class_weights)}
+    if not jaccard:
+        return parts["class"], parts
+    parts["jaccard"] = jaccard_loss(logits, shares)
+    return parts["class"] + jaccard * parts["jaccard"], parts
+
+
 def object_loss(objectness: Tensor, shares: Tensor) -> Tensor:
     """Binary cross-entropy of object (any class but 0) against background, a mean over labelled pixels.
 

@@ -38,7 +38,7 @@ from tsss_edge.train.distributed import average_gradients
 from tsss_edge.train.label import MANIFEST, LabelReport, find_classifier, find_labeller
 from tsss_edge.train.loader import Batch, MaskOf, Samples, network_input
 from tsss_edge.train.loop import Moment, Stage, train
-from tsss_edge.train.losses import cell_shares, class_loss, jaccard_loss, object_loss
+from tsss_edge.train.losses import category_losses, cell_shares, object_loss
 from tsss_edge.train.refine import refine
 from tsss_edge.train.validate import Views, class_scores
 
@@ -240,11 +240,9 @@ class PNetStep:
             x, shares = cut_and_mix(x, shares, self._config.seed, moment.step)
         logits, objectness = self._net(x)
         weights = self._weights.to(shares.device) if self._weights is not None else None
-        parts = {"class": class_loss(logits, shares, weights), "object": object_loss(objectness, shares)}
-        loss = parts["class"] + OBJECT_WEIGHT * parts["object"]
-        if self._config.jaccard:
-            parts["jaccard"] = jaccard_loss(logits, shares)
-            loss = loss + self._config.jaccard * parts["jaccard"]
+        loss, parts = category_losses(logits, shares, weights, self._config.jaccard)
+        parts["object"] = object_loss(objectness, shares)
+        loss = loss + OBJECT_WEIGHT * parts["object"]
         if self._duel is not None:
             image, probabilities = F.avg_pool2d(x, 8), logits.float().softmax(dim=1)
             parts["d"] = self._duel.learn(image, probabilities, batch.weak)

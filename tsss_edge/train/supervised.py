@@ -14,7 +14,7 @@ from tsss_edge.train.common import class_weights, fresh_net, load_encoder, train
 from tsss_edge.train.cutmix import cut_and_mix
 from tsss_edge.train.loader import Batch, Samples, network_input
 from tsss_edge.train.loop import Moment, Stage, train
-from tsss_edge.train.losses import cell_shares, class_loss, jaccard_loss, object_loss
+from tsss_edge.train.losses import category_losses, cell_shares, object_loss
 from tsss_edge.train.validate import Views, class_scores
 
 OBJECT_WEIGHT = 0.5  # of the objectness loss beside the class loss (ours)
@@ -70,11 +70,7 @@ class SupervisedStep:
             x, shares = cut_and_mix(x, shares, self._config.seed, moment.step)
         logits, objectness = self._net(x)
         weights = self._weights.to(shares.device) if self._weights is not None else None
-        parts = {"class": class_loss(logits, shares, weights)}
-        loss = parts["class"]
-        if self._config.jaccard:
-            parts["jaccard"] = jaccard_loss(logits, shares)
-            loss = loss + self._config.jaccard * parts["jaccard"]
+        loss, parts = category_losses(logits, shares, weights, self._config.jaccard)
         if self._objectness:
             parts["object"] = object_loss(objectness, shares)
             loss = loss + OBJECT_WEIGHT * parts["object"]
