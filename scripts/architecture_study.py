@@ -19,16 +19,17 @@ import torch
 from edge_variants import VARIANTS, merge_branches
 from torch import nn
 
-from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Classes, Preprocess, read_json, write_bytes, write_json
+from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Classes, Preprocess
 from tsss_edge.backends import open_backend
 from tsss_edge.bench import time_networks
-from tsss_edge.bench.machine import examine_machine, read_load, read_mhz
+from tsss_edge.bench.conditions import examine_machine, read_load, read_mhz
 from tsss_edge.calib.calibrate import calibrate
 from tsss_edge.config import TrainConfig, load_target, read_toml
 from tsss_edge.errors import TsssEdgeError
 from tsss_edge.evaluate import evaluate
 from tsss_edge.export.engine import build_engine
 from tsss_edge.export.graph import export_onnx
+from tsss_edge.files import read_json, write_bytes, write_json
 from tsss_edge.models import ARCHITECTURES, SegNet
 from tsss_edge.train.supervised import train_supervised
 

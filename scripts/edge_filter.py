@@ -16,8 +16,8 @@ import numpy as np
 
 from tsss_edge.artifacts import IGNORE, Preprocess
 from tsss_edge.data.voc import VocDataset
+from tsss_edge.label.annotate import EdgeFit, sharpened
 from tsss_edge.metrics import ConfusionMatrix
-from tsss_edge.train.annotate import EdgeFit, sharpened
 from tsss_edge.train.validate import Views, object_truth
 
 RADII, EPS = (1 / 64, 1 / 32, 1 / 16, 1 / 8), (1e-4, 1e-3, 1e-2)

@@ -34,9 +34,10 @@ from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Classes, Engine, Hea
 from tsss_edge.backends.plan import read_header
 from tsss_edge.calib.calibrate import calibrate
 from tsss_edge.config import load_target
-from tsss_edge.doctor.host import cpu_name, isa_flags, usable_cores
+from tsss_edge.doctor.host import cpu_name, isa_flags
 from tsss_edge.export.engine import build_engine, engine_path
 from tsss_edge.export.graph import export_onnx
+from tsss_edge.machine import usable_cores
 from tsss_edge.models import build_model
 
 NETWORKS = ("edge-s", "edge-m")

@@ -23,11 +23,12 @@ import torch
 from numpy.typing import NDArray
 
 from tsss_edge import __version__
-from tsss_edge.artifacts import Placement, Preprocess, Struct, voc_color, write_bytes, write_json
-from tsss_edge.bench.machine import examine_machine, notes_on, read_load, read_mhz
+from tsss_edge.artifacts import Placement, Preprocess, Struct, voc_color
+from tsss_edge.bench.conditions import examine_machine, notes_on, read_load, read_mhz
 from tsss_edge.bench.result import Machine
 from tsss_edge.bench.timing import alternate
 from tsss_edge.data.voc import IMAGE_SUFFIXES, read_image
+from tsss_edge.files import write_bytes, write_json
 from tsss_edge.kernels.overlay import OverlayPlan
 from tsss_edge.kernels.preprocess import PreprocessPlan
 from tsss_edge.kernels.upsample_argmax import UpsampleArgmaxPlan

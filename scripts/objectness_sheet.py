@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tsss_edge.artifacts import IGNORE, atomic_path
+from tsss_edge.artifacts import IGNORE
 from tsss_edge.data.voc import VocDataset
+from tsss_edge.files import atomic_path
+from tsss_edge.label.annotate import to_frame
+from tsss_edge.label.write import find_lnet
 from tsss_edge.models import load_model
-from tsss_edge.train.annotate import to_frame
-from tsss_edge.train.label import find_lnet
 from tsss_edge.train.validate import Views, object_iou
 
 TILE, GAP = 112, 6  # pixels

@@ -25,10 +25,10 @@ import onnx
 from quantization_page import Row, Section, Table, page
 
 from tsss_edge import __version__
-from tsss_edge.artifacts import Checkpoint, Engine, OnnxModel, Precision, read_json, write_bytes, write_json
+from tsss_edge.artifacts import Checkpoint, Engine, OnnxModel, Precision
 from tsss_edge.backends import open_backend
 from tsss_edge.bench import Timed, time_networks
-from tsss_edge.bench.machine import examine_machine, notes_on, read_load, read_mhz
+from tsss_edge.bench.conditions import examine_machine, notes_on, read_load, read_mhz
 from tsss_edge.calib.calibrate import (
     calibrate,
     choose_pictures,
@@ -39,9 +39,10 @@ from tsss_edge.calib.calibrate import (
 )
 from tsss_edge.calib.heldout import load_samples
 from tsss_edge.calib.methods import METHODS, Method
-from tsss_edge.calib.placement import Options
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.evaluate import require_same_classes
+from tsss_edge.files import read_json, write_bytes, write_json
+from tsss_edge.onnxgraph.placement import Options
 from tsss_edge.parity import BOUNDARY_PX, ParityReport, count_leak
 from tsss_edge.parity.gate import judge
 from tsss_edge.parity.measure import Stage

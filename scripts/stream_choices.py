@@ -17,8 +17,9 @@ from unittest import mock
 
 from tsss_edge.backends import AsyncBackend, open_backend, ov
 from tsss_edge.bench.stream import Blended
+from tsss_edge.machine import usable_cores
 from tsss_edge.stream import loop
-from tsss_edge.stream.process import available_cores, decode_threads, opencv_threads
+from tsss_edge.stream.process import decode_threads, opencv_threads
 from tsss_edge.stream.report import Recorder
 from tsss_edge.stream.sources import open_source
 
@@ -29,7 +30,7 @@ def open_variant(path: Path, slots: int, options: dict[str, bool]) -> AsyncBacke
     """The engine with more OpenVINO properties than the back end gives it."""
     usual = ov.compile_options
     with mock.patch.object(ov, "compile_options", lambda *args, **kwargs: usual(*args, **kwargs) | options):
-        backend = open_backend(path, threads=available_cores(), slots=slots)
+        backend = open_backend(path, threads=usable_cores(), slots=slots)
     assert isinstance(backend, AsyncBackend)
     return backend
 
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("engine", type=Path)
     parser.add_argument("source")
     args = parser.parse_args()
-    cores, one = available_cores(), decode_threads()
+    cores, one = usable_cores(), decode_threads()
     usual = open_variant(args.engine, cores + 1, {})
     more = open_variant(args.engine, cores + 2, {})
     unpinned = open_variant(args.engine, cores + 1, {"ENABLE_CPU_PINNING": False})

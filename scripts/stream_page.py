@@ -14,7 +14,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from tsss_edge.artifacts import write_bytes, write_json
+from tsss_edge.files import write_bytes, write_json
 
 NAMES = ("bench", "trained", "convolutions", "choices", "plain", "watched", "live", "restarts")
 TARGETS = {"naive": 15.0, "efficiency": 0.85, "first_mask_s": 1.5}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from tsss_edge.artifacts import atomic_path
+from tsss_edge.files import atomic_path
 
 SIZE_WH, LEFT, RIGHT, TOP, BOTTOM = (960, 480), 70, 20, 20, 60  # pixels: picture, and margins of the axes
 COLORS = ((31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40))

@@ -16,11 +16,11 @@ from typing import Any
 
 import msgspec
 
-from tsss_edge.artifacts import read_json, write_bytes, write_json
+from tsss_edge.files import read_json, write_bytes, write_json
+from tsss_edge.label.write import LabelReport
 from tsss_edge.reproduce import ROWS
 from tsss_edge.reproduce.table import PAPER, Table
 from tsss_edge.train.adapt import AdaptReport
-from tsss_edge.train.label import LabelReport
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 

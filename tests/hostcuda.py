@@ -1,4 +1,4 @@
-"""A stand-in for a CUDA GPU: PyCUDA's driver module and the C calls of `kernels/graph.py`, on host memory.
+"""A stand-in for a CUDA GPU: PyCUDA's driver module and the C calls of `backends/cuda/graph.py`, on host memory.
 
 "Device" memory is host memory that only kernels and copies may touch, so a wrong pointer, size or order shows as a wrong
 answer or an error. Work waits in its stream until somebody synchronizes. Kernels are the `.cu` files, built by g++, and get
@@ -23,7 +23,8 @@ import numpy as np
 import pytest
 
 from tsss_edge.artifacts import Placement, Preprocess
-from tsss_edge.kernels import fatbin, graph
+from tsss_edge.backends.cuda import graph
+from tsss_edge.kernels import fatbin
 
 CAPTURE_UNSUPPORTED = 900  # CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
 Work = Callable[[], None]
@@ -200,7 +201,7 @@ class HostCuda:
         monkeypatch.setitem(__import__("sys").modules, "pycuda.driver", self.driver)
         monkeypatch.setattr(graph, "_driver", lambda: self)
         (cache / "fatbin").write_bytes(b"fatbin")
-        monkeypatch.setattr("tsss_edge.kernels.launch.find_or_build", lambda capability: cache / "fatbin")
+        monkeypatch.setattr("tsss_edge.backends.cuda.device.find_or_build", lambda capability: cache / "fatbin")
         return self
 
     # The calling thread's contexts
@@ -267,7 +268,7 @@ class HostCuda:
         assert array.nbytes <= self.device_memory[address]
         assert array.nbytes <= self.pinned[array.ctypes.data], "an asynchronous copy needs pinned memory"
 
-    # cuda.h, as `kernels/graph.py` calls it: every function gives an error code
+    # cuda.h, as `backends/cuda/graph.py` calls it: every function gives an error code
 
     def cuGetErrorString(self, code: int, text: Any) -> int:
         text._obj.value = {CAPTURE_UNSUPPORTED: b"operation not permitted when stream is capturing"}[code]

@@ -20,10 +20,10 @@ from tsss_edge import acceptance
 from tsss_edge.acceptance import run_acceptance, steps
 from tsss_edge.acceptance.pytorch import compare_devices
 from tsss_edge.acceptance.steps import Run, junit_counts, run_gpu_tests
-from tsss_edge.artifacts import read_json
 from tsss_edge.config import Target, load_target, read_toml
 from tsss_edge.doctor import Check, DoctorReport
 from tsss_edge.errors import ArtifactError, GateError
+from tsss_edge.files import read_json
 
 ADA = "NVIDIA L4, compute capability 8.9, 21.0 GiB free of 22.0"
 HOPPER = "NVIDIA H100, compute capability 9.0, 79.0 GiB free of 80.0"

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from tsss_edge.backends.cuda_info import Gpu
+from tsss_edge.backends.cuda.gpus import Gpu
 from tsss_edge.doctor import Check, DoctorReport, cuda, examine, host, packages
 
 H100 = Gpu(name="NVIDIA H100", compute_capability="9.0", total_bytes=80 << 30, free_bytes=79 << 30, driver_cuda="13.0")

@@ -13,18 +13,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tsss_edge.artifacts import (
-    Checkpoint,
-    CheckpointMeta,
-    Classes,
-    Engine,
-    EngineRecord,
-    Preprocess,
-    sha256_bytes,
-    write_json,
-)
+from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Classes, Engine, EngineRecord, Preprocess
 from tsss_edge.backends.fake import FakeBackend, brightness_cells
 from tsss_edge.data.voc import write_mask
+from tsss_edge.files import sha256_bytes, write_json
 
 CLASSES = Classes(names=("background", "cat", "dog", "cow"))
 SPEC = Preprocess(size_hw=(64, 96))
@@ -115,8 +107,8 @@ def test_auto_is_the_row_of_the_method_it_chose(script: ModuleType, tmp_path: Pa
     import netkit
 
     from tsss_edge.calib.calibrate import calibrate
-    from tsss_edge.calib.placement import Options
     from tsss_edge.export.graph import export_onnx
+    from tsss_edge.onnxgraph.placement import Options
 
     floating = export_onnx(netkit.checkpoint(tmp_path / "best.pt").path, tmp_path / "f.onnx")
     data, kept = netkit.write_set(tmp_path / "data", train=2), Options(float_nodes=("encoder.stem",))

@@ -11,9 +11,9 @@ import msgspec
 import pytest
 from trainkit import STRONG, same_weights, write_squares
 
-from tsss_edge.artifacts import read_json
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.voc import VocDataset
+from tsss_edge.files import read_json
 from tsss_edge.reproduce import ROWS, choose_rows, reproduce
 from tsss_edge.reproduce.score import Score
 from tsss_edge.reproduce.table import Seed, Spread, Table, tabulate

@@ -10,11 +10,11 @@ from types import ModuleType
 import msgspec
 import pytest
 
-from tsss_edge.artifacts import write_json
+from tsss_edge.files import write_json
+from tsss_edge.label.annotate import LabelConfig
+from tsss_edge.label.write import LabelReport
 from tsss_edge.reproduce.score import Score
 from tsss_edge.reproduce.table import Row, Seed, Spread, Table
-from tsss_edge.train.annotate import LabelConfig
-from tsss_edge.train.label import LabelReport
 from tsss_edge.train.ladder import Ladder
 
 ROOT = Path(__file__).parents[1]

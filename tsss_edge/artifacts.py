@@ -6,23 +6,17 @@ preprocess hashes differ never work together silently (`require_same_preprocess`
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from tsss_edge.errors import ArtifactError
+from tsss_edge.files import read_json, sha256_bytes, sha256_file, write_bytes, write_json
 
 if TYPE_CHECKING:
     import torch
-
-T = TypeVar("T")
 
 IGNORE = 255  # label of a pixel that no loss and no metric may see (PASCAL VOC's "void")
 
@@ -30,66 +24,6 @@ Fit = Literal["stretch", "letterbox", "crop"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Head = Literal["logits", "labels", "both"]
 Stage = Literal["lnet", "classifier", "pnet", "supervised"]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Files
-
-
-def sha256_bytes(data: bytes) -> str:
-    """SHA-256 of `data`, 64 hex digits."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def sha256_file(path: Path) -> str:
-    """SHA-256 of a file, 64 hex digits, read in 1 MiB blocks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of `path`; it becomes `path` when the block ends well and vanishes when it does not.
-
-    The sibling keeps the suffix of `path`, because some writers choose their format by it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)  # mkstemp makes 0600; an artifact is as readable as any other file
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path` atomically, with the folders above it."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` (builtins or msgspec structs) as indented JSON, atomically, with a final newline."""
-    write_bytes(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
-
-
-def read_json(path: Path, kind: type[T]) -> T:
-    """Read a JSON file as `kind`.
-
-    Raises: ArtifactError: the file is missing, is not JSON, or has other fields or types than `kind`.
-    """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path}: no such file") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path}: not a valid {kind.__name__}: {error}; make it again") from error
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tsss_edge.artifacts import Checkpoint, Struct, write_json
+from tsss_edge.artifacts import Checkpoint, Struct
 from tsss_edge.config import TrainConfig, load_target
+from tsss_edge.files import write_json
 
 if TYPE_CHECKING:
     from tsss_edge.bench import BenchReport
@@ -118,10 +119,10 @@ def run_demo(out: Path, *, seed: int = 0) -> DemoSummary:
 
 def _train(out: Path, data: Path, clock: _Clock, seed: int) -> tuple[Checkpoint, Checkpoint, float]:
     """Supervised baseline and the whole method -> (supervised, P-Net, mIoU of the transferred labels)."""
-    from tsss_edge.artifacts import read_json
     from tsss_edge.data.supervision import strong_from_fraction
     from tsss_edge.data.synthetic import write_synthetic
     from tsss_edge.data.voc import VocDataset
+    from tsss_edge.files import read_json
     from tsss_edge.train.all import train_all
     from tsss_edge.train.supervised import train_supervised
 

@@ -10,8 +10,9 @@ from tsss_edge.artifacts import Classes, Struct
 from tsss_edge.backends import Backend, open_backend
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import DataError
+from tsss_edge.machine import track
 from tsss_edge.metrics import ConfusionMatrix, per_class
-from tsss_edge.segment import segment_image, track
+from tsss_edge.segment import segment_image
 
 
 class EvalReport(Struct, frozen=True):

@@ -17,14 +17,13 @@ from tsss_edge.artifacts import (
     OnnxModel,
     Preprocess,
     Struct,
-    read_json,
-    sha256_file,
 )
 from tsss_edge.backends.plan import read_header
-from tsss_edge.bundle import Bundle
 from tsss_edge.config import CalibSet, Target, TrainConfig, read_toml
+from tsss_edge.deploy.bundle import Bundle
+from tsss_edge.deploy.kit import Kit
 from tsss_edge.errors import ArtifactError, TsssEdgeError
-from tsss_edge.export.kit import Kit
+from tsss_edge.files import read_json, sha256_file
 
 
 class Description(Struct, frozen=True):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import IGNORE
+from tsss_edge.artifacts import IGNORE, Struct
 
 Counts = NDArray[np.int64]
 
@@ -215,3 +215,17 @@ def miou_drop_interval(
 def per_class(iou: NDArray[np.float64], names: Sequence[str]) -> dict[str, float | None]:
     """IoU 0-1 -> percent by class name; None for a class that is in neither truth nor prediction."""
     return {name: None if np.isnan(value) else 100.0 * float(value) for name, value in zip(names, iou, strict=True)}
+
+
+class Percentiles(Struct, frozen=True):
+    """Of single times, in milliseconds."""
+
+    p50: float
+    p95: float
+    p99: float
+
+
+def percentiles(times_ms: Sequence[float] | NDArray[np.floating]) -> Percentiles:
+    """Linear interpolation between order statistics (NumPy's default)."""
+    p50, p95, p99 = (float(v) for v in np.percentile(times_ms, [50, 95, 99]))
+    return Percentiles(p50=p50, p95=p95, p99=p99)

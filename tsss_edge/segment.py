@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import glob
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import IGNORE, Placement, Struct, write_bytes
+from tsss_edge.artifacts import IGNORE, Placement, Struct
 from tsss_edge.backends import Backend, Outputs, open_backend
 from tsss_edge.backends.common import fill_batch
 from tsss_edge.data.voc import IMAGE_SUFFIXES, read_image, write_mask
 from tsss_edge.errors import ArtifactError, DataError
+from tsss_edge.files import write_bytes
+from tsss_edge.machine import track
 
 T = TypeVar("T")
 
@@ -173,11 +174,3 @@ def _expand(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
     else:
         matches = (Path(p) for p in sorted(glob.glob(text, recursive=True)))  # noqa: PTH207 (Path.glob takes no absolute pattern)
         yield from ((p, Path(p.name)) for p in matches if p.suffix.lower() in IMAGE_SUFFIXES)
-
-
-def track(items: Sequence[T], what: str) -> Iterable[T]:
-    """`items`, with a progress bar on stderr where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import track as rich_track
-
-    return rich_track(items, what, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())

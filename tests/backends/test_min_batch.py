@@ -16,7 +16,7 @@ from tsss_edge.bench.timing import network_call, time_end_to_end
 from tsss_edge.config import load_target
 from tsss_edge.errors import ArtifactError
 from tsss_edge.export.engine import build_engine
-from tsss_edge.parity.graphs import QdqGraph
+from tsss_edge.onnxgraph.view import QdqGraph
 from tsss_edge.segment import run_network
 from tsss_edge.stream.engine import open_engine
 

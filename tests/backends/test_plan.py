@@ -10,7 +10,7 @@ import pytest
 from tiny import tiny_onnx
 
 from tsss_edge.artifacts import Engine, EngineRecord
-from tsss_edge.backends.cuda_info import Gpu
+from tsss_edge.backends.cuda.gpus import Gpu
 from tsss_edge.backends.plan import foreign_prefix, read_header, require_record, require_runnable, strip_prefix
 from tsss_edge.backends.trt_api import Trt
 from tsss_edge.config import load_target

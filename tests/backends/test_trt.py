@@ -18,7 +18,7 @@ from tiny import CLASSES, PREPROCESS, pictures, tiny_onnx
 
 from tsss_edge.artifacts import Engine
 from tsss_edge.backends import AsyncBackend, open_backend, trt
-from tsss_edge.backends.cuda_info import Gpu, first_gpu
+from tsss_edge.backends.cuda.gpus import Gpu, first_gpu
 from tsss_edge.backends.fake import FakeBackend
 from tsss_edge.backends.trt_api import Trt
 from tsss_edge.config import load_target

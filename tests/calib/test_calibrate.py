@@ -11,10 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 import tsss_edge.calib.calibrate as module
-from tsss_edge.artifacts import OnnxModel, read_json, sha256_file
+from tsss_edge.artifacts import OnnxModel
 from tsss_edge.calib.calibrate import calibrate, choose_pictures
-from tsss_edge.calib.networks import OnnxRuntimeCompiler
-from tsss_edge.calib.placement import Options
 from tsss_edge.calib.qdq import explain
 from tsss_edge.calib.ranges import CalibTable
 from tsss_edge.calib.search import SearchReport, units_of
@@ -22,6 +20,9 @@ from tsss_edge.cli import app
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.export.graph import export_onnx
+from tsss_edge.files import read_json, sha256_file
+from tsss_edge.onnxgraph.placement import Options
+from tsss_edge.onnxgraph.sessions import OnnxRuntimeCompiler
 
 
 @pytest.fixture(scope="module")

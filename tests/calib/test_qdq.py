@@ -12,12 +12,12 @@ import pytest
 from onnx import numpy_helper
 
 from tsss_edge.artifacts import Head, OnnxModel
-from tsss_edge.calib.placement import KEPT, Options, exact_ranges, plan, wanted_tensors
 from tsss_edge.calib.qdq import LEAST_SCALE, explain, insert_qdq, weight_scales
 from tsss_edge.calib.ranges import CalibTable, collect, make_table
 from tsss_edge.errors import ArtifactError
 from tsss_edge.export.graph import export_onnx
 from tsss_edge.models import ARCHITECTURES
+from tsss_edge.onnxgraph.placement import KEPT, Options, exact_ranges, plan, wanted_tensors
 
 PICTURES = [netkit.picture(s)[None] for s in range(4)]
 

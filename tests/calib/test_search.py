@@ -18,15 +18,15 @@ from tsss_edge.artifacts import Classes, Precision
 from tsss_edge.backends.base import Outputs
 from tsss_edge.calib.heldout import Judge, Sample, Score, held_back_ids, load_samples
 from tsss_edge.calib.methods import METHODS, Method
-from tsss_edge.calib.networks import Network, OnnxRuntimeCompiler, OpenVinoCompiler, pick_compiler, time_in_turn
 from tsss_edge.calib.pareto import pareto_front, pareto_svg, ticks
-from tsss_edge.calib.placement import Options
 from tsss_edge.calib.qdq import explain, insert_qdq
 from tsss_edge.calib.ranges import CalibTable
 from tsss_edge.calib.search import LayerCost, SearchReport, Step, graphs_to_judge, search, units_of
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import DataError, GateError
 from tsss_edge.export.graph import export_onnx
+from tsss_edge.onnxgraph.placement import Options
+from tsss_edge.onnxgraph.sessions import Network, OnnxRuntimeCompiler, OpenVinoCompiler, pick_compiler, time_in_turn
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def method_of(graph: Any) -> Method:
 
 
 def tables(graph: Any, methods: Sequence[Method] = METHODS) -> dict[Method, CalibTable]:
-    from tsss_edge.calib.placement import wanted_tensors
+    from tsss_edge.onnxgraph.placement import wanted_tensors
 
     return {
         m: CalibTable(
@@ -271,7 +271,7 @@ def test_search_on_a_real_network(tmp_path: Path, floating: Any) -> None:
 
     dataset = VocDataset.open(netkit.write_set(tmp_path, train=10, size_hw=netkit.SPEC.size_hw))
     samples = load_samples(dataset, dataset.ids("train")[:3], netkit.SPEC)
-    from tsss_edge.calib.placement import wanted_tensors
+    from tsss_edge.onnxgraph.placement import wanted_tensors
 
     histograms = collect(floating, wanted_tensors(floating), [lambda s=s: s.picture for s in samples])
     table = make_table(histograms, "minmax", images=3, onnx_sha256="", preprocess="", exact={})

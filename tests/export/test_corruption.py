@@ -12,13 +12,14 @@ import msgspec
 import pytest
 from tiny import tiny_onnx
 
-from tsss_edge.artifacts import Engine, sha256_file
+from tsss_edge.artifacts import Engine
 from tsss_edge.backends import open_backend, trt
-from tsss_edge.backends.cuda_info import Gpu
+from tsss_edge.backends.cuda.gpus import Gpu
 from tsss_edge.backends.trt_api import load
 from tsss_edge.config import load_target
 from tsss_edge.errors import ArtifactError, TsssEdgeError, UnavailableError
 from tsss_edge.export.engine import build_engine
+from tsss_edge.files import sha256_file
 
 Damage = Callable[[Path], None]
 ADA = Gpu(name="NVIDIA L4", compute_capability="8.9", total_bytes=1 << 34, free_bytes=1 << 34, driver_cuda="13.0")

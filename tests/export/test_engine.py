@@ -11,13 +11,14 @@ import msgspec
 import pytest
 from tiny import CALIBRATION, CLASSES, tiny_onnx
 
-from tsss_edge.artifacts import Engine, EngineRecord, OnnxModel, read_json, sha256_file
-from tsss_edge.backends.cuda_info import Gpu, first_gpu
+from tsss_edge.artifacts import Engine, EngineRecord, OnnxModel
+from tsss_edge.backends.cuda.gpus import Gpu, first_gpu
 from tsss_edge.backends.trt_api import Trt
 from tsss_edge.config import Target, load_target
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.export import builder_process, tensorrt_build
 from tsss_edge.export.engine import build_engine, dry_run, engine_path
+from tsss_edge.files import read_json, sha256_file
 
 CPU, RTX = load_target("cpu"), load_target("rtx")
 

@@ -11,14 +11,15 @@ import pytest
 from netkit import checkpoint, write_set
 from tiny import tiny_onnx
 
-from tsss_edge.artifacts import OnnxModel, sha256_file
+from tsss_edge.artifacts import OnnxModel
 from tsss_edge.calib.calibrate import calibrate
 from tsss_edge.config import load_target
+from tsss_edge.deploy.kit import write_kit
 from tsss_edge.errors import ArtifactError
 from tsss_edge.export.engine import build_engine, dry_run
 from tsss_edge.export.graph import export_onnx
-from tsss_edge.export.kit import write_kit
 from tsss_edge.export.sources import quantized_twin, source_onnx
+from tsss_edge.files import sha256_file
 from tsss_edge.parity import check_parity
 
 CPU = load_target("cpu")

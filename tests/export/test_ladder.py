@@ -11,7 +11,7 @@ import pytest
 from tiny import PREPROCESS, tiny_onnx
 
 from tsss_edge.artifacts import OnnxModel
-from tsss_edge.backends.cuda_info import Gpu
+from tsss_edge.backends.cuda.gpus import Gpu
 from tsss_edge.backends.trt_api import Trt
 from tsss_edge.config import load_target
 from tsss_edge.errors import ArtifactError

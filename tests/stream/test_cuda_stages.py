@@ -11,9 +11,9 @@ import pytest
 from hostcuda import HostCuda, HostKernels, build_kernels
 
 from tsss_edge.artifacts import Classes, Preprocess, TensorSpec
+from tsss_edge.backends.cuda.device import CudaDevice
 from tsss_edge.backends.fake import FakeBackend
 from tsss_edge.errors import ArtifactError, UnavailableError
-from tsss_edge.kernels.launch import CudaDevice
 from tsss_edge.kernels.overlay import overlay
 from tsss_edge.stream.cpu import CpuStages
 from tsss_edge.stream.cuda import slots_needed

@@ -13,10 +13,11 @@ import pytest
 import torch
 from trainkit import same_weights, write_squares
 
-from tsss_edge.artifacts import Checkpoint, read_json
+from tsss_edge.artifacts import Checkpoint
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.voc import VocDataset, read_mask, write_mask
 from tsss_edge.errors import ArtifactError, DataError
+from tsss_edge.files import read_json
 from tsss_edge.models import Heads, load_model
 from tsss_edge.train.adapt import AdaptReport, adapt, explain, widened
 from tsss_edge.train.lnet import train_lnet

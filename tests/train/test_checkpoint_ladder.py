@@ -13,7 +13,7 @@ from tsss_edge.config import TrainConfig
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError, DataError
-from tsss_edge.train.annotate import Evidence, LabelConfig
+from tsss_edge.label.annotate import Evidence, LabelConfig
 from tsss_edge.train.ladder import _Count, _views, ladder
 from tsss_edge.train.lnet import train_lnet
 from tsss_edge.train.validate import Views

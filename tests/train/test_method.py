@@ -13,21 +13,22 @@ import pytest
 import torch
 from trainkit import STRONG, same_weights, write_squares
 
-from tsss_edge.artifacts import Checkpoint, Preprocess, read_json
+from tsss_edge.artifacts import Checkpoint, Preprocess
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset, read_mask, write_mask
 from tsss_edge.errors import ArtifactError, DataError
+from tsss_edge.files import read_json
+from tsss_edge.label.annotate import EdgeFit, Evidence, LabelConfig, annotate, sharpened, to_frame
+from tsss_edge.label.relabel import Relabeller
+from tsss_edge.label.write import LabelReport, write_labels
 from tsss_edge.models import load_model
 from tsss_edge.models.classifier import load_classifier
 from tsss_edge.models.discriminator import Discriminator
 from tsss_edge.train.all import draft_epochs, last_pnet, train_all, with_epochs
-from tsss_edge.train.annotate import EdgeFit, Evidence, LabelConfig, annotate, sharpened, to_frame
-from tsss_edge.train.label import LabelReport, write_labels
 from tsss_edge.train.lnet import AnyHue, train_lnet
 from tsss_edge.train.loader import Batch
 from tsss_edge.train.pnet import Switches, starting_net, train_pnet
-from tsss_edge.train.relabel import Relabeller
 from tsss_edge.train.validate import Views
 
 
@@ -168,7 +169,7 @@ def test_labels_that_are_cut_off_have_no_manifest(
     finished: Path, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     labels = shutil.copytree(finished / "labels", tmp_path / "labels")
-    monkeypatch.setattr("tsss_edge.train.label.write_mask", lambda path, mask: 1 / 0)
+    monkeypatch.setattr("tsss_edge.label.write.write_mask", lambda path, mask: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_labels(finished, squares, labels)
     assert not (labels / "manifest.json").exists()

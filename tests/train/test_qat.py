@@ -14,12 +14,12 @@ import torch
 
 from tsss_edge.artifacts import Checkpoint, OnnxModel, Preprocess
 from tsss_edge.calib.calibrate import calibrate
-from tsss_edge.calib.placement import Options
 from tsss_edge.config import TrainConfig
 from tsss_edge.errors import ArtifactError
 from tsss_edge.export.graph import export_onnx
 from tsss_edge.models import load_model
 from tsss_edge.models.fused import FusedNet
+from tsss_edge.onnxgraph.placement import Options
 from tsss_edge.train.qat import LR_SHARE, RoundedConv, Rounding, find_checkpoint, load_calibration, rounded, train_qat
 
 KEPT = ("encoder.stages.1.1.second", "decoder.smooth.0")  # layers that stay float, one with its Add

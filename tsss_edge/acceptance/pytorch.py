@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from tsss_edge.artifacts import write_json
 from tsss_edge.backends import open_backend
 from tsss_edge.bench import time_networks
 from tsss_edge.errors import GateError
+from tsss_edge.files import write_json
 
 PICTURES = 8
 AGREEMENT = (

@@ -15,7 +15,8 @@ from xml.etree import ElementTree
 
 import msgspec
 
-from tsss_edge.artifacts import Struct, write_bytes
+from tsss_edge.artifacts import Struct
+from tsss_edge.files import write_bytes
 
 Status = Literal["passed", "failed", "skipped"]
 STEP_LIMIT_S = 3600

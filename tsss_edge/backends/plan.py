@@ -13,10 +13,11 @@ from pathlib import Path
 
 import msgspec
 
-from tsss_edge.artifacts import EngineRecord, Struct, write_bytes
-from tsss_edge.backends.cuda_info import Gpu
+from tsss_edge.artifacts import EngineRecord, Struct
+from tsss_edge.backends.cuda.gpus import Gpu
 from tsss_edge.backends.trt_api import Flavour, Trt
 from tsss_edge.errors import ArtifactError, UnavailableError
+from tsss_edge.files import write_bytes
 
 TAGS: dict[int, Flavour] = {0x74727466: "tensorrt", 0x74727476: "tensorrt-rtx"}
 NAMES: dict[Flavour, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}

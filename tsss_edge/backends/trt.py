@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from tsss_edge.artifacts import Engine, EngineRecord, TensorSpec
 from tsss_edge.backends.base import Outputs
 from tsss_edge.backends.common import Closing, require_images
-from tsss_edge.backends.cuda import Cuda
-from tsss_edge.backends.cuda_info import first_gpu
+from tsss_edge.backends.cuda.gpus import first_gpu
+from tsss_edge.backends.cuda.runtime import Cuda
 from tsss_edge.backends.plan import PlanHeader, read_header, require_record, require_runnable
 from tsss_edge.backends.trt_api import Trt, load, make_logger
 from tsss_edge.errors import ArtifactError, UnavailableError

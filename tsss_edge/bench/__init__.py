@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from tsss_edge.artifacts import Engine, LatencyRecord
 from tsss_edge.backends import Backend, open_backend
 from tsss_edge.bench.benchmark_app import command, find_benchmark_app, run_benchmark_app
-from tsss_edge.bench.machine import examine_machine, notes_on, read_load, read_mhz
+from tsss_edge.bench.conditions import examine_machine, notes_on, read_load, read_mhz
 from tsss_edge.bench.result import BenchReport, EndToEnd, Machine, Timed
 from tsss_edge.bench.timing import alternate, network_call, time_end_to_end, warm_up
-from tsss_edge.percentiles import Percentiles, percentiles
+from tsss_edge.metrics import Percentiles, percentiles
 
 __all__ = ["BenchReport", "EndToEnd", "Machine", "Percentiles", "Timed", "bench_engine"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tsss_edge.artifacts import Struct
-from tsss_edge.percentiles import Percentiles
+from tsss_edge.metrics import Percentiles
 
 
 class Timed(Struct, frozen=True):

@@ -22,16 +22,17 @@ from numpy.typing import NDArray
 from tsss_edge.artifacts import Classes, Struct
 from tsss_edge.backends import AsyncBackend, Backend, open_backend
 from tsss_edge.backends.common import fill_batch
-from tsss_edge.bench.machine import examine_machine, notes_on, read_load, read_mhz
+from tsss_edge.bench.conditions import examine_machine, notes_on, read_load, read_mhz
 from tsss_edge.bench.result import Machine
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.kernels.overlay import OverlayPlan
 from tsss_edge.kernels.preprocess import PreprocessPlan
 from tsss_edge.kernels.upsample_argmax import UpsampleArgmaxPlan
+from tsss_edge.machine import usable_cores
 from tsss_edge.stream.engine import open_engine
 from tsss_edge.stream.frames import Source
 from tsss_edge.stream.loop import run
-from tsss_edge.stream.process import available_cores, decode_threads, opencv_threads
+from tsss_edge.stream.process import decode_threads, opencv_threads
 from tsss_edge.stream.report import Recorder
 from tsss_edge.stream.sources import open_source
 
@@ -89,7 +90,7 @@ def bench_stream(engine: Path, source: str, *, naive: Path | None = None, thread
              in size.
     """
     mhz, load = read_mhz(), read_load()
-    cores = threads or available_cores()
+    cores = threads or usable_cores()
     with closing(open_source(source)) as opened:
         _require_finite_source(opened, source)
         frames = list(islice(_read(opened), KEPT_FRAMES))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tsss_edge.backends import Backend
 from tsss_edge.bench.result import EndToEnd
-from tsss_edge.percentiles import percentiles
+from tsss_edge.metrics import percentiles
 from tsss_edge.segment import labels_at
 
 WARMUP_CALLS = 5

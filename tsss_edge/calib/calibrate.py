@@ -11,13 +11,11 @@ from typing import Any, Literal
 import msgspec
 
 import tsss_edge
-from tsss_edge.artifacts import CalibrationRecord, OnnxModel, write_bytes, write_json
+from tsss_edge.artifacts import CalibrationRecord, OnnxModel
 from tsss_edge.backends.common import import_extra
 from tsss_edge.calib.heldout import Judge, Sample, held_back_ids, load_samples
 from tsss_edge.calib.methods import METHODS, Method
-from tsss_edge.calib.networks import pick_compiler
 from tsss_edge.calib.pareto import pareto_svg
-from tsss_edge.calib.placement import Options, exact_ranges, wanted_tensors
 from tsss_edge.calib.qdq import insert_qdq
 from tsss_edge.calib.ranges import CalibTable, Histograms, collect, make_table
 from tsss_edge.calib.search import graphs_to_judge, search
@@ -25,6 +23,9 @@ from tsss_edge.calib.sets import Chosen, choose, find_set, noise
 from tsss_edge.config import CalibSet
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
+from tsss_edge.files import write_bytes, write_json
+from tsss_edge.onnxgraph.placement import Options, exact_ranges, wanted_tensors
+from tsss_edge.onnxgraph.sessions import pick_compiler
 
 FULL_SET = 512  # pictures that peers settle on
 MethodOrAuto = Literal["minmax", "percentile", "mse", "entropy", "auto"]

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Placement, Preprocess, Struct
-from tsss_edge.calib.networks import Compiler, Network
 from tsss_edge.calib.sets import balanced
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import DataError
 from tsss_edge.metrics import ConfusionMatrix, miou_drop_interval
+from tsss_edge.onnxgraph.sessions import Compiler, Network
 from tsss_edge.segment import labels_at
 
 HELD_BACK = 128  # pictures; a network labels them in a second or two

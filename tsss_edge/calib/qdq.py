@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from tsss_edge.calib.methods import LEVELS
-from tsss_edge.calib.placement import Decision, Options, Plan, plan
 from tsss_edge.calib.ranges import CalibTable
 from tsss_edge.errors import ArtifactError
+from tsss_edge.onnxgraph.placement import Decision, Options, Plan, plan
 
 LEAST_SCALE = 1e-9  # of a weight channel that is all 0: TensorRT refuses a scale of 0
 _AXIS = {"Conv": 0, "ConvTranspose": 1}  # of the output channels in a weight

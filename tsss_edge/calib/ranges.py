@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import Struct, read_json, write_json
+from tsss_edge.artifacts import Struct
 from tsss_edge.calib.histogram import Histogram
 from tsss_edge.calib.methods import Method, choose_range
-from tsss_edge.calib.networks import open_session, with_batch
 from tsss_edge.errors import ArtifactError
+from tsss_edge.files import read_json, write_json
+from tsss_edge.onnxgraph.sessions import open_session, with_batch
 
 MOST_WORKERS = 8  # each holds the activations of one picture
 Histograms = dict[str, Histogram]

@@ -16,11 +16,11 @@ import msgspec
 from tsss_edge.artifacts import Precision, Struct
 from tsss_edge.calib.heldout import Judge, Score
 from tsss_edge.calib.methods import Method
-from tsss_edge.calib.networks import Network, time_in_turn
-from tsss_edge.calib.placement import Options, plan
 from tsss_edge.calib.qdq import insert_qdq
 from tsss_edge.calib.ranges import CalibTable
 from tsss_edge.errors import GateError
+from tsss_edge.onnxgraph.placement import Options, plan
+from tsss_edge.onnxgraph.sessions import Network, time_in_turn
 
 MOST_GIVEN_BACK = 0.5  # of the quantized layers: an engine with fewer in INT8 is a float engine with detours
 

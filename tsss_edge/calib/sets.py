@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import Preprocess, sha256_bytes, sha256_file
+from tsss_edge.artifacts import Preprocess
 from tsss_edge.config import CalibSet, load_calib_set, shared_folder
 from tsss_edge.data.voc import VocDataset, read_image
 from tsss_edge.errors import DataError
+from tsss_edge.files import sha256_bytes, sha256_file
 
 FEW = 128  # pictures; below, ranges of rare classes are a matter of luck (peers calibrate on 128 to 512)
 Picture = Callable[[], NDArray[np.uint8]]  # loads (1,H,W,3) uint8 RGB at network input size

@@ -8,11 +8,29 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Callable
 
 import typer
 
 from tsss_edge import __version__
-from tsss_edge.cli import data, deploy, live, look, method, prove, ship, train
+from tsss_edge.cli.adapt import adapt
+from tsss_edge.cli.bench import bench
+from tsss_edge.cli.build_engine import build_engine
+from tsss_edge.cli.bundle import bundle
+from tsss_edge.cli.calibrate import calibrate
+from tsss_edge.cli.data import app as data
+from tsss_edge.cli.demo import demo
+from tsss_edge.cli.doctor import doctor
+from tsss_edge.cli.eval import evaluate
+from tsss_edge.cli.export import export
+from tsss_edge.cli.inspect import inspect
+from tsss_edge.cli.label import label
+from tsss_edge.cli.parity import parity
+from tsss_edge.cli.reproduce import reproduce
+from tsss_edge.cli.segment import segment
+from tsss_edge.cli.stream import stream
+from tsss_edge.cli.train import app as train
+from tsss_edge.cli.triton import triton
 from tsss_edge.errors import EXIT_ERROR, EXIT_OK, TsssEdgeError, UnavailableError
 
 # Modules that a stage imports by itself, by the extra that brings them; others are asked for by `import_extra`.
@@ -45,8 +63,15 @@ def options(
         os.environ["TSSS_EDGE_DEBUG"] = "1"
 
 
-for module in (look, data, train, method, deploy, prove, live, ship):
-    module.register(app)
+COMMANDS: tuple[Callable[..., None], ...] = (
+    *(demo, doctor, inspect, label, adapt, reproduce, export, calibrate, build_engine),
+    *(parity, bench, stream, segment, triton, bundle),
+)
+for command in COMMANDS:
+    app.command()(command)
+app.command("eval")(evaluate)
+app.add_typer(data, name="data")
+app.add_typer(train, name="train")
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from tsss_edge.artifacts import write_json
+from tsss_edge.files import write_json
 
 Json = Annotated[
     str | None,
@@ -35,7 +35,7 @@ def rebuild_first(engine: Path, wanted: bool) -> None:
     """Build an unfit engine again, and say so on stderr."""
     if not wanted:
         return
-    from tsss_edge.rebuild import rebuild_if_unfit
+    from tsss_edge.deploy.rebuild import rebuild_if_unfit
 
     if (rebuilt := rebuild_if_unfit(engine)) is not None:
         typer.echo(rebuilt.summary(), err=True)

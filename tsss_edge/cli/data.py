@@ -20,10 +20,6 @@ class Fetchable(str, Enum):
     sbd = "sbd"
 
 
-def register(parent: typer.Typer) -> None:
-    parent.add_typer(app, name="data")
-
-
 @app.command()
 def synth(
     out: Annotated[Path, typer.Option(help="Folder to make.")],

@@ -34,10 +34,6 @@ MeanTeacher = Annotated[bool, typer.Option(help="Let the averaged network correc
 CutMix = Annotated[bool, typer.Option(help="Paste rectangles of other pictures in (arXiv 1905.04899).")]
 
 
-def register(parent: typer.Typer) -> None:
-    parent.add_typer(app, name="train")
-
-
 @app.command()
 def supervised(
     data: Data,

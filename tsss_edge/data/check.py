@@ -10,8 +10,8 @@ import numpy as np
 
 from tsss_edge.artifacts import IGNORE, Struct
 from tsss_edge.data.voc import VocDataset
-from tsss_edge.data.writing import progress
 from tsss_edge.errors import DataError
+from tsss_edge.machine import progress
 
 FULL_SPLITS = ("val", "test")  # lists whose images all need masks, since results are measured on them
 
@@ -68,7 +68,7 @@ def check_dataset(root: Path, splits: Sequence[str] | None = None) -> CheckRepor
     strict = {i for name in FULL_SPLITS for i in sizes.get(name, ())}
     every = list(dict.fromkeys(i for ids in sizes.values() for i in ids))
     labels_fine = _check_table(dataset, tally)
-    with progress(len(every), "checking") as advance:
+    with progress("checking", len(every)) as advance:
         for image_id in every:
             _check_image(dataset, image_id, tally, needs_mask=image_id in strict, labels_fine=labels_fine)
             advance()

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tsss_edge.artifacts import sha256_file
 from tsss_edge.errors import DataError
+from tsss_edge.files import sha256_file
 
 BLOCK = 1 << 20
 TIMEOUT_S = 30.0

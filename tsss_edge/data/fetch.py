@@ -18,11 +18,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import Struct, write_bytes
+from tsss_edge.artifacts import Struct
 from tsss_edge.data.download import download, require_room
 from tsss_edge.data.voc import VOC_NAMES, VocDataset, write_mask
-from tsss_edge.data.writing import RECIPE, claim, progress
+from tsss_edge.data.writing import RECIPE, claim
 from tsss_edge.errors import DataError, UnavailableError
+from tsss_edge.files import write_bytes
+from tsss_edge.machine import progress
 
 Name = Literal["voc2012", "sbd"]
 MAX_FILE = 64 << 20  # bytes of one file in an archive; the largest real ones are below 1 MiB
@@ -105,9 +107,9 @@ def _fetch(name: Name, archive: Archive, out: Path, mirror: str | None, *, keep_
     path = out / "downloads" / archive.file
     url = f"{mirror.rstrip('/')}/{archive.file}" if mirror else archive.url
     require_room(out, archive.size)  # what is unpacked is about as large as the archive
-    with progress(archive.size, f"{name}: downloading") as advance:
+    with progress(f"{name}: downloading", archive.size) as advance:
         download(url, path, sha256=archive.sha256, size=archive.size, advance=advance)
-    with progress(archive.size, f"{name}: unpacking") as advance:
+    with progress(f"{name}: unpacking", archive.size) as advance:
         files = UNPACKERS[name](members(path, archive.inside, advance), out)
     if not keep_archive:
         path.unlink()

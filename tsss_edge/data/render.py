@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -40,8 +39,9 @@ from tsss_edge.data.appearance import (
 from tsss_edge.data.backdrop import backdrop
 from tsss_edge.data.synthetic import Family, Scenes
 from tsss_edge.data.voc import read_classes, read_mask
-from tsss_edge.data.writing import SetWriter, progress, write_pair
+from tsss_edge.data.writing import SetWriter, write_pair
 from tsss_edge.errors import DataError
+from tsss_edge.machine import progress, usable_cores
 
 Looks = Literal["a", "b"]  # families of appearances without a common texture or pair of tones
 Image = NDArray[np.uint8]
@@ -92,7 +92,7 @@ def render_layouts(
     recipe = {"made by": "tsss-edge data render", "seed": seed, "short_side": short_side, "family": family}
     writer = SetWriter.open(out, classes, recipe)
     job = partial(_render_file, layouts, out, classes, short_side, seed, family)
-    with progress(len(jobs), "rendering") as advance:
+    with progress("rendering", len(jobs)) as advance:
         for (split, image_id), labels in zip(jobs, _mapped(job, [i for _, i in jobs], workers), strict=True):
             writer.note(split, image_id, labels)
             advance()
@@ -112,7 +112,7 @@ def render_source(
     numbers = {"train": range(1 << 20, (1 << 20) + train), "val": range(1 << 21, (1 << 21) + val)}
     jobs = [(split, index) for split, indices in numbers.items() for index in indices]
     job = partial(_source_file, out, Scenes(seed, (short_side, short_side * 4 // 3), SOURCE))
-    with progress(len(jobs), "rendering") as advance:
+    with progress("rendering", len(jobs)) as advance:
         done = _mapped(job, [(f"{split}_{i & 0xFFFFF:05d}", i) for split, i in jobs], workers)
         for (split, index), labels in zip(jobs, done, strict=True):
             writer.note(split, f"{split}_{index & 0xFFFFF:05d}", labels)
@@ -238,7 +238,7 @@ def _mapped(
     job: Callable[..., frozenset[int]], items: Sequence[object], workers: int | None
 ) -> Iterable[frozenset[int]]:
     """`job` of each item in order, by `workers` processes; one works right here."""
-    count = min(workers or os.cpu_count() or 1, len(items) // 16)
+    count = min(workers or usable_cores(), len(items) // 16)
     if count <= 1:
         yield from map(job, items)
         return

@@ -21,7 +21,8 @@ from tsss_edge.artifacts import IGNORE, Classes
 from tsss_edge.data import silhouettes, textures
 from tsss_edge.data.appearance import Light, Look, Tones, blend, darken, lighting, lit, paint, relief, tones_of
 from tsss_edge.data.backdrop import backdrop
-from tsss_edge.data.writing import SetWriter, progress
+from tsss_edge.data.writing import SetWriter
+from tsss_edge.machine import progress
 
 # Silhouette and texture of each category. The first ten and the last ten share some of them, not all: what is learned from
 # one half must carry over to shapes and textures never seen.
@@ -248,7 +249,7 @@ def write_synthetic(
     recipe = {"made by": "tsss-edge data synth", "seed": seed, "size": size, "border": border}
     writer = SetWriter.open(out, CLASSES, recipe)
     splits = {"train": range(TRAIN_FROM, TRAIN_FROM + train), "val": range(VAL_FROM, VAL_FROM + val)}
-    with progress(train + val, "scenes") as advance:
+    with progress("scenes", train + val) as advance:
         for split, indices in splits.items():
             for index in indices:
                 image_id = f"{split}_{index - indices.start:05d}"

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from tsss_edge.artifacts import IGNORE, Classes, atomic_path, voc_color
+from tsss_edge.artifacts import IGNORE, Classes, voc_color
 from tsss_edge.errors import DataError
+from tsss_edge.files import atomic_path
 
 VOC_NAMES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import IGNORE, Classes, write_bytes, write_json
+from tsss_edge.artifacts import IGNORE, Classes
 from tsss_edge.data.voc import write_mask
 from tsss_edge.errors import DataError
+from tsss_edge.files import write_bytes, write_json
 
 JPEG_QUALITY = 92
 RECIPE = "recipe.json"  # how a set of ours was made; says that its folder may be written again
@@ -98,18 +97,3 @@ def labels_csv(labels: Mapping[str, frozenset[int]]) -> bytes:
     rows.writerow(("id", "classes"))
     rows.writerows((image_id, " ".join(str(i) for i in sorted(ids - {IGNORE}))) for image_id, ids in labels.items())
     return text.getvalue().encode()
-
-
-@contextmanager
-def progress(total: int, what: str) -> Iterator[Callable[..., None]]:
-    """A bar on standard error where that is a terminal; yields what to call after each item, or with how many."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task(what, total=total)
-
-        def advance(amount: int = 1) -> None:
-            bar.advance(task, amount)
-
-        yield advance

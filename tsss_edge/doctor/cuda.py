@@ -7,7 +7,7 @@ import importlib.metadata
 import re
 from pathlib import Path
 
-from tsss_edge.backends.cuda_info import driver_problem, driver_version, gpus
+from tsss_edge.backends.cuda.gpus import driver_problem, driver_version, gpus
 from tsss_edge.doctor.checks import Check, output
 from tsss_edge.doctor.host import GIB
 

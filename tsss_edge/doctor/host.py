@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import shutil
@@ -10,6 +9,7 @@ import sys
 from pathlib import Path
 
 from tsss_edge.doctor.checks import Check
+from tsss_edge.machine import memory_bytes, usable_cores
 
 GIB = 1 << 30
 LITTLE_MEMORY, LITTLE_DISK = 2 * GIB, 2 * GIB  # training edge-m at 512x512 and the demo's files want about that
@@ -60,15 +60,3 @@ def _cpuinfo(key: str, path: Path = Path("/proc/cpuinfo")) -> str:
     text = path.read_text() if path.is_file() else ""
     found = re.search(rf"^{key}\s*:\s*(.*)$", text, re.MULTILINE)
     return found.group(1).strip() if found else ""
-
-
-def usable_cores() -> int:
-    """Cores this process may run on (a container or taskset may allow fewer than the machine has)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def memory_bytes(path: Path = Path("/proc/meminfo")) -> tuple[int, int]:
-    """(total, available) bytes; zeros where the system does not tell."""
-    text = path.read_text() if path.is_file() else ""
-    values = {name: int(kib) * 1024 for name, kib in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
-    return values.get("MemTotal", 0), values.get("MemAvailable", 0)

@@ -5,20 +5,19 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
-from tsss_edge.artifacts import read_json
 from tsss_edge.export.tensorrt_worker import Job, Result
+from tsss_edge.files import read_json
+from tsss_edge.machine import spinner
 
 
 def run_worker(job: Job) -> Result:
     """Run the builder in a child process; its crash or death comes back as a result with an error."""
     command = [sys.executable, "-m", "tsss_edge.export.tensorrt_worker"]
-    with _spinner(f"TensorRT builds {Path(job.plan).name}"):
+    with spinner(f"TensorRT builds {Path(job.plan).name}"):
         done = subprocess.run(command, input=msgspec.json.encode(job), capture_output=True, check=False)
     result = Path(job.result)
     if done.returncode or not result.is_file():
@@ -35,15 +34,3 @@ def _died(code: int) -> str:
     if code == -signal.SIGKILL:
         return "was killed (out of memory? lower workspace_mib in the target)"
     return f"crashed with {signal.Signals(-code).name}" if code < 0 else f"stopped with exit code {code}"
-
-
-@contextmanager
-def _spinner(text: str) -> Iterator[None]:
-    """A sign of life on stderr where that is a terminal: a build takes seconds here, minutes on a Jetson."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status(text):
-        yield

@@ -12,22 +12,13 @@ from pathlib import Path
 import msgspec
 
 import tsss_edge
-from tsss_edge.artifacts import (
-    Checkpoint,
-    Engine,
-    EngineRecord,
-    OnnxModel,
-    Precision,
-    Struct,
-    read_json,
-    sha256_file,
-    write_json,
-)
+from tsss_edge.artifacts import Checkpoint, Engine, EngineRecord, OnnxModel, Precision, Struct
 from tsss_edge.config import Target
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.export.built import Built
 from tsss_edge.export.dla import Dla
 from tsss_edge.export.sources import is_checkpoint, planned_onnx, possible_precisions, source_onnx
+from tsss_edge.files import read_json, sha256_file, write_json
 
 SUFFIXES = {"openvino": ".xml", "tensorrt": ".engine", "tensorrt-rtx": ".engine"}
 _PRECISION_TAGS = (".fp32", ".bf16", ".fp16", ".int8")

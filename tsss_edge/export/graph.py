@@ -99,7 +99,7 @@ def build_graph(fused: FusedNet, meta: OnnxMeta, batch: int) -> Any:
 
 def to_half(graph: Any, meta: OnnxMeta, pictures: Sequence[NDArray[np.uint8]]) -> tuple[Any, OnnxMeta]:
     """The graph with FP16 casts, nodes that overflow on `pictures`, (1,H,W,3) uint8, kept in FP32 and named in the meta."""
-    from tsss_edge.export.precision import cast_fp16, overflowing_nodes, scan_peaks
+    from tsss_edge.onnxgraph.half import cast_fp16, overflowing_nodes, scan_peaks
 
     kept = overflowing_nodes(graph, scan_peaks(graph, pictures))
     return cast_fp16(graph, keep_float=kept), msgspec.structs.replace(meta, float_nodes=tuple(sorted(kept)))

@@ -12,11 +12,11 @@ from pathlib import Path
 import msgspec
 
 from tsss_edge.artifacts import OnnxModel, Struct
-from tsss_edge.backends.cuda_info import Gpu
+from tsss_edge.backends.cuda.gpus import Gpu
 from tsss_edge.backends.trt_api import Trt
 from tsss_edge.errors import ArtifactError
 from tsss_edge.export.tensorrt_worker import Job, Result
-from tsss_edge.export.typed_graph import AS_ASKED, TypedGraph, named_layers, without_qdq, write_typed
+from tsss_edge.onnxgraph.typed import AS_ASKED, TypedGraph, named_layers, without_qdq, write_typed
 
 MOST_DROPPED = 3  # attempts that give layers back to FP16: a network that needs more is not an INT8 network
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from tsss_edge.artifacts import OnnxModel, Precision, sha256_file
-from tsss_edge.backends.cuda_info import Gpu, driver_problem, driver_version, first_gpu
+from tsss_edge.artifacts import OnnxModel, Precision
+from tsss_edge.backends.cuda.gpus import Gpu, driver_problem, driver_version, first_gpu
 from tsss_edge.backends.trt_api import Flavour, Trt, load
 from tsss_edge.config import Target, cache_folder
 from tsss_edge.errors import ArtifactError, UnavailableError
@@ -16,7 +16,8 @@ from tsss_edge.export.built import Built, expected_outputs
 from tsss_edge.export.ladder import Climbed, climb
 from tsss_edge.export.tensorrt_worker import Job
 from tsss_edge.export.trtexec import MIB, cache_name, cache_text, trtexec_command
-from tsss_edge.export.typed_graph import AS_ASKED, TypedGraph, float_graph, source_ranges, typed_graphs
+from tsss_edge.files import sha256_file
+from tsss_edge.onnxgraph.typed import AS_ASKED, TypedGraph, float_graph, source_ranges, typed_graphs
 
 DEFAULT_WORKSPACE = 256 * MIB  # without a GPU to ask; the networks here need some 10 MiB (measured, edge-s 512x512)
 

@@ -13,11 +13,12 @@ from typing import Any
 
 import msgspec
 
-from tsss_edge.artifacts import Precision, Struct, TensorSpec, write_bytes, write_json
+from tsss_edge.artifacts import Precision, Struct, TensorSpec
 from tsss_edge.backends.trt_api import Flavour, Trt, load, make_logger, type_name
 from tsss_edge.errors import ArtifactError, TsssEdgeError
 from tsss_edge.export.dla import Dla, dla_of
 from tsss_edge.export.realised import realised_precisions
+from tsss_edge.files import write_bytes, write_json
 
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8", "INT32": "int32", "INT64": "int64", "INT8": "int8"}
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import msgspec
 
 from tsss_edge import __version__
-from tsss_edge.artifacts import CalibrationRecord, Checkpoint, Preprocess, sha256_file
+from tsss_edge.artifacts import CalibrationRecord, Checkpoint, Preprocess
 from tsss_edge.backends import open_backend
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.evaluate import require_labelled, require_same_classes
+from tsss_edge.files import sha256_file
 from tsss_edge.parity.gate import judge
 from tsss_edge.parity.layers import LayerError, LayerReport, compare_layers, structure_faults
 from tsss_edge.parity.measure import Stage, look_again, measure
@@ -89,7 +90,7 @@ def check_parity(
         )
         report = _look_into_quantization(report, subject, graphs, dataset, ids)
         if report_dir is not None:
-            from tsss_edge.report import write_report
+            from tsss_edge.parity.page import write_report
 
             seen = look_again(stages[0], stages[-1], dataset, [image.id for image in report.worst])
             write_report(report, seen, dataset.classes, report_dir)

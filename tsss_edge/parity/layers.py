@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Struct
 from tsss_edge.backends.common import import_extra
-from tsss_edge.parity.graphs import LEVELS, QdqGraph
+from tsss_edge.onnxgraph.view import LEVELS, QdqGraph
 
 NO_ERROR_DB = 200.0  # stands for "equal"
 LAYER_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})

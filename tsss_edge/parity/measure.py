@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from tsss_edge.artifacts import IGNORE
 from tsss_edge.backends import Backend, Outputs
 from tsss_edge.data.voc import VocDataset
+from tsss_edge.machine import track
 from tsss_edge.metrics import ConfusionMatrix, agreement_counts, boundary_band
 from tsss_edge.parity.result import WorstImage
-from tsss_edge.segment import labels_at, run_network, track
+from tsss_edge.segment import labels_at, run_network
 
 
 @dataclass

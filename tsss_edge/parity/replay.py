@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import CalibrationRecord, Preprocess, Struct, sha256_file
+from tsss_edge.artifacts import CalibrationRecord, Preprocess, Struct
 from tsss_edge.backends.common import import_extra
 from tsss_edge.calib.ranges import collect
 from tsss_edge.data.voc import VocDataset, read_image
-from tsss_edge.parity.graphs import LEVELS, QdqGraph
+from tsss_edge.files import sha256_file
+from tsss_edge.onnxgraph.view import LEVELS, QdqGraph
 
 REPLAYED = 512  # pictures at most: all of an ordinary set, in the time that measuring them took
 TOLERANCE = 0.01  # of a peak: rounding of scales, other versions of ONNX Runtime (ours)

@@ -15,9 +15,9 @@ from tsss_edge.artifacts import (
     Precision,
     Preprocess,
     require_same_preprocess,
-    sha256_file,
 )
 from tsss_edge.errors import ArtifactError
+from tsss_edge.files import sha256_file
 
 ONNX_NAMES: dict[Precision, str] = {"fp32": "ONNX", "bf16": "ONNX", "fp16": "FP16 ONNX", "int8": "INT8 ONNX"}
 

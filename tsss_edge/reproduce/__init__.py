@@ -12,10 +12,10 @@ from pathlib import Path
 
 import msgspec
 
-from tsss_edge.artifacts import write_json
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.supervision import strong_from_fraction
 from tsss_edge.data.voc import VocDataset
+from tsss_edge.files import write_json
 from tsss_edge.reproduce.jobs import done, threads_each
 from tsss_edge.reproduce.page import write_page
 from tsss_edge.reproduce.rows import ROWS, RowPlan, choose_rows

@@ -17,6 +17,8 @@ from graphlib import TopologicalSorter
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 
+from tsss_edge.machine import usable_cores
+
 
 @dataclass(frozen=True)
 class Task:
@@ -107,4 +109,4 @@ def _end_with_parent() -> None:
 
 def threads_each(threads: int, jobs: int) -> int:
     """CPU threads of one of `jobs` processes: as asked for, or (0) its share of the cores."""
-    return threads or (max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0)
+    return threads or (max(1, usable_cores() // jobs) if jobs > 1 else 0)

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tsss_edge.artifacts import IGNORE, Checkpoint, voc_color, write_bytes
+from tsss_edge.artifacts import IGNORE, Checkpoint, voc_color
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
+from tsss_edge.files import write_bytes
+from tsss_edge.label.annotate import Annotator
+from tsss_edge.label.write import find_classifier, find_lnet, settings_of
 from tsss_edge.models import load_model
 from tsss_edge.reproduce.table import Table
-from tsss_edge.train.annotate import Annotator
-from tsss_edge.train.label import find_classifier, find_lnet, settings_of
 from tsss_edge.train.validate import Views
 
 PICTURES = 10  # of weak images, evenly spaced in the list

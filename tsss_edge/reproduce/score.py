@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tsss_edge.artifacts import Checkpoint, Struct, read_json, write_json
+from tsss_edge.artifacts import Checkpoint, Struct
+from tsss_edge.files import read_json, write_json
 from tsss_edge.metrics import ConfusionMatrix, per_class
 from tsss_edge.models import load_model
 from tsss_edge.train.loop import pick_device

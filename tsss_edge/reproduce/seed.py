@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tsss_edge.artifacts import Checkpoint, read_json, write_json
+from tsss_edge.artifacts import Checkpoint
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.voc import VocDataset
+from tsss_edge.files import read_json, write_json
+from tsss_edge.label.write import LabelReport
 from tsss_edge.reproduce.jobs import Task
 from tsss_edge.reproduce.rows import RowPlan
 from tsss_edge.reproduce.score import Score, scored
 from tsss_edge.reproduce.table import Seed
 from tsss_edge.train.all import first_round, last_pnet, only_pnet, second_round
-from tsss_edge.train.label import LabelReport
 from tsss_edge.train.ladder import Ladder, ladder
 from tsss_edge.train.supervised import train_supervised
 from tsss_edge.train.validate import Views

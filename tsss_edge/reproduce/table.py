@@ -13,8 +13,8 @@ from tsss_edge import __version__
 from tsss_edge.artifacts import Struct
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.voc import VocDataset
+from tsss_edge.label.write import LabelReport
 from tsss_edge.reproduce.score import Score
-from tsss_edge.train.label import LabelReport
 from tsss_edge.train.ladder import Ladder
 
 PAPER = {"50": 0.965, "0": 0.894}  # ratios on PASCAL VOC 2012, arXiv 1711.06828; never measured here

@@ -8,11 +8,11 @@ from tsss_edge.artifacts import Engine
 from tsss_edge.backends import AsyncBackend, open_backend
 from tsss_edge.backends.ov import MAX_STREAMS
 from tsss_edge.errors import ArtifactError, GateError, UnavailableError
+from tsss_edge.machine import usable_cores
 from tsss_edge.stream import cuda
 from tsss_edge.stream.cpu import CpuStages
 from tsss_edge.stream.cuda import DeviceEngine
 from tsss_edge.stream.pipeline import Stages, ready_results
-from tsss_edge.stream.process import available_cores
 
 
 def require_gate(path: Path, *, force: bool) -> None:
@@ -33,7 +33,7 @@ def open_engine(path: Path, *, live: bool, threads: int | None) -> AsyncBackend:
     Live: one, on all cores, because a frame that queues grows old. Files: one a core (up to `MAX_STREAMS`), which gives
     the most frames a second, and one more, so that none of them waits for its next picture. A GPU's also hold results.
     """
-    cores = threads or available_cores()
+    cores = threads or usable_cores()
     slots = 1 if live else min(cores, MAX_STREAMS) + 1
     if path.suffix == ".engine":
         slots = cuda.slots_needed(live=live, ready=ready_results(live=live))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -11,6 +10,8 @@ from types import FrameType
 from typing import Any
 
 import cv2
+
+from tsss_edge.machine import usable_cores
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and what a service manager sends
 
@@ -62,11 +63,6 @@ def opencv_threads(count: int) -> Iterator[None]:
         cv2.setNumThreads(before)
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def decode_threads() -> int:
     """Threads of a video decoder: a quarter of the cores. On two cores one is as fast as two (docs/results/stream.md)."""
-    return max(1, available_cores() // 4)
+    return max(1, usable_cores() // 4)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tsss_edge.artifacts import Struct
-from tsss_edge.percentiles import Percentiles, percentiles
+from tsss_edge.metrics import Percentiles, percentiles
 from tsss_edge.stream.frames import Result
 
 KEPT = 100_000  # times that percentiles look back on: an hour at 28 frames a second

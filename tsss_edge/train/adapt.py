@@ -16,14 +16,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import IGNORE, Checkpoint, Struct, write_json
+from tsss_edge.artifacts import IGNORE, Checkpoint, Struct
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset, read_mask, write_mask
 from tsss_edge.errors import ArtifactError, DataError
+from tsss_edge.files import write_json
+from tsss_edge.label.annotate import to_frame
 from tsss_edge.metrics import ConfusionMatrix
 from tsss_edge.models import Heads, SegNet, build_model, load_model
-from tsss_edge.train.annotate import to_frame
 from tsss_edge.train.common import require_background
 from tsss_edge.train.loader import MaskOf
 from tsss_edge.train.loop import pick_device

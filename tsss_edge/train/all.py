@@ -12,13 +12,14 @@ from typing import Any
 
 import msgspec
 
-from tsss_edge.artifacts import Checkpoint, atomic_path
+from tsss_edge.artifacts import Checkpoint
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
+from tsss_edge.files import atomic_path
+from tsss_edge.label.write import MANIFEST, settings_of, write_labels
 from tsss_edge.train.classifier import train_classifier
 from tsss_edge.train.distributed import meet, this_process
-from tsss_edge.train.label import MANIFEST, settings_of, write_labels
 from tsss_edge.train.lnet import train_lnet
 from tsss_edge.train.pnet import PLAIN, Switches, train_pnet
 
@@ -42,7 +43,7 @@ def train_all(
     `config.epochs` are P-Net's, its draft's included: it sees a picture as often as a supervised network of these settings.
 
     Args:   source: a set whose masks L-Net learns from, in place of the strong categories' (the 0% protocol).
-            relabel: train a draft of P-Net first, for a quarter of its epochs, that labels again (see train/relabel.py).
+            relabel: train a draft of P-Net first, for a quarter of its epochs, that labels again (see label/relabel.py).
             lnet_epochs: of L-Net, see `first_round`.
             resume: go on in the stage that was under way; finished stages are not run again.
     Raises: DataError, ArtifactError: as the stages.

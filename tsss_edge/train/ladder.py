@@ -15,9 +15,9 @@ from tsss_edge.artifacts import Preprocess, Struct
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError, DataError
+from tsss_edge.label.annotate import Annotator, Evidence, LabelConfig, sharpened, transferred
+from tsss_edge.label.write import find_classifier, find_lnet, settings_of
 from tsss_edge.metrics import ConfusionMatrix
-from tsss_edge.train.annotate import Annotator, Evidence, LabelConfig, sharpened, transferred
-from tsss_edge.train.label import find_classifier, find_lnet, settings_of
 from tsss_edge.train.validate import Views, object_truth
 
 EVERYWHERE = LabelConfig(background_below=-1.0, object_above=-1.0, margin=0.0)  # a category for every pixel

@@ -23,11 +23,12 @@ from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Classes
 from tsss_edge.artifacts import Stage as StageName
 from tsss_edge.config import TrainConfig
 from tsss_edge.errors import DataError, UnavailableError
+from tsss_edge.machine import progress
 from tsss_edge.train.checkpoints import Checkpoints, Stateful
 from tsss_edge.train.distributed import average_gradients, join, mean_of_processes, meet, share_batch_statistics
 from tsss_edge.train.loader import Batch, Samples
 from tsss_edge.train.muon import Muon
-from tsss_edge.train.runfolder import Log, has_begun, progress, write_config
+from tsss_edge.train.runfolder import Log, has_begun, write_config
 
 CLIP_NORM = 5.0  # of the whole gradient; keeps one odd batch from undoing an epoch
 

@@ -23,19 +23,20 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tsss_edge.artifacts import IGNORE, Checkpoint, Struct, read_json
+from tsss_edge.artifacts import IGNORE, Checkpoint, Struct
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.augment import TrainAugment
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset, read_mask
 from tsss_edge.errors import ArtifactError, DataError
+from tsss_edge.files import read_json
+from tsss_edge.label.write import MANIFEST, LabelReport, find_classifier, find_labeller
 from tsss_edge.models import SegNet
 from tsss_edge.models.classifier import load_classifier
 from tsss_edge.models.discriminator import Discriminator
 from tsss_edge.train.common import class_weights, fresh_net, require_background, take_over, training_split
 from tsss_edge.train.cutmix import cut_and_mix
 from tsss_edge.train.distributed import average_gradients
-from tsss_edge.train.label import MANIFEST, LabelReport, find_classifier, find_labeller
 from tsss_edge.train.loader import Batch, MaskOf, Samples, network_input
 from tsss_edge.train.loop import Moment, Stage, train
 from tsss_edge.train.losses import category_losses, cell_shares, object_loss

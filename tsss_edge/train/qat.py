@@ -14,17 +14,18 @@ import msgspec
 import torch
 from torch import Tensor, fx, nn
 
-from tsss_edge.artifacts import Checkpoint, OnnxModel, require_same_preprocess, sha256_file
+from tsss_edge.artifacts import Checkpoint, OnnxModel, require_same_preprocess
 from tsss_edge.calib.methods import LEVELS
-from tsss_edge.calib.placement import Graph, Options, Plan, plan
 from tsss_edge.calib.qdq import LEAST_SCALE
 from tsss_edge.calib.ranges import CalibTable
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
 from tsss_edge.export.graph import build_graph
+from tsss_edge.files import sha256_file
 from tsss_edge.models import SegNet, load_model
 from tsss_edge.models.fused import FusedNet, layer_names
+from tsss_edge.onnxgraph.placement import Graph, Options, Plan, plan
 from tsss_edge.train.loop import train
 from tsss_edge.train.supervised import supervised_stage
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,9 +12,9 @@ from typing import Any
 import msgspec
 from torch import Tensor
 
-from tsss_edge.artifacts import write_bytes
 from tsss_edge.config import TrainConfig
 from tsss_edge.errors import ArtifactError
+from tsss_edge.files import write_bytes
 
 
 def has_begun(out: Path, resume: bool) -> bool:
@@ -91,16 +88,3 @@ def _board(out: Path, first_epoch: int) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(out / "tensorboard"), purge_step=first_epoch + 1)  # hides what will be trained again
-
-
-@contextmanager
-def progress(what: str, total: int, done: int = 0, *, shown: bool = True) -> Iterator[Callable[[], None]]:
-    """A progress bar on stderr when that is a terminal and it is to be `shown`; yields the function that moves it one step."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not (shown and sys.stderr.isatty())) as bar:
-        task = bar.add_task(what, total=total, completed=done)
-        yield lambda: bar.advance(task)

@@ -17,7 +17,7 @@ def open_stages(engine: DeviceEngine, *, blend: bool) -> CudaStages:
 
     Raises: UnavailableError: the engine gives no logits, takes no batch of 1, or PyCUDA or the kernels are not there.
     """
-    from tsss_edge.kernels.launch import CudaDevice
+    from tsss_edge.backends.cuda.device import CudaDevice
 
     require_logits(engine.outputs)
     return CudaStages(engine, CudaDevice(), blend=blend)

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Classes, Preprocess, TensorSpec
+from tsss_edge.backends.cuda.device import CudaDevice
+from tsss_edge.backends.cuda.graph import Event, Graph
 from tsss_edge.errors import UnavailableError
-from tsss_edge.kernels.graph import Event, Graph
-from tsss_edge.kernels.launch import CudaDevice
 
 
 @runtime_checkable

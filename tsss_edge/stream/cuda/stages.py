@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.kernels.launch import CudaDevice
+from tsss_edge.backends.cuda.device import CudaDevice
 from tsss_edge.kernels.overlay import tint_table
 from tsss_edge.stream.cuda.slot import DeviceEngine, FrameSlot, Tints
 from tsss_edge.stream.frames import Frame, Result

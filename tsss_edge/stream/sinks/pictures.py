@@ -6,9 +6,9 @@ from pathlib import Path
 
 import cv2
 
-from tsss_edge.artifacts import write_bytes
 from tsss_edge.data.voc import write_mask
 from tsss_edge.errors import DataError
+from tsss_edge.files import write_bytes
 from tsss_edge.stream.frames import Result
 from tsss_edge.stream.uris import printf_pattern
 

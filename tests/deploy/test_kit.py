@@ -1,0 +1,151 @@
+"""Build kits: what is inside, that build.sh really builds, and that a failure leaves nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import CALIBRATION, CLASSES, tiny_onnx
+
+from tsss_edge.artifacts import CalibrationRecord, EngineRecord
+from tsss_edge.config import Target, load_target, read_toml, shared_folder
+from tsss_edge.deploy import kit as kits
+from tsss_edge.deploy.kit import Kit, runs_here, script_text, toml_text, write_kit
+from tsss_edge.deploy.wheel import write_wheel
+from tsss_edge.errors import ArtifactError
+from tsss_edge.export import sources
+from tsss_edge.files import read_json
+
+ORIN = load_target("jetson-orin")
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in shared_folder("export").glob("*.toml")))
+def test_toml_text_reads_back(tmp_path: Path, name: str) -> None:
+    (tmp_path / "t.toml").write_text(toml_text(load_target(name)))
+    assert read_toml(tmp_path / "t.toml", Target) == load_target(name)
+
+
+def test_kit_for_a_jetson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "_convert", lambda given, need, out, data: tiny_onnx(out, precision=need))
+    write_kit(tiny_onnx(tmp_path / "fused.onnx").path, ORIN, tmp_path / "kit", calib_data=tmp_path)
+    names = {p.name for p in (tmp_path / "kit").iterdir()}
+    wheel = next(n for n in names if n.endswith(".whl"))
+    assert names == {
+        "fused.int8.onnx", "fused.fp16.onnx", "target.toml", "kit.json", "calibration.json", "build.sh", "SHA256SUMS", wheel,
+    }  # fmt: skip
+    kit = read_json(tmp_path / "kit" / "kit.json", Kit)
+    assert kit.graphs == {"int8": "fused.int8.onnx", "fp16": "fused.fp16.onnx"}
+    assert (
+        read_toml(tmp_path / "kit" / "target.toml", Target) == msgspec.structs.replace(ORIN, local=True) == kit.target
+    )
+    assert read_json(tmp_path / "kit" / "calibration.json", CalibrationRecord) == CALIBRATION
+    check = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=tmp_path / "kit", capture_output=True, text=True)
+    assert check.returncode == 0 and check.stdout.count("OK") == len(names) - 1
+
+
+def test_build_script_builds_and_packs(tmp_path: Path) -> None:
+    target = msgspec.structs.replace(load_target("cpu"), precisions=("fp32",), local=False)
+    write_kit(tiny_onnx(tmp_path / "fused.onnx").path, target, tmp_path / "kit")
+    python = tmp_path / "python"  # everything for real but the timing
+    python.write_text(f'#!/bin/sh\n[ "$3" = bench ] || exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    done = subprocess.run(
+        [tmp_path / "kit/build.sh"], env={**os.environ, "TSSS_EDGE_PYTHON": str(python)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    with tarfile.open(tmp_path / "kit/result.tar.gz") as archive:
+        names = {Path(n).name for n in archive.getnames()}
+    assert {"fused.fp32.xml", "fused.fp32.bin", "fused.fp32.json", "doctor.json"} <= names
+    record = read_json(tmp_path / "kit/out/fused.fp32.json", EngineRecord)
+    assert (record.target, record.precision) == ("cpu", "fp32")
+
+
+def test_changed_file_stops_the_script(tmp_path: Path) -> None:
+    target = msgspec.structs.replace(load_target("cpu"), precisions=("fp32",))
+    write_kit(tiny_onnx(tmp_path / "fused.onnx").path, target, tmp_path / "kit")
+    (tmp_path / "kit/fused.fp32.onnx").write_bytes(b"x")
+    done = subprocess.run(
+        ["sh", tmp_path / "kit/build.sh"],
+        env={**os.environ, "TSSS_EDGE_PYTHON": "false"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "fused.fp32.onnx: FAILED" in done.stdout
+    assert not (tmp_path / "kit/out").exists()
+
+
+def test_an_old_python_is_told_with_the_other_way(tmp_path: Path) -> None:
+    target = msgspec.structs.replace(load_target("cpu"), precisions=("fp32",))
+    write_kit(tiny_onnx(tmp_path / "fused.onnx").path, target, tmp_path / "kit")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python3").write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.8.10"\n[ "$1" != -c ]\n')
+    (tmp_path / "bin/python3").chmod(0o755)
+    env = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin"}
+    done = subprocess.run(["sh", tmp_path / "kit/build.sh"], env=env, capture_output=True, text=True)
+    assert done.returncode == 4
+    assert "needs Python 3.10 (JetPack 6), Python 3.8.10 is here" in done.stderr and "trtexec --onnx" in done.stderr
+    assert not (tmp_path / "kit/venv").exists()
+
+
+def test_failure_leaves_nothing_and_an_existing_folder_stays(tmp_path: Path) -> None:
+    model = tiny_onnx(tmp_path / "fused.onnx", size_hw=(32, 32))
+    target = msgspec.structs.replace(load_target("cpu"), precisions=("fp32",))
+    with pytest.raises(ArtifactError, match="export it again"):
+        write_kit(model.path, target, tmp_path / "kit")
+    assert [p.name for p in tmp_path.iterdir()] == ["fused.onnx"]
+    (tmp_path / "kit").mkdir()
+    with pytest.raises(ArtifactError, match="exists already"):
+        write_kit(model.path, target, tmp_path / "kit")
+
+
+def test_parity_step_comes_with_data(tmp_path: Path) -> None:
+    data = tmp_path / "set"
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (data / folder).mkdir(parents=True)
+    for name in ("a", "b"):
+        Image.fromarray(np.zeros((64, 96, 3), np.uint8)).save(data / f"JPEGImages/{name}.jpg")
+        Image.fromarray(np.zeros((64, 96), np.uint8)).save(data / f"SegmentationClass/{name}.png")
+    (data / "ImageSets/Segmentation/val.txt").write_text("a\n")
+    (data / "classes.txt").write_text("\n".join(CLASSES.names))
+    target = msgspec.structs.replace(load_target("cpu"), precisions=("fp32",))
+    kit = write_kit(tiny_onnx(tmp_path / "fused.onnx").path, target, tmp_path / "kit", eval_data=data)
+    copied = {str(p.relative_to(tmp_path / "kit/data")) for p in (tmp_path / "kit/data").rglob("*") if p.is_file()}
+    assert copied == {"JPEGImages/a.jpg", "SegmentationClass/a.png", "ImageSets/Segmentation/val.txt", "classes.txt"}
+    assert "--split val --max-drop 0.5" in script_text(kit, "w.whl")
+
+
+def test_local_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tsss_edge.backends.cuda.gpus import Gpu
+
+    monkeypatch.setattr(kits, "first_gpu", lambda: None)
+    assert runs_here(load_target("cpu")) and not runs_here(ORIN)
+    orin = Gpu(name="Orin", compute_capability="8.7", total_bytes=1, free_bytes=1, driver_cuda="12.2")
+    monkeypatch.setattr(kits, "first_gpu", lambda: orin)
+    assert runs_here(ORIN) and not runs_here(load_target("jetson-thor"))
+
+
+def test_wheel_holds_the_package_and_is_the_same_twice(tmp_path: Path) -> None:
+    first = write_wheel(tmp_path)
+    content = first.read_bytes()
+    assert write_wheel(tmp_path).read_bytes() == content
+    with zipfile.ZipFile(first) as archive:
+        names = set(archive.namelist())
+        assert archive.testzip() is None
+    assert {"tsss_edge/artifacts.py", "tsss_edge/_share/export/cpu.toml", "tsss_edge/py.typed"} <= names
+    assert not [n for n in names if "__pycache__" in n]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", tmp_path / "t", first],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "t/tsss_edge/artifacts.py").is_file()

@@ -1,0 +1,121 @@
+"""`segment --ray`: the same masks as on one machine (on a stand-in for Ray; on Ray itself where it is installed)."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import tiny_onnx
+
+from tsss_edge.config import load_target
+from tsss_edge.deploy import segment_ray
+from tsss_edge.deploy.segment_ray import segment_on_ray
+from tsss_edge.errors import ArtifactError, UnavailableError
+from tsss_edge.export.engine import build_engine
+from tsss_edge.segment import segment_files
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Path:
+    for i in range(5):
+        picture = np.random.default_rng(i).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.fromarray(picture).save(tmp_path / f"photos/{i}.png")
+    (tmp_path / "photos/broken.jpg").write_bytes(b"\xff\xd8\xff")
+    return build_engine(tiny_onnx(tmp_path / "t.onnx").path, load_target("cpu"), tmp_path / "t", precision="fp32").path
+
+
+class LocalRay:
+    """Ray's part that we use, in this process: batches of rows to one instance of the class."""
+
+    def __init__(self) -> None:
+        self.addresses: list[Any] = []
+        self.shut = 0
+        self.data = SimpleNamespace(
+            from_items=self.from_items,
+            ActorPoolStrategy=lambda min_size, max_size: (min_size, max_size),
+            DataContext=SimpleNamespace(get_current=lambda: SimpleNamespace()),
+        )
+
+    def init(self, **options: Any) -> None:
+        self.addresses.append(options.get("address"))
+
+    def shutdown(self) -> None:
+        self.shut += 1
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 5.0}
+
+    def from_items(self, rows: list[dict[str, str]]) -> Any:
+        self.rows = rows
+        return self
+
+    def map_batches(self, kind: Any, *, fn_constructor_args: Any, batch_size: int, num_cpus: int, compute: Any) -> Any:
+        assert compute == (1, 5 // num_cpus)
+        worker = kind(*fn_constructor_args)
+        starts = range(0, len(self.rows), batch_size)
+        batches = [self.rows[i : i + batch_size] for i in starts]
+        columns = [{k: np.array([row[k] for row in batch], dtype=object) for k in batch[0]} for batch in batches]
+        self.told = [{"failed": text} for batch in columns for text in worker(batch)["failed"]]
+        return self
+
+    def take_all(self) -> list[dict[str, str]]:
+        return self.told
+
+
+def test_masks_are_those_of_one_machine(tmp_path: Path, engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = LocalRay()
+    monkeypatch.setattr(segment_ray, "import_extra", lambda module, extra: ray)
+    monkeypatch.setattr(segment_ray, "PICTURES_AT_ONCE", 2)
+    spread = segment_on_ray(engine, [str(tmp_path / "photos")], tmp_path / "spread", address="local", threads=2)
+    alone = segment_files(engine, [str(tmp_path / "photos")], tmp_path / "alone")
+    assert (spread.images, len(spread.failed)) == (alone.images, len(alone.failed)) == (5, 1)
+    assert "broken.jpg" in spread.failed[0]
+    masks = sorted(p.name for p in (tmp_path / "alone").iterdir())
+    assert sorted(p.name for p in (tmp_path / "spread").iterdir()) == masks
+    assert all((tmp_path / "spread" / m).read_bytes() == (tmp_path / "alone" / m).read_bytes() for m in masks)
+    assert (ray.addresses, ray.shut) == ([None], 1)
+
+
+def test_a_cluster_is_left_when_a_worker_fails(tmp_path: Path, engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = LocalRay()
+    ray.take_all = lambda: 1 / 0  # type: ignore[method-assign]
+    monkeypatch.setattr(segment_ray, "import_extra", lambda module, extra: ray)
+    with pytest.raises(ZeroDivisionError):
+        segment_on_ray(engine, [str(tmp_path / "photos")], tmp_path / "out", address="auto")
+    assert (ray.addresses, ray.shut) == (["auto"], 1)
+
+
+def test_without_ray_it_says_what_to_install(tmp_path: Path, engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(UnavailableError, match=r"pip install 'tsss-edge\[scale\]'"):
+        segment_on_ray(engine, [str(tmp_path / "photos")], tmp_path / "out", address="auto")
+    assert not (tmp_path / "out").exists()
+
+
+def test_nobody_at_the_address_is_told_at_once(tmp_path: Path, engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segment_ray, "import_extra", lambda module, extra: LocalRay())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # bound, but not listening
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(UnavailableError, match=f"no Ray cluster at '{address}'.*ray start --head"):
+            segment_on_ray(engine, [str(tmp_path / "photos")], tmp_path / "out", address=address)
+
+
+def test_a_damaged_engine_is_told_before_the_cluster_is_asked(tmp_path: Path, engine: Path) -> None:
+    engine.with_suffix(".bin").write_bytes(b"x")
+    with pytest.raises(ArtifactError, match="its hash is not the one"):
+        segment_on_ray(engine, [str(tmp_path / "photos")], tmp_path / "out", address="auto")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # Ray's own deprecations
+def test_on_ray_itself(tmp_path: Path, engine: Path) -> None:
+    pytest.importorskip("ray")
+    report = segment_on_ray(engine, [str(tmp_path / "photos")], tmp_path / "out", address="local")
+    assert (report.images, len(report.failed)) == (5, 1)

@@ -1,0 +1,34 @@
+"""`adapt`: one more category from image-level labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tsss_edge.cli.common import Data, Json, emit
+from tsss_edge.cli.settings import (
+    Epochs,
+    Out,
+    Resume,
+)
+
+
+def adapt(
+    run: Annotated[Path, typer.Argument(help="A run whose network tells categories apart.")],
+    data: Data,
+    new_class: Annotated[str, typer.Option(help="Name of the category, the last line of DATA's classes.txt.")],
+    out: Out,
+    epochs: Epochs = None,
+    resume: Resume = False,
+    json: Json = None,
+) -> None:
+    """Add one category to a trained run from image-level labels alone, and report old and new categories apart.
+
+    Example: tsss-edge adapt runs/method --data more-pictures --new-class drone --out runs/with-drone
+    """
+    from tsss_edge.train.adapt import adapt as add_category
+
+    report = add_category(run, data, out, new_class=new_class, epochs=epochs, resume=resume)
+    emit(report, report.summary(), json)

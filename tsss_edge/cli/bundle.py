@@ -1,0 +1,59 @@
+"""`bundle`: all that a host without a network needs."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tsss_edge.cli.common import Json, emit, usage_errors
+
+
+class MachineChoice(str, Enum):
+    """Processor of the host, as pip's platform tags call it."""
+
+    x86_64 = "x86_64"
+    aarch64 = "aarch64"
+
+
+def bundle(
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    python: Annotated[str, typer.Option(help="Python version of the host.")] = "3.10",
+    machine: Annotated[MachineChoice, typer.Option(help="Processor of the host.")] = MachineChoice.x86_64,
+    extra: Annotated[list[str] | None, typer.Option(help="Extra of tsss-edge: onnx, cpu, rtx, train, web.")] = None,
+    require: Annotated[list[str] | None, typer.Option(help="Another package, as pip takes it.")] = None,
+    wheel: Annotated[list[Path] | None, typer.Option(help="A ready wheel (PyCUDA built for that Python).")] = None,
+    file: Annotated[list[Path] | None, typer.Option(help="A file or folder that comes along.")] = None,
+    part_mib: Annotated[int, typer.Option(min=1, help="Largest size of a part.")] = 48,
+    level: Annotated[int, typer.Option(min=0, max=9, help="Of xz: 0 quick, 9 small.")] = 6,
+    kernels: Annotated[
+        bool, typer.Option("--kernels", help="Compile the CUDA kernels into our wheel (needs nvcc here).")
+    ] = False,
+    system_packages: Annotated[
+        bool, typer.Option("--system-packages", help="The host's own packages show through (Jetson).")
+    ] = False,
+    json: Json = None,
+) -> None:
+    """Everything a host without a network needs: wheels for its Python, files, install.sh; cut into parts.
+
+    Example: tsss-edge bundle --out bundle --python 3.10 --extra rtx --extra train --extra onnx --kernels
+    """
+    from tsss_edge.deploy.bundle import write_bundle
+
+    with usage_errors():
+        made = write_bundle(
+            out,
+            python=python,
+            machine=machine.value,
+            extras=extra or [],
+            requirements=require or [],
+            wheels=wheel or [],
+            files=file or [],
+            part_mib=part_mib,
+            preset=level,
+            system_packages=system_packages,
+            kernels=kernels,
+        )
+    emit(made, made.summary(out), json)

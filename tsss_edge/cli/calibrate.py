@@ -1,0 +1,65 @@
+"""`calibrate`: INT8 ranges on pictures."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tsss_edge.cli.common import Json, emit
+
+if TYPE_CHECKING:
+    pass
+
+
+class MethodChoice(str, Enum):
+    """How activation ranges are chosen."""
+
+    auto = "auto"
+    minmax = "minmax"
+    entropy = "entropy"
+    percentile = "percentile"
+    mse = "mse"
+
+
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="Float ONNX file made by `tsss-edge export`.")],
+    out: Annotated[Path, typer.Option(help="INT8 ONNX file to write.")],
+    data: Annotated[Path, typer.Option(help="Dataset folder; its training split calibrates.")],
+    calib_set: Annotated[str | None, typer.Option(help="A set in calib/ or a .toml file.")] = None,
+    size: Annotated[int, typer.Option(min=1, help="Number of pictures.")] = 512,
+    method: Annotated[MethodChoice, typer.Option(help="auto tries all and keeps the best.")] = MethodChoice.mse,
+    seed: Annotated[int, typer.Option(min=0, help="Choice of pictures.")] = 0,
+    search: Annotated[bool, typer.Option("--search", help="Give layers back to float until --max-drop holds.")] = False,
+    max_drop: Annotated[float, typer.Option(min=0, help="mIoU points that --search may lose.")] = 0.3,
+    allow_random: Annotated[
+        bool, typer.Option("--allow-random", help="Noise instead of pictures; marked in the record.")
+    ] = False,
+    json: Json = None,
+) -> None:
+    """Find INT8 ranges on real pictures and write the Q/DQ graph that every device takes.
+
+    `auto` and --search judge on a part of the training split that does not calibrate; what they tried is written to
+    OUT.search.json and OUT.search.svg.
+    Example: tsss-edge calibrate fused.onnx --data runs/synth --method auto --search --out fused.int8.onnx
+    """
+    from tsss_edge.calib.calibrate import calibrate as run
+
+    result = run(
+        model,
+        data,
+        out,
+        calib_set=calib_set,
+        size=size,
+        method=method.value,
+        seed=seed,
+        max_drop=max_drop if search else None,
+        allow_random=allow_random,
+    )
+    record = result.meta.calibration
+    assert record is not None
+    kept = f", in float: {', '.join(result.meta.float_nodes)}" if result.meta.float_nodes else ""
+    text = f"{result.path}: INT8, {record.method} on {record.images} pictures of {record.split}{kept}"
+    emit({"onnx": str(result.path), "sha256": result.sha256, "calibration": record}, text, json)

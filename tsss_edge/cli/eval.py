@@ -1,0 +1,28 @@
+"""`eval`: mIoU of anything that segments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tsss_edge.cli.common import Data, Json, Split, Threads, Trust, emit
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Checkpoint, ONNX file or engine.")],
+    data: Data,
+    split: Split = "val",
+    threads: Threads = None,
+    trust: Trust = False,
+    json: Json = None,
+) -> None:
+    """mIoU and per-class IoU of anything that segments.
+
+    Example: tsss-edge eval runs/camvid --data camvid --split val
+    """
+    from tsss_edge.evaluate import evaluate as run
+
+    report = run(model, data, split=split, threads=threads, trust=trust)
+    emit(report, report.summary(), json)

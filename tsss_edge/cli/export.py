@@ -1,0 +1,70 @@
+"""`export`: a checkpoint to ONNX."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tsss_edge.cli.common import Json, emit
+
+if TYPE_CHECKING:
+    pass
+
+
+class HeadChoice(str, Enum):
+    """Class output of the graph."""
+
+    logits = "logits"
+    labels = "labels"
+    both = "both"
+
+
+class FloatChoice(str, Enum):
+    """Precision of an exported graph."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="best.pt or its run folder.")],
+    out: Annotated[Path, typer.Option(help="ONNX file to write.")],
+    head: Annotated[
+        HeadChoice, typer.Option(help="logits (stride 8), labels (in-graph upsample + argmax), both.")
+    ] = HeadChoice.logits,
+    objectness: Annotated[bool, typer.Option("--objectness", help="Add L-Net's class-agnostic output.")] = False,
+    precision: Annotated[FloatChoice, typer.Option(help="fp32, or fp16 by casts in the graph.")] = FloatChoice.fp32,
+    batch: Annotated[int, typer.Option(min=0, help="Batch size of the graph; 0 leaves it free.")] = 1,
+    data: Annotated[Path | None, typer.Option(help="Check against PyTorch on pictures of this set (val).")] = None,
+    json: Json = None,
+) -> None:
+    """Write the fused inference graph as ONNX and check it against PyTorch.
+
+    Example: tsss-edge export runs/method --out runs/method/fused.onnx --objectness --data runs/synth
+    """
+    from tsss_edge.export.graph import export_onnx
+
+    model = export_onnx(
+        checkpoint,
+        out,
+        head=head.value,
+        objectness=objectness,
+        precision=precision.value,
+        batch=batch,
+        check_images=_pictures(data),
+    )
+    text = f"{model.path}: {model.meta.arch}, {model.meta.precision}, head {model.meta.head}, agrees with PyTorch"
+    emit({"onnx": str(model.path), "sha256": model.sha256, "meta": model.meta}, text, json)
+
+
+def _pictures(data: Path | None, limit: int = 8) -> list[Path]:
+    if data is None:
+        return []
+    from tsss_edge.data.voc import VocDataset
+
+    dataset = VocDataset.open(data)
+    split = "val" if "val" in dataset.splits else dataset.splits[0]
+    return [dataset.image_path(image_id) for image_id in dataset.ids(split)[:limit]]

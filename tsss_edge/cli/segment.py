@@ -1,0 +1,43 @@
+"""`segment`: masks for picture files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tsss_edge.cli.common import Json, Rebuild, Threads, emit, rebuild_first
+
+
+def segment(
+    engine: Annotated[Path, typer.Argument(help="Engine, ONNX file or checkpoint.")],
+    inputs: Annotated[list[str], typer.Argument(help="Pictures, folders or globs.")],
+    out: Annotated[Path, typer.Option(help="Folder for the index PNGs.")],
+    overlay: Annotated[bool, typer.Option("--overlay", help="Also write blended pictures.")] = False,
+    threads: Threads = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Spread over a Ray cluster: HOST:PORT, auto, local.")
+    ] = None,
+    rebuild: Rebuild = False,
+    json: Json = None,
+) -> None:
+    """Masks for picture files, on this machine or on a Ray cluster.
+
+    Example: tsss-edge segment fused.int8.xml photos/ --out masks --overlay
+    """
+    from tsss_edge.errors import DataError
+    from tsss_edge.segment import segment_files
+
+    rebuild_first(engine, rebuild)
+    if ray is not None:
+        from tsss_edge.deploy.segment_ray import segment_on_ray
+
+        report = segment_on_ray(engine, inputs, out, address=ray, overlay=overlay, threads=threads)
+    else:
+        report = segment_files(engine, inputs, out, overlay=overlay, threads=threads)
+    emit(report, report.summary(), json)
+    if report.failed:
+        raise DataError(
+            f"{len(report.failed)} of {report.images + len(report.failed)} pictures failed: {report.failed[0]}"
+        )

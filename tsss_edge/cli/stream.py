@@ -1,0 +1,65 @@
+"""`stream`: live segmentation."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tsss_edge.cli.common import Json, Rebuild, Threads, emit, one_line, rebuild_first
+
+
+class Policy(str, Enum):
+    """What happens when frames come faster than masks."""
+
+    latest = "latest"
+    block = "block"
+
+
+def stream(
+    engine: Annotated[Path, typer.Argument(help="Engine (.xml, .engine).")],
+    source: Annotated[
+        str, typer.Argument(help="Video file, camera (0, v4l2://, csi://), rtsp://, http://, synthetic://.")
+    ],
+    sink: Annotated[
+        list[str] | None, typer.Argument(help="out.mp4, out.jsonl, masks/, display://0, null:// (default: null).")
+    ] = None,
+    reference: Annotated[Path | None, typer.Option(help="Checkpoint for the parity watch.")] = None,
+    parity_every: Annotated[int, typer.Option(min=1, help="Every n-th frame also goes through the reference.")] = 30,
+    min_agreement: Annotated[float | None, typer.Option(min=0, max=1, help="Stop when agreement falls below.")] = None,
+    policy: Annotated[Policy | None, typer.Option(help="Default: latest for live sources, block for files.")] = None,
+    max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
+    threads: Threads = None,
+    force: Annotated[bool, typer.Option("--force", help="Run an engine whose accuracy gate failed.")] = False,
+    web: Annotated[
+        str | None, typer.Option(metavar="[HOST:]PORT", help="Live page; on another host than loopback with a token.")
+    ] = None,
+    rebuild: Rebuild = False,
+    json: Json = None,
+) -> None:
+    """Live segmentation of a camera or video.
+
+    Example: tsss-edge stream fused.int8.xml street.mp4 out.mp4 --reference runs/camvid --parity-every 30
+    """
+    from tsss_edge.stream.loop import stream as run
+
+    if min_agreement is not None and reference is None:
+        raise typer.BadParameter("--min-agreement needs --reference, the checkpoint to agree with")
+    rebuild_first(engine, rebuild)
+    sinks = sink or ["null://"]
+    report = run(
+        engine,
+        source,
+        sinks,
+        reference=reference,
+        parity_every=parity_every,
+        min_agreement=min_agreement,
+        policy=policy.value if policy else None,
+        max_frames=max_frames,
+        threads=threads,
+        force=force,
+        web=web,
+    )
+    emit(report, one_line(report) if "-" in sinks else report.summary(), json)

@@ -1,0 +1,221 @@
+"""Checkpoint or ONNX file + a target that is another machine -> a build kit: one folder, one command to run there.
+
+TensorRT builds only on the GPU it builds for. The kit carries the graphs, the target, this package and what the gate needs;
+`build.sh` checks hashes, builds every precision, runs parity where a checkpoint and pictures came along, times, and packs
+what is to be brought back.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import tempfile
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import tsss_edge
+from tsss_edge.artifacts import Checkpoint, OnnxModel, Precision, Struct
+from tsss_edge.backends.cuda.gpus import first_gpu
+from tsss_edge.config import Target
+from tsss_edge.deploy.wheel import write_wheel
+from tsss_edge.errors import ArtifactError
+from tsss_edge.export.dla import Dla, expected_dla
+from tsss_edge.export.engine import KNOWN_SUFFIXES, require_whole
+from tsss_edge.export.sources import is_checkpoint, possible_precisions, source_onnx
+from tsss_edge.files import sha256_file, write_json
+
+# Pure or with aarch64 wheels on the package index. OpenCV, TensorRT and PyTorch come with JetPack and are left alone.
+NEEDS = ("msgspec", "typer", "rich", "pillow", "jinja2", "onnx", "onnxruntime", "numba", "tomli")
+
+SCRIPT = """#!/bin/sh
+# Builds the engines of this kit on the machine it runs on: {description}
+# Needs TensorRT from the system (JetPack). Result: result.tar.gz, to be brought back.
+# TSSS_EDGE_PYTHON: a Python that has tsss-edge and its needs already; else a venv is made here.
+set -eu
+cd "$(dirname "$0")"
+sha256sum -c SHA256SUMS
+if [ -z "${{TSSS_EDGE_PYTHON:-}}" ]; then
+    if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
+        echo "tsss-edge needs Python 3.10 (JetPack 6), $(python3 --version) is here; set TSSS_EDGE_PYTHON, or build without" >&2
+        echo "record and gate: trtexec --onnx=FILE.int8.onnx --saveEngine=FILE.int8.engine --fp16 --int8" >&2
+        exit 4
+    fi
+    python3 -m venv --system-site-packages venv
+    TSSS_EDGE_PYTHON=venv/bin/python
+    if [ -d wheels ]; then index="--no-index --find-links wheels"; else index=""; fi
+    "$TSSS_EDGE_PYTHON" -m pip install $index {needs}
+    "$TSSS_EDGE_PYTHON" -m pip install --no-deps --force-reinstall {wheel}
+fi
+edge() {{ "$TSSS_EDGE_PYTHON" -m tsss_edge "$@"; }}
+mkdir -p out
+edge doctor --json out/doctor.json
+failed=0
+{steps}
+tar -czf result.tar.gz out
+echo "bring back $(pwd)/result.tar.gz"
+exit $failed
+"""
+BUILD = """edge build-engine {onnx} --target target.toml --precision {precision} --out out/{stem} || failed=1"""
+PARITY = """if [ -f out/{engine} ] && [ -f checkpoint.pt ] && [ -d data ]; then
+    edge parity out/{engine} --reference checkpoint.pt --data data --split {split} --max-drop {max_drop} \\
+        --report out/parity-{precision} --json out/parity-{precision}.json || failed=$?
+fi"""
+BENCH = """[ ! -f out/{engine} ] || edge bench out/{engine} --json out/bench-{precision}.json || failed=1"""
+
+
+class Kit(Struct, frozen=True):
+    """`kit.json`: what is inside and where it came from."""
+
+    target: Target
+    graphs: dict[Precision, str]  # precision -> ONNX file
+    onnx_sha256: dict[str, str]
+    checkpoint_sha256: str
+    split: str
+    created: str
+    tool: str
+    # precision -> what the device's DLA is expected to take, where the target uses one
+    dla: dict[str, Dla] = msgspec.field(default_factory=dict)
+
+    def summary(self, folder: Path) -> str:
+        """What lies in `folder` and what to do with it; for a terminal."""
+        graphs = ", ".join(f"{precision} ({name})" for precision, name in self.graphs.items())
+        lines = [f"{folder}: build kit for {self.target.description or self.target.name}", f"  graphs: {graphs}"]
+        lines += [f"  DLA, {precision}, by its rules: {dla.text()}" for precision, dla in self.dla.items()]
+        return "\n".join([*lines, f"  copy it to the device and run there: sh {folder.name}/build.sh"])
+
+
+def kit_folder(out: Path, target: Target) -> Path:
+    """Where the kit for `--out OUT` goes: runs/fused.engine -> runs/fused-jetson-orin-kit; a name without suffix stays."""
+    return out.with_name(f"{out.stem}-{target.name}-kit") if out.suffix in KNOWN_SUFFIXES else out
+
+
+def runs_here(target: Target) -> bool:
+    """Whether engines of `target` are built on this machine: a local target, or the device itself."""
+    gpu = first_gpu()
+    return target.local or (gpu is not None and gpu.compute_capability in target.compute_capabilities)
+
+
+def write_kit(
+    model: Path,
+    target: Target,
+    out: Path,
+    *,
+    calib_data: Path | None = None,
+    reference: Path | None = None,
+    eval_data: Path | None = None,
+    split: str = "val",
+    precision: Precision | None = None,
+) -> Kit:
+    """Write the kit to the folder `out`; a failure leaves nothing.
+
+    Args:    model: `.onnx` of ours or a checkpoint; INT8 needs a calibrated file or `calib_data`.
+             reference: checkpoint for parity there (default `model` when it is one); eval_data: labelled set, copied.
+             precision: the only one to build there; None: all of the target that `model` allows.
+    Raises:  ArtifactError: `out` exists, or `model` gives none of the target's precisions.
+    """
+    if out.exists():
+        raise ArtifactError(f"{out}: exists already; choose another --out folder for the build kit")
+    possible = possible_precisions(model, target, can_calibrate=calib_data is not None)
+    if precision is not None and precision not in possible:
+        raise ArtifactError(f"target {target.name} builds {', '.join(possible)} from {model}, not {precision}")
+    precisions = (precision,) if precision else possible
+    out.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+    try:
+        graphs = {p: _graph(model, target, p, staging, calib_data) for p in precisions}
+        checkpoint = reference or (model if is_checkpoint(model) else None)
+        if checkpoint is not None:
+            shutil.copyfile(Checkpoint.load(checkpoint).path, staging / "checkpoint.pt")
+        if eval_data is not None:
+            _copy_split(eval_data, split, staging / "data")
+        kit = _describe(target, graphs, split)
+        _write_rest(staging, kit)
+        staging.chmod(0o755)
+        staging.rename(out)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return kit
+
+
+def _graph(model: Path, target: Target, precision: Precision, folder: Path, calib_data: Path | None) -> OnnxModel:
+    stem = (model.name if model.is_dir() else model.stem).split(".")[0]
+    path = folder / f"{stem}.{precision}.onnx"
+    graph = source_onnx(model, target, precision, path, calib_data)
+    require_whole(graph)
+    if graph.path != path:
+        shutil.copyfile(graph.path, path)
+        table = graph.path.with_suffix(".ranges.json")  # the CalibTable, where `calibrate` left it
+        if table.is_file():
+            shutil.copyfile(table, path.with_suffix(".ranges.json"))
+    return OnnxModel.load(path)
+
+
+def _copy_split(data: Path, split: str, out: Path) -> None:
+    """One split of a VOC-layout set: list, pictures, masks, class names."""
+    from tsss_edge.data.voc import VocDataset
+
+    dataset = VocDataset.open(data)
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (out / folder).mkdir(parents=True)
+    for image_id in dataset.ids(split):
+        for path in (dataset.image_path(image_id), dataset.mask_path(image_id)):
+            shutil.copyfile(path, out / path.parent.name / path.name)
+    shutil.copyfile(data / f"ImageSets/Segmentation/{split}.txt", out / f"ImageSets/Segmentation/{split}.txt")
+    if (data / "classes.txt").is_file():
+        shutil.copyfile(data / "classes.txt", out / "classes.txt")
+
+
+def _describe(target: Target, graphs: dict[Precision, OnnxModel], split: str) -> Kit:
+    first = next(iter(graphs.values()))
+    return Kit(
+        target=msgspec.structs.replace(target, local=True),  # in the kit, the device is "this machine"
+        graphs={precision: graph.path.name for precision, graph in graphs.items()},
+        onnx_sha256={graph.path.name: graph.sha256 for graph in graphs.values()},
+        checkpoint_sha256=first.meta.checkpoint_sha256,
+        split=split,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        tool=f"tsss-edge {tsss_edge.__version__}",
+        dla={p: expected_dla(graph.path) for p, graph in graphs.items()} if target.dla_core is not None else {},
+    )
+
+
+def _write_rest(folder: Path, kit: Kit) -> None:
+    wheel = write_wheel(folder)
+    (folder / "target.toml").write_text(toml_text(kit.target))
+    write_json(folder / "kit.json", kit)
+    if (int8 := kit.graphs.get("int8")) is not None:
+        write_json(folder / "calibration.json", OnnxModel.load(folder / int8).meta.calibration)
+    script = folder / "build.sh"
+    script.write_text(script_text(kit, wheel.name))
+    script.chmod(0o755)
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    sums = "".join(f"{sha256_file(p)}  {p.relative_to(folder)}\n" for p in files)
+    (folder / "SHA256SUMS").write_text(sums)
+
+
+def script_text(kit: Kit, wheel: str) -> str:
+    """`build.sh` of a kit."""
+    steps = []
+    for precision, onnx in kit.graphs.items():
+        stem = onnx.split(".")[0]
+        suffix = ".xml" if kit.target.backend == "openvino" else ".engine"
+        names: dict[str, Any] = {
+            "onnx": shlex.quote(onnx),
+            "precision": precision,
+            "stem": shlex.quote(stem),
+            "engine": shlex.quote(f"{stem}.{precision}{suffix}"),
+            "split": shlex.quote(kit.split),
+            "max_drop": kit.target.max_drop,
+        }
+        steps += [text.format(**names) for text in (BUILD, PARITY, BENCH)]
+    description = kit.target.description.replace("\n", " ")
+    return SCRIPT.format(description=description, needs=" ".join(NEEDS), wheel=wheel, steps="\n".join(steps))
+
+
+def toml_text(target: Target) -> str:
+    """A target as TOML that `read_toml` gives back equal (strings, numbers, booleans and lists of them; JSON's forms fit)."""
+    values = {k: v for k, v in msgspec.to_builtins(target).items() if v is not None}
+    return "".join(f"{name} = {msgspec.json.encode(value).decode()}\n" for name, value in values.items())

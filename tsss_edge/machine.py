@@ -1,0 +1,62 @@
+"""This machine and its terminal: cores that may be used, memory, progress bars."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def usable_cores() -> int:
+    """Cores that this process may use. A container or `taskset` may allow fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes(path: Path = Path("/proc/meminfo")) -> tuple[int, int]:
+    """(total, available) bytes of main memory. Both are 0 where the system does not tell."""
+    text = path.read_text() if path.is_file() else ""
+    values = {name: int(kib) * 1024 for name, kib in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
+    return values.get("MemTotal", 0), values.get("MemAvailable", 0)
+
+
+@contextmanager
+def progress(what: str, total: int, done: int = 0, *, shown: bool = True) -> Iterator[Callable[..., None]]:
+    """Show a progress bar on stderr if that is a terminal. Yields a function: call it after each item, or with a count."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    hidden = not (shown and sys.stderr.isatty())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden) as bar:
+        task = bar.add_task(what, total=total, completed=done)
+
+        def advance(amount: int = 1) -> None:
+            bar.advance(task, amount)
+
+        yield advance
+
+
+def track(items: Sequence[T], what: str) -> Iterable[T]:
+    """Yield `items` and show a progress bar on stderr if that is a terminal."""
+    with progress(what, len(items)) as advance:
+        for item in items:
+            yield item
+            advance()
+
+
+@contextmanager
+def spinner(text: str) -> Iterator[None]:
+    """Show that work goes on, on stderr if that is a terminal. For work without steps to count."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(text):
+        yield
