@@ -6,12 +6,12 @@ import pickle
 from pathlib import Path
 
 import msgspec
+import netkit
 import onnx
 import pytest
 import torch
-
-import netkit
 from tiny import tiny_onnx
+
 from tsss_edge.artifacts import Checkpoint, Engine, EngineRecord, OnnxModel, load_artifact
 from tsss_edge.errors import ArtifactError
 from tsss_edge.files import decode_json

@@ -12,7 +12,7 @@ import msgspec
 
 import tsss_edge
 from tsss_edge.artifacts import CalibrationRecord, OnnxModel
-from tsss_edge.backends.common import import_extra
+from tsss_edge.backends.base import import_extra
 from tsss_edge.calib.heldout import Judge, Sample, held_back_ids, load_samples
 from tsss_edge.calib.methods import METHODS, Method
 from tsss_edge.calib.pareto import pareto_svg

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from tsss_edge.artifacts import OnnxModel, Struct, TensorSpec
-from tsss_edge.backends.common import output_specs
+from tsss_edge.backends.base import output_specs
 
 
 class Built(Struct, frozen=True):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import tsss_edge
 from tsss_edge.artifacts import Checkpoint, Head, OnnxMeta, OnnxModel, Precision, Preprocess, Struct
-from tsss_edge.backends.common import import_extra, output_specs
+from tsss_edge.backends.base import import_extra, output_specs
 from tsss_edge.data.voc import read_image
 from tsss_edge.errors import ArtifactError
 from tsss_edge.models import SegNet, load_model

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tsss_edge.artifacts import OnnxModel, Precision, Target, TensorSpec
-from tsss_edge.backends.common import import_extra
+from tsss_edge.backends.base import import_extra
 from tsss_edge.backends.ov import compile_ir, compile_options, read_ir
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.export.built import Built, expected_outputs

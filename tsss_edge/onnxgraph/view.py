@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.backends.common import import_extra
+from tsss_edge.backends.base import import_extra
 from tsss_edge.onnxgraph.sessions import with_batch
 
 LEVELS = 127  # of a symmetric INT8 tensor, each side

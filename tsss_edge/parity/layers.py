@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Struct
-from tsss_edge.backends.common import import_extra
+from tsss_edge.backends.base import import_extra
 from tsss_edge.onnxgraph.view import LEVELS, QdqGraph
 
 NO_ERROR_DB = 200.0  # stands for "equal"

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import CalibrationRecord, Preprocess, Struct
-from tsss_edge.backends.common import import_extra
+from tsss_edge.backends.base import import_extra
 from tsss_edge.calib.ranges import collect
 from tsss_edge.data.voc import VocDataset, read_image
 from tsss_edge.files import sha256_file
