@@ -17,9 +17,10 @@ from tsss_edge.artifacts import (
     OnnxModel,
     Preprocess,
     Struct,
+    Target,
 )
 from tsss_edge.backends.plan import read_header
-from tsss_edge.config import CalibSet, Target, TrainConfig, read_toml
+from tsss_edge.config import CalibSet, TrainConfig, read_toml
 from tsss_edge.deploy.bundle import Bundle
 from tsss_edge.deploy.kit import Kit
 from tsss_edge.errors import ArtifactError, TsssEdgeError

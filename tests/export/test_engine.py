@@ -11,10 +11,10 @@ import msgspec
 import pytest
 from tiny import CALIBRATION, CLASSES, tiny_onnx
 
-from tsss_edge.artifacts import Engine, EngineRecord, OnnxModel
+from tsss_edge.artifacts import Engine, EngineRecord, OnnxModel, Target
 from tsss_edge.backends.cuda.gpus import Gpu, first_gpu
 from tsss_edge.backends.trt_api import Trt
-from tsss_edge.config import Target, load_target
+from tsss_edge.config import load_target
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.export import builder_process, tensorrt_build
 from tsss_edge.export.engine import build_engine, dry_run, engine_path

@@ -12,8 +12,7 @@ import typer
 from tsss_edge.cli.common import Json, Split, emit, usage_errors
 
 if TYPE_CHECKING:
-    from tsss_edge.artifacts import Precision
-    from tsss_edge.config import Target
+    from tsss_edge.artifacts import Precision, Target
 
 
 class PrecisionChoice(str, Enum):

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import msgspec
 
-from tsss_edge.artifacts import Engine, LatencyRecord, Precision, Struct
+from tsss_edge.artifacts import Engine, LatencyRecord, Precision, Struct, Target
 from tsss_edge.backends import open_backend
 from tsss_edge.bench import time_networks
-from tsss_edge.config import Target
 from tsss_edge.errors import ArtifactError, GateError, UnavailableError
 from tsss_edge.export.engine import build_engine, engine_path, move_built, require_free_names
 from tsss_edge.export.sources import is_checkpoint, possible_precisions

@@ -12,8 +12,7 @@ from pathlib import Path
 import msgspec
 
 import tsss_edge
-from tsss_edge.artifacts import Checkpoint, Engine, EngineRecord, OnnxModel, Precision, Struct
-from tsss_edge.config import Target
+from tsss_edge.artifacts import Checkpoint, Engine, EngineRecord, OnnxModel, Precision, Struct, Target
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.export.built import Built
 from tsss_edge.export.dla import Dla

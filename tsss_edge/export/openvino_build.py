@@ -6,10 +6,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tsss_edge.artifacts import OnnxModel, Precision, TensorSpec
+from tsss_edge.artifacts import OnnxModel, Precision, Target, TensorSpec
 from tsss_edge.backends.common import import_extra
 from tsss_edge.backends.ov import compile_ir, compile_options, read_ir
-from tsss_edge.config import Target
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.export.built import Built, expected_outputs
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from tsss_edge.artifacts import OnnxModel, Precision
+from tsss_edge.artifacts import OnnxModel, Precision, Target
 from tsss_edge.calib.sets import spread
-from tsss_edge.config import Target
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
 

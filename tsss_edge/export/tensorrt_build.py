@@ -6,10 +6,10 @@ from pathlib import Path
 
 import msgspec
 
-from tsss_edge.artifacts import OnnxModel, Precision
+from tsss_edge.artifacts import OnnxModel, Precision, Target
 from tsss_edge.backends.cuda.gpus import Gpu, driver_problem, driver_version, first_gpu
 from tsss_edge.backends.trt_api import Flavour, Trt, load
-from tsss_edge.config import Target, cache_folder
+from tsss_edge.config import cache_folder
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.export.builder_process import run_worker
 from tsss_edge.export.built import Built, expected_outputs
