@@ -116,8 +116,7 @@ def random_field(blur: float) -> NDArray[np.float32]:
 
 def network_logits(checkpoint: Path, pictures: Path) -> list[NDArray[np.float32]]:
     """Logits of a trained network on some pictures of a folder."""
-    from tsss_edge.backends.pt import PyTorchBackend
-
+    from tsss_edge.backends.reference import PyTorchBackend
     from tsss_edge.segment import run_network
 
     paths = sorted(p for p in pictures.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)

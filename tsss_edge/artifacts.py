@@ -6,7 +6,9 @@ preprocess hashes differ never work together silently (`require_same_preprocess`
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -262,6 +264,7 @@ class CalibrationRecord(Struct, frozen=True):
     split: str
     seed: int
     onnx_sha256: str  # the float graph the ranges were measured on
+    onnx: str = ""  # its name; it lies beside the INT8 graph
     random: bool = False
     peaks: dict[str, float] = {}  # largest magnitude of each measured tensor, by which `parity` replays the calibration
 
@@ -302,6 +305,18 @@ class OnnxModel(Struct, frozen=True, dict=True):
     def load(cls, path: Path) -> OnnxModel:
         """Read an ONNX file. Raises: ArtifactError: missing, damaged, not exported by us, of another format."""
         sha256, graph = _read_onnx(path)
+        return cls._described(path, sha256, graph)
+
+    @classmethod
+    def find(cls, name: str, sha256: str, folders: Iterable[Path]) -> OnnxModel | None:
+        """The graph of this name and hash in the first of `folders` that has it; other files are not parsed."""
+        for path in (folder / name for folder in dict.fromkeys(folders) if name):
+            if path.is_file() and sha256_bytes(data := path.read_bytes()) == sha256:
+                return cls._described(path, sha256, _parse_onnx(path, data))
+        return None
+
+    @classmethod
+    def _described(cls, path: Path, sha256: str, graph: ModelProto) -> OnnxModel:
         props = {p.key: p.value for p in graph.metadata_props}
         if ONNX_KEY not in props:
             raise ArtifactError(f"{path}: not exported by tsss-edge (no description inside); use `tsss-edge export`")
@@ -346,13 +361,17 @@ class OnnxModel(Struct, frozen=True, dict=True):
 
 def _read_onnx(path: Path) -> tuple[str, ModelProto]:
     """(SHA-256, parsed graph)."""
-    import onnx
-
     if not path.is_file():
         raise ArtifactError(f"{path}: no such ONNX file; make one with `tsss-edge export`")
     data = path.read_bytes()
+    return sha256_bytes(data), _parse_onnx(path, data)
+
+
+def _parse_onnx(path: Path, data: bytes) -> ModelProto:
+    import onnx
+
     try:
-        return sha256_bytes(data), onnx.load_model_from_string(data)
+        return onnx.load_model_from_string(data)
     except Exception as error:  # protobuf's DecodeError and friends
         raise ArtifactError(f"{path}: not a readable ONNX file (truncated?)") from error
 
@@ -411,6 +430,14 @@ class DlaUse(Struct, frozen=True):
     on_dla: int
     on_gpu: dict[str, str]
     hops: int
+
+    @classmethod
+    def of(cls, layers: Sequence[str], refused: Mapping[str, str]) -> DlaUse:
+        """All layers in the network's order, and those that the DLA refuses with the reason."""
+        devices = [name in refused for name in layers]
+        hops = sum(a != b for a, b in itertools.pairwise(devices))
+        on_gpu = {name: refused[name] for name in layers if name in refused}
+        return cls(on_dla=devices.count(False), on_gpu=on_gpu, hops=hops)
 
     def text(self, most_named: int = 4) -> str:
         """One line: 30 layers on the DLA, 3 on the GPU (argmax: ..., ...), 2 hops."""

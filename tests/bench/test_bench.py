@@ -13,9 +13,7 @@ import tsss_edge.bench
 from tsss_edge.artifacts import Classes, Engine, EngineRecord, Preprocess
 from tsss_edge.backends.fake import FakeBackend
 from tsss_edge.bench import BenchReport, bench_engine
-from tsss_edge.bench.benchmark_app import command, parse
-from tsss_edge.bench.conditions import examine_machine, notes_on
-from tsss_edge.bench.result import Machine
+from tsss_edge.bench.conditions import Machine, examine_machine, notes_on
 from tsss_edge.bench.timing import alternate, time_end_to_end
 from tsss_edge.errors import ArtifactError
 from tsss_edge.files import sha256_bytes, write_json

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import Classes, Head, Preprocess, TensorSpec
+from tsss_edge.artifacts import Classes, Head, OnnxMeta, Preprocess, TensorSpec
 from tsss_edge.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -103,6 +103,11 @@ def output_specs(
     if objectness:
         specs.append(TensorSpec(name="objectness", dtype="float32", shape=(batch, 1, *grid)))
     return tuple(specs)
+
+
+def expected_outputs(meta: OnnxMeta) -> tuple[TensorSpec, ...]:
+    """What a graph's description promises to give, batch free."""
+    return output_specs(meta.classes, meta.preprocess, head=meta.head, objectness=meta.objectness)
 
 
 def allocate(specs: tuple[TensorSpec, ...], batch: int) -> dict[str, NDArray[Any]]:
