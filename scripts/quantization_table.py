@@ -192,7 +192,7 @@ def measure_rows(network: Network, args: argparse.Namespace) -> Iterator[Row]:
     }
     with ExitStack() as stack:
         stages = [
-            Stage(name, path.name, stack.enter_context(open_backend(path, threads=args.threads)))
+            StageCounts(name, path.name, stack.enter_context(open_backend(path, threads=args.threads)))
             for name, path in paths.items()
         ]
         run_stages(stages, network.dataset, ids, boundary_px=BOUNDARY_PX)
@@ -220,12 +220,12 @@ def with_auto(network: Network, rows: list[Row]) -> list[Row]:
     return [*rows[:at], auto, *rows[at:]]
 
 
-def engine_of(network: Network, stage: Stage) -> Engine | None:
+def engine_of(network: Network, stage: StageCounts) -> Engine | None:
     return network.engines.get(stage.name.removeprefix("OpenVINO "))
 
 
 def verdict(
-    network: Network, reference: Stage, stage: Stage, args: argparse.Namespace, data_sha256: str
+    network: Network, reference: StageCounts, stage: StageCounts, args: argparse.Namespace, data_sha256: str
 ) -> ParityReport:
     """The gate on one engine alone."""
     built = engine_of(network, stage)
@@ -245,7 +245,7 @@ def verdict(
     )
 
 
-def row(network: Network, stage: Stage, report: ParityReport, timed: Timed) -> Row:
+def row(network: Network, stage: StageCounts, report: ParityReport, timed: Timed) -> Row:
     return Row(
         network=network.name,
         engine=stage.name,

@@ -16,7 +16,7 @@ from tsss_edge.backends.cuda.gpus import Gpu, first_gpu
 from tsss_edge.backends.trt_api import Trt
 from tsss_edge.config import load_target
 from tsss_edge.errors import ArtifactError, UnavailableError
-from tsss_edge.export import builder_process, tensorrt_build
+from tsss_edge.export import tensorrt_attempts, tensorrt_build
 from tsss_edge.export.build import build_engine, dry_run, engine_path
 from tsss_edge.files import read_json, sha256_file
 
@@ -174,7 +174,7 @@ def test_crashing_and_killed_builder_is_one_clear_error(tmp_path: Path, monkeypa
     pytest.importorskip("tensorrt_rtx")
     model = tiny_onnx(tmp_path / "t.onnx")
     script = tmp_path / "python"
-    monkeypatch.setattr(builder_process.sys, "executable", str(script))
+    monkeypatch.setattr(tensorrt_attempts.sys, "executable", str(script))
     for number, words in ((signal.SIGKILL, "out of memory"), (signal.SIGSEGV, "crashed with SIGSEGV")):
         script.write_text(f"#!/bin/sh\ncat > /dev/null\nkill -{int(number)} $$\n")
         script.chmod(0o755)
