@@ -44,6 +44,7 @@ from tsss_edge.data.voc import VocDataset
 from tsss_edge.evaluate import require_same_classes
 from tsss_edge.files import read_json, write_bytes, write_json
 from tsss_edge.parity import BOUNDARY_PX, ParityReport, count_leak
+from tsss_edge.parity.measure import StageCounts
 from tsss_edge.parity.measure import measure as run_stages
 from tsss_edge.parity.verdict import judge
 

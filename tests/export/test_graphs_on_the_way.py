@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from netkit import checkpoint, write_set
 from tiny import tiny_onnx
-from tsss_edge.export.sources import EngineSources
 
 from tsss_edge.artifacts import OnnxModel
 from tsss_edge.calib.calibrate import calibrate
@@ -18,7 +17,7 @@ from tsss_edge.config import load_target
 from tsss_edge.deploy.kit import write_kit
 from tsss_edge.errors import ArtifactError
 from tsss_edge.export.build import build_engine, dry_run
-from tsss_edge.export.onnx_export import export_onnx
+from tsss_edge.export.onnx_export import EngineSources, export_onnx
 from tsss_edge.files import sha256_file
 from tsss_edge.parity import check_parity
 
