@@ -66,7 +66,7 @@ def test_build_script_builds_and_packs(tmp_path: Path) -> None:
         names = {Path(n).name for n in archive.getnames()}
     assert {"fused.fp32.xml", "fused.fp32.bin", "fused.fp32.json", "doctor.json"} <= names
     record = read_json(tmp_path / "kit/out/fused.fp32.json", EngineRecord)
-    assert (record.target, record.precision) == ("cpu", "fp32")
+    assert (record.build.target.name, record.precision) == ("cpu", "fp32")
 
 
 def test_changed_file_stops_the_script(tmp_path: Path) -> None:

@@ -51,8 +51,13 @@ def test_int8_cpu_engine_and_its_record(tmp_path: Path) -> None:
     record = read_json(tmp_path / "out" / "tiny.int8.json", EngineRecord)
     assert record == engine.record == Engine.load(engine.path).record
     assert record.files["tiny.int8.bin"] == sha256_file(tmp_path / "out" / "tiny.int8.bin")
-    assert (record.backend, record.target, record.precision, record.classes) == ("openvino", "cpu", "int8", CLASSES)
-    assert (record.onnx_sha256, record.calibration) == (model.sha256, CALIBRATION)
+    assert (record.backend, record.build.target.name, record.precision, record.meta.classes) == (
+        "openvino",
+        "cpu",
+        "int8",
+        CLASSES,
+    )
+    assert (record.onnx_sha256, record.meta.calibration) == (model.sha256, CALIBRATION)
     assert record.realised == {"int8": 2}
     assert [(s.name, s.dtype, s.shape) for s in (*record.inputs, *record.outputs)] == [
         ("image", "uint8", (1, 64, 96, 3)),

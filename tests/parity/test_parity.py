@@ -122,6 +122,13 @@ def write_engine(path: Path, source: OnnxModel) -> Engine:
     return written_engine(path, source.meta, onnx=source.path.name, onnx_sha256=source.sha256)
 
 
+def recalibrated(engine: Engine, **changes: Any) -> Engine:
+    """The engine, with another calibration in its record."""
+    assert engine.meta.calibration is not None
+    calibration = msgspec.structs.replace(engine.meta.calibration, **changes)
+    return engine.with_record(meta=msgspec.structs.replace(engine.meta, calibration=calibration))
+
+
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     world = World(tmp_path)
@@ -274,7 +281,7 @@ def test_leak_fails_unless_allowed_and_is_written_down(world: World) -> None:
     engine = Engine.load(world.engine)
     assert engine.record.meta.calibration is not None
     used = (sha256_file(dataset.image_path("p1")), sha256_file(dataset.image_path("p4")), "1" * 64)
-    engine.with_record(calibration=msgspec.structs.replace(engine.record.meta.calibration, image_sha256=used))
+    recalibrated(engine, image_sha256=used)
     report = world.check()
     assert not report and report.leak == 2
     assert "2 of 6 evaluation pictures also calibrated the engine" in report.problems[0]
@@ -294,7 +301,7 @@ def test_nan_logits_fail_even_where_the_labels_agree(world: World) -> None:
 def test_calibrated_on_noise_is_noted(world: World) -> None:
     engine = Engine.load(world.engine)
     assert engine.record.meta.calibration is not None
-    engine.with_record(calibration=msgspec.structs.replace(engine.record.meta.calibration, random=True))
+    recalibrated(engine, random=True)
     assert any("calibrated on noise" in note for note in world.check().notes)
 
 
@@ -312,7 +319,8 @@ def test_reference_of_another_engine_is_refused(world: World) -> None:
 def test_other_preprocessing_is_refused(world: World) -> None:
     meta = msgspec.structs.replace(Checkpoint.load(world.reference).meta, preprocess=Preprocess(size_hw=(32, 96)))
     other = Checkpoint.save(world.root / "other.pt", meta, {})
-    Engine.load(world.engine).with_record(checkpoint_sha256=other.sha256)
+    engine = Engine.load(world.engine)
+    engine.with_record(meta=msgspec.structs.replace(engine.meta, checkpoint_sha256=other.sha256))
     with pytest.raises(ArtifactError, match="different preprocessing"):
         check_parity(world.engine, other.path, world.data)
 
