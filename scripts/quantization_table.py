@@ -21,7 +21,6 @@ from datetime import date
 from pathlib import Path
 
 import msgspec
-import onnx
 from quantization_page import Row, Section, Table, page
 
 from tsss_edge import __version__
@@ -37,12 +36,12 @@ from tsss_edge.calib.calibrate import (
     write_int8,
     write_searched,
 )
-from tsss_edge.calib.heldout import load_samples
 from tsss_edge.calib.methods import METHODS, Method
+from tsss_edge.calib.sets import load_held_back
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.evaluate import require_same_classes
 from tsss_edge.files import read_json, write_bytes, write_json
-from tsss_edge.onnxgraph.placement import Options
+from tsss_edge.onnxgraph.qdq import PairOptions
 from tsss_edge.parity import BOUNDARY_PX, ParityReport, count_leak
 from tsss_edge.parity.gate import judge
 from tsss_edge.parity.measure import Stage
@@ -134,15 +133,15 @@ def quantize(
     """One INT8 graph a method, and the one that `calibrate --method auto --search` makes, all from the same pictures."""
     if all((network.folder / f"{m}.int8.onnx").is_file() for m in (*methods, SEARCHED)):
         return
-    data, graph = network.dataset.root, onnx.load(floating.path)
+    data = network.dataset.root
     chosen, held_back = choose_pictures(floating, data, calib_set=None, size=size, seed=seed, hold_back=True)
-    histograms = measure(graph, chosen)
-    tables = {m: table_of(floating, graph, histograms, chosen, m) for m in methods}
+    histograms = measure(floating, chosen)
+    tables = {m: table_of(floating, histograms, chosen, m) for m in methods}
     for method, table in tables.items():
-        write_int8(floating, graph, table, chosen, network.folder / f"{method}.int8.onnx", Options())
-    samples = load_samples(network.dataset, held_back, floating.meta.preprocess)
+        write_int8(floating, table, chosen, network.folder / f"{method}.int8.onnx", PairOptions())
+    pictures = load_held_back(network.dataset, held_back, floating.meta.preprocess)
     out = network.folder / f"{SEARCHED}.int8.onnx"
-    write_searched(floating, graph, tables, chosen, out, Options(), samples=samples, max_drop=max_drop)
+    write_searched(floating, tables, chosen, out, PairOptions(), pictures=pictures, max_drop=max_drop)
 
 
 def build_qat(network: Network, run: Path, *, size: int, seed: int) -> None:
@@ -150,7 +149,7 @@ def build_qat(network: Network, run: Path, *, size: int, seed: int) -> None:
     network.tuned = Checkpoint.load(run)
     floating = exported(network.tuned, network.folder / "qat.onnx")
     path = network.folder / "qat.int8.onnx"
-    model = once(path) or calibrate(floating.path, network.dataset.root, path, size=size, method="auto", seed=seed)
+    model = once(path) or calibrate(floating, network.dataset.root, path, size=size, method="auto", seed=seed)
     network.engines["INT8 QAT"] = engine(network, model, "int8", "qat")
 
 

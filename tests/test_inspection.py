@@ -128,12 +128,12 @@ def test_an_int8_file_says_why_each_node_is_what_it_is(tmp_path: Path) -> None:
 
     from tsss_edge.calib.calibrate import calibrate
     from tsss_edge.export.graph import export_onnx
-    from tsss_edge.onnxgraph.placement import Options
+    from tsss_edge.onnxgraph.qdq import PairOptions
 
     floating = export_onnx(netkit.checkpoint(tmp_path / "best.pt").path, tmp_path / "f.onnx")
     data = netkit.write_set(tmp_path / "data", train=2)
-    kept = Options(float_nodes=("encoder.stages.0.0",))
-    facts = inspect_path(calibrate(floating.path, data, tmp_path / "q.onnx", options=kept).path).facts
+    kept = PairOptions(float_nodes=("encoder.stages.0.0",))
+    facts = inspect_path(calibrate(floating, data, tmp_path / "q.onnx", options=kept).path).facts
     assert facts["node encoder.stem (Conv)"] == "INT8, input per tensor, weight per output channel"
     assert facts["node class_head (Conv)"] == "float, makes a graph output"
     assert facts["node encoder.stages.0.0 (Conv)"].startswith("float, kept by choice")

@@ -108,11 +108,11 @@ def test_auto_is_the_row_of_the_method_it_chose(script: ModuleType, tmp_path: Pa
 
     from tsss_edge.calib.calibrate import calibrate
     from tsss_edge.export.graph import export_onnx
-    from tsss_edge.onnxgraph.placement import Options
+    from tsss_edge.onnxgraph.qdq import PairOptions
 
     floating = export_onnx(netkit.checkpoint(tmp_path / "best.pt").path, tmp_path / "f.onnx")
-    data, kept = netkit.write_set(tmp_path / "data", train=2), Options(float_nodes=("encoder.stem",))
-    searched = calibrate(floating.path, data, tmp_path / "q.onnx", method="mse", options=kept)
+    data, kept = netkit.write_set(tmp_path / "data", train=2), PairOptions(float_nodes=("encoder.stem",))
+    searched = calibrate(floating, data, tmp_path / "q.onnx", method="mse", options=kept)
     network = script.Network("n", None, None, tmp_path, int8={"INT8 auto+search": searched})
     rows = [
         row(script, f"OpenVINO INT8 {name}", miou)

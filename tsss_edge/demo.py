@@ -151,7 +151,7 @@ def _build(method: Checkpoint, out: Path, data: Path, clock: _Clock) -> tuple[Pa
     with clock.step("export the fused graph, check it against PyTorch"):
         onnx = export_onnx(method.path, out / "fused.onnx", objectness=True, check_images=pictures)
     with clock.step("calibrate INT8 on the training split"):
-        int8 = calibrate(onnx.path, data, out / "fused.int8.onnx", size=256)
+        int8 = calibrate(onnx, data, out / "fused.int8.onnx", size=256)
     with clock.step("build engines: OpenVINO FP32 and INT8"):
         cpu = load_target("cpu")
         fp32_engine = build_engine(onnx.path, cpu, out / "fused.xml", precision="fp32")

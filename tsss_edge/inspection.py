@@ -125,7 +125,7 @@ def _onnx(path: Path) -> Description:
 
 def _placement(graph: Any) -> dict[str, str]:
     """Node by node: INT8 or float, and why."""
-    from tsss_edge.calib.qdq import explain
+    from tsss_edge.onnxgraph.qdq import explain
 
     return {
         f"node {d.node} ({d.op})": f"{'INT8' if d.quantized else 'float'}, {d.reason}"

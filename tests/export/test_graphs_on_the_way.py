@@ -31,7 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("made")
     checkpoint(root / "net.pt")
     export_onnx(root / "net.pt", root / "net.onnx")
-    calibrate(root / "net.onnx", write_set(root / "data"), root / "net.int8.onnx", method="minmax")
+    calibrate(OnnxModel.load(root / "net.onnx"), write_set(root / "data"), root / "net.int8.onnx", method="minmax")
     return root
 
 

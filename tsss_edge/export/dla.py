@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsss_edge.artifacts import Struct
+from tsss_edge.onnxgraph.view import QDQ, OnnxGraph, attributes
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import NodeProto
 
 MOST_NAMED = 4  # layers that a report names, the others are counted
 
@@ -48,23 +49,23 @@ def expected_dla(onnx_file: Path) -> Dla:
     """What the rules say of a graph, Q/DQ pairs left out: they become ranges or formats, not layers."""
     import onnx
 
-    model = onnx.load(onnx_file)
-    nodes = [n for n in model.graph.node if n.op_type not in ("QuantizeLinear", "DequantizeLinear")]
-    refused = {n.name: reason for n in nodes if (reason := _refusal(n, model))}
+    graph = OnnxGraph(onnx.load(onnx_file))
+    nodes = [n for n in graph.nodes if n.op_type not in QDQ]
+    refused = {n.name: reason for n in nodes if (reason := _refusal(n, graph))}
     return dla_of([n.name for n in nodes], refused)
 
 
-def _refusal(node: NodeProto, model: ModelProto) -> str:
+def _refusal(node: NodeProto, graph: OnnxGraph) -> str:
     """Why the DLA cannot run a node; empty when it can."""
     if node.op_type in _FREE:
         return ""
     if node.op_type not in _RULES:
         return f"{node.op_type} is not a DLA layer"
-    return _RULES[node.op_type](node, model)
+    return _RULES[node.op_type](node, graph)
 
 
-def _convolution(node: NodeProto, model: ModelProto) -> str:
-    values = _attributes(node)
+def _convolution(node: NodeProto, graph: OnnxGraph) -> str:
+    values = attributes(node)
     kernel, stride, dilation = (values.get(name, [1]) for name in ("kernel_shape", "strides", "dilations"))
     if max(kernel) > 32 or max(stride) > 8 or max(dilation) > 32:
         return f"kernel {kernel}, stride {stride}, dilation {dilation} are beyond 32, 8, 32"
@@ -72,12 +73,9 @@ def _convolution(node: NodeProto, model: ModelProto) -> str:
     return "a transposed convolution with groups or padding" if grouped else ""
 
 
-def _resize(node: NodeProto, model: ModelProto) -> str:
-    from onnx import numpy_helper
-
-    constants = {t.name: t for t in model.graph.initializer}
-    scales = numpy_helper.to_array(constants[node.input[2]]).tolist() if node.input[2] in constants else []
-    values = _attributes(node)
+def _resize(node: NodeProto, graph: OnnxGraph) -> str:
+    scales = graph.weight(node.input[2]).tolist() if node.input[2] in graph.initializers else []
+    values = attributes(node)
     linear = values.get("mode", b"nearest") == b"linear"
     most = 4 if linear else 32
     if len(scales) != 4 or scales[:2] != [1, 1] or any(s != int(s) or not 1 <= s <= most for s in scales[2:]):
@@ -88,14 +86,8 @@ def _resize(node: NodeProto, model: ModelProto) -> str:
     return "" if half_pixel or not linear else "linear resize that is not half-pixel"
 
 
-def _concat(node: NodeProto, model: ModelProto) -> str:
-    return "" if _attributes(node).get("axis") == 1 else "concatenation along another axis than the channels"
-
-
-def _attributes(node: NodeProto) -> dict[str, Any]:
-    from onnx import helper
-
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+def _concat(node: NodeProto, graph: OnnxGraph) -> str:
+    return "" if attributes(node).get("axis") == 1 else "concatenation along another axis than the channels"
 
 
 _FREE = ("Relu", "Sigmoid", "Tanh", "Clip", "Add", "Sub", "Mul", "Max", "Min", "MaxPool", "AveragePool")

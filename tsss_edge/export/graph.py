@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 import tsss_edge
 from tsss_edge.artifacts import Checkpoint, Head, OnnxMeta, OnnxModel, Precision, Preprocess, Struct
-from tsss_edge.backends.common import import_extra, output_specs
+from tsss_edge.backends.common import output_specs
 from tsss_edge.data.voc import read_image
 from tsss_edge.errors import ArtifactError
 from tsss_edge.models import SegNet, load_model
 from tsss_edge.models.fused import FusedNet
+from tsss_edge.onnxgraph.sessions import open_session
 
 # Largest logit error / largest logit, and least share of equal labels. Measured on edge-s and edge-m, trained and random:
 # FP32 3e-6 and 1.0, FP16 2e-3 and 0.998; the limits leave a factor of about ten.
@@ -99,7 +100,7 @@ def build_graph(fused: FusedNet, meta: OnnxMeta, batch: int) -> Any:
 
 def to_half(graph: Any, meta: OnnxMeta, pictures: Sequence[NDArray[np.uint8]]) -> tuple[Any, OnnxMeta]:
     """The graph with FP16 casts, nodes that overflow on `pictures`, (1,H,W,3) uint8, kept in FP32 and named in the meta."""
-    from tsss_edge.onnxgraph.half import cast_fp16, overflowing_nodes, scan_peaks
+    from tsss_edge.onnxgraph.casts import cast_fp16, overflowing_nodes, scan_peaks
 
     kept = overflowing_nodes(graph, scan_peaks(graph, pictures))
     return cast_fp16(graph, keep_float=kept), msgspec.structs.replace(meta, float_nodes=tuple(sorted(kept)))
@@ -166,19 +167,6 @@ def _torch_outputs(net: SegNet, spec: Preprocess, picture: NDArray[np.uint8]) ->
     found = {"logits": heads.logits, "objectness": heads.objectness}
     wide = torch.nn.functional.interpolate(heads.logits, scale_factor=8.0, mode="bilinear", align_corners=False)
     return {"labels": wide.argmax(1).numpy(), **{n: t.numpy() for n, t in found.items() if t is not None}}
-
-
-def open_session(graph: Any, *, threads: int | None = None) -> Any:
-    """An ONNX Runtime session on an onnx.ModelProto. Raises: ArtifactError: it refuses the graph."""
-    runtime = import_extra("onnxruntime", "onnx")
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3
-    if threads:
-        options.intra_op_num_threads = threads
-    try:
-        return runtime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions share no base class
-        raise ArtifactError(f"ONNX Runtime refuses the graph: {str(error).splitlines()[0]}") from error
 
 
 def require_agreement(out: Path, check: ExportCheck, precision: Precision) -> None:

@@ -16,7 +16,8 @@ from tsss_edge.backends.cuda.gpus import Gpu
 from tsss_edge.backends.trt_api import Trt
 from tsss_edge.errors import ArtifactError
 from tsss_edge.export.tensorrt_worker import Job, Result
-from tsss_edge.onnxgraph.typed import AS_ASKED, TypedGraph, named_layers, without_qdq, write_typed
+from tsss_edge.onnxgraph.casts import AS_ASKED, TypedGraph, named_layers, write_typed
+from tsss_edge.onnxgraph.qdq import without_qdq
 
 MOST_DROPPED = 3  # attempts that give layers back to FP16: a network that needs more is not an INT8 network
 
@@ -88,9 +89,7 @@ def fixed_attempts(trt: Trt, gpu: Gpu | None, job: Job, graphs: Sequence[TypedGr
 
 
 def _dropping(job: Job, source: OnnxModel, failed: dict[str, str]) -> Iterator[Attempt]:
-    import onnx
-
-    graph = onnx.load(source.path)
+    graph = source.graph
     folder = Path(job.plan).parent
     dropped: list[str] = []
     for _ in range(MOST_DROPPED):

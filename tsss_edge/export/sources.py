@@ -109,7 +109,7 @@ def _convert(given: OnnxModel, need: Precision, out: Path, calib_data: Path | No
         )
     from tsss_edge.calib.calibrate import calibrate
 
-    return calibrate(given.path, calib_data, out)
+    return calibrate(given, calib_data, out)
 
 
 def _export(

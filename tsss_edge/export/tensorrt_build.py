@@ -17,7 +17,8 @@ from tsss_edge.export.ladder import Climbed, climb
 from tsss_edge.export.tensorrt_worker import Job
 from tsss_edge.export.trtexec import MIB, cache_name, cache_text, trtexec_command
 from tsss_edge.files import sha256_file
-from tsss_edge.onnxgraph.typed import AS_ASKED, TypedGraph, float_graph, source_ranges, typed_graphs
+from tsss_edge.onnxgraph.casts import AS_ASKED, TypedGraph, float_graph, typed_graphs
+from tsss_edge.onnxgraph.qdq import calibrated_peaks
 
 DEFAULT_WORKSPACE = 256 * MIB  # without a GPU to ask; the networks here need some 10 MiB (measured, edge-s 512x512)
 
@@ -111,7 +112,7 @@ def plan_job(
         plan=str((folder / name).resolve()),
         shape=input_shape(source),
     )
-    ranges = source_ranges(source) if precision == "int8" and _dla_by_ranges(trt, target) else {}
+    ranges = calibrated_peaks(source.graph) if precision == "int8" and _dla_by_ranges(trt, target) else {}
     return msgspec.structs.replace(
         job,
         result=str((folder / "result.json").resolve()),

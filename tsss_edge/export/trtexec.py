@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tsss_edge.backends.trt_api import Trt
-from tsss_edge.calib.methods import LEVELS
 from tsss_edge.export.tensorrt_worker import Job
+from tsss_edge.onnxgraph.view import LEVELS
 
 MIB = 1 << 20
 

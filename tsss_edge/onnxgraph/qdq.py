@@ -237,8 +237,8 @@ class _Inserter:
         """Add Q and DQ after `tensor` once; the name of what DQ gives."""
         if tensor not in self.made:
             names = [f"{tensor}.scale", f"{tensor}.zero"]
-            values = (scale, np.zeros(scale.shape, np.int8))
-            self.constants += [numpy_helper.from_array(value, name) for value, name in zip(values, names, strict=True)]
+            zeros = np.zeros(scale.shape, np.int8)
+            self.constants += [numpy_helper.from_array(scale, names[0]), numpy_helper.from_array(zeros, names[1])]
             q, dq = f"{tensor}.q", f"{tensor}.dq"
             self.nodes.append(helper.make_node("QuantizeLinear", [tensor, *names], [q], name=q, **attributes))
             self.nodes.append(helper.make_node("DequantizeLinear", [q, *names], [dq], name=dq, **attributes))

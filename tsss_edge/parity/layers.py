@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Struct
 from tsss_edge.backends.common import import_extra
-from tsss_edge.onnxgraph.view import LEVELS, QdqGraph
+from tsss_edge.onnxgraph.sessions import run_tensors
+from tsss_edge.onnxgraph.view import LAYERS, LEVELS, OnnxGraph
 
 NO_ERROR_DB = 200.0  # stands for "equal"
-LAYER_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 # Measured with minmax ranges on CamVid pictures, edge-s and edge-m, trained and with random weights: weights 42 to 46 dB,
 # activations 25 to 45 dB, accumulated 45 dB at the stem falling to 22 at the head, by at most 3.5 dB below CLEAN_DB a layer.
 CLEAN_DB = 30.0  # an input better than this counts as clean
@@ -120,7 +120,7 @@ def decibels(signal: float, noise: float) -> float:
 
 def structure_faults(int8_onnx: Path) -> tuple[str, ...]:
     """What is wrong with the form of an INT8 graph by itself. Raises: UnavailableError: ONNX is not installed."""
-    return QdqGraph(import_extra("onnx", "onnx").load(int8_onnx)).structure_problems()
+    return OnnxGraph(import_extra("onnx", "onnx").load(int8_onnx)).pair_faults()
 
 
 def compare_layers(float_onnx: Path, int8_onnx: Path, images: Iterable[NDArray[np.uint8]]) -> LayerReport:
@@ -129,22 +129,23 @@ def compare_layers(float_onnx: Path, int8_onnx: Path, images: Iterable[NDArray[n
     Raises: UnavailableError: ONNX or ONNX Runtime is not installed.
     """
     onnx = import_extra("onnx", "onnx")
-    floating, quantized = QdqGraph(onnx.load(float_onnx)), QdqGraph(onnx.load(int8_onnx))
-    layers = [n for n in floating.nodes if n.op_type in LAYER_OPS and n.output[0] in quantized.tensors]
-    scales = {t: s for t, s in quantized.activation_scales().items() if t in floating.tensors}
+    floating, quantized = OnnxGraph(onnx.load(float_onnx)), OnnxGraph(onnx.load(int8_onnx))
+    layers = [n for n in floating.nodes if n.op_type in LAYERS and n.output[0] in quantized.maker]
+    scales = {t: s for t, s in quantized.activation_scales().items() if t in floating.maker}
     compared = list(dict.fromkeys([*(n.output[0] for n in layers), *scales]))
     sums = {tensor: _Sums() for tensor in compared}
     activations = {tensor: _Activation(scale) for tensor, scale in scales.items()}
-    run_float, run_int8 = floating.session(compared), quantized.session(compared)
+    run_float, run_int8 = (run_tensors(graph.model, compared) for graph in (floating, quantized))
     count = 0
     for image in images:
-        for tensor, x, y in zip(compared, run_float(image), run_int8(image), strict=True):
-            sums[tensor].add(x, y)
+        exact, rounded = run_float(image), run_int8(image)
+        for tensor in compared:
+            sums[tensor].add(exact[tensor], rounded[tensor])
             if tensor in activations:
-                activations[tensor].add(x)
+                activations[tensor].add(exact[tensor])
         count += 1
     found = tuple(_layer_error(node, floating, quantized, sums, activations) for node in layers)
-    structure = quantized.structure_problems()
+    structure = quantized.pair_faults()
     return LayerReport(
         layers=found,
         structure=structure,
@@ -223,12 +224,12 @@ def _db(value: float) -> str:
 
 
 def _layer_error(
-    node: Any, floating: QdqGraph, quantized: QdqGraph, sums: dict[str, _Sums], activations: dict[str, _Activation]
+    node: Any, floating: OnnxGraph, quantized: OnnxGraph, sums: dict[str, _Sums], activations: dict[str, _Activation]
 ) -> LayerError:
     accumulated = sums[node.output[0]].db
-    before = min((sums[t].db for t in floating.compared_before(node, sums)), default=NO_ERROR_DB)
-    twin = quantized.layer_behind(node.output[0])
-    source = quantized.float_source(twin.input[0])
+    before = min((sums[t].db for t in floating.nearest_before(node.input[0], sums)), default=NO_ERROR_DB)
+    twin = quantized.maker[quantized.source(node.output[0])]
+    source = quantized.source(twin.input[0])
     return LayerError(
         layer=node.name or node.output[0],
         output=node.output[0],

@@ -19,7 +19,6 @@ from tsss_edge.backends.common import import_extra
 from tsss_edge.calib.ranges import collect
 from tsss_edge.data.voc import VocDataset, read_image
 from tsss_edge.files import sha256_file
-from tsss_edge.onnxgraph.view import LEVELS, QdqGraph
 
 REPLAYED = 512  # pictures at most: all of an ordinary set, in the time that measuring them took
 TOLERANCE = 0.01  # of a peak: rounding of scales, other versions of ONNX Runtime (ours)
@@ -101,8 +100,9 @@ def recorded_peaks(record: CalibrationRecord, int8_onnx: Path) -> dict[str, floa
         return {tensor: peak for tensor, peak in record.peaks.items() if peak > 0}
     if record.method != "minmax":
         return {}
-    scales = QdqGraph(import_extra("onnx", "onnx").load(int8_onnx)).activation_scales()
-    return {tensor: LEVELS * scale for tensor, scale in scales.items()}
+    from tsss_edge.onnxgraph.qdq import calibrated_peaks
+
+    return calibrated_peaks(import_extra("onnx", "onnx").load(int8_onnx))
 
 
 def calibration_pictures(record: CalibrationRecord, dataset: VocDataset, limit: int) -> Iterator[Path]:
