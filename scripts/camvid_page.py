@@ -74,9 +74,9 @@ def measure_run(name: str, folder: Path, data: Path, loader: Path, work: Path) -
 def engines(folder: Path, data: Path, work: Path) -> dict[str, Path]:
     """The checkpoint and every CPU engine of it."""
     checkpoint, target = Checkpoint.load(folder / "best.pt"), load_target("cpu")
-    float_graph = export_onnx(checkpoint.path, work / "fused.onnx").path
-    int8_graph = calibrate(float_graph, data, work / "fused.int8.onnx", calib_set=CALIB_SET).path
-    graphs = {"fp32": float_graph, "bf16": float_graph, "int8": int8_graph}
+    exported = export_onnx(checkpoint.path, work / "fused.onnx")
+    int8 = calibrate(exported, data, work / "fused.int8.onnx", calib_set=CALIB_SET)
+    graphs = {"fp32": exported.path, "bf16": exported.path, "int8": int8.path}
     built = {p: build_engine(graphs[p], target, work / "fused.xml", precision=p).path for p in ("fp32", "bf16", "int8")}
     return {"pytorch": checkpoint.path, **built}
 

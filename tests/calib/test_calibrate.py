@@ -169,7 +169,9 @@ def test_the_command(tmp_path: Path, model: OnnxModel, data: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "max_drop"), [([], None), (["--search"], 0.3), (["--search", "--max-drop", "1"], 1.0)]
 )
-def test_search_is_asked_for(monkeypatch: pytest.MonkeyPatch, options: list[str], max_drop: float | None) -> None:
+def test_search_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, model: OnnxModel, options: list[str], max_drop: float | None
+) -> None:
     seen: dict[str, object] = {}
 
     def stand_in(*_: object, **given: object) -> None:
@@ -177,5 +179,6 @@ def test_search_is_asked_for(monkeypatch: pytest.MonkeyPatch, options: list[str]
         raise ArtifactError("seen enough")
 
     monkeypatch.setattr(module, "calibrate", stand_in)
-    CliRunner().invoke(app, ["calibrate", "f.onnx", "--data", "d", "--out", "q.onnx", "--method", "auto", *options])
+    given = ["calibrate", str(model.path), "--data", "d", "--out", "q.onnx", "--method", "auto"]
+    CliRunner().invoke(app, [*given, *options])
     assert seen["max_drop"] == max_drop and seen["method"] == "auto"

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tsss_edge.calib.ranges import CalibTable, Histograms, collect, make_table
 from tsss_edge.errors import ArtifactError
+from tsss_edge.files import write_json
 
 TENSORS = ("x0", "x1", "x2")
 Load = Callable[[], NDArray[np.uint8]]
@@ -141,7 +142,7 @@ GOLDEN = b"""\
 
 def test_golden_bytes(tmp_path: Path) -> None:
     path = tmp_path / "t.ranges.json"
-    table().save(path)
+    write_json(path, table())
     assert path.read_bytes() == GOLDEN
     assert CalibTable.load(path) == table()
 

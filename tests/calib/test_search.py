@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
+from tsss_edge.export.graph import export_onnx
 
+import tsss_edge.calib.search as module
 from tsss_edge.artifacts import Classes, Precision
 from tsss_edge.backends.base import Outputs
 from tsss_edge.calib.methods import METHODS, Method
@@ -26,7 +29,6 @@ from tsss_edge.calib.search import (
     SearchReport,
     TriedGraph,
     draw_search,
-    graphs_to_judge,
     pareto_front,
     search,
     units_of,
@@ -34,7 +36,6 @@ from tsss_edge.calib.search import (
 from tsss_edge.calib.sets import HeldBackPicture, held_back_ids, load_held_back
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import DataError, GateError, UnavailableError
-from tsss_edge.export.onnx_export import export_onnx
 from tsss_edge.onnxgraph.qdq import PairOptions, explain, insert_qdq, wanted_tensors
 from tsss_edge.onnxgraph.sessions import OnnxRuntimeCompiler, OpenVinoCompiler, RunPicture, pick_compiler, time_in_turn
 
@@ -154,11 +155,20 @@ def test_layers_kept_by_the_caller_stay_kept(floating: Any) -> None:
     assert all(layer.node != "decoder.smooth.0" for layer in report.layers)
 
 
-def test_progress_is_told_in_advance(floating: Any) -> None:
-    ticks_seen: list[int] = []
-    run(floating, FakeJudge(), 5.0, tick=lambda: ticks_seen.append(1))
-    assert len(ticks_seen) == graphs_to_judge(floating, tables(floating), 5.0, PairOptions())
-    assert graphs_to_judge(floating, tables(floating), None, PairOptions()) == 4
+def test_progress_is_told_in_advance(floating: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    ticks: list[int] = []
+
+    @contextmanager
+    def watched(what: str, total: int) -> Iterator[Callable[[], None]]:
+        told.append(total)
+        yield lambda: ticks.append(1)
+
+    monkeypatch.setattr(module, "progress", watched)
+    run(floating, FakeJudge(), 5.0)
+    assert told == [len(ticks)] == [4 + len(units_of(floating, PairOptions()))]
+    run(floating, FakeJudge(), None)
+    assert told[1:] == [4]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -315,8 +325,8 @@ def test_the_plot_names_every_graph_and_the_budget(tmp_path: Path) -> None:
         file.parent.mkdir()
         draw_search(report, file)
     texts = [t.text for t in ElementTree.parse(files[0]).getroot().iter("{http://www.w3.org/2000/svg}text")]
-    assert {*(s.name for s in STEPS), "budget 0.30", report.title} <= set(texts)
-    assert report.title == "9 held-back training pictures on OpenVINO, float mIoU 70.00"
+    title = "9 held-back training pictures on OpenVINO, float mIoU 70.00"
+    assert {*(s.name for s in STEPS), "budget 0.30", title} <= set(texts)
     assert files[0].read_bytes() == files[1].read_bytes()
 
 

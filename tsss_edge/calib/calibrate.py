@@ -13,7 +13,7 @@ import tsss_edge
 from tsss_edge.artifacts import CalibrationRecord, OnnxModel
 from tsss_edge.calib.methods import METHODS, Method
 from tsss_edge.calib.ranges import CalibTable, Histograms, collect, make_table
-from tsss_edge.calib.search import Judge, draw_search, graphs_to_judge, search
+from tsss_edge.calib.search import Judge, draw_search, search
 from tsss_edge.calib.sets import Chosen, HeldBackPicture, choose, find_set, held_back_ids, load_held_back, noise
 from tsss_edge.config import CalibSet
 from tsss_edge.data.voc import VocDataset
@@ -144,7 +144,7 @@ def write_int8(model: OnnxModel, table: CalibTable, chosen: Chosen, out: Path, o
         tool=f"tsss-edge {tsss_edge.__version__}",
     )
     written = OnnxModel.save(out, insert_qdq(model.graph, table.ranges, options), meta)
-    table.save(out.with_suffix(".ranges.json"))
+    write_json(out.with_suffix(".ranges.json"), table)
     return written
 
 
@@ -163,9 +163,8 @@ def write_searched(
     `out` with suffix `.search.json` gets what was tried; `.search.svg` gets the plot of it, where matplotlib is installed.
     Raises: GateError: `max_drop` cannot be held; nothing is written.
     """
-    with progress("search", graphs_to_judge(model.graph, tables, max_drop, options)) as tick:
-        judge = Judge(model.graph, pictures, len(model.meta.classes), pick_compiler())
-        report = search(model.graph, tables, judge, max_drop=max_drop, options=options, tick=tick)
+    judge = Judge(model.graph, pictures, len(model.meta.classes), pick_compiler())
+    report = search(model.graph, tables, judge, max_drop=max_drop, options=options)
     options = msgspec.structs.replace(options, float_nodes=report.result.float_nodes)
     written = write_int8(model, tables[report.method], chosen, out, options)
     write_json(out.with_suffix(".search.json"), report)

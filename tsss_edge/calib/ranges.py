@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tsss_edge.artifacts import Struct
 from tsss_edge.calib.methods import Histogram, Method, choose_range
 from tsss_edge.errors import ArtifactError
-from tsss_edge.files import read_json, write_json
+from tsss_edge.files import read_json
 from tsss_edge.machine import usable_cores
 from tsss_edge.onnxgraph.sessions import open_session, with_batch
 
@@ -36,10 +36,6 @@ class CalibTable(Struct, frozen=True):
     preprocess: str  # hash
     ranges: dict[str, float]  # in the graph's order
     peaks: dict[str, float]  # largest magnitude seen, for comparison
-
-    def save(self, path: Path) -> None:
-        """Write as JSON, atomically."""
-        write_json(path, self)
 
     @classmethod
     def load(cls, path: Path) -> CalibTable:

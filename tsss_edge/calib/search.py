@@ -24,6 +24,7 @@ from tsss_edge.calib.ranges import CalibTable
 from tsss_edge.calib.sets import HeldBackPicture
 from tsss_edge.errors import DataError, GateError
 from tsss_edge.files import write_bytes
+from tsss_edge.machine import progress
 from tsss_edge.metrics import ConfusionMatrix, miou_drop_interval
 from tsss_edge.onnxgraph.qdq import PairOptions, insert_qdq, plan
 from tsss_edge.onnxgraph.sessions import Compiler, RunPicture, time_in_turn
@@ -121,11 +122,6 @@ class SearchReport(Struct, frozen=True):
         """The graph that was chosen."""
         return next(step for step in self.steps if step.name == self.chosen)
 
-    @property
-    def title(self) -> str:
-        """What was measured, and on what."""
-        return f"{self.held_back} held-back training pictures on {self.runs_on}, float mIoU {self.miou_float:.2f}"
-
 
 def draw_search(report: SearchReport, path: Path) -> None:
     """Write a plot (SVG): mIoU drop against latency of every graph, with a line up to `drop_high`, and the budget.
@@ -135,7 +131,8 @@ def draw_search(report: SearchReport, path: Path) -> None:
     matplotlib, figures = (import_extra(name, "report") for name in ("matplotlib", "matplotlib.figure"))
     figure = figures.Figure(figsize=(7.6, 4.4), layout="constrained")
     axes = figure.subplots()
-    axes.set(title=report.title, xlabel="network alone, median milliseconds", ylabel="mIoU drop, points (up is worse)")
+    what = f"{report.held_back} held-back training pictures on {report.runs_on}, float mIoU {report.miou_float:.2f}"
+    axes.set(title=what, xlabel="network alone, median milliseconds", ylabel="mIoU drop, points (up is worse)")
     front = {step.name for step in pareto_front(report.steps)}
     for step in report.steps:
         kind = "chosen" if step.name == report.chosen else "front" if step.name in front else "other"
@@ -185,24 +182,24 @@ def search(
     *,
     max_drop: float | None,
     options: PairOptions | None = None,
-    tick: Callable[[], None] = lambda: None,
 ) -> SearchReport:
-    """Choose a method and, with `max_drop`, the layers that stay float.
+    """Choose a method and, with `max_drop`, the layers that stay float. Shows a progress bar on a terminal.
 
     Args:    floating: onnx.ModelProto, FP32. tables: ranges of it by each method that may be chosen.
              max_drop: mIoU points that the INT8 graph may lose; the upper end of the drop's interval must hold it.
-             tick: called after each INT8 graph that was judged.
     Raises:  GateError: half of the layers are float and the budget still does not hold.
     """
-    searcher = _Searcher(floating, judge, options or PairOptions(), tick)
-    floats = [searcher.judged(kind, floating, kind) for kind in judge.compiler.floats]
-    by_method = {method: searcher.try_int8(f"INT8 {method}", table) for method, table in tables.items()}
-    method = min(by_method, key=lambda m: by_method[m].score.change)
-    best, costs = by_method[method], list[LayerCost]()
-    given_back: list[_Scored] = []
-    if max_drop is not None:
-        costs = searcher.layer_costs(tables[method], best.score)
-        given_back = searcher.give_back(tables[method], best, costs, max_drop)
+    options, costs, given_back = options or PairOptions(), list[LayerCost](), list[_Scored]()
+    units = units_of(floating, options) if max_drop is not None else ()
+    with progress("search", len(tables) + len(units)) as tick:  # what is given back is not known in advance
+        searcher = _Searcher(floating, judge, options, tick)
+        floats = [searcher.judged(kind, floating, kind) for kind in judge.compiler.floats]
+        by_method = {method: searcher.try_int8(f"INT8 {method}", table) for method, table in tables.items()}
+        method = min(by_method, key=lambda m: by_method[m].score.change)
+        best = by_method[method]
+        if max_drop is not None:
+            costs = searcher.layer_costs(tables[method], best.score, units)
+            given_back = searcher.give_back(tables[method], best, costs, max_drop)
     tried = [*floats, *by_method.values(), *given_back]
     times = time_in_turn([t.run for t in tried], judge.pictures[0].picture)
     return SearchReport(
@@ -218,13 +215,6 @@ def search(
         layers=tuple(costs),
         chosen=(given_back[-1] if given_back else best).name,
     )
-
-
-def graphs_to_judge(
-    floating: Any, tables: Mapping[Method, CalibTable], max_drop: float | None, options: PairOptions
-) -> int:
-    """How many graphs `search` judges, those that are given back not counted."""
-    return len(tables) + (len(units_of(floating, options)) if max_drop is not None else 0)
 
 
 def units_of(floating: Any, options: PairOptions) -> tuple[str, ...]:
@@ -248,9 +238,8 @@ class _Searcher:
         run = self.judge.compiler(graph, precision)
         return _Scored(name, self.judge.score(run), run, float_nodes)
 
-    def layer_costs(self, table: CalibTable, whole: HeldBackScore) -> list[LayerCost]:
+    def layer_costs(self, table: CalibTable, whole: HeldBackScore, units: tuple[str, ...]) -> list[LayerCost]:
         """Each unit alone in float, all others in INT8. A layer does not answer for the Add that loses its pair with it."""
-        units = units_of(self.floating, self.options)
         wins = {u: whole.change - self.try_int8(u, table, (u,)).score.change for u in units}
         costs = {u: wins[u] - sum(wins[lost] for lost in self._lost_with(u, units)) for u in units}
         return sorted((LayerCost(node=u, cost=cost) for u, cost in costs.items()), key=lambda c: -c.cost)

@@ -66,10 +66,6 @@ def overflowing_nodes(
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Casts
-
-
 def cast_fp16(model: onnx.ModelProto, *, keep_float: Collection[str] = ()) -> onnx.ModelProto:
     """A copy of `model` that computes in FP16.
 

@@ -121,10 +121,6 @@ def skip_input(graph: OnnxGraph, node: onnx.NodeProto) -> int | None:
     return straight.index(False) if node.op_type == "Add" and straight.count(True) == 1 else None
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The plan
-
-
 def plan(model: onnx.ModelProto, options: PairOptions | None = None) -> PairPlan:
     """Decide for every node of a float graph. Raises: ArtifactError: the graph is quantized already."""
     options = options or PairOptions()
@@ -215,9 +211,10 @@ class _Inserter:
             node = deepcopy(old)
             for index, tensor in enumerate(node.input):
                 if (node.name, index) in decided.inputs:
-                    node.input[index] = self._activation(tensor)
+                    node.input[index] = self._pair(tensor, np.array(self.ranges[tensor] / LEVELS, np.float32))
             if node.name in decided.weights:
-                node.input[1] = self._weight(node.input[1], _AXIS[node.op_type])
+                weight, axis = node.input[1], _AXIS[node.op_type]
+                node.input[1] = self._pair(weight, weight_scales(self.graph.weight(weight), axis), axis=axis)
             node.doc_string = f"{'INT8' if decision.quantized else 'float'}: {decision.reason}"
             self.nodes.append(node)
         result = deepcopy(self.graph.model)
@@ -227,13 +224,7 @@ class _Inserter:
         onnx.checker.check_model(result, full_check=True)
         return result
 
-    def _activation(self, tensor: str) -> str:
-        return self._pair(tensor, np.array(self.ranges[tensor] / LEVELS, np.float32), {})
-
-    def _weight(self, name: str, axis: int) -> str:
-        return self._pair(name, weight_scales(self.graph.weight(name), axis), {"axis": axis})
-
-    def _pair(self, tensor: str, scale: NDArray[np.float32], attributes: dict[str, Any]) -> str:
+    def _pair(self, tensor: str, scale: NDArray[np.float32], **attributes: Any) -> str:
         """Add Q and DQ after `tensor` once; the name of what DQ gives."""
         if tensor not in self.made:
             names = [f"{tensor}.scale", f"{tensor}.zero"]
