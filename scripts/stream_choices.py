@@ -16,11 +16,11 @@ from pathlib import Path
 from unittest import mock
 
 from tsss_edge.backends import AsyncBackend, open_backend, ov
-from tsss_edge.bench.stream import Blended
+from tsss_edge.bench.stream_bench import Blended
 from tsss_edge.machine import usable_cores
-from tsss_edge.stream import loop
+from tsss_edge.stream import live_loop as loop
 from tsss_edge.stream.process import decode_threads, opencv_threads
-from tsss_edge.stream.report import Recorder
+from tsss_edge.stream.recorder import Recorder
 from tsss_edge.stream.sources import open_source
 
 ROUNDS = 4

@@ -24,8 +24,8 @@ from tsss_edge.backends.trt_api import Trt
 from tsss_edge.config import load_target
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.export.engine import build_engine
-from tsss_edge.stream.cpu import CpuStages
-from tsss_edge.stream.cuda import DeviceEngine
+from tsss_edge.stream.cpu_stages import CpuStages
+from tsss_edge.stream.cuda_slot import DeviceEngine
 from tsss_edge.stream.frames import Frame
 
 ADA = Gpu(name="NVIDIA L4", compute_capability="8.9", total_bytes=1 << 34, free_bytes=1 << 34, driver_cuda="13.0")

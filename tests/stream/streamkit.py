@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.stream.frames import Result
+from tsss_edge.stream.frames import FrameResult
 
 MakeVideo = Callable[..., Path]
-MakeResult = Callable[..., Result]
+MakeResult = Callable[..., FrameResult]
 
 
 def gray_image(value: int, size_hw: tuple[int, int] = (48, 64)) -> NDArray[np.uint8]:

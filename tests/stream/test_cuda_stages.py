@@ -15,14 +15,13 @@ from tsss_edge.backends.cuda.device import CudaDevice
 from tsss_edge.backends.fake import FakeBackend
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.kernels.overlay import overlay
-from tsss_edge.stream.cpu import CpuStages
-from tsss_edge.stream.cuda import slots_needed
-from tsss_edge.stream.cuda.stages import CudaStages
-from tsss_edge.stream.engine import open_stages
-from tsss_edge.stream.frames import Frame, Result
-from tsss_edge.stream.loop import run
-from tsss_edge.stream.pipeline import ready_results
-from tsss_edge.stream.report import Recorder
+from tsss_edge.stream.cpu_stages import CpuStages
+from tsss_edge.stream.cuda_stages import CudaStages
+from tsss_edge.stream.frames import Frame, FrameResult
+from tsss_edge.stream.live_loop import run
+from tsss_edge.stream.opening import open_stages
+from tsss_edge.stream.pipeline import ready_results, slots_needed
+from tsss_edge.stream.recorder import Recorder
 
 CLASSES = Classes(names=("sky", "road", "car", "tree"), background=False)  # class 0, black, is shown too
 SPEC = Preprocess(size_hw=(64, 96), fit="letterbox")
@@ -87,7 +86,7 @@ def expected(library: Path, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return labels, overlay(image, labels, CLASSES.palette, shown=CLASSES.objects)
 
 
-def answer(stages: CudaStages, slot: int, image: np.ndarray | None = None) -> Result:
+def answer(stages: CudaStages, slot: int, image: np.ndarray | None = None) -> FrameResult:
     """One frame through a slot; without `image` the one that was started there."""
     times: dict[str, float] = {}
     if image is not None:
@@ -202,7 +201,7 @@ class NullSink:
     def __init__(self) -> None:
         self.shown: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
-    def write(self, result: Result) -> None:
+    def write(self, result: FrameResult) -> None:
         assert result.overlay is not None
         self.shown.append((result.frame.image.copy(), result.labels.copy(), result.overlay.copy()))
 

@@ -10,10 +10,9 @@ from contextlib import closing, contextmanager
 import numpy as np
 import pytest
 
-from tsss_edge.stream.cuda import slots_needed
-from tsss_edge.stream.frames import Frame, Result
-from tsss_edge.stream.pipeline import READY, Pipeline
-from tsss_edge.stream.ring import SlotRing
+from tsss_edge.stream.frames import Frame, FrameResult
+from tsss_edge.stream.pipeline import READY, Pipeline, slots_needed
+from tsss_edge.stream.threads import SlotRing
 
 PATIENCE_S = 20.0
 IN_FLIGHT = 3
@@ -66,12 +65,12 @@ class FakeStages:
             self._kept = self._labels[slot].copy()
         stages_ms["network"] = 1.0
 
-    def result(self, slot: int, frame: Frame, stages_ms: dict[str, float]) -> Result:
+    def result(self, slot: int, frame: Frame, stages_ms: dict[str, float]) -> FrameResult:
         assert self._local.inside
         self._maybe_fail("result", frame.index)
-        return Result(frame, self._labels[slot] if self.holds_slot else self._kept, None, None, stages_ms)
+        return FrameResult(frame, self._labels[slot] if self.holds_slot else self._kept, None, None, stages_ms)
 
-    def recycle(self, result: Result) -> None:
+    def recycle(self, result: FrameResult) -> None:
         self.recycled += 1
 
     def close(self) -> None:
@@ -106,7 +105,7 @@ class FakeSource:
 
 
 @contextmanager
-def streaming(source: FakeSource, stages: FakeStages) -> Iterator[tuple[Pipeline, Generator[Result, None, None]]]:
+def streaming(source: FakeSource, stages: FakeStages) -> Iterator[tuple[Pipeline, Generator[FrameResult, None, None]]]:
     """As `loop.run` opens and closes it; afterwards no thread may be left."""
     before = threading.active_count()
     pipeline = Pipeline(source, stages)

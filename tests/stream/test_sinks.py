@@ -14,8 +14,7 @@ from tsss_edge.artifacts import Classes
 from tsss_edge.data.voc import read_mask
 from tsss_edge.errors import DataError, UnavailableError
 from tsss_edge.stream.frames import Sink
-from tsss_edge.stream.sinks import VideoSink, open_sinks
-from tsss_edge.stream.sinks.jsonl import class_areas, label_histogram
+from tsss_edge.stream.sinks import VideoSink, class_areas, label_histogram, open_sinks
 
 CLASSES = Classes(names=("background", "cat", "dog"))
 

@@ -20,9 +20,9 @@ from streamkit import MakeResult
 from tsss_edge.artifacts import Classes, Preprocess
 from tsss_edge.errors import DataError, UnavailableError
 from tsss_edge.stream.frames import Frame
+from tsss_edge.stream.status import Hub
 from tsss_edge.stream.web import WebSink, open_web, parse_bind
 from tsss_edge.stream.web.app import BOUNDARY, Info, _jpegs, make_app
-from tsss_edge.stream.web.hub import Hub
 from tsss_edge.stream.web.painter import MAX_WIDTH, UNKNOWN_BGR, Painter, View, blend, draw_unknown, unknown_mask
 
 CLASSES = Classes(names=("background", "cat", "dog"))

@@ -14,7 +14,7 @@ import pytest
 from streamkit import gray_image
 
 from tsss_edge.artifacts import Classes, Preprocess
-from tsss_edge.stream.frames import Frame, Result
+from tsss_edge.stream.frames import Frame, FrameResult
 from tsss_edge.stream.web import WebSink, open_web
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
@@ -43,7 +43,7 @@ class Producer:
             image = gray_image(60 + n % 60 if self.gray is None else self.gray, (96, 128))
             frame = Frame(image, n, time.monotonic())
             self.sink.write(
-                Result(frame, labels, objectness, None, {"infer": 2.0, "post": 1.0}, 20.0, {"agreement": 0.99})
+                FrameResult(frame, labels, objectness, None, {"infer": 2.0, "post": 1.0}, 20.0, {"agreement": 0.99})
             )
             if self.stop.wait(0.03):
                 return

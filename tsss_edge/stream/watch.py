@@ -16,8 +16,8 @@ from tsss_edge.backends import Backend, open_backend
 from tsss_edge.errors import ArtifactError, GateError
 from tsss_edge.metrics import agreement_counts, confusion, miou_of
 from tsss_edge.segment import segment_image
-from tsss_edge.stream.frames import Result
-from tsss_edge.stream.report import Parity
+from tsss_edge.stream.frames import FrameResult
+from tsss_edge.stream.recorder import Parity
 from tsss_edge.stream.uris import parse_source
 
 MIOU_FRAMES = 90  # what the shown mIoU looks back on: three seconds at 30 frames a second
@@ -58,7 +58,7 @@ class ParityWatch:
         self._thread = threading.Thread(target=self._run, name="parity watch", daemon=True)
         self._thread.start()
 
-    def offer(self, result: Result) -> dict[str, Any]:
+    def offer(self, result: FrameResult) -> dict[str, Any]:
         """Take a copy of the frame if it is due -> the last verdict: {"agreement": 0-1, "frame": index}, empty before.
 
         Raises: GateError: an agreement was below `min_agreement`. And what the reference raised.
@@ -149,7 +149,7 @@ class LiveAccuracy:
         self._ring = np.zeros((MIOU_FRAMES, *self._total.shape), np.int64)
         self._frames = 0
 
-    def add(self, result: Result) -> float:
+    def add(self, result: FrameResult) -> float:
         """Count a result, whose frame has a truth -> mIoU of the last frames."""
         assert result.frame.truth is not None
         counts = confusion(result.labels, result.frame.truth, len(self._total))
@@ -183,7 +183,7 @@ class Checks:
             watch = ParityWatch(open_reference(reference, engine), every=every, min_agreement=min_agreement)
         return cls(watch, LiveAccuracy(len(engine.classes)) if _has_truth(source, engine.classes) else None)
 
-    def add(self, result: Result) -> dict[str, Any] | None:
+    def add(self, result: FrameResult) -> dict[str, Any] | None:
         """Check a result -> {"agreement", "frame", "miou"} as far as they are known, None when nothing is."""
         verdict = dict(self._watch.offer(result)) if self._watch else {}
         if self._accuracy is not None and result.frame.truth is not None:

@@ -14,7 +14,6 @@ from kernelkit import random_logits
 from tsss_edge.artifacts import Preprocess
 from tsss_edge.backends.cuda import device as launch
 from tsss_edge.backends.cuda.device import CudaDevice
-from tsss_edge.backends.cuda.graph import Event, Graph
 from tsss_edge.errors import UnavailableError
 from tsss_edge.kernels.overlay import overlay, tint_table
 from tsss_edge.kernels.preprocess import preprocess

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 
 from tsss_edge.errors import DataError, UnavailableError
-from tsss_edge.stream.opencv import as_bgr, quiet
+from tsss_edge.stream.process import as_bgr, quiet
 from tsss_edge.stream.sources.live import Shot
 from tsss_edge.stream.uris import Uri
 

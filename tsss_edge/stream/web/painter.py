@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import IGNORE, Classes, Preprocess, Struct
-from tsss_edge.stream.frames import Result
+from tsss_edge.stream.frames import FrameResult
 
 MAX_WIDTH = 960  # pixels; more than a page shows, and JPEG of 1080p costs four times as much
 MAX_FPS = 25.0
@@ -76,7 +76,7 @@ class Painter:
     def watchers(self) -> int:
         return len(self._subscribers)
 
-    def offer(self, result: Result) -> None:
+    def offer(self, result: FrameResult) -> None:
         """Take a copy of a result at page size, unless one was taken a moment ago (a second ago when nobody watches)."""
         now = self._clock()
         if now - self._offered_at < (1.0 / MAX_FPS if self._subscribers else 1.0):
@@ -139,7 +139,7 @@ class Painter:
         return data.tobytes()
 
 
-def _shrink(result: Result) -> _Picture:
+def _shrink(result: FrameResult) -> _Picture:
     height, width = result.labels.shape
     ratio = min(1.0, MAX_WIDTH / width)
     size = (max(1, round(width * ratio)), max(1, round(height * ratio)))

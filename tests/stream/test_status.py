@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tsss_edge.stream.metrics_text import prometheus_text
-from tsss_edge.stream.web.hub import History, Percentiles, Status
+from tsss_edge.stream.status import History, Percentiles, Status, prometheus_text
 
 EMPTY = History(t=[], fps=[], latency_ms=[], age_ms=[], dropped=[], agreement=[], miou=[])
 

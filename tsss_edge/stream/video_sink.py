@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.errors import DataError
-from tsss_edge.stream.frames import Result
-from tsss_edge.stream.opencv import quiet
+from tsss_edge.stream.frames import FrameResult
+from tsss_edge.stream.process import quiet
 
 SINK_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi")
 
@@ -46,7 +46,7 @@ class VideoSink:
             self._discard()
             raise DataError(f"{path}: cannot write a {size_hw[1]}x{size_hw[0]} video at {fps:g} frames a second there")
 
-    def write(self, result: Result) -> None:
+    def write(self, result: FrameResult) -> None:
         """Append `result.overlay`."""
         assert self._writer is not None and result.overlay is not None
         self._writer.write(self._fit(result.overlay))

@@ -12,8 +12,8 @@ from loopkit import CLASSES
 from streamkit import MakeVideo
 from tiny import tiny_onnx
 
-import tsss_edge.bench.stream as bench
-from tsss_edge.bench.stream import StreamBench, bench_stream, naive_overlay, time_first_mask
+import tsss_edge.bench.stream_bench as bench
+from tsss_edge.bench.stream_bench import StreamBench, bench_stream, naive_overlay, time_first_mask
 from tsss_edge.config import load_target
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.export.engine import build_engine

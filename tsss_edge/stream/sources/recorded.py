@@ -1,11 +1,11 @@
-"""Video files and pictures -> frames, every one, in order."""
+"""Video files, pictures and generated scenes -> frames, every one, in order."""
 
 from __future__ import annotations
 
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -15,8 +15,12 @@ from numpy.typing import NDArray
 from tsss_edge.data.voc import read_image
 from tsss_edge.errors import DataError
 from tsss_edge.stream.frames import Frame
-from tsss_edge.stream.opencv import as_bgr, quiet
-from tsss_edge.stream.uris import PICTURE_SUFFIXES, VIDEO_SUFFIXES, printf_pattern
+from tsss_edge.stream.process import as_bgr, quiet
+from tsss_edge.stream.uris import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Uri, printf_pattern
+
+SCENE_FRAMES = 90  # of synthetic://, then the next scene begins; ours: three seconds at 30 frames a second
+
+Render = Callable[[int, float], tuple[NDArray[np.uint8], NDArray[np.uint8]]]  # scene, seconds -> (RGB image, mask)
 
 
 class VideoSource:
@@ -114,6 +118,49 @@ class PictureSource:
         image = self._first if self._index == 0 else _read_bgr(self._paths[self._index])
         self.size_hw = (image.shape[0], image.shape[1])
         frame = Frame(image=image, index=self._index, captured=time.monotonic())
+        self._index += 1
+        return frame
+
+    def close(self) -> None:
+        self.state = "ENDED"
+
+
+class SyntheticSource:
+    """`frames` pictures (0: without end) of the generator's scenes, each with its mask. Deterministic by `seed`."""
+
+    live = False
+
+    def __init__(self, render: Render, *, size_hw: tuple[int, int], fps: float, frames: int) -> None:
+        self._render = render
+        self.size_hw = size_hw
+        self.fps: float = fps
+        self.length: int | None = frames or None
+        self.state = "OPEN"
+        self._index = 0
+
+    @classmethod
+    def open(cls, uri: Uri) -> SyntheticSource:
+        """From `synthetic://?size=640x480&fps=30&frames=300&seed=0`. Raises: DataError: a setting is wrong."""
+        from tsss_edge.data.synthetic import Scenes
+
+        size_hw = uri.size_hw((480, 640))
+        assert size_hw is not None
+        try:
+            scenes = Scenes(uri.whole("seed", 0), size_hw)
+        except ValueError as error:
+            raise DataError(f"{uri.shown}: {error}") from error
+        fps = uri.number("fps", 30.0, minimum=0.1)
+        return cls(scenes.frame, size_hw=size_hw, fps=fps, frames=uri.whole("frames", 300))
+
+    def read(self, out: NDArray[np.uint8] | None = None) -> Frame | None:
+        """The next frame with its truth, None at the end."""
+        if self.state == "ENDED" or self._index == self.length:
+            self.close()
+            return None
+        self.state = "STREAMING"
+        scene, step = divmod(self._index, SCENE_FRAMES)
+        image, mask = self._render(scene, step / self.fps)
+        frame = Frame(np.ascontiguousarray(image[..., ::-1]), self._index, time.monotonic(), truth=mask)
         self._index += 1
         return frame
 
