@@ -151,11 +151,11 @@ def soak_live(seconds: float, engine_ms: float, fps: float, size: str) -> dict[s
     probe, recorder, stops = Probe(), Recorder(), Stops()
     with tempfile.TemporaryDirectory() as folder:
         (log,) = open_sinks([f"{folder}/log.jsonl"], fps=fps, size_hw=source.size_hw, classes=CLASSES)
-        web = open_web("0", classes=CLASSES, source=source)
+        web = open_web("0", classes=CLASSES, recorder=recorder, source=source)
         viewer = Viewer(web.url)
         run(source, backend, [log, web, probe], recorder)
         viewer.close()
-        page = web.hub.status()
+        page = web.live.status()
         log.close()
         web.close()
         stops.close()

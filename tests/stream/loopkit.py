@@ -105,6 +105,7 @@ class Seen:
         self.overlays: list[NDArray[np.uint8]] = []
         self.verdicts: list[dict[str, Any] | None] = []
         self.stages: list[list[str]] = []
+        self.dropped: list[int] = []
         self.closed = 0
         self._on_write = on_write
 
@@ -115,6 +116,7 @@ class Seen:
         self.ages_ms.append(result.age_ms)
         self.verdicts.append(result.parity)
         self.stages.append(list(result.stages_ms))
+        self.dropped.append(result.dropped)
         if result.overlay is not None:
             self.overlays.append(result.overlay.copy())
         self._on_write(result)

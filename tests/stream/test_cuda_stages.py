@@ -14,13 +14,14 @@ from tsss_edge.artifacts import Classes, Preprocess, TensorSpec
 from tsss_edge.backends.cuda.device import CudaDevice
 from tsss_edge.backends.fake import FakeBackend
 from tsss_edge.errors import ArtifactError, UnavailableError
+from tsss_edge.kernels import KernelCall
 from tsss_edge.kernels.overlay import overlay
 from tsss_edge.stream.cpu_stages import CpuStages
-from tsss_edge.stream.cuda_stages import CudaStages
+from tsss_edge.stream.cuda_stages import IN_FLIGHT, CudaStages
 from tsss_edge.stream.frames import Frame, FrameResult
 from tsss_edge.stream.live_loop import run
 from tsss_edge.stream.opening import open_stages
-from tsss_edge.stream.pipeline import ready_results, slots_needed
+from tsss_edge.stream.pipeline import slots_needed
 from tsss_edge.stream.recorder import Recorder
 
 CLASSES = Classes(names=("sky", "road", "car", "tree"), background=False)  # class 0, black, is shown too
@@ -164,10 +165,10 @@ def test_without_graphs_it_runs_and_says_why(
     if by == "pycuda":
         launch, refused = device._launch, cuda.driver.Error("operation not permitted when stream is capturing")
 
-        def fail_in_capture(name: str, grid: object, block: object, stream: object, arguments: object) -> None:
+        def fail_in_capture(call: KernelCall, stream: object) -> None:
             if stream.recording is not None:  # type: ignore[attr-defined]
                 raise refused
-            launch(name, grid, block, stream, arguments)  # type: ignore[arg-type]
+            launch(call, stream)
 
         monkeypatch.setattr(device, "_launch", fail_in_capture)
     stages = CudaStages(engine, device, blend=True)
@@ -229,7 +230,7 @@ class Frames:
 
 
 def test_a_file_runs_on_the_gpu(cuda: HostCuda, library: Path) -> None:
-    slots = slots_needed(live=False, ready=ready_results(live=False))
+    slots = slots_needed(IN_FLIGHT)
     sink, recorder = NullSink(), Recorder()
     assert run(Frames(24), FakeEngine(cuda, CudaDevice(), slots=slots), [sink], recorder) == "source"
     assert recorder.frames == 24
@@ -304,7 +305,7 @@ def test_the_loop_on_a_gpu(library: Path) -> None:
     """Bit for bit the kernels that g++ built, through graphs, slots and a change of the frame size."""
     pytest.importorskip("pycuda.driver")
     device, sink, recorder = CudaDevice(), NullSink(), Recorder()
-    engine = FixedEngine(device, slots_needed(live=False, ready=ready_results(live=False)))
+    engine = FixedEngine(device, slots_needed(IN_FLIGHT))
     assert run(Frames(60), engine, [sink], recorder) == "source"
     assert recorder.runs_on == "fixed, all stages on the GPU, CUDA graphs"
     kernels = HostKernels(library)

@@ -113,6 +113,9 @@ def test_a_live_source_on_a_slow_engine_drops_counts_and_stays_young() -> None:
     assert seen.indices == sorted(set(seen.indices)), "in order, none twice"
     assert seen.labels == [[n % 4] for n in seen.indices], "the labels of the very frame"
     assert recorder.dropped == seen.indices[-1] + 1 - 8 > 8
+    assert seen.dropped == [index - n for n, index in enumerate(seen.indices)], (
+        "sinks know the drops before their frame"
+    )
     assert min(seen.ages_ms) >= engine_ms  # an engine time is in every age,
     assert np.median(seen.ages_ms) < 2 * engine_ms  # but no second one: nothing waited in a queue
 

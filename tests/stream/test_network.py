@@ -262,9 +262,13 @@ def test_our_own_page_is_a_source(port: int) -> None:
     """What one machine shows, another may stream: the page's MJPEG through `http://`."""
     from tsss_edge.artifacts import Classes
     from tsss_edge.stream.frames import FrameResult
+    from tsss_edge.stream.recorder import Recorder
     from tsss_edge.stream.web import open_web
 
-    sink, stop = open_web(str(port), classes=Classes(names=("background", "cat"))), threading.Event()
+    sink, stop = (
+        open_web(str(port), classes=Classes(names=("background", "cat")), recorder=Recorder()),
+        threading.Event(),
+    )
 
     def produce() -> None:
         labels = np.zeros((96, 160), np.uint8)

@@ -98,7 +98,7 @@ def test_json_lines(tmp_path: Path, make_result: MakeResult) -> None:
     assert not sink.wants_overlay
     sink.write(make_result(0, captured=5.0))
     result = make_result(3, captured=5.125)
-    result.parity = {"agreement": 0.99}
+    result.parity, result.dropped = {"agreement": 0.99}, 2
     sink.write(result)
     lines = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]  # there before close
     sink.close()

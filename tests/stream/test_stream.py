@@ -148,7 +148,7 @@ def test_the_page_counts_what_the_loop_gives(
     monkeypatch.setattr(tsss_edge.stream.web, "open_web", open_and_note)
     stream(engine, str(make_video()), [], web="0")
     assert f"live page: {pages[0].url}" in capsys.readouterr().err
-    status = pages[0].hub.status()
+    status = pages[0].live.status()
     assert (status.frames, status.dropped, status.size) == (10, 0, (64, 48))
     assert set(status.stages_ms) == {"decode", "preprocess", "network", "upsample_argmax"}
 

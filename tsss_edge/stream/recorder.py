@@ -90,14 +90,14 @@ class Times:
 
 
 class Last(NamedTuple):
-    """Of the newest result: its number at the source, when it came, its age, size and stages, what it was checked with."""
+    """Of the newest result: its number at the source, when it came, its age and size, its stages before the sinks, its checks."""
 
     frame: int
     at: float  # by the recorder's clock
     age_ms: float
     size: tuple[int, int]  # width, height
     stages_ms: dict[str, float]
-    checks: dict[str, float]  # "agreement", "miou" as far as known
+    checks: dict[str, float]  # "agreement" and "miou" as far as known
 
 
 class Recorder:
@@ -113,7 +113,8 @@ class Recorder:
         self.frames = self.dropped = 0
         self.last: Last | None = None
         self.runs_on = ""  # what ran where
-        self.latency, self.age = Times(), Times()
+        self.latency, self.age = Times(), Times()  # of a frame until the sinks get it, as the page shows it
+        self._latency_with_sinks = Times()  # as the report shows it
         self._first = 0.0
         self._ticks: deque[float] = deque(maxlen=RECENT)
         self._stages: dict[str, Times] = {}
@@ -131,8 +132,11 @@ class Recorder:
             self.frames += 1
             self._ticks.append(now)
             for name, value in result.stages_ms.items():
-                self._stages.setdefault(name, Times()).add(value)
-            self.latency.add(sum(result.stages_ms.values()))
+                if name not in self._stages:
+                    self._stages[name] = Times()
+                self._stages[name].add(value)
+            self.latency.add(sum(value for name, value in result.stages_ms.items() if name != "sinks"))
+            self._latency_with_sinks.add(sum(result.stages_ms.values()))
             self.age.add(result.age_ms)
             self.last = self._newest(result, now)
 
@@ -142,7 +146,8 @@ class Recorder:
         if result.parity is not None:
             checks = {name: float(value) for name, value in result.parity.items() if name != "frame"}
         height, width = result.labels.shape
-        return Last(result.frame.index, now, result.age_ms, (width, height), dict(result.stages_ms), checks)
+        stages = {name: value for name, value in result.stages_ms.items() if name != "sinks"}
+        return Last(result.frame.index, now, result.age_ms, (width, height), stages, checks)
 
     @property
     def fps(self) -> float:
@@ -161,7 +166,7 @@ class Recorder:
             "frames": self.frames,
             "dropped": self.dropped,
             "fps": self.fps,
-            "latency_ms": self.latency.all(),
+            "latency_ms": self._latency_with_sinks.all(),
             "stages_ms": {name: times.all() for name, times in self._stages.items()},
             "frame_age_ms": self.age.all(),
             "first_mask_s": self._first - self.started if self.frames else None,
