@@ -14,7 +14,6 @@ from tsss_edge.artifacts import Classes, Preprocess, TensorSpec
 from tsss_edge.backends.cuda.device import CudaDevice
 from tsss_edge.backends.fake import FakeBackend
 from tsss_edge.errors import ArtifactError, UnavailableError
-from tsss_edge.kernels import KernelCall
 from tsss_edge.kernels.overlay import overlay
 from tsss_edge.stream.cpu_stages import CpuStages
 from tsss_edge.stream.cuda_stages import IN_FLIGHT, CudaStages
@@ -163,14 +162,14 @@ def test_without_graphs_it_runs_and_says_why(
     engine = FakeEngine(cuda, device)
     engine.cannot_be_captured, cuda.refuses_capture = by == "engine", by == "driver"
     if by == "pycuda":
-        launch, refused = device._launch, cuda.driver.Error("operation not permitted when stream is capturing")
+        launch, refused = device.launch, cuda.driver.Error("operation not permitted when stream is capturing")
 
-        def fail_in_capture(call: KernelCall, stream: object) -> None:
+        def fail_in_capture(kernel: str, grid: object, block: object, stream: object, arguments: object) -> None:
             if stream.recording is not None:  # type: ignore[attr-defined]
                 raise refused
-            launch(call, stream)
+            launch(kernel, grid, block, stream, arguments)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(device, "_launch", fail_in_capture)
+        monkeypatch.setattr(device, "launch", fail_in_capture)
     stages = CudaStages(engine, device, blend=True)
     with stages.thread():
         for seed in (0, 1):

@@ -43,7 +43,7 @@ def watches() -> Iterator[list[ParityWatch]]:
     for watch in made:
         watch.close()
         watch.close()
-    assert not [t for t in threading.enumerate() if t.name == "parity watch"]
+    assert not [t for t in threading.enumerate() if t.name.startswith("parity watch")]
 
 
 def test_agreement_is_the_share_of_equal_pixels(watches: list[ParityWatch]) -> None:

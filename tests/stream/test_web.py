@@ -24,7 +24,7 @@ from tsss_edge.stream.recorder import Recorder
 from tsss_edge.stream.status import LiveStatus, Status
 from tsss_edge.stream.web import WebSink, open_web, parse_bind
 from tsss_edge.stream.web.app import BOUNDARY, Info, _jpegs, make_app
-from tsss_edge.stream.web.painter import MAX_WIDTH, UNKNOWN_BGR, Painter, View, blend, draw_unknown, unknown_mask
+from tsss_edge.stream.web.painter import MAX_WIDTH, UNKNOWN_BGR, Painter, View, draw_unknown, unknown_mask
 
 CLASSES = Classes(names=("background", "cat", "dog"))
 INFO = Info(engine="e.xml", source="0", classes=(("cat", "#800000"),), background=True, objectness=True)
@@ -130,21 +130,6 @@ def test_nothing_yet() -> None:
 
 
 # -- pictures ----------------------------------------------------------------------------------------------------------
-
-
-def test_blend_leaves_background_and_ignored_pixels() -> None:
-    image = np.full((1, 4, 3), 100, np.uint8)
-    labels = np.array([[0, 1, 2, 255]], np.uint8)  # VOC: class 1 is RGB 128,0,0 and class 2 is 0,128,0
-    half = blend(image, labels, CLASSES, 0.5)
-    assert half.tolist() == [[[100, 100, 100], [50, 50, 114], [50, 114, 50], [100, 100, 100]]]
-    assert blend(image, labels, CLASSES, 1.0)[0, 1].tolist() == [0, 0, 128]
-    assert np.array_equal(blend(image, labels, CLASSES, 0.0), image)
-    assert image.max() == 100
-
-
-def test_without_a_background_class_every_class_is_shown() -> None:
-    sky = Classes(names=("sky", "road"), background=False)
-    assert blend(np.full((1, 1, 3), 100, np.uint8), np.zeros((1, 1), np.uint8), sky, 0.5).tolist() == [[[50, 50, 50]]]
 
 
 def test_unknown_is_object_where_the_class_is_background() -> None:

@@ -20,7 +20,7 @@ from tsss_edge.errors import DataError, UnavailableError
 from tsss_edge.files import write_bytes
 from tsss_edge.stream.frames import FrameResult, Sink
 from tsss_edge.stream.uris import Uri, parse_sink, printf_pattern
-from tsss_edge.stream.video_sink import SINK_SUFFIXES, VideoSink
+from tsss_edge.stream.video_sink import SINK_SUFFIXES, VideoSink, writable
 
 DEFAULT_FPS = 30.0  # of a video made from a source without a rate (pictures); what jetson-inference uses
 WINDOW_TITLE = "tsss-edge (q quits)"
@@ -132,11 +132,9 @@ class JsonLinesSink:
 
 
 def _create(path: Path) -> BinaryIO:
-    try:
+    with writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("wb")
-    except OSError as error:
-        raise DataError(f"{path}: cannot write there ({error.strerror})") from error
 
 
 def class_areas(labels: NDArray[np.uint8], classes: Classes) -> dict[str, float]:
@@ -163,10 +161,8 @@ class PictureSink:
         self._field = printf_pattern(self._name)
         self.wants_overlay = path.suffix.lower() != ".png"
         self._written = 0
-        try:
+        with writable(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"{self._folder}: cannot write there ({error.strerror})") from error
 
     def write(self, result: FrameResult) -> None:
         """Write one picture. Raises: DataError: not writable, or a second picture for one name."""

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,18 +119,6 @@ class Status(Struct, frozen=True):
     history: History
 
 
-class _Second(Struct, frozen=True):
-    """A point of the graphs. The names are those of `History`; `t` is by the recorder's clock."""
-
-    t: float
-    fps: float
-    latency_ms: float | None
-    age_ms: float | None
-    dropped: float
-    agreement: float | None
-    miou: float | None
-
-
 class LiveStatus:
     """A recorder's numbers with class areas and graphs. `add` is for the loop's thread, `status` for the web's."""
 
@@ -137,7 +126,7 @@ class LiveStatus:
         self._classes, self._recorder, self._source = classes, recorder, source
         self._started = self._last_second = recorder.clock()
         self._dropped_before = 0
-        self._seconds: deque[_Second] = deque(maxlen=HISTORY)
+        self._seconds: deque[dict[str, float | None]] = deque(maxlen=HISTORY)  # the names are those of `History`
         self._areas: dict[str, float] = {}
         self._areas_at = float("-inf")
 
@@ -180,15 +169,15 @@ class LiveStatus:
         recorder, last = self._recorder, self._recorder.last
         fresh = last is not None and last.at >= self._last_second
         self._seconds.append(
-            _Second(
-                t=now,
-                fps=round(recorder.recent_fps(), 2),
-                latency_ms=round(float(recorder.latency.recent()[-1]), 3) if fresh else None,
-                age_ms=self._age_ms(now),
-                dropped=float(recorder.dropped - self._dropped_before),
-                agreement=last.checks.get("agreement") if last else None,
-                miou=last.checks.get("miou") if last else None,
-            )
+            {
+                "t": now,
+                "fps": round(recorder.recent_fps(), 2),
+                "latency_ms": round(float(recorder.latency.recent()[-1]), 3) if fresh else None,
+                "age_ms": self._age_ms(now),
+                "dropped": float(recorder.dropped - self._dropped_before),
+                "agreement": last.checks.get("agreement") if last else None,
+                "miou": last.checks.get("miou") if last else None,
+            }
         )
         self._last_second, self._dropped_before = now, recorder.dropped
 
@@ -200,7 +189,7 @@ class LiveStatus:
         return round(last.age_ms + (waiting_ms if waiting_ms > 1000 else 0.0), 3)
 
     def _history(self, now: float) -> History:
-        columns = {name: [getattr(one, name) for one in self._seconds] for name in _Second.__struct_fields__}
+        columns: dict[str, Any] = {name: [one[name] for one in self._seconds] for name in History.__struct_fields__}
         return History(**{**columns, "t": [round(t - now, 2) for t in columns["t"]]})
 
 

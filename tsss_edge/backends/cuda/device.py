@@ -15,14 +15,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import Placement
 from tsss_edge.backends.cuda.driver import NON_BLOCKING, CudaMemory
 from tsss_edge.errors import UnavailableError
-from tsss_edge.kernels import PARAMETERS, KernelCall, overlay_call, preprocess_call, upsample_argmax_calls
+from tsss_edge.kernels import PARAMETERS, KernelCalls
 from tsss_edge.kernels.fatbin import find_or_build
 
 
-class CudaDevice(CudaMemory):
+class CudaDevice(CudaMemory, KernelCalls):
     """Everything the CUDA loop asks of the GPU. `close` frees what is left."""
 
     def __init__(self) -> None:
@@ -71,45 +70,11 @@ class CudaDevice(CudaMemory):
         """As `CudaMemory.pinned`; on an integrated GPU it is mapped unless told."""
         return super().pinned(shape, dtype, mapped=self.integrated if mapped is None else mapped)
 
-    # -----------------------------------------------------------------------------------------------------------------
-    # Kernels, behind what is in `stream`. Arguments and results: `tsss_edge.kernels`.
-
-    def preprocess(
-        self,
-        frame: int,
-        out: int,
-        placement: Placement,
-        frame_hw: tuple[int, int],
-        size_hw: tuple[int, int],
-        stream: Any,
-        *,
-        bgr: bool = True,
+    def launch(
+        self, kernel: str, grid: tuple[int, int], block: tuple[int, int, int], stream: Any, arguments: tuple[int, ...]
     ) -> None:
-        """Frame -> network input."""
-        self._launch(preprocess_call(frame, out, placement, frame_hw, size_hw, bgr=bgr), stream)
-
-    def upsample_argmax(
-        self,
-        logits: int,
-        best: int,
-        labels: int,
-        placement: Placement,
-        grid_shape: tuple[int, int, int],
-        frame_hw: tuple[int, int],
-        stream: Any,
-        *,
-        dtype: str = "float32",
-    ) -> None:
-        """Logits -> labels at frame resolution."""
-        for call in upsample_argmax_calls(logits, best, labels, placement, grid_shape, frame_hw, dtype=dtype):
-            self._launch(call, stream)
-
-    def overlay(self, frame: int, labels: int, tints: int, keep: int, frame_hw: tuple[int, int], stream: Any) -> None:
-        """Frame and labels -> blended frame, in place."""
-        self._launch(overlay_call(frame, labels, tints, keep, frame_hw), stream)
-
-    def _launch(self, call: KernelCall, stream: Any) -> None:
-        self._kernels[call.kernel].prepared_async_call(call.grid, call.block, stream, *call.arguments)
+        """Run one kernel behind what is in `stream`, one of PyCUDA's."""
+        self._kernels[kernel].prepared_async_call(grid, block, stream, *arguments)
 
     def _load(self, capability: str) -> Any:
         path = find_or_build(capability)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,61 +21,79 @@ from tsss_edge.stream.uris import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Uri, printf_
 
 SCENE_FRAMES = 90  # of synthetic://, then the next scene begins; ours: three seconds at 30 frames a second
 
+# (H,W,3) BGR, None at the end; (H,W) true labels where they are known
+Picture = tuple[NDArray[np.uint8] | None, NDArray[np.uint8] | None]
 Render = Callable[[int, float], tuple[NDArray[np.uint8], NDArray[np.uint8]]]  # scene, seconds -> (RGB image, mask)
 
 
-class VideoSource:
-    """A video file, read with OpenCV's FFmpeg. `length` is what the container says, until the end is reached."""
+class _Recorded(ABC):
+    """A `Source` that gives every frame in order."""
 
     live = False
+    fps = 0.0
+    length: int | None = None
+    size_hw: tuple[int, int]
 
-    def __init__(self, path: str, *, name: str, decode_threads: int | None = None) -> None:
-        self._name = name
-        self._check_size(path)
-        options = [cv2.CAP_PROP_N_THREADS, decode_threads] if decode_threads else []
-        with quiet():
-            self._capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, options)
-        fps = self._capture.get(cv2.CAP_PROP_FPS)
-        count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.fps: float = fps if math.isfinite(fps) and fps > 0 else 0.0
-        self.length: int | None = int(count) if count > 0 else None
+    def __init__(self) -> None:
         self.state = "OPEN"
         self._index = 0
-        self._first = self._read_first()
-        self.size_hw: tuple[int, int] = (self._first.shape[0], self._first.shape[1])
 
-    def _check_size(self, path: str) -> None:
-        if "://" not in path and Path(path).stat().st_size == 0:
-            raise DataError(f"{self._name}: the file is empty (0 bytes); copy or record it again")
-
-    def _read_first(self) -> NDArray[np.uint8]:
-        ok, image = self._capture.read() if self._capture.isOpened() else (False, None)
-        if not ok or image is None:
-            self._capture.release()
-            raise DataError(
-                f"{self._name}: not a readable video (cut short, damaged, or not a video); "
-                "expected a file that FFmpeg plays"
-            )
-        return as_bgr(image)
+    @abstractmethod
+    def _picture(self, index: int, out: NDArray[np.uint8] | None) -> Picture:
+        """Picture number `index` and its truth."""
 
     def read(self, out: NDArray[np.uint8] | None = None) -> Frame | None:
-        """The next frame, None at the end. Raises: DataError: the file ends well before its own frame count."""
+        """Give the next frame, None at the end. Raises: DataError: a video is cut short, a picture is not readable."""
         if self.state == "ENDED":
             return None
-        image: NDArray[np.uint8] | None
-        if self._index == 0:
-            image = self._first
-        else:
-            ok, picture = self._capture.read(out)  # into `out` where it has the size
-            image = as_bgr(picture) if ok and picture is not None else None
+        image, truth = self._picture(self._index, out)
         if image is None:
             self._end()
             return None
         self.state = "STREAMING"
         self.size_hw = (image.shape[0], image.shape[1])
-        frame = Frame(image=image, index=self._index, captured=time.monotonic())
+        frame = Frame(image, self._index, time.monotonic(), truth=truth)
         self._index += 1
         return frame
+
+    def _end(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give no more frames. Safe to call twice."""
+        self.state = "ENDED"
+
+
+class VideoSource(_Recorded):
+    """A video file, read with OpenCV's FFmpeg. `length` is what the container says, until the end is reached."""
+
+    def __init__(self, path: str, *, name: str, decode_threads: int | None = None) -> None:
+        super().__init__()
+        self._name = name
+        if "://" not in path and Path(path).stat().st_size == 0:
+            raise DataError(f"{name}: the file is empty (0 bytes); copy or record it again")
+        options = [cv2.CAP_PROP_N_THREADS, decode_threads] if decode_threads else []
+        with quiet():
+            self._capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, options)
+        fps = self._capture.get(cv2.CAP_PROP_FPS)
+        count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self.fps = fps if math.isfinite(fps) and fps > 0 else 0.0
+        self.length = int(count) if count > 0 else None
+        self._first = self._decode(None) if self._capture.isOpened() else None
+        if self._first is None:
+            self._capture.release()
+            raise DataError(
+                f"{name}: not a readable video (cut short, damaged, or not a video); expected a file that FFmpeg plays"
+            )
+        self.size_hw = (self._first.shape[0], self._first.shape[1])
+
+    def _picture(self, index: int, out: NDArray[np.uint8] | None) -> Picture:
+        return (self._first if index == 0 else self._decode(out)), None
+
+    def _decode(self, out: NDArray[np.uint8] | None) -> NDArray[np.uint8] | None:
+        """The next picture, in `out` where that has the size."""
+        ok, picture = self._capture.read(out)
+        return as_bgr(picture) if ok and picture is not None else None
 
     def _end(self) -> None:
         """Close; complain when frames are missing that the container promised."""
@@ -91,52 +110,35 @@ class VideoSource:
             )
 
     def close(self) -> None:
-        self.state = "ENDED"
+        super().close()
         self._capture.release()
 
 
-class PictureSource:
+class PictureSource(_Recorded):
     """Picture files, one frame each, in natural order. They may differ in size; `fps` is 0."""
 
-    live = False
-    fps = 0.0
-
     def __init__(self, paths: Sequence[Path]) -> None:
+        super().__init__()
         self._paths = list(paths)
-        self.length: int | None = len(self._paths)
-        self.state = "OPEN"
-        self._index = 0
+        self.length = len(self._paths)
         self._first = _read_bgr(self._paths[0])
-        self.size_hw: tuple[int, int] = (self._first.shape[0], self._first.shape[1])
+        self.size_hw = (self._first.shape[0], self._first.shape[1])
 
-    def read(self, out: NDArray[np.uint8] | None = None) -> Frame | None:
-        """The next picture, None at the end. Raises: DataError: a file is not a readable picture (the message names it)."""
-        if self.state == "ENDED" or self._index == len(self._paths):
-            self.close()
-            return None
-        self.state = "STREAMING"
-        image = self._first if self._index == 0 else _read_bgr(self._paths[self._index])
-        self.size_hw = (image.shape[0], image.shape[1])
-        frame = Frame(image=image, index=self._index, captured=time.monotonic())
-        self._index += 1
-        return frame
-
-    def close(self) -> None:
-        self.state = "ENDED"
+    def _picture(self, index: int, out: NDArray[np.uint8] | None) -> Picture:
+        if index == len(self._paths):
+            return None, None
+        return (self._first if index == 0 else _read_bgr(self._paths[index])), None
 
 
-class SyntheticSource:
+class SyntheticSource(_Recorded):
     """`frames` pictures (0: without end) of the generator's scenes, each with its mask. Deterministic by `seed`."""
 
-    live = False
-
     def __init__(self, render: Render, *, size_hw: tuple[int, int], fps: float, frames: int) -> None:
+        super().__init__()
         self._render = render
         self.size_hw = size_hw
-        self.fps: float = fps
-        self.length: int | None = frames or None
-        self.state = "OPEN"
-        self._index = 0
+        self.fps = fps
+        self.length = frames or None
 
     @classmethod
     def open(cls, uri: Uri) -> SyntheticSource:
@@ -152,20 +154,12 @@ class SyntheticSource:
         fps = uri.number("fps", 30.0, minimum=0.1)
         return cls(scenes.frame, size_hw=size_hw, fps=fps, frames=uri.whole("frames", 300))
 
-    def read(self, out: NDArray[np.uint8] | None = None) -> Frame | None:
-        """The next frame with its truth, None at the end."""
-        if self.state == "ENDED" or self._index == self.length:
-            self.close()
-            return None
-        self.state = "STREAMING"
-        scene, step = divmod(self._index, SCENE_FRAMES)
+    def _picture(self, index: int, out: NDArray[np.uint8] | None) -> Picture:
+        if index == self.length:
+            return None, None
+        scene, step = divmod(index, SCENE_FRAMES)
         image, mask = self._render(scene, step / self.fps)
-        frame = Frame(np.ascontiguousarray(image[..., ::-1]), self._index, time.monotonic(), truth=mask)
-        self._index += 1
-        return frame
-
-    def close(self) -> None:
-        self.state = "ENDED"
+        return np.ascontiguousarray(image[..., ::-1]), mask
 
 
 def find_pictures(text: str) -> list[Path]:
