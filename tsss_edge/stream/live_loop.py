@@ -37,7 +37,7 @@ def stream(
     force: bool = False,
     web: str | None = None,
 ) -> StreamReport:
-    """Segment a source live, write every result to every sink. Sinks are finalised whatever ends the stream.
+    """Segment a source live and write every result to every sink. Sinks are finished whatever ends the stream.
 
     Ctrl-C, SIGTERM and closing the window end it like the end of the source does.
 

@@ -88,7 +88,7 @@ class Pipeline:
         """Bring every thread back from where it may block, so that it can end."""
         self._stopped.set()
         self._ring.close()
-        if self._source.live:  # a file's reader comes back by itself, and its decoder bears one thread only
+        if self._source.live:  # a file's reader comes back by itself, and its decoder allows one thread only
             self._source.close()
 
     def _read(self) -> Generator[Frame, None, None]:

@@ -1,6 +1,6 @@
 """Device 0 through PyCUDA (imported nowhere else): its context and streams, and our kernels. Memory is `driver.py`'s.
 
-The primary context is used, the one that PyTorch and TensorRT share; `pycuda.autoinit` would make another. A thread that
+It uses the primary context, which PyTorch and TensorRT share; `pycuda.autoinit` would make another. A thread that
 calls anything here does so within `with device.current():`, and leaves the block before it ends: PyCUDA aborts the process
 when a thread ends with a context still pushed.
 """

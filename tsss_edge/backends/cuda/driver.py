@@ -1,4 +1,4 @@
-"""The CUDA driver's C API through ctypes: contexts, memory, copies, streams, events, graphs. The only place that calls it for them.
+"""The CUDA driver's C API through ctypes: contexts, memory, copies, streams, events, graphs. No other file makes these calls.
 
 It needs no CUDA package. `gpus.py` asks the same driver what this machine has, `device.py` launches kernels with PyCUDA.
 Function names and the `_v2` suffixes are cuda.h's. Addresses are integers. A stream is an integer handle, or an object of
@@ -189,7 +189,7 @@ class CudaGraph:
         try:
             work()
         except BaseException:
-            # Ends the capture, whatever the driver thinks of it: the error that counts is that of `work`.
+            # End the capture and ignore what the driver says: the error of `work` is the one that counts.
             _driver().cuStreamEndCapture(_stream(stream), ctypes.byref(graph))
             _destroy(graph)
             raise

@@ -139,7 +139,7 @@ async def _jpegs(painter: Painter, key: int) -> AsyncIterator[bytes]:
 
 
 class Guard:
-    """Lets in who may: by token, or, without one, by a loopback host name (so that no other site's name leads here)."""
+    """Checks the token. Without a token it checks for a loopback host name, so that no other site's name leads here."""
 
     def __init__(self, app: ASGIApp, *, token: str | None) -> None:
         self._app = app
@@ -169,7 +169,7 @@ class Guard:
             response = Response(status_code=303, headers={"Location": "/", **HEADERS})
             response.set_cookie(COOKIE, token, httponly=True, samesite="strict")
             return response
-        cookie = request.cookies.get(COOKIE, "")  # as other programs on this host may have set some that are no cookies
+        cookie = request.cookies.get(COOKIE, "")  # skips malformed cookies that other programs on this host set
         bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
         if any(_same(given, token) for given in (in_url, cookie, bearer)):
             return None
