@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,38 +17,14 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tsss_edge"
 HEAVY = ("torch", "tensorrt", "tensorrt_rtx", "pycuda", "openvino", "onnx", "onnxruntime", "scipy", "numba", "fastapi")
 
-# A module may import modules of its own or a lower rank. Longest prefix wins.
-RANKS = {
-    "tsss_edge": 0,
-    "tsss_edge.errors": 0,
-    "tsss_edge.files": 1,
-    "tsss_edge.artifacts": 1,
-    "tsss_edge.machine": 2,
-    "tsss_edge.config": 2,
-    "tsss_edge.metrics": 3,
-    "tsss_edge.data": 3,
-    "tsss_edge.models": 3,
-    "tsss_edge.kernels": 3,
-    "tsss_edge.backends": 4,
-    "tsss_edge.onnxgraph": 4,
-    "tsss_edge.segment": 4,
-    "tsss_edge.calib": 5,
-    "tsss_edge.train": 5,
-    "tsss_edge.label": 5,
-    "tsss_edge.export": 5,
-    "tsss_edge.evaluate": 6,
-    "tsss_edge.bench": 6,
-    "tsss_edge.parity": 6,
-    "tsss_edge.stream": 6,
-    "tsss_edge.doctor": 6,
-    "tsss_edge.deploy": 7,
-    "tsss_edge.inspection": 7,
-    "tsss_edge.acceptance": 7,
-    "tsss_edge.reproduce": 7,
-    "tsss_edge.demo": 8,
-    "tsss_edge.cli": 9,
-    "tsss_edge.__main__": 9,
-}
+# From the ground up: a room may import only the rooms that stand before it, lazy and TYPE_CHECKING imports included.
+ROOMS = (
+    *("errors", "files", "artifacts", "config", "machine", "metrics"),
+    *("data", "models", "kernels", "backends", "onnxgraph", "segment"),
+    *("calib", "export", "scoring", "label", "train"),
+    *("parity", "stream", "bench", "deploy", "inspection", "doctor", "reproduce", "demo"),
+    *("api", "cli", "__main__"),
+)
 
 
 def module_name(path: Path) -> str:
@@ -58,15 +35,14 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path): path for path in PACKAGE.rglob("*.py") if "_share" not in path.parts}
 
 
-def imports_of(path: Path, *, top_level_only: bool) -> set[str]:
-    """Modules of the package that a file imports; `if TYPE_CHECKING:` does not count."""
-    tree = ast.parse(path.read_text())
+def imports_of(path: Path, *, top_level_only: bool = False) -> set[str]:
+    """Modules of the package that a file imports. `top_level_only`: those that run at import, not lazy or for types."""
     found: set[str] = set()
 
     def visit(node: ast.AST) -> None:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            return
-        if top_level_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        lazy = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for_types = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        if top_level_only and (lazy or for_types):
             return
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
@@ -77,23 +53,23 @@ def imports_of(path: Path, *, top_level_only: bool) -> set[str]:
         for child in ast.iter_child_nodes(node):
             visit(child)
 
-    visit(tree)
+    visit(ast.parse(path.read_text()))
     return {name for name in found if name in MODULES}
 
 
-def rank(module: str) -> int:
-    parts = module.split(".")
-    return next(RANKS[p] for i in range(len(parts), 0, -1) if (p := ".".join(parts[:i])) in RANKS)
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
 
 
-def test_every_module_has_a_rank_of_its_own() -> None:
-    unranked = {m.split(".")[1] for m in MODULES if "." in m} - {r.split(".")[1] for r in RANKS if "." in r}
-    assert not unranked, f"give these a rank in this test: {sorted(unranked)}"
+def test_every_module_is_in_a_room() -> None:
+    unknown = {room(m) for m in MODULES} - {"", *ROOMS}
+    assert not unknown, f"give these a place in ROOMS: {sorted(unknown)}"
 
 
-@pytest.mark.parametrize("module", sorted(MODULES))
+@pytest.mark.parametrize("module", sorted(m for m in MODULES if room(m)))
 def test_no_upward_import(module: str) -> None:
-    upward = {name for name in imports_of(MODULES[module], top_level_only=False) if rank(name) > rank(module)}
+    own = ROOMS.index(room(module))
+    upward = {name for name in imports_of(MODULES[module]) if room(name) and ROOMS.index(room(name)) > own}
     assert not upward
 
 
@@ -110,6 +86,34 @@ def test_no_import_cycle() -> None:
 
     for module in graph:
         walk(module, ())
+
+
+def test_no_module_imports_a_private_name() -> None:
+    private = [
+        f"{module}: {node.module}.{alias.name}"
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tsss_edge")
+        for alias in node.names
+        if alias.name.startswith("_") and alias.name != "__version__"
+    ]
+    assert not private
+
+
+def test_file_names_say_what_they_hold() -> None:
+    """No base name stands twice: whoever looks for a file finds one. (CLI files are named after their commands.)"""
+    names = Counter(path.stem for module, path in MODULES.items() if room(module) != "cli" and path.stem != "__init__")
+    assert not [name for name, count in names.items() if count > 1]
+
+
+def test_class_names_are_unique() -> None:
+    names = Counter(
+        node.name
+        for path in MODULES.values()
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert not [name for name, count in names.items() if count > 1]
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
