@@ -120,32 +120,40 @@ def test_a_live_source_on_a_slow_engine_drops_counts_and_stays_young() -> None:
     assert np.median(seen.ages_ms) < 2 * engine_ms  # but no second one: nothing waited in a queue
 
 
+class Unhurried(Beat):
+    """Gives a frame when the one before has been seen, however slow the machine is."""
+
+    def __init__(self, seen: Seen, frames: int = 1_000_000) -> None:
+        super().__init__(0.001, frames)
+        self._seen = seen
+
+    def read(self) -> Shot | None:
+        self.wait_until_seen()
+        return super().read()
+
+    def wait_until_seen(self) -> None:
+        while len(self._seen.indices) < min(self._next, self._frames) and not self._stopped.wait(0.001):
+            pass
+
+
 def test_a_live_source_slower_than_the_engine_drops_nothing() -> None:
     seen = Seen()
-
-    class Unhurried(Beat):
-        """Gives a frame when the one before has been seen, however slow the machine is."""
-
-        def read(self) -> Shot | None:
-            while len(seen.indices) < min(self._next, self._frames) and not self._stopped.wait(0.001):
-                pass
-            return super().read()
-
-    source = LiveSource(lambda: Unhurried(0.001, frames=15), name="beat")
+    source = LiveSource(lambda: Unhurried(seen, frames=15), name="beat")
     ended, recorder = play(source, fake(slots=1), seen)
     assert (ended, recorder.dropped, seen.indices) == ("source", 0, list(range(15)))
 
 
 def test_a_live_source_that_fails_is_an_error_after_its_last_frame() -> None:
-    class Dying(Beat):
-        def read(self) -> object:  # type: ignore[override]
+    class Dying(Unhurried):
+        def read(self) -> Shot | None:
             if self._next == 3:
+                self.wait_until_seen()
                 raise RuntimeError("cable pulled")
             return super().read()
 
     seen = Seen()
     with pytest.raises(DataError, match="cable pulled"):
-        play(LiveSource(lambda: Dying(0.02), name="beat"), fake(slots=1), seen)
+        play(LiveSource(lambda: Dying(seen), name="beat"), fake(slots=1), seen)
     assert seen.indices == [0, 1, 2]
 
 
