@@ -16,11 +16,11 @@ from pathlib import Path
 from unittest import mock
 
 from tsss_edge.backends import AsyncBackend, open_backend, ov
-from tsss_edge.bench.stream import Blended
 from tsss_edge.machine import usable_cores
-from tsss_edge.stream import loop
+from tsss_edge.stream import live_loop as loop
 from tsss_edge.stream.process import decode_threads, opencv_threads
-from tsss_edge.stream.report import Recorder
+from tsss_edge.stream.recorder import Recorder
+from tsss_edge.stream.sinks import NullSink
 from tsss_edge.stream.sources import open_source
 
 ROUNDS = 4
@@ -40,7 +40,7 @@ def frames_a_second(backend: AsyncBackend, source: str, decoder: int | None, ope
     with closing(open_source(source, decode_threads=decoder)) as opened:
         with mock.patch.object(loop, "opencv_threads", lambda count: opencv_threads(opencv)):
             started = time.perf_counter()
-            loop.run(opened, backend, [Blended()], recorder)
+            loop.run(opened, backend, [NullSink(wants_overlay=True)], recorder)
         return recorder.frames / (time.perf_counter() - started)
 
 

@@ -22,7 +22,7 @@ from tsss_edge.files import write_json
 if TYPE_CHECKING:
     from tsss_edge.bench import BenchReport
     from tsss_edge.parity import ParityReport
-    from tsss_edge.stream.report import StreamReport
+    from tsss_edge.stream.recorder import StreamReport
 
 STRONG_FRACTION = 0.5
 # L-Net sees only the quarter of the pictures that is strong, so it takes more epochs than the others.
@@ -168,7 +168,7 @@ def _prove(
     """What `parity`, `bench` and `stream` found."""
     from tsss_edge.bench import bench_engine
     from tsss_edge.parity import check_parity
-    from tsss_edge.stream.loop import stream
+    from tsss_edge.stream.live_loop import stream
 
     with clock.step("parity: INT8 engine against the PyTorch checkpoint on the validation split"):
         parity = check_parity(int8, method.path, data, max_drop=1.0, report_dir=out / "report")

@@ -18,7 +18,7 @@ from tsss_edge.errors import ArtifactError
 from tsss_edge.export.build import build_engine
 from tsss_edge.onnxgraph.sessions import run_tensors
 from tsss_edge.segment import run_network
-from tsss_edge.stream.engine import open_engine
+from tsss_edge.stream.opening import open_engine
 
 FOUR = msgspec.structs.replace(load_target("cpu"), batch=(4, 4, 4))
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Engine, EngineRecord, TensorSpec
 from tsss_edge.backends.base import Closing, Outputs, require_images
+from tsss_edge.backends.cuda.driver import PrimaryContext
 from tsss_edge.backends.cuda.gpus import first_gpu
-from tsss_edge.backends.cuda.runtime import Cuda
 from tsss_edge.backends.plan import PlanHeader, read_header, require_record, require_runnable
 from tsss_edge.backends.trt_api import Trt, load, make_logger
 from tsss_edge.errors import ArtifactError, UnavailableError
@@ -43,7 +43,7 @@ class TensorRTBackend(Closing):
         self._slots: list[_Slot] = []
         self._engine: Any = None
         self._runtime: Any = None
-        self._cuda = Cuda()
+        self._cuda = PrimaryContext()
         try:
             self._load(path, header, record, most)
         except BaseException:
@@ -52,7 +52,7 @@ class TensorRTBackend(Closing):
 
     def _load(self, path: Path, header: PlanHeader, record: EngineRecord, most: int) -> None:
         trt, gpu = load(header.flavour), first_gpu()
-        assert gpu is not None, "Cuda() found one"
+        assert gpu is not None, "PrimaryContext() found one"
         require_runnable(path, header, record, trt, gpu)
         self._trt, self._logger = trt, make_logger(trt)
         self._runtime = trt.module.Runtime(self._logger)
@@ -103,7 +103,9 @@ class TensorRTBackend(Closing):
 class _Slot:
     """One execution context with its stream and its memory."""
 
-    def __init__(self, cuda: Cuda, engine: Any, image: TensorSpec, outputs: tuple[TensorSpec, ...], most: int) -> None:
+    def __init__(
+        self, cuda: PrimaryContext, engine: Any, image: TensorSpec, outputs: tuple[TensorSpec, ...], most: int
+    ) -> None:
         self.most = most
         self._cuda = cuda
         self._context = engine.create_execution_context()

@@ -31,7 +31,7 @@ def bench(
     if stream is not None:
         if trust:
             raise typer.BadParameter("--stream takes no --trust; build the engine again")
-        from tsss_edge.bench.stream import bench_stream
+        from tsss_edge.bench.stream_bench import bench_stream
 
         loops = bench_stream(engine, stream, naive=naive, threads=threads)
         emit(loops, loops.summary(), json)

@@ -10,14 +10,14 @@ themselves. Times are the GPU's own (events between the stages), not the wall cl
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Classes, Preprocess, TensorSpec
 from tsss_edge.backends.cuda.device import CudaDevice
-from tsss_edge.backends.cuda.graph import Event, Graph
+from tsss_edge.backends.cuda.driver import CudaEvent, CudaGraph
 from tsss_edge.errors import UnavailableError
 
 
@@ -46,7 +46,7 @@ class Tints(NamedTuple):
     keep: int
 
 
-class FrameSlot:
+class CudaSlot:
     """For frames of one size. Every call within `CudaDevice.current`, one at a time."""
 
     def __init__(
@@ -60,21 +60,22 @@ class FrameSlot:
         self._placement = engine.preprocess.place(frame_hw)
         self._tensors = engine.addresses(slot)
         self._stream = device.stream()
-        self.frame: NDArray[np.uint8] = device.pinned((*frame_hw, 3), np.uint8)
-        self.labels: NDArray[np.uint8] = device.pinned(frame_hw, np.uint8)
-        self.objectness = self._pinned_objectness()
-        self._allocated: list[int] = []
+        self._memory: list[int | NDArray[Any]] = []  # to free
+        self.frame: NDArray[np.uint8] = self._pinned((*frame_hw, 3), np.uint8)
+        self.labels: NDArray[np.uint8] = self._pinned(frame_hw, np.uint8)
+        spec = self._specs.get("objectness")
+        self.objectness = None if spec is None else self._pinned(spec.shape[2:], np.float32)
         self._frame, self._labels = self._mirror(self.frame), self._mirror(self.labels)
         self._best = self._allocate(self._grid_shape[1] * self._grid_shape[2])
         self._stages = self._plan()
-        self._events = [Event() for _ in range(len(self._stages) + 1)]
+        self._events = [CudaEvent() for _ in range(len(self._stages) + 1)]
         self._graph = self._capture()
 
     def start(self, image: NDArray[np.uint8]) -> None:
         """Copy (H,W,3) uint8 BGR and put its work into the stream."""
         np.copyto(self.frame, image)
         if self._graph is not None:
-            self._graph.launch(self._stream.handle)
+            self._graph.launch(self._stream)
         else:
             self._enqueue(capturing=False)
 
@@ -87,10 +88,12 @@ class FrameSlot:
 
     def logits(self) -> NDArray[np.floating]:
         """(K,h,w) of the last frame, fresh memory; slow, for checks."""
-        values = self._device.pinned(self._grid_shape, np.dtype(self._specs["logits"].dtype).type)
-        self._device.copy_out(values, self._tensors["logits"], self._stream)
+        pinned = self._device.pinned(self._grid_shape, self._specs["logits"].dtype)
+        self._device.copy_out(pinned, self._tensors["logits"], self._stream)
         self._stream.synchronize()
-        return values.copy()
+        values = pinned.copy()
+        self._device.free(pinned)
+        return values
 
     def close(self) -> None:
         """Wait for what runs, and free everything."""
@@ -99,10 +102,9 @@ class FrameSlot:
             self._graph.close()
         for event in self._events:
             event.close()
-        for address in self._allocated:
-            self._device.free(address)
-        self._allocated = []
-        self._stages = {}  # its functions refer to this slot; pinned arrays must go now, not with the garbage
+        while self._memory:
+            self._device.free(self._memory.pop())
+        self._stages = {}  # its functions refer to this slot: the stream must go now, not with the garbage
 
     # -----------------------------------------------------------------------------------------------------------------
     # Memory
@@ -113,16 +115,18 @@ class FrameSlot:
         return classes, h, w
 
     def _allocate(self, size: int) -> int:
-        self._allocated.append(self._device.allocate(size))
-        return self._allocated[-1]
+        address = self._device.allocate(size)
+        self._memory.append(address)
+        return address
+
+    def _pinned(self, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+        array = self._device.pinned(shape, dtype)
+        self._memory.append(array)
+        return array
 
     def _mirror(self, array: NDArray[np.uint8]) -> int:
         """Where the GPU has its side of a pinned array."""
         return self._device.address(array) if self._device.integrated else self._allocate(array.nbytes)
-
-    def _pinned_objectness(self) -> NDArray[np.float32] | None:
-        spec = self._specs.get("objectness")
-        return None if spec is None else self._device.pinned(spec.shape[2:], np.float32)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Work
@@ -171,18 +175,18 @@ class FrameSlot:
             self._device.copy_out(self.objectness, self._tensors["objectness"], self._stream)
 
     def _enqueue(self, *, capturing: bool) -> None:
-        self._events[0].record(self._stream.handle, capturing=capturing)
+        self._events[0].record(self._stream, capturing=capturing)
         for work, after in zip(self._stages.values(), self._events[1:], strict=True):
             work()
-            after.record(self._stream.handle, capturing=capturing)
+            after.record(self._stream, capturing=capturing)
 
-    def _capture(self) -> Graph | None:
+    def _capture(self) -> CudaGraph | None:
         """All stages as a graph, after one run that gets the network's first-time work (TensorRT) out of the way."""
         self._enqueue(capturing=False)
         self._events[-1].synchronize()
         try:
             with self._device.current():  # PyCUDA's errors become UnavailableError here, not in our caller's block
-                return Graph.capture(self._stream.handle, lambda: self._enqueue(capturing=True))
+                return CudaGraph(self._stream, lambda: self._enqueue(capturing=True))
         except UnavailableError as error:
             self.eager_because = str(error)
             return None

@@ -9,7 +9,7 @@ from contextlib import closing
 
 import pytest
 
-from tsss_edge.stream.prefetch import prefetch
+from tsss_edge.stream.threads import prefetch
 
 PATIENCE_S = 20.0
 

@@ -9,11 +9,11 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from tsss_edge.backends import AsyncBackend
-from tsss_edge.stream.engine import open_engine, open_stages, require_gate
-from tsss_edge.stream.frames import Result, Sink, Source
+from tsss_edge.stream.frames import FrameResult, Sink, Source
+from tsss_edge.stream.opening import open_engine, open_stages, require_gate
 from tsss_edge.stream.pipeline import Pipeline
 from tsss_edge.stream.process import Interrupts, decode_threads, opencv_threads
-from tsss_edge.stream.report import Recorder, StreamReport
+from tsss_edge.stream.recorder import Recorder, StreamReport
 from tsss_edge.stream.sinks import WindowSink, open_sinks
 from tsss_edge.stream.sources import Policy, is_live, open_source
 from tsss_edge.stream.status import StatusLine
@@ -37,7 +37,7 @@ def stream(
     force: bool = False,
     web: str | None = None,
 ) -> StreamReport:
-    """Segment a source live, write every result to every sink. Sinks are finalised whatever ends the stream.
+    """Segment a source live and write every result to every sink. Sinks are finished whatever ends the stream.
 
     Ctrl-C, SIGTERM and closing the window end it like the end of the source does.
 
@@ -67,7 +67,9 @@ def stream(
         for sink in outputs:
             stack.callback(sink.close)
         if web is not None:
-            outputs.append(stack.enter_context(closing(_open_page(web, backend, opened, engine.name, source))))
+            outputs.append(
+                stack.enter_context(closing(_open_page(web, backend, opened, recorder, engine.name, source)))
+            )
         ended = run(opened, backend, outputs, recorder, checks=checks, max_frames=max_frames)
         return StreamReport(
             engine=engine.name,
@@ -90,7 +92,7 @@ def run(
     checks: Checks | None = None,
     max_frames: int | None = None,
 ) -> str:
-    """Everything between open and close -> what ended it: "source", "max-frames" or "interrupted"."""
+    """Run everything between open and close. Returns what ended it: "source", "max-frames" or "interrupted"."""
     blend = any(sink.wants_overlay for sink in sinks)
     stages, ended = open_stages(backend, blend=blend), "source"
     try:
@@ -99,6 +101,7 @@ def run(
             with closing(pipeline.results()) as results:
                 for result in results:
                     with interrupts.held():  # a frame is in every file and every count, or in none
+                        result.dropped = recorder.dropped_before(result)
                         _deliver(result, sinks, checks)
                         recorder.add(result)
                         pipeline.recycle(result)
@@ -113,7 +116,7 @@ def run(
     return ended
 
 
-def _deliver(result: Result, sinks: Sequence[Sink], checks: Checks | None) -> None:
+def _deliver(result: FrameResult, sinks: Sequence[Sink], checks: Checks | None) -> None:
     """Judge a result and hand it to every sink."""
     if checks is not None:
         result.parity = checks.add(result)
@@ -124,13 +127,16 @@ def _deliver(result: Result, sinks: Sequence[Sink], checks: Checks | None) -> No
     result.stages_ms["sinks"] = (time.monotonic() - now) * 1000
 
 
-def _open_page(bind: str, backend: AsyncBackend, source: Source, engine_name: str, source_text: str) -> Sink:
+def _open_page(
+    bind: str, backend: AsyncBackend, source: Source, recorder: Recorder, engine_name: str, source_text: str
+) -> Sink:
     from tsss_edge.stream.web import open_web
 
     page = open_web(
         bind,
         classes=backend.classes,
         preprocess=backend.preprocess,
+        recorder=recorder,
         source=source,
         engine_name=engine_name,
         source_name=parse_source(source_text).shown,

@@ -1,17 +1,20 @@
-"""The stages of a frame on one GPU, in slots. What runs when is `pipeline.py`'s business."""
+"""The stages of a frame on one GPU, in slots. `pipeline.py` decides what runs when."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tsss_edge.artifacts import TensorSpec
 from tsss_edge.backends.cuda.device import CudaDevice
+from tsss_edge.errors import UnavailableError
 from tsss_edge.kernels.overlay import tint_table
-from tsss_edge.stream.cuda.slot import DeviceEngine, FrameSlot, Tints
-from tsss_edge.stream.frames import Frame, Result
-from tsss_edge.stream.postprocess import FINITE_FRAMES, require_finite, timed
+from tsss_edge.stream.cuda_slot import CudaSlot, DeviceEngine, Tints
+from tsss_edge.stream.frames import Frame, FrameResult
+from tsss_edge.stream.pipeline import FINITE_FRAMES, require_finite, timed
 
 ALPHA = 0.5
 IN_FLIGHT = 3  # of a file: one frame is copied in, one in the network, one copied out
@@ -22,15 +25,13 @@ class CudaStages:
 
     A slot is made when it is first used, and again when the frames change their size.
 
-    Args: blend: make `Result.overlay`. device: closed with this object.
+    Args: blend: make `FrameResult.overlay`. device: closed with this object.
     """
-
-    holds_slot = True
 
     def __init__(self, engine: DeviceEngine, device: CudaDevice, *, blend: bool) -> None:
         self.slots, self.in_flight = engine.slots, min(IN_FLIGHT, engine.slots)
         self._engine, self._device = engine, device
-        self._made: dict[int, FrameSlot] = {}
+        self._made: dict[int, CudaSlot] = {}
         self._waits = 0
         self._eager_because = ""
         with device.current():
@@ -63,13 +64,10 @@ class CudaStages:
             require_finite({"logits": done.logits()})
         self._waits += 1
 
-    def result(self, slot: int, frame: Frame, stages_ms: dict[str, float]) -> Result:
+    def result(self, slot: int, frame: Frame, stages_ms: dict[str, float]) -> FrameResult:
         """The arrays of `slot`, which hold until its next `start`."""
         done = self._made[slot]
-        return Result(frame, done.labels, done.objectness, done.frame if self._tints else None, stages_ms)
-
-    def recycle(self, result: Result) -> None:
-        """Nothing: the arrays are the slot's."""
+        return FrameResult(frame, done.labels, done.objectness, done.frame if self._tints else None, stages_ms)
 
     def close(self) -> None:
         """Wait for what is in flight and free everything but the engine. Safe to call twice."""
@@ -78,10 +76,10 @@ class CudaStages:
                 self._made.pop(slot).close()
         self._device.close()
 
-    def _make(self, slot: int, frame_hw: tuple[int, int]) -> FrameSlot:
+    def _make(self, slot: int, frame_hw: tuple[int, int]) -> CudaSlot:
         if slot in self._made:
             self._made.pop(slot).close()
-        made = self._made[slot] = FrameSlot(self._device, self._engine, slot, frame_hw, self._tints)
+        made = self._made[slot] = CudaSlot(self._device, self._engine, slot, frame_hw, self._tints)
         self._eager_because = made.eager_because
         return made
 
@@ -94,3 +92,20 @@ class CudaStages:
         self._device.copy_in(address, pinned, stream)
         stream.synchronize()
         return Tints(address, keep)
+
+
+def open_cuda_stages(engine: DeviceEngine, *, blend: bool) -> CudaStages:
+    """Open all stages on the GPU around `engine`.
+
+    Raises: UnavailableError: the engine gives no logits, takes no batch of 1, or PyCUDA or the kernels are not there.
+    """
+    _require_logits(engine.outputs)
+    return CudaStages(engine, CudaDevice(), blend=blend)
+
+
+def _require_logits(outputs: Sequence[TensorSpec]) -> None:
+    logits = next((spec for spec in outputs if spec.name == "logits"), None)
+    if logits is None:
+        raise UnavailableError("the GPU kernels take logits; export with --head logits")
+    if logits.shape[0] > 1:
+        raise UnavailableError(f"the GPU kernels take one frame at a time; build with batch 1, not {logits.shape[0]}")

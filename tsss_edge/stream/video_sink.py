@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -11,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.errors import DataError
-from tsss_edge.stream.frames import Result
-from tsss_edge.stream.opencv import quiet
+from tsss_edge.stream.frames import FrameResult
+from tsss_edge.stream.process import quiet
 
 SINK_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi")
 
@@ -46,7 +48,7 @@ class VideoSink:
             self._discard()
             raise DataError(f"{path}: cannot write a {size_hw[1]}x{size_hw[0]} video at {fps:g} frames a second there")
 
-    def write(self, result: Result) -> None:
+    def write(self, result: FrameResult) -> None:
         """Append `result.overlay`."""
         assert self._writer is not None and result.overlay is not None
         self._writer.write(self._fit(result.overlay))
@@ -84,13 +86,20 @@ class VideoSink:
         self._temporary.unlink(missing_ok=True)
 
 
-def _sibling(path: Path) -> Path:
-    """An empty hidden file beside `path`, with its suffix. Raises: DataError: the folder cannot be written."""
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Within the block an OSError becomes a DataError: `path` cannot be written."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        yield
     except OSError as error:
         raise DataError(f"{path}: cannot write there ({error.strerror})") from error
+
+
+def _sibling(path: Path) -> Path:
+    """An empty hidden file beside `path`, with its suffix. Raises: DataError: the folder cannot be written."""
+    with writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     os.close(handle)
     return Path(name)
 

@@ -28,11 +28,12 @@ from tsss_edge.kernels.overlay import OverlayPlan
 from tsss_edge.kernels.preprocess import PreprocessPlan
 from tsss_edge.kernels.upsample_argmax import UpsampleArgmaxPlan
 from tsss_edge.machine import usable_cores
-from tsss_edge.stream.engine import open_engine
 from tsss_edge.stream.frames import Source
-from tsss_edge.stream.loop import run
+from tsss_edge.stream.live_loop import run
+from tsss_edge.stream.opening import open_engine
 from tsss_edge.stream.process import decode_threads, opencv_threads
-from tsss_edge.stream.report import Recorder
+from tsss_edge.stream.recorder import Recorder
+from tsss_edge.stream.sinks import NullSink
 from tsss_edge.stream.sources import open_source
 
 ROUNDS = 3
@@ -134,24 +135,12 @@ def _alternate(loops: dict[str, Callable[[], float]]) -> dict[str, NDArray[np.fl
     return {name: np.array([one[name] for one in rounds[1:]]) for name in loops}
 
 
-class Blended:
-    """A sink that wants the blended picture and keeps nothing: for measuring."""
-
-    wants_overlay = True
-
-    def write(self, result: object) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
-
-
 def time_stream(backend: AsyncBackend, source: str) -> float:
     """Frames a second of the live loop, filling and draining included."""
     recorder = Recorder()
     with closing(open_source(source, decode_threads=decode_threads())) as opened:
         started = time.perf_counter()
-        if run(opened, backend, [Blended()], recorder, max_frames=STREAM_FRAMES) == "interrupted":
+        if run(opened, backend, [NullSink(wants_overlay=True)], recorder, max_frames=STREAM_FRAMES) == "interrupted":
             raise KeyboardInterrupt
         return recorder.frames / (time.perf_counter() - started)
 

@@ -9,14 +9,14 @@ from tsss_edge.backends import AsyncBackend, open_backend
 from tsss_edge.backends.ov import MAX_STREAMS
 from tsss_edge.errors import ArtifactError, GateError, UnavailableError
 from tsss_edge.machine import usable_cores
-from tsss_edge.stream import cuda
-from tsss_edge.stream.cpu import CpuStages
-from tsss_edge.stream.cuda import DeviceEngine
-from tsss_edge.stream.pipeline import Stages, ready_results
+from tsss_edge.stream.cpu_stages import CpuStages
+from tsss_edge.stream.cuda_slot import DeviceEngine
+from tsss_edge.stream.cuda_stages import IN_FLIGHT, open_cuda_stages
+from tsss_edge.stream.pipeline import Stages, ready_results, slots_needed
 
 
 def require_gate(path: Path, *, force: bool) -> None:
-    """Raise GateError when the engine's accuracy gate failed, ArtifactError when it is no engine with a record."""
+    """Raise GateError if the engine's accuracy gate failed, ArtifactError if it is no engine with a record."""
     if path.suffix not in (".xml", ".engine"):
         raise ArtifactError(f"{path}: expected an engine (.xml, .engine); make one with `tsss-edge build-engine`")
     parity = Engine.load(path, trust=True).record.parity  # the back end checks the hashes
@@ -28,7 +28,7 @@ def require_gate(path: Path, *, force: bool) -> None:
 
 
 def open_engine(path: Path, *, live: bool, threads: int | None) -> AsyncBackend:
-    """The engine, with the requests in flight that the kind of source wants.
+    """Open the engine, with the requests in flight that the kind of source wants.
 
     Live: one, on all cores, because a frame that queues grows old. Files: one a core (up to `MAX_STREAMS`), which gives
     the most frames a second, and one more, so that none of them waits for its next picture. A GPU's also hold results.
@@ -36,7 +36,7 @@ def open_engine(path: Path, *, live: bool, threads: int | None) -> AsyncBackend:
     cores = threads or usable_cores()
     slots = 1 if live else min(cores, MAX_STREAMS) + 1
     if path.suffix == ".engine":
-        slots = cuda.slots_needed(live=live, ready=ready_results(live=live))
+        slots = slots_needed(1 if live else IN_FLIGHT, ready=ready_results(live=live))
     backend = open_backend(path, threads=cores, slots=slots)
     assert isinstance(backend, AsyncBackend), "every engine's back end is"
     if backend.min_batch > 1:
@@ -49,11 +49,11 @@ def open_engine(path: Path, *, live: bool, threads: int | None) -> AsyncBackend:
 
 
 def open_stages(backend: AsyncBackend, *, blend: bool) -> Stages:
-    """All stages on the GPU where engine and machine allow, else those around the network on the CPU."""
+    """Put all stages on the GPU where engine and machine allow it, else those around the network on the CPU."""
     if not isinstance(backend, DeviceEngine):
         return CpuStages(backend, blend=blend)
     try:
-        return cuda.open_stages(backend, blend=blend)
+        return open_cuda_stages(backend, blend=blend)
     except UnavailableError as error:
         stages = CpuStages(backend, blend=blend)
         stages.name = f"{backend.name}, other stages on the CPU: {error}"

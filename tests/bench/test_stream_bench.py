@@ -9,11 +9,11 @@ import msgspec
 import numpy as np
 import pytest
 from loopkit import CLASSES
-from streamkit import MakeVideo
+from streamkit import write_video
 from tiny import tiny_onnx
 
-import tsss_edge.bench.stream as bench
-from tsss_edge.bench.stream import StreamBench, bench_stream, naive_overlay, time_first_mask
+import tsss_edge.bench.stream_bench as bench
+from tsss_edge.bench.stream_bench import StreamBench, bench_stream, naive_overlay, time_first_mask
 from tsss_edge.config import load_target
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.export.build import build_engine
@@ -42,11 +42,9 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "time_first_mask", lambda engine, source, threads: 1.25)
 
 
-def test_all_three_loops_and_what_follows_from_them(
-    files: tuple[Path, Path], short: None, make_video: MakeVideo
-) -> None:
+def test_all_three_loops_and_what_follows_from_them(files: tuple[Path, Path], short: None, tmp_path: Path) -> None:
     engine, onnx = files
-    report = bench_stream(engine, str(make_video(frames=25)), naive=onnx, threads=2)
+    report = bench_stream(engine, str(write_video(tmp_path / "v.mp4", frames=25)), naive=onnx, threads=2)
     assert list(report.core_ms) == ["decode", "preprocess", "network", "upsample_argmax", "overlay"]
     assert min(report.core_ms.values()) > 0
     assert report.bound_fps == pytest.approx(2000 / sum(report.core_ms.values()))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tsss_edge.stream.metrics_text import prometheus_text
-from tsss_edge.stream.web.hub import History, Percentiles, Status
+from tsss_edge.stream.status import History, RecentTimes, Status, prometheus_text
 
 EMPTY = History(t=[], fps=[], latency_ms=[], age_ms=[], dropped=[], agreement=[], miou=[])
 
@@ -13,7 +12,7 @@ EMPTY = History(t=[], fps=[], latency_ms=[], age_ms=[], dropped=[], agreement=[]
 def status(**changes: object) -> Status:
     values: dict[str, object] = {
         "state": "STALLED", "size": (64, 48), "uptime_s": 1.0, "frames": 10, "dropped": 2, "reconnects": 1, "fps": 29.97,
-        "source_fps": 30.0, "latency_ms": None, "age_ms": Percentiles(now=10, p50=10, p95=20, p99=30),
+        "source_fps": 30.0, "latency_ms": None, "age_ms": RecentTimes(now=10, p50=10, p95=20, p99=30),
         "stages_ms": {"infer": 2.5}, "areas": {'a "quoted"\\name': 0.25}, "agreement": None, "miou": None, "history": EMPTY,
     }  # fmt: skip
     return Status(**{**values, **changes})  # type: ignore[arg-type]
