@@ -35,7 +35,7 @@ RANKS = {
     "tsss_edge.train": 5,
     "tsss_edge.label": 5,
     "tsss_edge.export": 5,
-    "tsss_edge.evaluate": 6,
+    "tsss_edge.scoring": 4,
     "tsss_edge.bench": 6,
     "tsss_edge.parity": 6,
     "tsss_edge.stream": 6,

@@ -210,6 +210,12 @@ class Checkpoint(Struct, frozen=True):
         return resume
 
 
+def read_torch(path: Path) -> tuple[str, dict[str, Any]]:
+    """SHA-256 and content of a file of `torch.save`. Raises: ArtifactError: missing, or not readable as tensors."""
+    content = _load_torch(path)
+    return sha256_file(path), content
+
+
 def _load_torch(path: Path) -> dict[str, Any]:
     import torch
 

@@ -1,10 +1,10 @@
-"""L-Net's foreground + class maps inside it -> pixel annotation Lw of one picture.
+"""L-Net's foreground + class maps inside it -> pixel annotation Lw of one picture; or a P-Net's answer in its place.
 
 M = probability of object (L-Net), A_c = class map of each category that the image-level label names, normalised and
 masked by M, spread by self-diffusion (diffusion.py); the largest A_c wins where M is high, background where M is low,
 255 between and where two categories are about equal. Known pixels of strong categories stay as they are. The networks look
 at two scales, as such and mirrored, for M is finer and surer that way, and M and the A_c are fitted to the edges of the
-picture (guided.py; both measured: docs/results/transfer.md).
+picture (edges.py; both measured: docs/results/transfer.md).
 """
 # Letters: N batch, C channel, K categories of one picture, H, W network input, h, w grid of the largest scale.
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -22,24 +21,13 @@ from torch import Tensor
 from tsss_edge.artifacts import IGNORE, Checkpoint, Preprocess, Struct
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.label.diffusion import DiffusionConfig, Floats, affinity, diffuse
-from tsss_edge.label.guided import guided
-from tsss_edge.models import load_model
-from tsss_edge.models.classifier import load_classifier
-from tsss_edge.train.loop import pick_device
-from tsss_edge.train.validate import Views
+from tsss_edge.label.edges import EdgeFit, sharpened
+from tsss_edge.models import load_model, pick_device
+from tsss_edge.models.class_maps import load_classifier
+from tsss_edge.scoring import Mask, Views
 
-STRIDE = 8
 SCALES = (1.0, 1.5)  # of the network input, each rounded to what the networks take; the last is the largest
 MULTIPLE = 32  # pixels
-
-Mask = NDArray[np.uint8]
-
-
-class EdgeFit(Struct, frozen=True):
-    """How maps are fitted to the picture's edges (guided.py)."""
-
-    radius: float  # of the picture's shorter side; 0 leaves them as the networks see them
-    eps: float = 1e-4
 
 
 class LabelConfig(Struct, frozen=True):
@@ -49,8 +37,8 @@ class LabelConfig(Struct, frozen=True):
     object_above: float = 0.6  # M
     margin: float = 0.1  # of the best category over the second, as a share of the best
     temperature: float = 1.0  # of the class maps
-    sure_above: float = 0.7  # probability, where a P-Net labels (relabel.py)
-    edges: EdgeFit | None = None  # None: chosen on images with masks (edges.py)
+    sure_above: float = 0.7  # probability, where a P-Net labels
+    edges: EdgeFit | None = None  # None: chosen on images with masks
     diffusion: DiffusionConfig | None = DiffusionConfig()  # None: the class maps as they are
 
 
@@ -153,17 +141,6 @@ def transferred(
     return lw
 
 
-def sharpened(maps: Floats, picture: NDArray[np.uint8], preprocess: Preprocess, edges: EdgeFit | None) -> Floats:
-    """Maps (K,h,w) over the whole network input -> (K,H,W) over the picture (H,W,3), their borders on its edges."""
-    wide = to_frame(maps, preprocess, picture.shape[:2])
-    if edges is not None and edges.radius > 0:
-        x, y, width, height = preprocess.place((picture.shape[0], picture.shape[1])).source
-        rows, columns = slice(y, y + height), slice(x, x + width)  # what the networks saw; the rest stays undecided
-        radius = max(1, round(edges.radius * min(height, width)))
-        wide[:, rows, columns] = guided(wide[:, rows, columns], picture[rows, columns], radius, edges.eps)
-    return wide
-
-
 def spread_maps(evidence: Evidence, categories: NDArray[np.int64], config: LabelConfig) -> Floats:
     """Diffused activation of each category: (K,h,w), >= 0.
 
@@ -190,15 +167,45 @@ def winner(spread: Floats, margin: float) -> tuple[NDArray[np.int64], NDArray[np
     return best, second <= (1 - margin) * first
 
 
-def to_frame(maps: Floats, preprocess: Preprocess, frame_hw: tuple[int, ...]) -> Floats:
-    """Maps (K,h,w) over the whole network input -> (K,H,W) over the picture; 0.5 where the network did not look."""
-    placement = preprocess.place((frame_hw[0], frame_hw[1]))
-    left, top, columns, rows = placement.target
-    x, y, width, height = placement.source
-    result = np.full((len(maps), frame_hw[0], frame_hw[1]), 0.5, np.float32)
-    for target, grid in zip(result, maps, strict=True):
-        wide = cv2.resize(np.ascontiguousarray(grid), preprocess.size_hw[::-1])
-        target[y : y + height, x : x + width] = cv2.resize(
-            wide[top : top + rows, left : left + columns], (width, height)
-        )
-    return result
+class Relabeller:
+    """A first P-Net (a draft), which labels the weak images that it learned from again; self-training, ours.
+
+    Lw is made picture by picture and errs differently in each, so the P-Net that learned from all of them is right where many
+    of them are wrong. It looks at two scales, as such and mirrored, chooses among the background and the categories that the
+    image-level label names, is fitted to the picture's edges, and leaves at 255 what it is not sure of
+    (measured: docs/results/transfer.md). Raises: ArtifactError: a damaged checkpoint.
+    """
+
+    def __init__(self, pnet: Checkpoint, *, device: str = "auto") -> None:
+        self._device = pick_device(device)
+        self._net = load_model(pnet).to(self._device)
+
+    def foreground(self, views: Views) -> Iterator[tuple[str, Floats]]:
+        """(id, probability of any category) of each picture: (1,h,w), 0-1."""
+        for image_id, logits in self._logits(views):
+            yield image_id, 1 - logits.softmax(dim=0)[:1].numpy()
+
+    def labels(self, views: Views, supervision: Supervision, config: LabelConfig) -> Iterator[tuple[str, Mask]]:
+        """(id, labels) of each picture of `views`, in order, as `Annotator.labels`; known pixels stay as they are."""
+        for image_id, logits in self._logits(views):
+            known = supervision.pixel_mask(image_id)
+            categories = [0, *sorted(supervision.image_labels(image_id))]
+            picture, shares = views.dataset.image(image_id), logits[categories].softmax(dim=0).numpy()
+            belief = sharpened(shares, picture, views.preprocess, config.edges)
+            found = np.array(categories, np.uint8)[belief.argmax(axis=0)]
+            found[belief.max(axis=0) <= config.sure_above] = IGNORE
+            yield image_id, np.where(known != IGNORE, known, found)
+
+    def _logits(self, views: Views) -> Iterator[tuple[str, Tensor]]:
+        for ids, x in views.batches(self._device):
+            yield from zip(ids, self._see(x).cpu(), strict=True)
+
+    @torch.inference_mode()
+    def _see(self, x: Tensor) -> Tensor:
+        """(N,3,H,W) -> (N,K,h,w) logits, a mean over scales and mirrored pictures."""
+        looks = []
+        for scale in SCALES:
+            larger = scaled(x, scale)
+            looks.append(unflipped(self._net(torch.cat([larger, larger.flip(-1)])).logits.float()))
+        size = (looks[-1].shape[-2], looks[-1].shape[-1])
+        return torch.stack([resized(look, size) for look in looks]).mean(dim=0)

@@ -1,6 +1,6 @@
 """A run + a set -> pixel annotations of its weak images, as masks in VOC layout.
 
-From an L-Net and its classifier: Lw (annotate.py). From a P-Net: a second, better round (relabel.py).
+From an L-Net and its classifier: Lw. From a P-Net: a second, better round. Nothing is trained here.
 """
 
 from __future__ import annotations
@@ -12,24 +12,25 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from tsss_edge.artifacts import IGNORE, Checkpoint, Preprocess, Struct
-from tsss_edge.config import TrainConfig
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset, write_mask
 from tsss_edge.errors import ArtifactError
-from tsss_edge.files import read_json, write_bytes, write_json
-from tsss_edge.label.annotate import Annotator, LabelConfig
-from tsss_edge.label.contact import Pair, contact_sheet
+from tsss_edge.files import atomic_path, read_json, write_bytes, write_json
+from tsss_edge.label.annotate import Annotator, LabelConfig, Relabeller
 from tsss_edge.label.edges import choose_edges
-from tsss_edge.label.relabel import Relabeller
 from tsss_edge.metrics import ConfusionMatrix
-from tsss_edge.train.classifier import train_classifier
-from tsss_edge.train.validate import Views, object_truth
+from tsss_edge.scoring import Mask, Views, object_truth
 
 MANIFEST = "manifest.json"  # of a folder of labels: how they were made
 SHEET = 24  # pictures on the contact sheet
+TILE = 128  # pixels a side of them
+COLUMNS = 4  # pairs in a row
 CHOICE = 100  # pictures that choose the filter
+
+Pair = tuple[NDArray[np.uint8], Mask]  # picture (H,W,3) RGB and its labels (H,W)
 
 
 class LabelReport(Struct, frozen=True):
@@ -72,8 +73,8 @@ def write_labels(
              strong: categories with masks (default: those the run was trained with).
              source: a set with masks of other categories; its images, else the strong ones, say how the labels are fitted
                  to edges (see edges.py).
-             classifier: its run; default: `classifier` in or beside L-Net's, trained there if there is none.
-    Raises:  DataError: unusable data. ArtifactError: runs that do not belong together, or `out` is `data`.
+             classifier: its run; default: `classifier` in or beside L-Net's.
+    Raises:  DataError: unusable data. ArtifactError: runs that do not belong together, no classifier, or `out` is `data`.
     """
     if out.resolve() == data.resolve():
         raise ArtifactError(f"{out}: labels would overwrite the masks of --data; choose another --out")
@@ -81,11 +82,11 @@ def write_labels(
     dataset = VocDataset.open(data)
     _require_same_classes(first, dataset)
     supervision = Supervision(dataset, tuple(first.meta.strong if strong is None else strong))
-    labeller, networks = _labeller(first, data, supervision, classifier, device)
+    labeller, networks = _labeller(first, classifier, device)
     views = Views(dataset, supervision.weak_ids(split), first.meta.preprocess)
     config = config if config.edges else _with_edges(config, labeller, supervision, source, views.preprocess)
     pictures: list[Pair] = []
-    tally, start = _Tally(len(dataset.classes)), time.perf_counter()
+    tally, start = _LabelQuality(len(dataset.classes)), time.perf_counter()
     (out / MANIFEST).unlink(missing_ok=True)  # a folder with a manifest is complete, and from here on this one is not
     for image_id, mask in labeller.labels(views, supervision, config):
         write_mask(out / "SegmentationClass" / f"{image_id}.png", mask)
@@ -110,13 +111,12 @@ def write_labels(
 
 
 def _labeller(
-    first: Checkpoint, data: Path, supervision: Supervision, classifier: Path | None, device: str
+    first: Checkpoint, classifier: Path | None, device: str
 ) -> tuple[Annotator | Relabeller, tuple[Checkpoint, ...]]:
     """Who labels, and the checkpoints it is made of."""
     if first.meta.stage == "pnet":
         return Relabeller(first, device=device), (first,)
-    found = Checkpoint.load(classifier) if classifier else find_classifier(first)
-    sorter = found or _new_classifier(first, data, supervision)
+    sorter = Checkpoint.load(classifier) if classifier else require_classifier(first)
     return Annotator(first, sorter, device=device), (first, sorter)
 
 
@@ -174,11 +174,15 @@ def find_classifier(lnet: Checkpoint) -> Checkpoint | None:
     return None
 
 
-def _new_classifier(lnet: Checkpoint, data: Path, supervision: Supervision) -> Checkpoint:
-    """Train one inside the L-Net's run, with the L-Net's settings."""
-    settings = msgspec.convert(lnet.meta.training, TrainConfig)
-    out = lnet.path.parent / "classifier"
-    return train_classifier(settings, data, out, lnet=lnet.path, strong=supervision.strong, resume=True)
+def require_classifier(lnet: Checkpoint) -> Checkpoint:
+    """As `find_classifier`. Raises: ArtifactError: there is none, with the command that trains one."""
+    found = find_classifier(lnet)
+    if found is None:
+        raise ArtifactError(
+            f"{lnet.path.parent}: this L-Net has no classifier; train one with `tsss-edge train lnet --resume --out "
+            f"{lnet.path.parent}` and the options of that run"
+        )
+    return found
 
 
 def _require_same_classes(checkpoint: Checkpoint, dataset: VocDataset) -> None:
@@ -192,14 +196,14 @@ def _require_same_classes(checkpoint: Checkpoint, dataset: VocDataset) -> None:
 # What is written
 
 
-class _Tally:
+class _LabelQuality:
     """Unsure pixels, and agreement with true masks where the set has them (for the report alone, never for a loss)."""
 
     def __init__(self, num_classes: int) -> None:
         self._classes, self._objects = ConfusionMatrix(num_classes), ConfusionMatrix(2)
         self._unsure = self._pixels = 0
 
-    def update(self, mask: NDArray[np.uint8], dataset: VocDataset, image_id: str) -> None:
+    def update(self, mask: Mask, dataset: VocDataset, image_id: str) -> None:
         self._unsure += int((mask == IGNORE).sum())
         self._pixels += mask.size
         if not dataset.mask_path(image_id).is_file():
@@ -234,3 +238,24 @@ def _write_folder(
     if pictures:
         contact_sheet(out / "contact_sheet.png", pictures, dataset.classes.palette)
     write_json(out / MANIFEST, report)  # last
+
+
+def contact_sheet(path: Path, pictures: Sequence[Pair], palette: Sequence[tuple[int, int, int]]) -> None:
+    """Write one PNG to look at: picture and picture-with-labels side by side, in rows; unsure pixels (255) are white."""
+    rows = -(-len(pictures) // COLUMNS)
+    sheet = Image.new("RGB", (COLUMNS * 2 * TILE, rows * TILE))
+    for number, (image, mask) in enumerate(pictures):
+        row, column = divmod(number, COLUMNS)
+        for side, picture in enumerate((image, blend(image, mask, palette))):
+            tile = Image.fromarray(picture).resize((TILE, TILE))
+            sheet.paste(tile, ((2 * column + side) * TILE, row * TILE))
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, format="PNG")
+
+
+def blend(image: NDArray[np.uint8], mask: Mask, palette: Sequence[tuple[int, int, int]]) -> NDArray[np.uint8]:
+    """Half image, half class colour; the background as it is, 255 white."""
+    colors = np.full((IGNORE + 1, 3), 255, np.uint8)
+    colors[: len(palette)] = palette
+    mixed = (image.astype(np.uint16) + colors[mask] + 1) // 2
+    return np.where((mask == 0)[..., None], image, mixed.astype(np.uint8))

@@ -16,14 +16,14 @@ from tsss_edge import __version__
 from tsss_edge.artifacts import CalibrationRecord, Checkpoint, Preprocess
 from tsss_edge.backends import open_backend
 from tsss_edge.data.voc import VocDataset
-from tsss_edge.evaluate import require_labelled, require_same_classes
 from tsss_edge.files import sha256_file
 from tsss_edge.parity.gate import judge
 from tsss_edge.parity.layers import LayerError, LayerReport, compare_layers, structure_faults
-from tsss_edge.parity.measure import Stage, look_again, measure
+from tsss_edge.parity.measure import StageCounts, look_again, measure
 from tsss_edge.parity.replay import replay_calibration
 from tsss_edge.parity.result import ClassChange, ParityReport, StageResult, WorstImage
 from tsss_edge.parity.stages import ONNX_NAMES, Subject, describe, find_graphs, require_reference
+from tsss_edge.scoring import require_labelled, require_same_classes
 
 __all__ = ["ClassChange", "LayerError", "LayerReport", "ParityReport", "StageResult", "WorstImage", "check_parity"]
 
@@ -70,7 +70,7 @@ def check_parity(
     with ExitStack() as stack:
         files = {"PyTorch": checkpoint.path, **graphs, subject.name: subject.path}
         stages = [
-            Stage(name, path.name, stack.enter_context(open_backend(path, threads=threads, trust=trust)))
+            StageCounts(name, path.name, stack.enter_context(open_backend(path, threads=threads, trust=trust)))
             for name, path in files.items()
         ]
         measure(stages, dataset, ids, boundary_px=BOUNDARY_PX)

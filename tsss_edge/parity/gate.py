@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from tsss_edge.metrics import miou_drop_interval, per_class
-from tsss_edge.parity.measure import Stage
+from tsss_edge.parity.measure import StageCounts
 from tsss_edge.parity.result import ClassChange, ParityReport, StageResult, WorstImage
 
 SHOWN = 8  # worst pictures in the report
 
 
-def stage_results(stages: Sequence[Stage]) -> tuple[StageResult, ...]:
+def stage_results(stages: Sequence[StageCounts]) -> tuple[StageResult, ...]:
     """Numbers of each stage against the first and against the one before."""
     mious = [stage.matrix.miou for stage in stages]
     return tuple(
@@ -86,7 +86,7 @@ def problems(
 
 
 def judge(
-    stages: Sequence[Stage],
+    stages: Sequence[StageCounts],
     *,
     names: Sequence[str],
     max_drop: float,
@@ -142,13 +142,13 @@ def _notes(drop: float, low: float, high: float, max_drop: float, leak: int, ima
     return notes
 
 
-def class_changes(reference: Stage, engine: Stage, names: Sequence[str]) -> dict[str, ClassChange]:
+def class_changes(reference: StageCounts, engine: StageCounts, names: Sequence[str]) -> dict[str, ClassChange]:
     """IoU of every class before and after."""
     before, after = per_class(reference.matrix.iou, names), per_class(engine.matrix.iou, names)
     return {name: ClassChange(reference=before[name], engine=after[name]) for name in names}
 
 
-def worst_images(engine: Stage, limit: int = SHOWN) -> tuple[WorstImage, ...]:
+def worst_images(engine: StageCounts, limit: int = SHOWN) -> tuple[WorstImage, ...]:
     """Pictures with the least agreement; those without any difference are left out."""
     differing = [image for image in engine.images if image.agreement < 1.0]
     return tuple(sorted(differing, key=lambda image: image.agreement)[:limit])

@@ -18,25 +18,22 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import IGNORE, Checkpoint, Struct
 from tsss_edge.config import TrainConfig
-from tsss_edge.data.supervision import Supervision
+from tsss_edge.data.supervision import MaskOf, Supervision
 from tsss_edge.data.voc import VocDataset, read_mask, write_mask
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.files import write_json
-from tsss_edge.label.annotate import to_frame
-from tsss_edge.metrics import ConfusionMatrix
-from tsss_edge.models import Heads, SegNet, build_model, load_model
-from tsss_edge.train.common import require_background
-from tsss_edge.train.loader import MaskOf
-from tsss_edge.train.loop import pick_device
-from tsss_edge.train.pnet import PLAIN, train_from
+from tsss_edge.label.edges import to_frame
+from tsss_edge.metrics import ConfusionMatrix, iou_of
+from tsss_edge.models import Heads, SegNet, build_model, load_model, pick_device
+from tsss_edge.scoring import Counts, Views, count, net_answers
+from tsss_edge.train.loop import train
+from tsss_edge.train.pnet import PLAIN, class_stage
 from tsss_edge.train.runfolder import has_begun
-from tsss_edge.train.validate import Views
+from tsss_edge.train.start import require_background
 
 SURE = 0.6  # probability from which a pixel gets a label; the others are left out (255)
 LOW_BIAS = -5.0  # logit of a category that was never seen
 EPOCHS, RATE = 0.25, 0.5  # of the run's epochs and learning rate: the old weights are to be kept in the main
-# By cross-entropy alone: a mean teacher does not know the new category at first and would talk it out of its labels.
-SWITCHES = PLAIN
 
 
 class AdaptReport(Struct, frozen=True):
@@ -88,17 +85,17 @@ def adapt(
     net = load_model(old)
     unlabelled = frozenset(i for i in dataset.ids("train") if _needs_label(i, supervision))
     _write_labels(net, Views(dataset, sorted(unlabelled), config.preprocess), supervision, out, config.device)
-    masks = _masks(supervision, unlabelled, out)
-    train_from(
-        widened(net, config, len(dataset.classes)),
+    stage = class_stage(
         config,
-        supervision,
-        out,
-        mask_of=masks,
+        dataset,
+        widened(net, config, len(dataset.classes)),
+        strong=supervision.strong,
+        mask_of=_masks(supervision, unlabelled, out),
+        switches=PLAIN,  # a mean teacher does not know the new category at first and would talk it out of its labels
+        labels_of=supervision.image_labels,
         weak=unlabelled,
-        switches=SWITCHES,
-        resume=resume,
     )
+    train(stage, config, out, resume=resume)
     report = _report(old, Checkpoint.load(out), dataset, new_class, len(shows_new))
     write_json(out / "adapt.json", report)
     return report
@@ -191,34 +188,25 @@ def _masks(supervision: Supervision, unlabelled: frozenset[str], out: Path) -> M
 
 
 def _report(old: Checkpoint, new: Checkpoint, dataset: VocDataset, new_class: str, pictures: int) -> AdaptReport:
-    new_id = len(dataset.classes) - 1
     views = Views(dataset, dataset.ids("val"), new.meta.preprocess)
-    before, _ = _scores(old, views, new_id)
-    after, everything = _scores(new, views, new_id)
-    iou_new = float(100 * everything.iou[new_id])
+    before, after = (
+        count(net_answers(load_model(checkpoint), views), views.mask, Counts(len(dataset.classes))).classes
+        for checkpoint in (old, new)
+    )
+    iou_new = float(100 * after.iou[-1])
     return AdaptReport(
         new_class=new_class,
         images_with_new_class=pictures,
-        miou_old_before=_mean(before),
-        miou_old_after=_mean(after),
+        miou_old_before=_miou_of_old(before),
+        miou_old_after=_miou_of_old(after),
         iou_new=None if np.isnan(iou_new) else iou_new,
-        miou=everything.miou,
+        miou=after.miou,
         checkpoint=str(new.path),
     )
 
 
-def _scores(checkpoint: Checkpoint, views: Views, new_id: int) -> tuple[ConfusionMatrix, ConfusionMatrix]:
-    """Counts where the truth is an old category or background, and everywhere."""
-    old, everything = ConfusionMatrix(new_id + 1), ConfusionMatrix(new_id + 1)
-    net = load_model(checkpoint)
-    for image_id, heads in views.predict(net):
-        assert heads.logits is not None
-        found, truth = views.labels(heads.logits, image_id), views.mask(image_id)
-        old.update(found, np.where(truth == new_id, np.uint8(IGNORE), truth))
-        everything.update(found, truth)
-    return old, everything
-
-
-def _mean(matrix: ConfusionMatrix) -> float:
-    """mIoU in percent over all classes but the last, which is the new one."""
-    return float(100 * np.nanmean(matrix.iou[:-1]))
+def _miou_of_old(matrix: ConfusionMatrix) -> float:
+    """mIoU in percent over all classes but the last, which is the new one, where the truth is not the new one."""
+    counts = matrix.counts.copy()
+    counts[-1] = 0
+    return float(100 * np.nanmean(iou_of(counts)[:-1]))
