@@ -10,7 +10,7 @@ picture (edges.py; both measured: docs/results/transfer.md).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -81,33 +81,36 @@ class Annotator:
     @torch.inference_mode()
     def _see(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(N,3,H,W) -> objectness (N,1,h,w), class maps (N,K_all,h,w), L-Net's features, mean colours."""
-        looks = [self._look(x, scale) for scale in SCALES]
-        features = looks[-1][2]
-        grid = (features.shape[-2], features.shape[-1])
-        logit, maps = (torch.stack([resized(look[k], grid) for look in looks]).mean(dim=0) for k in (0, 1))
-        return logit.sigmoid(), maps, features, F.adaptive_avg_pool2d(x, grid)
+        logits, maps, features = zip(*(self._look(x, scale) for scale in SCALES), strict=True)
+        colors = F.adaptive_avg_pool2d(x, features[-1].shape[-2:])
+        return mean_of(logits).sigmoid(), mean_of(maps), features[-1], colors
 
     def _look(self, x: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
         """Objectness logit, class maps and features at one scale, on that scale's stride-8 grid."""
-        x = scaled(x, scale)
-        both = torch.cat([x, x.flip(-1)])
+        both = with_mirrored(x, scale)
         features = self._lnet.features(both)
         assert self._lnet.object_head is not None
         logit, maps = unflipped(self._lnet.object_head(features)), unflipped(self._classifier(both).maps)
         return logit, maps, features[: len(x)]
 
 
-def scaled(x: Tensor, scale: float) -> Tensor:
-    """(N,3,H,W) network input -> about `scale` times as large, in sizes that the networks take."""
+def with_mirrored(x: Tensor, scale: float) -> Tensor:
+    """(N,3,H,W) network input -> (2N,3,h,w), about `scale` times as large, in sizes that the networks take, and mirrored."""
     size = [max(MULTIPLE, round(side * scale / MULTIPLE) * MULTIPLE) for side in x.shape[-2:]]
-    return resized(x, (size[0], size[1]))
+    larger = resized(x, (size[0], size[1]))
+    return torch.cat([larger, larger.flip(-1)])
 
 
-def resized(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
+def resized(maps: Tensor, size_hw: Sequence[int]) -> Tensor:
     """(N,C,h,w) -> (N,C,*size_hw), bilinear with half-pixel centres."""
-    if (maps.shape[-2], maps.shape[-1]) == size_hw:
+    if tuple(maps.shape[-2:]) == tuple(size_hw):
         return maps
-    return F.interpolate(maps, size=size_hw, mode="bilinear", align_corners=False)
+    return F.interpolate(maps, size=tuple(size_hw), mode="bilinear", align_corners=False)
+
+
+def mean_of(looks: Sequence[Tensor]) -> Tensor:
+    """Maps of several scales (N,C,*,*) -> their mean, on the grid of the last."""
+    return torch.stack([resized(look, looks[-1].shape[-2:]) for look in looks]).mean(dim=0)
 
 
 def unflipped(pair: Tensor) -> Tensor:
@@ -203,9 +206,4 @@ class Relabeller:
     @torch.inference_mode()
     def _see(self, x: Tensor) -> Tensor:
         """(N,3,H,W) -> (N,K,h,w) logits, a mean over scales and mirrored pictures."""
-        looks = []
-        for scale in SCALES:
-            larger = scaled(x, scale)
-            looks.append(unflipped(self._net(torch.cat([larger, larger.flip(-1)])).logits.float()))
-        size = (looks[-1].shape[-2], looks[-1].shape[-1])
-        return torch.stack([resized(look, size) for look in looks]).mean(dim=0)
+        return mean_of([unflipped(self._net(with_mirrored(x, scale)).logits.float()) for scale in SCALES])

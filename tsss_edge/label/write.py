@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -62,7 +63,6 @@ def write_labels(
     *,
     split: str = "train",
     strong: Sequence[str] | None = None,
-    classifier: Path | None = None,
     source: Path | None = None,
     config: LabelConfig | None = None,
     device: str = "auto",
@@ -73,7 +73,6 @@ def write_labels(
              strong: categories with masks (default: those the run was trained with).
              source: a set with masks of other categories; its images, else the strong ones, say how the labels are fitted
                  to edges (see edges.py).
-             classifier: its run; default: `classifier` in or beside L-Net's.
     Raises:  DataError: unusable data. ArtifactError: runs that do not belong together, no classifier, or `out` is `data`.
     """
     if out.resolve() == data.resolve():
@@ -82,15 +81,16 @@ def write_labels(
     dataset = VocDataset.open(data)
     _require_same_classes(first, dataset)
     supervision = Supervision(dataset, tuple(first.meta.strong if strong is None else strong))
-    labeller, networks = _labeller(first, classifier, device)
+    networks = (first,) if first.meta.stage == "pnet" else (first, require_classifier(first))
+    labeller = Annotator(*networks, device=device) if len(networks) == 2 else Relabeller(first, device=device)
     views = Views(dataset, supervision.weak_ids(split), first.meta.preprocess)
     config = config if config.edges else _with_edges(config, labeller, supervision, source, views.preprocess)
     pictures: list[Pair] = []
-    tally, start = _LabelQuality(len(dataset.classes)), time.perf_counter()
+    quality, start = LabelQuality(len(dataset.classes)), time.perf_counter()
     (out / MANIFEST).unlink(missing_ok=True)  # a folder with a manifest is complete, and from here on this one is not
     for image_id, mask in labeller.labels(views, supervision, config):
-        write_mask(out / "SegmentationClass" / f"{image_id}.png", mask)
-        tally.update(mask, dataset, image_id)
+        write_mask(label_path(out, image_id), mask)
+        quality.update(mask, dataset, image_id)
         if len(pictures) < SHEET:
             pictures.append((dataset.image(image_id), mask))
     seconds = time.perf_counter() - start
@@ -102,22 +102,10 @@ def write_labels(
         strong=tuple(supervision.strong),
         sha256={network.meta.stage: network.sha256 for network in networks},
         settings=config,
-        unsure=tally.unsure,
-        miou=tally.miou,
-        object_iou=tally.object_iou,
+        **quality.scores(),
     )
     _write_folder(out, dataset, views.ids, split, pictures, report)
     return report
-
-
-def _labeller(
-    first: Checkpoint, classifier: Path | None, device: str
-) -> tuple[Annotator | Relabeller, tuple[Checkpoint, ...]]:
-    """Who labels, and the checkpoints it is made of."""
-    if first.meta.stage == "pnet":
-        return Relabeller(first, device=device), (first,)
-    sorter = Checkpoint.load(classifier) if classifier else require_classifier(first)
-    return Annotator(first, sorter, device=device), (first, sorter)
 
 
 def _with_edges(
@@ -137,31 +125,27 @@ def _with_edges(
     return msgspec.structs.replace(config, edges=edges)
 
 
+def label_path(labels: Path, image_id: str) -> Path:
+    """Where the labels of a picture stand in a folder of labels."""
+    return labels / "SegmentationClass" / f"{image_id}.png"
+
+
 def settings_of(run: Path) -> LabelConfig:
     """How the labels of a `train all` run were made; the default where it has none."""
     manifest = run / "labels" / MANIFEST
     return read_json(manifest, LabelReport).settings if manifest.is_file() else LabelConfig()
 
 
-def find_labeller(run: Path) -> Checkpoint:
+def find_labeller(run: Path, stages: Sequence[str] = ("lnet", "pnet")) -> Checkpoint:
     """The L-Net of a `train lnet` run or, in its sub-folder, of a `train all` run; else the P-Net of the run.
 
-    Raises: ArtifactError: there is neither.
+    Raises: ArtifactError: there is none, or its stage is not one of `stages`.
     """
     inner = run / "lnet"
     checkpoint = Checkpoint.load(inner if inner.is_dir() else run)
-    if checkpoint.meta.stage not in ("lnet", "pnet"):
-        raise ArtifactError(
-            f"{checkpoint.path}: is a {checkpoint.meta.stage} checkpoint; expected an L-Net's or P-Net's"
-        )
-    return checkpoint
-
-
-def find_lnet(run: Path) -> Checkpoint:
-    """As `find_labeller`, but an L-Net. Raises: ArtifactError: there is none."""
-    checkpoint = find_labeller(run)
-    if checkpoint.meta.stage != "lnet":
-        raise ArtifactError(f"{checkpoint.path}: is a {checkpoint.meta.stage} checkpoint; expected an L-Net's")
+    if checkpoint.meta.stage not in stages:
+        expected = " or a ".join({"lnet": "L-Net", "pnet": "P-Net"}[stage] for stage in stages)
+        raise ArtifactError(f"{checkpoint.path}: is a {checkpoint.meta.stage} checkpoint; expected an {expected}'s")
     return checkpoint
 
 
@@ -196,7 +180,7 @@ def _require_same_classes(checkpoint: Checkpoint, dataset: VocDataset) -> None:
 # What is written
 
 
-class _LabelQuality:
+class LabelQuality:
     """Unsure pixels, and agreement with true masks where the set has them (for the report alone, never for a loss)."""
 
     def __init__(self, num_classes: int) -> None:
@@ -204,25 +188,22 @@ class _LabelQuality:
         self._unsure = self._pixels = 0
 
     def update(self, mask: Mask, dataset: VocDataset, image_id: str) -> None:
+        """Count one picture."""
         self._unsure += int((mask == IGNORE).sum())
         self._pixels += mask.size
-        if not dataset.mask_path(image_id).is_file():
-            return
-        truth = np.where(mask == IGNORE, IGNORE, dataset.mask(image_id)).astype(np.uint8)
-        self._classes.update(mask, truth)
-        self._objects.update(object_truth(mask), object_truth(truth))
+        if dataset.mask_path(image_id).is_file():
+            truth = np.where(mask == IGNORE, IGNORE, dataset.mask(image_id)).astype(np.uint8)
+            self._classes.update(mask, truth)
+            self._objects.update(object_truth(mask), object_truth(truth))
 
-    @property
-    def unsure(self) -> float:
-        return round(self._unsure / max(1, self._pixels), 4)
-
-    @property
-    def miou(self) -> float | None:
-        return float(self._classes.miou) if self._classes.counts.any() else None
-
-    @property
-    def object_iou(self) -> float | None:
-        return float(100 * self._objects.iou[1]) if self._objects.counts.any() else None
+    def scores(self) -> dict[str, Any]:
+        """`unsure`, `miou` and `object_iou` of a `LabelReport`."""
+        measured = bool(self._classes.counts.any())
+        return {
+            "unsure": round(self._unsure / max(1, self._pixels), 4),
+            "miou": self._classes.miou if measured else None,
+            "object_iou": float(100 * self._objects.iou[1]) if measured else None,
+        }
 
 
 def _write_folder(

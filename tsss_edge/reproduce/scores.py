@@ -16,7 +16,7 @@ from tsss_edge.errors import DataError
 from tsss_edge.files import read_json, write_json
 from tsss_edge.label.annotate import Annotator, Evidence, LabelConfig, transferred
 from tsss_edge.label.edges import sharpened
-from tsss_edge.label.write import find_lnet, require_classifier, settings_of
+from tsss_edge.label.write import find_labeller, require_classifier, settings_of
 from tsss_edge.metrics import ConfusionMatrix, per_class
 from tsss_edge.models import load_model, pick_device
 from tsss_edge.scoring import Counts, Views, count, net_answers, object_truth
@@ -90,7 +90,7 @@ def ladder(run: Path, data: Path, *, limit: int = 300, device: str = "auto") -> 
 
     Raises: DataError: no such image. ArtifactError: no L-Net or no classifier in `run`.
     """
-    lnet, dataset = find_lnet(run), VocDataset.open(data)
+    lnet, dataset = find_labeller(run, ("lnet",)), VocDataset.open(data)
     weak = [i for i in Supervision(dataset, lnet.meta.strong).weak_ids("val") if dataset.mask_path(i).is_file()]
     if not weak:
         raise DataError(f"{data}: split val has no weak image with a mask")

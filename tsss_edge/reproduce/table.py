@@ -22,7 +22,7 @@ from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.files import write_bytes
 from tsss_edge.label.annotate import Annotator
-from tsss_edge.label.write import LabelReport, find_lnet, require_classifier, settings_of
+from tsss_edge.label.write import LabelReport, find_labeller, require_classifier, settings_of
 from tsss_edge.models import load_model
 from tsss_edge.reproduce.scores import Ladder, RowScore
 from tsss_edge.scoring import Mask, Views, net_answers
@@ -158,7 +158,7 @@ def predictions(checkpoint: Checkpoint, dataset: VocDataset, ids: Sequence[str])
 
 def found_labels(run: Path, dataset: VocDataset, ids: Sequence[str]) -> dict[str, Mask]:
     """(H,W) uint8 Lw of some pictures by a run of the method, as if none of their pixels were known."""
-    lnet = find_lnet(run)
+    lnet = find_labeller(run, ("lnet",))
     views = Views(dataset, ids, lnet.meta.preprocess)
     return dict(Annotator(lnet, require_classifier(lnet)).labels(views, Supervision(dataset, ()), settings_of(run)))
 

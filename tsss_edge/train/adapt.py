@@ -18,16 +18,17 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import IGNORE, Checkpoint, Struct
 from tsss_edge.config import TrainConfig
-from tsss_edge.data.supervision import MaskOf, Supervision
-from tsss_edge.data.voc import VocDataset, read_mask, write_mask
+from tsss_edge.data.supervision import Supervision
+from tsss_edge.data.voc import VocDataset, read_size, write_mask
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.files import write_json
 from tsss_edge.label.edges import to_frame
+from tsss_edge.label.write import label_path
 from tsss_edge.metrics import ConfusionMatrix, iou_of
 from tsss_edge.models import Heads, SegNet, build_model, load_model, pick_device
 from tsss_edge.scoring import Counts, Views, count, net_answers
 from tsss_edge.train.loop import train
-from tsss_edge.train.pnet import PLAIN, class_stage
+from tsss_edge.train.pnet import PLAIN, class_stage, visible_masks
 from tsss_edge.train.runfolder import has_begun
 from tsss_edge.train.start import require_background
 
@@ -84,13 +85,15 @@ def adapt(
     config = shortened(msgspec.convert(old.meta.training, TrainConfig), epochs)
     net = load_model(old)
     unlabelled = frozenset(i for i in dataset.ids("train") if _needs_label(i, supervision))
-    _write_labels(net, Views(dataset, sorted(unlabelled), config.preprocess), supervision, out, config.device)
+    _write_labels(
+        net, Views(dataset, sorted(unlabelled), config.preprocess), supervision, out / "labels", config.device
+    )
     stage = class_stage(
         config,
         dataset,
         widened(net, config, len(dataset.classes)),
         strong=supervision.strong,
-        mask_of=_masks(supervision, unlabelled, out),
+        mask_of=visible_masks(supervision, out / "labels", unlabelled),
         switches=PLAIN,  # a mean teacher does not know the new category at first and would talk it out of its labels
         labels_of=supervision.image_labels,
         weak=unlabelled,
@@ -166,25 +169,14 @@ def _write_labels(net: SegNet, views: Views, supervision: Supervision, out: Path
         known = _known(image_id, supervision)
         share = to_frame(explain(heads, labels, new_id), views.preprocess, known.shape)
         found = np.where(share.max(axis=0) > SURE, ids[share.argmax(axis=0)], np.uint8(IGNORE))
-        write_mask(_label_path(out, image_id), np.where(known != IGNORE, known, found))
+        write_mask(label_path(out, image_id), np.where(known != IGNORE, known, found))
 
 
 def _known(image_id: str, supervision: Supervision) -> NDArray[np.uint8]:
     """What may be seen of a picture; nothing of one that has no mask."""
     if supervision.dataset.mask_path(image_id).is_file():
         return supervision.pixel_mask(image_id)
-    return np.full(supervision.dataset.image(image_id).shape[:2], IGNORE, np.uint8)
-
-
-def _label_path(out: Path, image_id: str) -> Path:
-    return out / "labels" / "SegmentationClass" / f"{image_id}.png"
-
-
-def _masks(supervision: Supervision, unlabelled: frozenset[str], out: Path) -> MaskOf:
-    def mask_of(image_id: str) -> NDArray[np.uint8]:
-        return read_mask(_label_path(out, image_id)) if image_id in unlabelled else supervision.pixel_mask(image_id)
-
-    return mask_of
+    return np.full(read_size(supervision.dataset.image_path(image_id)), IGNORE, np.uint8)
 
 
 def _report(old: Checkpoint, new: Checkpoint, dataset: VocDataset, new_class: str, pictures: int) -> AdaptReport:

@@ -74,7 +74,8 @@ def train(stage: Stage, config: TrainConfig, out: Path, *, resume: bool = False)
     """
     device = pick_device(config.device)
     world = join(device, stage.samples.batch)
-    set_threads(config.threads, device)
+    if config.threads and device.type == "cpu":
+        torch.set_num_threads(config.threads)  # of the whole process; 0 leaves PyTorch's own choice, all cores
     net = stage.net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     for part in stage.beside.values():
         if isinstance(part, nn.Module):
@@ -155,12 +156,6 @@ def describe(stage: Stage, config: TrainConfig) -> CheckpointMeta:
         data_hash=stage.samples.fingerprint(),
         tool=f"tsss-edge {__version__}",
     )
-
-
-def set_threads(threads: int, device: torch.device) -> None:
-    """CPU threads of PyTorch, for the whole process; 0 leaves PyTorch's own choice (all cores)."""
-    if threads and device.type == "cpu":
-        torch.set_num_threads(threads)
 
 
 def autocast_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:

@@ -30,10 +30,10 @@ from tsss_edge.artifacts import IGNORE, Checkpoint, Struct
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.augment import TrainAugment
 from tsss_edge.data.supervision import MaskOf, Supervision
-from tsss_edge.data.voc import VocDataset, read_mask
+from tsss_edge.data.voc import VocDataset, read_mask, read_size
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.files import read_json
-from tsss_edge.label.write import MANIFEST, LabelReport, find_classifier, find_labeller
+from tsss_edge.label.write import MANIFEST, LabelReport, find_classifier, find_labeller, label_path
 from tsss_edge.models import SegNet, network_input
 from tsss_edge.models.class_maps import load_classifier
 from tsss_edge.models.discriminator import Discriminator
@@ -95,15 +95,16 @@ def train_pnet(
     supervision = Supervision(dataset, tuple(strong))
     net = starting_net(config, dataset, lnet)
     require_same_strong(supervision, lnet, labels)
+    weak = frozenset(supervision.weak_ids("train"))
     stage = class_stage(
         config,
         dataset,
         net,
         strong=supervision.strong,
-        mask_of=visible_masks(dataset, supervision, labels),
+        mask_of=visible_masks(supervision, labels, weak),
         switches=switches or Switches(),
         labels_of=supervision.image_labels,
-        weak=frozenset(supervision.weak_ids("train")),
+        weak=weak,
     )
     return train(stage, config, out, resume=resume)
 
@@ -197,22 +198,22 @@ def require_same_strong(supervision: Supervision, run: Path, labels: Path) -> No
             )
 
 
-def visible_masks(dataset: VocDataset, supervision: Supervision, labels: Path) -> MaskOf:
-    """What P-Net's loss may see: true masks of strong images, Lw of weak ones.
+def visible_masks(supervision: Supervision, labels: Path, labelled: frozenset[str]) -> MaskOf:
+    """What a loss may see: of pictures in `labelled` what the folder `labels` holds (Lw), of the others their true masks.
 
-    Raises: DataError: a weak training image has no Lw, or one of another size or with other categories than its label.
+    Raises: DataError: a picture has no Lw, or one of another size or with other categories than its image-level label.
     """
-    for image_id in supervision.weak_ids("train"):
-        if not (labels / "SegmentationClass" / f"{image_id}.png").is_file():
+    for image_id in sorted(labelled):
+        if not label_path(labels, image_id).is_file():
             raise DataError(f"{labels}: no label for weak image {image_id}; run `tsss-edge label` on this set again")
 
     def mask_of(image_id: str) -> NDArray[np.uint8]:
-        if not supervision.is_weak(image_id):
+        if image_id not in labelled:
             return supervision.pixel_mask(image_id)
-        path = labels / "SegmentationClass" / f"{image_id}.png"
-        mask = read_mask(path)
+        path = label_path(labels, image_id)
+        mask, size = read_mask(path), read_size(supervision.dataset.image_path(image_id))
         allowed = {0, IGNORE, *supervision.image_labels(image_id)}
-        if mask.shape != supervision.pixel_mask(image_id).shape or not set(np.unique(mask).tolist()) <= allowed:
+        if mask.shape != size or not set(np.unique(mask).tolist()) <= allowed:
             raise DataError(
                 f"{path}: its size or its categories are not those of image {image_id}; label this set again"
             )
