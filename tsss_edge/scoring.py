@@ -81,7 +81,7 @@ def evaluate(
         assert not isinstance(backend, Path)
         require_same_classes(backend.classes, dataset)
         answers = backend_answers(backend, pictures(dataset, ids, "evaluate"))
-        matrix = count(answers, dataset.mask, Counts(len(dataset.classes))).classes
+        matrix = count(answers, dataset.mask, SplitCounts(len(dataset.classes))).classes
     return EvalReport(
         miou=require_labelled(matrix, dataset, split).miou,
         pixel_accuracy=matrix.pixel_accuracy,
@@ -230,7 +230,7 @@ def _mean_flipped(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 # Count
 
 
-class Counts:
+class SplitCounts:
     """Confusion counts of one network. `classes`: of its labels. `objects`: of its objectness against "any class but 0"."""
 
     def __init__(self, num_classes: int, heads: Collection[str] = ("classes",)) -> None:
@@ -257,7 +257,7 @@ def object_truth(mask: Mask) -> Mask:
 
 
 def counted(
-    networks: Sequence[tuple[Iterable[Answer], Counts]], mask_of: MaskOf
+    networks: Sequence[tuple[Iterable[Answer], SplitCounts]], mask_of: MaskOf
 ) -> Iterator[tuple[Mask, tuple[Answer, ...]]]:
     """Let networks answer the same pictures side by side and count each; yield (truth (H,W), their answers) of each picture."""
     for answers in zip(*(stream for stream, _ in networks), strict=True):
@@ -267,7 +267,7 @@ def counted(
         yield truth, answers
 
 
-def count(answers: Iterable[Answer], mask_of: MaskOf, counts: Counts) -> Counts:
+def count(answers: Iterable[Answer], mask_of: MaskOf, counts: SplitCounts) -> SplitCounts:
     """`counted` to the end, for one network."""
     for _ in counted([(answers, counts)], mask_of):
         pass
@@ -276,10 +276,10 @@ def count(answers: Iterable[Answer], mask_of: MaskOf, counts: Counts) -> Counts:
 
 def class_scores(net: nn.Module, views: Views) -> dict[str, float]:
     """mIoU in percent and pixel accuracy 0-1 of the class head."""
-    matrix = count(net_answers(net, views), views.mask, Counts(len(views.dataset.classes))).classes
+    matrix = count(net_answers(net, views), views.mask, SplitCounts(len(views.dataset.classes))).classes
     return {"miou": matrix.miou, "pixel_accuracy": matrix.pixel_accuracy}
 
 
 def object_iou(net: nn.Module, views: Views) -> float:
     """IoU in percent of objectness above 0 against "any object class" in the masks; NaN when there is no object."""
-    return count(net_answers(net, views), views.mask, Counts(2, ("objects",))).object_iou
+    return count(net_answers(net, views), views.mask, SplitCounts(2, ("objects",))).object_iou

@@ -2,9 +2,9 @@
 
 M = probability of object (L-Net), A_c = class map of each category that the image-level label names, normalised and
 masked by M, spread by self-diffusion (diffusion.py); the largest A_c wins where M is high, background where M is low,
-255 between and where two categories are about equal. Known pixels of strong categories stay as they are. The networks look
-at two scales, as such and mirrored, for M is finer and surer that way, and M and the A_c are fitted to the edges of the
-picture (edges.py; both measured: docs/results/transfer.md).
+255 between, and where two categories are about equal. Known pixels of strong categories stay as they are. The networks look at
+two scales, plain and mirrored, which makes M finer and surer. M and the A_c are fitted to the edges of the picture (edges.py;
+both measured: docs/results/transfer.md).
 """
 # Letters: N batch, C channel, K categories of one picture, H, W network input, h, w grid of the largest scale.
 
@@ -147,7 +147,7 @@ def transferred(
 def spread_maps(evidence: Evidence, categories: NDArray[np.int64], config: LabelConfig) -> Floats:
     """Diffused activation of each category: (K,h,w), >= 0.
 
-    Seeds are `exp((a - max a) / temperature) * M`: each category peaks at 1 where M holds, for the label says it is there.
+    Seeds are `exp((a - max a) / temperature) * M`: each category peaks at 1 where M holds, because the label says it is there.
     """
     _, height, width = evidence.maps.shape
     maps = evidence.maps[categories] / config.temperature
@@ -174,9 +174,9 @@ class Relabeller:
     """A first P-Net (a draft), which labels the weak images that it learned from again; self-training, ours.
 
     Lw is made picture by picture and errs differently in each, so the P-Net that learned from all of them is right where many
-    of them are wrong. It looks at two scales, as such and mirrored, chooses among the background and the categories that the
-    image-level label names, is fitted to the picture's edges, and leaves at 255 what it is not sure of
-    (measured: docs/results/transfer.md). Raises: ArtifactError: a damaged checkpoint.
+    of them are wrong. It looks at two scales, plain and mirrored. It chooses among the background and the categories of the
+    image-level label. Its answer is fitted to the picture's edges, and unsure pixels stay at 255 (measured:
+    docs/results/transfer.md). Raises: ArtifactError: a damaged checkpoint.
     """
 
     def __init__(self, pnet: Checkpoint, *, device: str = "auto") -> None:

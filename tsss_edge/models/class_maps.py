@@ -26,9 +26,9 @@ class ClassMaps(NamedTuple):
 class Classifier(nn.Module):
     """A `SegNet` with both heads, its class logits pooled over the cells that its objectness head calls an object.
 
-    Pooling is log-mean-exp (Pinheiro and Collobert, arXiv 1411.6228, equation 6), weighted by objectness: a category
-    must be seen inside M, the foreground that L-Net found, never in the background that tends to come with it (ours).
-    Column 0 (background) of maps and scores means nothing.
+    Pooling is log-mean-exp (Pinheiro and Collobert, arXiv 1411.6228, equation 6), weighted by objectness (ours): a category
+    must show inside M, the foreground of L-Net, not in the background that often comes with it. Column 0 (background) of maps
+    and scores means nothing.
     """
 
     def __init__(self, net: SegNet) -> None:

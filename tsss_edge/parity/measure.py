@@ -14,7 +14,7 @@ from tsss_edge.backends import Backend
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.metrics import ConfusionMatrix, agreement_counts, boundary_band
 from tsss_edge.parity.result import WorstImage
-from tsss_edge.scoring import Answer, Counts, Mask, backend_answers, counted, pictures
+from tsss_edge.scoring import Answer, Mask, SplitCounts, backend_answers, counted, pictures
 from tsss_edge.segment import segment_image
 
 Region = NDArray[np.bool_]
@@ -25,7 +25,7 @@ class StageCounts:
 
     def __init__(self, name: str, file: str, backend: Backend) -> None:
         self.name, self.file, self.backend = name, file, backend
-        self.counts = Counts(len(backend.classes))
+        self.counts = SplitCounts(len(backend.classes))
         self.pixels, self.band, self.cells = (np.zeros(2, np.int64) for _ in range(3))  # each: as the reference, all
         self.broken_images = 0
         self.images: list[WorstImage] = []

@@ -1,9 +1,9 @@
 """A masked set -> the method's table: supervised, 50% and 0% strong, with each part on and off, over seeds; resumable.
 
 OUT/seed-N/{supervised, supervised-cutmix, 50/{lnet,classifier,labels,draft,relabels,pnet,VARIANT}, 0/...} are runs like any
-other; OUT/table.json and OUT/table.html are written after every seed. Started again on the same folder it goes on where it
-stopped. Networks that do not wait for each other may train side by side, each in a process of its own (`jobs`): small ones use
-two cores better that way than with two threads (`edge-s` at 128x128 trains 1.34 times as fast on two).
+other. OUT/table.json and OUT/table.html are written after every seed. Started again on the same folder, it goes on where it
+stopped. Several networks can train at once, each in a process of its own (`jobs`): small ones use two cores better that way
+than with two threads (`edge-s` at 128x128 trains 1.34 times as fast on two threads).
 """
 
 from __future__ import annotations
@@ -268,8 +268,8 @@ def do_in_pool(pool: Executor, jobs: int, tasks: Sequence[Task]) -> None:
 
 
 def _begin_worker(log: Path) -> None:
-    """Write to a file, for progress bars of several processes would overwrite each other, and end when the first process
-    does: a training that went on by itself would meet the one that resumes it."""
+    """Write to a file, because progress bars of several processes would overwrite each other. End when the first process ends:
+    a training that went on alone would meet the one that resumes it."""
     sys.stdout = sys.stderr = log.open("a", buffering=1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -19,7 +19,7 @@ from tsss_edge.label.edges import sharpened
 from tsss_edge.label.write import find_labeller, require_classifier, settings_of
 from tsss_edge.metrics import ConfusionMatrix, per_class
 from tsss_edge.models import load_model, pick_device
-from tsss_edge.scoring import Counts, Views, count, net_answers, object_truth
+from tsss_edge.scoring import SplitCounts, Views, count, net_answers, object_truth
 
 EVERYWHERE = LabelConfig(background_below=-1.0, object_above=-1.0, margin=0.0)  # a category for every pixel
 
@@ -50,7 +50,7 @@ def measured(checkpoint: Checkpoint, views: Views, strong: Sequence[str], flip: 
     """`scored`, without looking at what was measured before."""
     classes = views.dataset.classes
     net = load_model(checkpoint).to(pick_device(str(checkpoint.meta.training.get("device", "auto"))))
-    counts = Counts(len(classes), ("classes", "objects"))
+    counts = SplitCounts(len(classes), ("classes", "objects"))
     iou = count(net_answers(net, views, flip=flip), views.mask, counts).classes.iou
     ids = set(classes.ids(tuple(strong)))
     return RowScore(

@@ -1,9 +1,9 @@
 """A trained run + pictures whose image-level labels name one more category -> a run that segments that one too.
 
-The paper's promise: a new category needs image-level labels only. How is ours. The old network explains a picture as
-far as it can: pixels of old categories that the label names are theirs. What it takes for an object (its objectness
-head, or a category that the label does not name) must be the new category. Those labels and the true masks that the
-set still has of strong categories train P-Net further, from the old weights and one fresh row in the class head.
+The paper's promise: a new category needs image-level labels only. How it is done is ours. The old network explains a picture
+as far as it can. Pixels of old categories that the label names stay theirs. Other objects (by the objectness head, or of a
+category that the label does not name) must be the new category. P-Net then trains further on these labels, and on the true
+masks of strong categories where the set has them: from the old weights, with one fresh row in the class head.
 """
 # Letters: N batch, K class (of the old network), h = H/8, w = W/8.
 
@@ -26,7 +26,7 @@ from tsss_edge.label.edges import to_frame
 from tsss_edge.label.write import label_path
 from tsss_edge.metrics import ConfusionMatrix, iou_of
 from tsss_edge.models import Heads, SegNet, build_model, load_model, pick_device
-from tsss_edge.scoring import Counts, Views, count, net_answers
+from tsss_edge.scoring import SplitCounts, Views, count, net_answers
 from tsss_edge.train.loop import train
 from tsss_edge.train.pnet import PLAIN, class_stage, visible_masks
 from tsss_edge.train.runfolder import has_begun
@@ -34,7 +34,7 @@ from tsss_edge.train.start import require_background
 
 SURE = 0.6  # probability from which a pixel gets a label; the others are left out (255)
 LOW_BIAS = -5.0  # logit of a category that was never seen
-EPOCHS, RATE = 0.25, 0.5  # of the run's epochs and learning rate: the old weights are to be kept in the main
+EPOCHS, RATE = 0.25, 0.5  # of the run's epochs and learning rate: most of the old weights must stay
 
 
 class AdaptReport(Struct, frozen=True):
@@ -182,7 +182,7 @@ def _known(image_id: str, supervision: Supervision) -> NDArray[np.uint8]:
 def _report(old: Checkpoint, new: Checkpoint, dataset: VocDataset, new_class: str, pictures: int) -> AdaptReport:
     views = Views(dataset, dataset.ids("val"), new.meta.preprocess)
     before, after = (
-        count(net_answers(load_model(checkpoint), views), views.mask, Counts(len(dataset.classes))).classes
+        count(net_answers(load_model(checkpoint), views), views.mask, SplitCounts(len(dataset.classes))).classes
         for checkpoint in (old, new)
     )
     iou_new = float(100 * after.iou[-1])

@@ -2,9 +2,9 @@
 
 The paper's: one class activation map for each category of the image-level label. Ours: the maps come from stride 8,
 are pooled inside L-Net's foreground (models/class_maps.py), and learn from the pixels of strong categories as well, so
-that the classifier also knows what weak categories are told apart from. A frozen L-Net says where unknown objects are;
-the classifier's own objectness head goes on learning, from strong pixels and elsewhere from that L-Net, so that P-Net
-can start from the classifier with a head that fits its features.
+that the classifier also knows the categories that weak ones must be told apart from. A frozen L-Net says where unknown objects
+are. The classifier's own objectness head goes on learning, from strong pixels and elsewhere from that L-Net. So P-Net can
+start from the classifier with a head that fits its features.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ def hidden_categories(labels: Tensor, shares: Tensor) -> Tensor:
 def fair_share_loss(maps: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of equal shares against the shares that a picture's categories have of its foreground (ours).
 
-    Without it, partial labels are also satisfied by one category that swallows all others. A logarithm near zero, flat
-    elsewhere: it says "every named category is somewhere", hardly how large it is.
+    Without it, one category that swallows all others satisfies partial labels too. The loss is steep near share 0 and flat
+    elsewhere: it says "every named category is somewhere", but hardly how large it is.
     """
     inside = labels[:, 1:].sum(dim=1)
     several = (inside > 1) & (weight.sum(dim=(1, 2, 3)) > 0)
@@ -144,8 +144,8 @@ def fair_share_loss(maps: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
 def partial_label_loss(maps: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     """-log of the probability that a cell shows *one of the picture's* categories, a mean over `weight` (ours).
 
-    A picture with one category is thereby as good as a mask of its foreground; one with several is sorted out by what
-    the others taught, as in learning from partial labels (Cour et al., JMLR 12, 2011).
+    So a picture with one category is as good as a mask of its foreground. In a picture with several, what other pictures taught
+    decides, as in learning from partial labels (Cour et al., JMLR 12, 2011).
     Args: maps: (N,K,h,w), column 0 unused. weight: (N,1,h,w), 0-1. labels: (N,K), 0 or 1.
     """
     log_p = F.log_softmax(maps[:, 1:], dim=1)

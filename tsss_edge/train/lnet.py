@@ -2,7 +2,7 @@
 
 The paper's: the class is removed from the masks of strong categories, so that the network fires on objects of
 categories it never saw. Ours: it is the objectness head of the edge networks, trained with binary cross-entropy on
-strong images, in which the colour channels change places at random: what an object is does not hang on its hue.
+strong images. There the colour channels change places at random, because an object is an object in any hue.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tsss_edge.train.loop import Moment, Stage, train
 from tsss_edge.train.losses import cell_shares, object_loss
 from tsss_edge.train.start import fresh_net, load_encoder, require_background, training_split
 
-COLOR = 0.5  # jitter, stronger than where categories must be told apart by colour too
+COLOR = 0.5  # jitter; stronger than in the other stages, which tell categories apart by colour too
 
 
 def train_lnet(

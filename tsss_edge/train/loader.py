@@ -1,4 +1,4 @@
-"""Pictures and the masks a loss may see -> batches, in an order and with a randomness that only counters decide.
+"""Pictures and the masks a loss may see -> batches. Counters alone decide the order and the randomness.
 
 Sample `index` of `epoch` is augmented by a generator seeded with (seed, epoch, index), and the order of an epoch by
 (seed, epoch): a resumed run needs no saved generator, and the number of loader threads changes nothing. Threads, not
@@ -25,7 +25,7 @@ from tsss_edge.errors import DataError
 
 CACHE_BYTES = 2 << 30  # decoded pictures and masks kept in memory; the rest is read again each epoch
 FINGERPRINTED = 16  # pictures by which a data set is known again
-AHEAD = 3  # batches made while the network works
+AHEAD = 3  # batches that are made in advance, while the network works
 
 LabelsOf = Callable[[str], frozenset[int]]  # id -> categories in the picture
 Augment = Callable[

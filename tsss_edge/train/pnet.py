@@ -6,10 +6,10 @@ The paper's (Xiao et al., arXiv 1711.06828): S, started from L-Net, learns by cr
 masks) and weak images (Lw), while D tells its predictions on strong images from those on weak ones and S learns to make
 the second look like the first. Ours: S starts from the classifier, which came of L-Net and knows categories already, and
 in the second round of labels from the draft that wrote them; D judges structure, not category
-(models/discriminator.py); D works alone for the first tenth of training and then its say grows over another tenth,
-because an untrained D only adds noise; the target for "strong" is 0.9 (one-sided label smoothing, arXiv 1606.03498); D
-learns at a tenth of S's starting rate with betas (0.5, 0.99), as spectral norm wants; and S's adversarial loss weighs
-0.01, small against cross-entropy. What D, mean teacher and CutMix give: docs/results/transfer.md. The objectness head goes on
+(models/discriminator.py). D works alone for the first tenth of training, and its weight grows over another tenth, because an
+untrained D only adds noise. The target for "strong" is 0.9 (one-sided label smoothing, arXiv 1606.03498). D learns at a
+tenth of S's starting rate with betas (0.5, 0.99), as spectral norm wants. S's adversarial loss weighs 0.01, small against
+cross-entropy. What D, mean teacher and CutMix give: docs/results/transfer.md. The objectness head goes on
 learning from the same pixels, so that "object, but of no known category" stays visible.
 """
 
@@ -59,8 +59,8 @@ D_ALONE, D_FULL = 0.1, 0.2  # share of training until S listens to D at all, and
 
 
 class Switches(Struct, frozen=True):
-    """Parts of the training that can be left out. `adversarial`: the discriminator, which is left out by itself where there
-    is no strong or no weak image. `mean_teacher`, `cutmix`: `refine` and `cut_and_mix` in train/losses.py."""
+    """Parts of the training that can be left out. `adversarial`: the discriminator. Without a strong or without a weak image it
+    is always left out. `mean_teacher`, `cutmix`: `refine` and `cut_and_mix` in train/losses.py."""
 
     adversarial: bool = True
     mean_teacher: bool = False

@@ -1,4 +1,4 @@
-"""What several stages share: fresh networks, weights taken over from other files, class weights, the training list."""
+"""What a stage starts from: fresh networks, weights from other files, class weights, the training list."""
 
 from __future__ import annotations
 
