@@ -23,10 +23,10 @@ from tsss_edge.bench.conditions import examine_machine, read_load, read_mhz
 from tsss_edge.calib.calibrate import calibrate
 from tsss_edge.config import load_target
 from tsss_edge.data.voc import VocDataset
-from tsss_edge.evaluate import EvalReport, evaluate
 from tsss_edge.export.build import build_engine
 from tsss_edge.export.onnx_export import export_onnx
 from tsss_edge.files import write_bytes, write_json
+from tsss_edge.scoring import EvalReport, evaluate
 
 CALIB_SET = "camvid-train-128"
 TARGETS = {"edge-m": 70, "edge-s": 66}  # val mIoU, percent, in 60 minutes on 2 cores

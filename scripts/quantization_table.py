@@ -41,12 +41,12 @@ from tsss_edge.calib.calibrate import (
 )
 from tsss_edge.calib.methods import METHODS, Method
 from tsss_edge.data.voc import VocDataset
-from tsss_edge.evaluate import require_same_classes
 from tsss_edge.files import read_json, write_bytes, write_json
 from tsss_edge.parity import BOUNDARY_PX, ParityReport, count_leak
 from tsss_edge.parity.measure import StageCounts
 from tsss_edge.parity.measure import measure as run_stages
 from tsss_edge.parity.verdict import judge
+from tsss_edge.scoring import require_same_classes
 
 SEARCHED = "auto+search"
 TUNED = "PyTorch FP32 after QAT"

@@ -16,7 +16,7 @@ import training_curve
 
 from tsss_edge.bench import Machine
 from tsss_edge.config import TrainConfig
-from tsss_edge.evaluate import EvalReport
+from tsss_edge.scoring import EvalReport
 
 SPEED = {
     "loader_images_per_second": 400.0,

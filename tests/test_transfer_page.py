@@ -13,9 +13,8 @@ import pytest
 from tsss_edge.files import write_json
 from tsss_edge.label.annotate import LabelConfig
 from tsss_edge.label.write import LabelReport
-from tsss_edge.reproduce.score import Score
+from tsss_edge.reproduce.scores import Ladder, RowScore
 from tsss_edge.reproduce.table import Row, Seed, Spread, Table
-from tsss_edge.train.ladder import Ladder
 
 ROOT = Path(__file__).parents[1]
 
@@ -51,7 +50,7 @@ def table() -> Table:
     )  # fmt: skip
     again = msgspec.structs.replace(labels, miou=92.0, unsure=0.05)
     rungs = Ladder(images=7, object_iou=84.0, maps_in_true_foreground=91.0, diffusion_in_true_foreground=92.0, lw=80.25)
-    score = Score(miou=80, miou_strong=1, miou_weak=1, object_iou=1, per_class={}, seconds=1, checkpoint_sha256="")
+    score = RowScore(miou=80, miou_strong=1, miou_weak=1, object_iou=1, per_class={}, seconds=1, checkpoint_sha256="")
     seed = Seed(
         seed=0, scores={"100:supervised": score}, labels={"50": labels}, relabels={"50": again}, ladders={"50": rungs}
     )

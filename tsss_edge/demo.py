@@ -124,7 +124,7 @@ def _train(out: Path, data: Path, clock: _Clock, seed: int) -> tuple[Checkpoint,
     from tsss_edge.data.voc import VocDataset
     from tsss_edge.files import read_json
     from tsss_edge.train.all import train_all
-    from tsss_edge.train.supervised import train_supervised
+    from tsss_edge.train.pnet import train_supervised
 
     with clock.step("data: 20 categories, image-level labels for all, masks used for half of them"):
         write_synthetic(data, seed=seed)

@@ -15,7 +15,6 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from tsss_edge.export.graph import export_onnx
 
 import tsss_edge.calib.search as module
 from tsss_edge.artifacts import Classes, Precision
@@ -36,6 +35,7 @@ from tsss_edge.calib.search import (
 from tsss_edge.calib.sets import HeldBackPicture, held_back_ids, load_held_back
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import DataError, GateError, UnavailableError
+from tsss_edge.export.onnx_export import export_onnx
 from tsss_edge.onnxgraph.qdq import PairOptions, explain, insert_qdq, wanted_tensors
 from tsss_edge.onnxgraph.sessions import OnnxRuntimeCompiler, OpenVinoCompiler, RunPicture, pick_compiler, time_in_turn
 

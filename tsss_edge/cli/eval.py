@@ -22,7 +22,7 @@ def evaluate(
 
     Example: tsss-edge eval runs/camvid --data camvid --split val
     """
-    from tsss_edge.evaluate import evaluate as run
+    from tsss_edge.scoring import evaluate as run
 
     report = run(model, data, split=split, threads=threads, trust=trust)
     emit(report, report.summary(), json)

@@ -1,18 +1,17 @@
-"""L-Net's foreground + class maps inside it -> pixel annotation Lw of one picture.
+"""L-Net's foreground + class maps inside it -> pixel annotation Lw of one picture; or a P-Net's answer in its place.
 
 M = probability of object (L-Net), A_c = class map of each category that the image-level label names, normalised and
 masked by M, spread by self-diffusion (diffusion.py); the largest A_c wins where M is high, background where M is low,
-255 between and where two categories are about equal. Known pixels of strong categories stay as they are. The networks look
-at two scales, as such and mirrored, for M is finer and surer that way, and M and the A_c are fitted to the edges of the
-picture (guided.py; both measured: docs/results/transfer.md).
+255 between, and where two categories are about equal. Known pixels of strong categories stay as they are. The networks look at
+two scales, plain and mirrored, which makes M finer and surer. M and the A_c are fitted to the edges of the picture (edges.py;
+both measured: docs/results/transfer.md).
 """
 # Letters: N batch, C channel, K categories of one picture, H, W network input, h, w grid of the largest scale.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -22,24 +21,13 @@ from torch import Tensor
 from tsss_edge.artifacts import IGNORE, Checkpoint, Preprocess, Struct
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.label.diffusion import DiffusionConfig, Floats, affinity, diffuse
-from tsss_edge.label.guided import guided
-from tsss_edge.models import load_model
-from tsss_edge.models.classifier import load_classifier
-from tsss_edge.train.loop import pick_device
-from tsss_edge.train.validate import Views
+from tsss_edge.label.edges import EdgeFit, sharpened
+from tsss_edge.models import load_model, pick_device
+from tsss_edge.models.class_maps import load_classifier
+from tsss_edge.scoring import Mask, Views
 
-STRIDE = 8
 SCALES = (1.0, 1.5)  # of the network input, each rounded to what the networks take; the last is the largest
 MULTIPLE = 32  # pixels
-
-Mask = NDArray[np.uint8]
-
-
-class EdgeFit(Struct, frozen=True):
-    """How maps are fitted to the picture's edges (guided.py)."""
-
-    radius: float  # of the picture's shorter side; 0 leaves them as the networks see them
-    eps: float = 1e-4
 
 
 class LabelConfig(Struct, frozen=True):
@@ -49,8 +37,8 @@ class LabelConfig(Struct, frozen=True):
     object_above: float = 0.6  # M
     margin: float = 0.1  # of the best category over the second, as a share of the best
     temperature: float = 1.0  # of the class maps
-    sure_above: float = 0.7  # probability, where a P-Net labels (relabel.py)
-    edges: EdgeFit | None = None  # None: chosen on images with masks (edges.py)
+    sure_above: float = 0.7  # probability, where a P-Net labels
+    edges: EdgeFit | None = None  # None: chosen on images with masks
     diffusion: DiffusionConfig | None = DiffusionConfig()  # None: the class maps as they are
 
 
@@ -93,33 +81,36 @@ class Annotator:
     @torch.inference_mode()
     def _see(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(N,3,H,W) -> objectness (N,1,h,w), class maps (N,K_all,h,w), L-Net's features, mean colours."""
-        looks = [self._look(x, scale) for scale in SCALES]
-        features = looks[-1][2]
-        grid = (features.shape[-2], features.shape[-1])
-        logit, maps = (torch.stack([resized(look[k], grid) for look in looks]).mean(dim=0) for k in (0, 1))
-        return logit.sigmoid(), maps, features, F.adaptive_avg_pool2d(x, grid)
+        logits, maps, features = zip(*(self._look(x, scale) for scale in SCALES), strict=True)
+        colors = F.adaptive_avg_pool2d(x, features[-1].shape[-2:])
+        return mean_of(logits).sigmoid(), mean_of(maps), features[-1], colors
 
     def _look(self, x: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
         """Objectness logit, class maps and features at one scale, on that scale's stride-8 grid."""
-        x = scaled(x, scale)
-        both = torch.cat([x, x.flip(-1)])
+        both = with_mirrored(x, scale)
         features = self._lnet.features(both)
         assert self._lnet.object_head is not None
         logit, maps = unflipped(self._lnet.object_head(features)), unflipped(self._classifier(both).maps)
         return logit, maps, features[: len(x)]
 
 
-def scaled(x: Tensor, scale: float) -> Tensor:
-    """(N,3,H,W) network input -> about `scale` times as large, in sizes that the networks take."""
+def with_mirrored(x: Tensor, scale: float) -> Tensor:
+    """(N,3,H,W) network input -> (2N,3,h,w), about `scale` times as large, in sizes that the networks take, and mirrored."""
     size = [max(MULTIPLE, round(side * scale / MULTIPLE) * MULTIPLE) for side in x.shape[-2:]]
-    return resized(x, (size[0], size[1]))
+    larger = resized(x, (size[0], size[1]))
+    return torch.cat([larger, larger.flip(-1)])
 
 
-def resized(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
+def resized(maps: Tensor, size_hw: Sequence[int]) -> Tensor:
     """(N,C,h,w) -> (N,C,*size_hw), bilinear with half-pixel centres."""
-    if (maps.shape[-2], maps.shape[-1]) == size_hw:
+    if tuple(maps.shape[-2:]) == tuple(size_hw):
         return maps
-    return F.interpolate(maps, size=size_hw, mode="bilinear", align_corners=False)
+    return F.interpolate(maps, size=tuple(size_hw), mode="bilinear", align_corners=False)
+
+
+def mean_of(looks: Sequence[Tensor]) -> Tensor:
+    """Maps of several scales (N,C,*,*) -> their mean, on the grid of the last."""
+    return torch.stack([resized(look, looks[-1].shape[-2:]) for look in looks]).mean(dim=0)
 
 
 def unflipped(pair: Tensor) -> Tensor:
@@ -153,21 +144,10 @@ def transferred(
     return lw
 
 
-def sharpened(maps: Floats, picture: NDArray[np.uint8], preprocess: Preprocess, edges: EdgeFit | None) -> Floats:
-    """Maps (K,h,w) over the whole network input -> (K,H,W) over the picture (H,W,3), their borders on its edges."""
-    wide = to_frame(maps, preprocess, picture.shape[:2])
-    if edges is not None and edges.radius > 0:
-        x, y, width, height = preprocess.place((picture.shape[0], picture.shape[1])).source
-        rows, columns = slice(y, y + height), slice(x, x + width)  # what the networks saw; the rest stays undecided
-        radius = max(1, round(edges.radius * min(height, width)))
-        wide[:, rows, columns] = guided(wide[:, rows, columns], picture[rows, columns], radius, edges.eps)
-    return wide
-
-
 def spread_maps(evidence: Evidence, categories: NDArray[np.int64], config: LabelConfig) -> Floats:
     """Diffused activation of each category: (K,h,w), >= 0.
 
-    Seeds are `exp((a - max a) / temperature) * M`: each category peaks at 1 where M holds, for the label says it is there.
+    Seeds are `exp((a - max a) / temperature) * M`: each category peaks at 1 where M holds, because the label says it is there.
     """
     _, height, width = evidence.maps.shape
     maps = evidence.maps[categories] / config.temperature
@@ -190,15 +170,40 @@ def winner(spread: Floats, margin: float) -> tuple[NDArray[np.int64], NDArray[np
     return best, second <= (1 - margin) * first
 
 
-def to_frame(maps: Floats, preprocess: Preprocess, frame_hw: tuple[int, ...]) -> Floats:
-    """Maps (K,h,w) over the whole network input -> (K,H,W) over the picture; 0.5 where the network did not look."""
-    placement = preprocess.place((frame_hw[0], frame_hw[1]))
-    left, top, columns, rows = placement.target
-    x, y, width, height = placement.source
-    result = np.full((len(maps), frame_hw[0], frame_hw[1]), 0.5, np.float32)
-    for target, grid in zip(result, maps, strict=True):
-        wide = cv2.resize(np.ascontiguousarray(grid), preprocess.size_hw[::-1])
-        target[y : y + height, x : x + width] = cv2.resize(
-            wide[top : top + rows, left : left + columns], (width, height)
-        )
-    return result
+class Relabeller:
+    """A first P-Net (a draft), which labels the weak images that it learned from again; self-training, ours.
+
+    Lw is made picture by picture and errs differently in each, so the P-Net that learned from all of them is right where many
+    of them are wrong. It looks at two scales, plain and mirrored. It chooses among the background and the categories of the
+    image-level label. Its answer is fitted to the picture's edges, and unsure pixels stay at 255 (measured:
+    docs/results/transfer.md). Raises: ArtifactError: a damaged checkpoint.
+    """
+
+    def __init__(self, pnet: Checkpoint, *, device: str = "auto") -> None:
+        self._device = pick_device(device)
+        self._net = load_model(pnet).to(self._device)
+
+    def foreground(self, views: Views) -> Iterator[tuple[str, Floats]]:
+        """(id, probability of any category) of each picture: (1,h,w), 0-1."""
+        for image_id, logits in self._logits(views):
+            yield image_id, 1 - logits.softmax(dim=0)[:1].numpy()
+
+    def labels(self, views: Views, supervision: Supervision, config: LabelConfig) -> Iterator[tuple[str, Mask]]:
+        """(id, labels) of each picture of `views`, in order, as `Annotator.labels`; known pixels stay as they are."""
+        for image_id, logits in self._logits(views):
+            known = supervision.pixel_mask(image_id)
+            categories = [0, *sorted(supervision.image_labels(image_id))]
+            picture, shares = views.dataset.image(image_id), logits[categories].softmax(dim=0).numpy()
+            belief = sharpened(shares, picture, views.preprocess, config.edges)
+            found = np.array(categories, np.uint8)[belief.argmax(axis=0)]
+            found[belief.max(axis=0) <= config.sure_above] = IGNORE
+            yield image_id, np.where(known != IGNORE, known, found)
+
+    def _logits(self, views: Views) -> Iterator[tuple[str, Tensor]]:
+        for ids, x in views.batches(self._device):
+            yield from zip(ids, self._see(x).cpu(), strict=True)
+
+    @torch.inference_mode()
+    def _see(self, x: Tensor) -> Tensor:
+        """(N,3,H,W) -> (N,K,h,w) logits, a mean over scales and mirrored pictures."""
+        return mean_of([unflipped(self._net(with_mirrored(x, scale)).logits.float()) for scale in SCALES])

@@ -27,12 +27,12 @@ from tsss_edge.artifacts import (
 from tsss_edge.backends import open_backend
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
-from tsss_edge.evaluate import require_labelled, require_same_classes
 from tsss_edge.files import sha256_file
 from tsss_edge.onnxgraph.view import OnnxGraph
 from tsss_edge.parity.int8_checks import LayerError, LayerReport, compare_layers, replay_calibration
 from tsss_edge.parity.measure import StageCounts, WorstImage, look_again, measure
 from tsss_edge.parity.verdict import ClassChange, ParityReport, StageResult, judge
+from tsss_edge.scoring import require_labelled, require_same_classes
 
 __all__ = ["ClassChange", "LayerError", "LayerReport", "ParityReport", "StageResult", "WorstImage", "check_parity"]
 

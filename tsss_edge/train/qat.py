@@ -1,8 +1,8 @@
 """Quantization-aware fine-tuning: a trained checkpoint + the INT8 graph that was made of it -> a checkpoint INT8 hurts less.
 
-The network is trained with the roundings of its INT8 graph in it: the same tensors, by the same placement and ranges. What
-comes out is an ordinary checkpoint of the same architecture, to be exported and calibrated as any other.
-Gradients pass a rounding as if it were not there, and stop where a value is clipped (arXiv 1712.05877, section 3).
+The network trains with the roundings of its INT8 graph: the same tensors, the same placement, the same ranges. The result is an
+ordinary checkpoint of the same architecture, which is exported and calibrated as any other. Gradients pass a rounding as if it
+were not there, and stop where a value is clipped (arXiv 1712.05877, section 3).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tsss_edge.models.fused import FusedNet, layer_names
 from tsss_edge.onnxgraph.qdq import LEAST_SCALE, PairOptions, PairPlan, plan
 from tsss_edge.onnxgraph.view import LEVELS, OnnxGraph
 from tsss_edge.train.loop import train
-from tsss_edge.train.supervised import supervised_stage
+from tsss_edge.train.pnet import supervised_stage
 
 QAT_EPOCHS = 4  # by default: roundings are learnt fast, and longer training would be training, not repair (ours)
 LR_SHARE = 0.05  # of the learning rate that trained the network (ours)

@@ -15,7 +15,7 @@ from tsss_edge.artifacts import Classes, Preprocess
 from tsss_edge.backends.fake import FakeBackend
 from tsss_edge.data.voc import write_mask
 from tsss_edge.errors import ArtifactError, DataError
-from tsss_edge.evaluate import evaluate
+from tsss_edge.scoring import evaluate
 
 CLASSES = Classes(names=("background", "cat", "dog", "cow"))
 SPEC = Preprocess(size_hw=(64, 96))

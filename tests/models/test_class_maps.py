@@ -10,7 +10,7 @@ import torch
 from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Classes, Preprocess
 from tsss_edge.errors import ArtifactError
 from tsss_edge.models import build_model
-from tsss_edge.models.classifier import Classifier, load_classifier, pool
+from tsss_edge.models.class_maps import Classifier, load_classifier, pool
 
 CLASSES = Classes(names=("background", "cat", "dog"))
 

@@ -1,4 +1,4 @@
-"""What several stages share: fresh networks, weights taken over from other files, class weights, the training list."""
+"""What a stage starts from: fresh networks, weights from other files, class weights, the training list."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tsss_edge.artifacts import IGNORE, Checkpoint
+from tsss_edge.artifacts import IGNORE, Checkpoint, read_torch
 from tsss_edge.config import TrainConfig
+from tsss_edge.data.supervision import MaskOf
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.models import SegNet, build_model, load_model
 from tsss_edge.models.vgg16 import from_torchvision
-from tsss_edge.train.loader import MaskOf
 
 ENCODER = "encoder."  # prefix of its tensors in a checkpoint
 MAX_CLASS_WEIGHT = 10.0
@@ -60,8 +60,6 @@ def _misfit(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    from tsss_edge.artifacts import read_torch
-
     _, content = read_torch(path)
     state = content.get("state", content)
     bad = [k for k, v in state.items() if not isinstance(v, Tensor) or not bool(v.float().isfinite().all())]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tsss_edge.artifacts import Checkpoint
 from tsss_edge.errors import ArtifactError
-from tsss_edge.models import SegNet, build_model
+from tsss_edge.models import SegNet, build_model, load_weights
 
 SHARPNESS = 4.0  # r of the log-mean-exp pooling: 0 is the mean, infinity the maximum
 
@@ -26,9 +26,9 @@ class ClassMaps(NamedTuple):
 class Classifier(nn.Module):
     """A `SegNet` with both heads, its class logits pooled over the cells that its objectness head calls an object.
 
-    Pooling is log-mean-exp (Pinheiro and Collobert, arXiv 1411.6228, equation 6), weighted by objectness: a category
-    must be seen inside M, the foreground that L-Net found, never in the background that tends to come with it (ours).
-    Column 0 (background) of maps and scores means nothing.
+    Pooling is log-mean-exp (Pinheiro and Collobert, arXiv 1411.6228, equation 6), weighted by objectness (ours): a category
+    must show inside M, the foreground of L-Net, not in the background that often comes with it. Column 0 (background) of maps
+    and scores means nothing.
     """
 
     def __init__(self, net: SegNet) -> None:
@@ -54,8 +54,5 @@ def load_classifier(checkpoint: Checkpoint) -> Classifier:
     if meta.stage != "classifier":
         raise ArtifactError(f"{checkpoint.path}: is a {meta.stage} checkpoint; expected a classifier's")
     classifier = Classifier(build_model(meta.arch, num_classes=len(meta.classes)))
-    try:
-        classifier.load_state_dict(checkpoint.state())
-    except RuntimeError as error:
-        raise ArtifactError(f"{checkpoint.path}: its weights do not fit architecture {meta.arch}") from error
+    load_weights(classifier, checkpoint)
     return classifier.eval()

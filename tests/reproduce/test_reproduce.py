@@ -15,7 +15,7 @@ from tsss_edge.config import TrainConfig
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.files import read_json
 from tsss_edge.reproduce import ROWS, choose_rows, reproduce
-from tsss_edge.reproduce.score import Score
+from tsss_edge.reproduce.scores import RowScore
 from tsss_edge.reproduce.table import Seed, Spread, Table, tabulate
 
 
@@ -70,8 +70,8 @@ def test_a_second_start_trains_nothing_and_gives_the_same_table(
     before = (tmp_path / "out/table.json").read_bytes()
     weights = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("lnet/best.pt")}
     rows = ["50:full", "50:flips", "50:labels-only", "0:full"]
-    monkeypatch.setattr("tsss_edge.reproduce.score._measure", _forbidden)
-    monkeypatch.setattr("tsss_edge.reproduce.seed.ladder", _forbidden)
+    monkeypatch.setattr("tsss_edge.reproduce.scores.measured", _forbidden)
+    monkeypatch.setattr("tsss_edge.reproduce.ladder", _forbidden)
     reproduce(
         quick(), finished / "data", tmp_path / "out", source=finished / "source", seeds=[0], strong=STRONG, rows=rows
     )
@@ -105,7 +105,7 @@ def test_rows_are_chosen_by_name() -> None:
 
 
 def test_ratios_are_taken_seed_by_seed(finished: Path) -> None:
-    score = read_json(finished / "out/seed-0/supervised/score.json", Score)
+    score = read_json(finished / "out/seed-0/supervised/score.json", RowScore)
     seeds = [
         Seed(
             seed=n,
@@ -123,5 +123,5 @@ def test_ratios_are_taken_seed_by_seed(finished: Path) -> None:
     assert json.loads(msgspec.json.encode(table))["paper_ratios"] == {"50": 0.965, "0": 0.894}
 
 
-def at(score: Score, miou: float) -> Score:
+def at(score: RowScore, miou: float) -> RowScore:
     return msgspec.structs.replace(score, miou=miou)
