@@ -17,18 +17,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 
 import msgspec
 import onnx
-from quantization_page import Row, Section, Table, page
+from pages import TOOL, today, watch_machine, write_page
+from quantization_page import EngineRow, QuantizationTable, Section, page
 
-from tsss_edge import __version__
 from tsss_edge.artifacts import Checkpoint, Engine, OnnxModel, Precision
 from tsss_edge.backends import open_backend
 from tsss_edge.bench import Timed, time_networks
-from tsss_edge.bench.conditions import examine_machine, notes_on, read_load, read_mhz
+from tsss_edge.bench.conditions import notes_on
 from tsss_edge.calib.calibrate import (
     calibrate,
     choose_pictures,
@@ -41,7 +40,7 @@ from tsss_edge.calib.heldout import load_samples
 from tsss_edge.calib.methods import METHODS, Method
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.evaluate import require_same_classes
-from tsss_edge.files import read_json, write_bytes, write_json
+from tsss_edge.files import read_json, write_json
 from tsss_edge.onnxgraph.placement import Options
 from tsss_edge.parity import BOUNDARY_PX, ParityReport, count_leak
 from tsss_edge.parity.gate import judge
@@ -67,8 +66,8 @@ class Network:
 
 def main() -> None:
     args = parse_args()
-    mhz, load = read_mhz(), read_load()
-    rows: list[Row] = []
+    watched = watch_machine(args.threads)
+    rows: list[EngineRow] = []
     for name, checkpoint, data in args.network:
         folder = args.work / name.lower().replace(" ", "-")
         network = Network(name, Checkpoint.load(Path(checkpoint)), VocDataset.open(Path(data)), folder)
@@ -77,21 +76,20 @@ def main() -> None:
             for run in (Path(run) for owner, run in args.qat if owner == name):
                 build_qat(network, run, size=args.calibration_images, seed=args.seed)
             write_json(folder / "rows.json", tuple(with_auto(network, list(measure_rows(network, args)))))
-        rows += read_json(folder / "rows.json", tuple[Row, ...])
-    machine = examine_machine(threads=args.threads, mhz_before=mhz, load_before=load)
-    table = Table(
+        rows += read_json(folder / "rows.json", tuple[EngineRow, ...])
+    machine = watched()
+    table = QuantizationTable(
         rows=tuple(rows),
         max_drop=args.max_drop,
         split=args.split,
         calibration_images=args.calibration_images,
         machine=machine,
         notes=tuple(notes_on(machine)),
-        measured=date.today().isoformat(),
-        tool=f"tsss-edge {__version__}",
+        measured=today(),
+        tool=TOOL,
         more=read_json(args.more, tuple[Section, ...]) if args.more else (),
     )
-    write_bytes(args.out, page(table).encode())
-    write_json(args.out.with_suffix(".json"), table)
+    write_page(args.out, page(table), table)
     print(f"{args.out}: {len(rows)} rows", file=sys.stderr)
 
 
@@ -178,7 +176,7 @@ def engine(network: Network, model: OnnxModel, precision: Precision, name: str) 
     return build_engine(model.path, load_target("cpu"), out, precision=precision)
 
 
-def measure_rows(network: Network, args: argparse.Namespace) -> Iterator[Row]:
+def measure_rows(network: Network, args: argparse.Namespace) -> Iterator[EngineRow]:
     """PyTorch and all engines: accuracy in one pass over the split, latency in alternating rounds."""
     require_same_classes(network.checkpoint.meta.classes, network.dataset)
     ids = network.dataset.ids(args.split)
@@ -206,7 +204,7 @@ def measure_rows(network: Network, args: argparse.Namespace) -> Iterator[Row]:
         yield row(network, stage, report, timed)
 
 
-def with_auto(network: Network, rows: list[Row]) -> list[Row]:
+def with_auto(network: Network, rows: list[EngineRow]) -> list[EngineRow]:
     """`auto` is the method that it chose: the same graph, so the same row; and what search gave back is noted."""
     if (searched := network.int8.get(f"INT8 {SEARCHED}")) is None or searched.meta.calibration is None:
         return rows
@@ -244,8 +242,8 @@ def verdict(
     )
 
 
-def row(network: Network, stage: Stage, report: ParityReport, timed: Timed) -> Row:
-    return Row(
+def row(network: Network, stage: Stage, report: ParityReport, timed: Timed) -> EngineRow:
+    return EngineRow(
         network=network.name,
         engine=stage.name,
         runs_on=stage.backend.name,

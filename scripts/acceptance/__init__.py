@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 import tsss_edge
-from tsss_edge.acceptance.steps import Run, Step, run_gpu_tests
+from acceptance.steps import Run, Step, run_gpu_tests
 from tsss_edge.artifacts import Precision, Struct
 from tsss_edge.config import Target, load_target
 from tsss_edge.deploy.kit import toml_text
@@ -143,7 +143,7 @@ def _pytorch(run: Run, machine: DoctorReport, checkpoint: Path) -> None:
         run.skip("pytorch cuda", "PyTorch is not installed, or without CUDA")
     else:
         told = run.out / "steps" / "pytorch-cuda.json"
-        command = [sys.executable, "-m", "tsss_edge.acceptance.pytorch", str(checkpoint), str(told)]
+        command = [sys.executable, "-m", "acceptance.pytorch", str(checkpoint), str(told)]
         run.command("pytorch cuda", command, told=told)
 
 
