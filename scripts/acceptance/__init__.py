@@ -18,9 +18,10 @@ from acceptance.steps import Run, Step, run_gpu_tests
 from tsss_edge.artifacts import Precision, Struct
 from tsss_edge.config import Target, load_target
 from tsss_edge.deploy.kit import toml_text
-from tsss_edge.doctor import TENSORRT_RTX_GPUS, DoctorReport, examine
+from tsss_edge.doctor import DoctorReport, examine
 from tsss_edge.errors import ArtifactError
 from tsss_edge.files import write_bytes, write_json
+from tsss_edge.machine import RTX_CAPABILITIES
 
 __all__ = ["AcceptanceReport", "run_acceptance"]
 
@@ -119,7 +120,7 @@ def targets(machine: DoctorReport) -> list[tuple[Target, str]]:
         "" if gpu and name in have else NO_GPU if not gpu else f"{name} is not installed"
         for name in ("TensorRT", "TensorRT-RTX")
     )
-    if not rtx and not any(f"compute capability {c}," in gpu for c in TENSORRT_RTX_GPUS):
+    if not rtx and not any(f"compute capability {c}," in gpu for c in RTX_CAPABILITIES):
         rtx = f"TensorRT-RTX does not serve this GPU ({gpu})"
     here = msgspec.structs.replace(load_target("datacenter"), name="here")
     return [(here, full), (load_target("rtx"), rtx)]

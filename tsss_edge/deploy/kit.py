@@ -20,7 +20,7 @@ import tsss_edge
 from tsss_edge.artifacts import Checkpoint, OnnxModel, Precision, Struct
 from tsss_edge.backends.cuda.gpus import first_gpu
 from tsss_edge.config import Target
-from tsss_edge.deploy.wheel import write_wheel
+from tsss_edge.deploy.bundle import write_wheel
 from tsss_edge.errors import ArtifactError
 from tsss_edge.export.dla import Dla, expected_dla
 from tsss_edge.export.engine import KNOWN_SUFFIXES, require_whole
