@@ -229,7 +229,8 @@ def _stored(member: zipfile.ZipInfo) -> zipfile.ZipInfo:
 
 def pack(content: Path, folder: Path, part_bytes: int, preset: int) -> list[Path]:
     """The tree `content` as one tar.xz cut into parts of at most `part_bytes` in `folder`."""
-    whole, parts = content.with_name("bundle.tar.xz"), []
+    whole = content.with_name("bundle.tar.xz")
+    parts: list[Path] = []
     with lzma.open(whole, "wb", preset=preset) as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
         for path in sorted(content.iterdir()):
             archive.add(path, arcname=path.name, filter=_anonymous)
