@@ -19,8 +19,8 @@ from tsss_edge.bench import Machine
 from tsss_edge.calib.calibrate import calibrate
 from tsss_edge.config import load_target
 from tsss_edge.evaluate import EvalReport, evaluate
-from tsss_edge.export.engine import build_engine
-from tsss_edge.export.graph import export_onnx
+from tsss_edge.export.build import build_engine
+from tsss_edge.export.onnx_export import export_onnx
 
 CALIB_SET = "camvid-train-128"
 TARGETS = {"edge-m": 70, "edge-s": 66}  # val mIoU, percent, in 60 minutes on 2 cores
@@ -61,8 +61,8 @@ def measure_run(name: str, folder: Path, data: Path, work: Path) -> NetworkRun:
 def engines(folder: Path, data: Path, work: Path) -> dict[str, Path]:
     """The checkpoint and every CPU engine of it."""
     checkpoint, target = Checkpoint.load(folder / "best.pt"), load_target("cpu")
-    float_graph = export_onnx(checkpoint.path, work / "fused.onnx").path
-    int8_graph = calibrate(float_graph, data, work / "fused.int8.onnx", calib_set=CALIB_SET).path
+    float_graph = export_onnx(checkpoint, work / "fused.onnx")
+    int8_graph = calibrate(float_graph, data, work / "fused.int8.onnx", calib_set=CALIB_SET)
     graphs = {"fp32": float_graph, "bf16": float_graph, "int8": int8_graph}
     built = {p: build_engine(graphs[p], target, work / "fused.xml", precision=p).path for p in ("fp32", "bf16", "int8")}
     return {"pytorch": checkpoint.path, **built}

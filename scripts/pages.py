@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tsss_edge import __version__
-from tsss_edge.bench.conditions import examine_machine, read_load, read_mhz
-from tsss_edge.bench.result import Machine
+from tsss_edge.bench.conditions import Machine, examine_machine, read_load, read_mhz
 from tsss_edge.files import write_bytes, write_json
 
 TOOL = f"tsss-edge {__version__}"

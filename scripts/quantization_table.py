@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
-import onnx
 from pages import TOOL, today, watch_machine, write_page
 from quantization_page import EngineRow, QuantizationTable, Section, page
 
@@ -36,16 +35,16 @@ from tsss_edge.calib.calibrate import (
     write_int8,
     write_searched,
 )
-from tsss_edge.calib.heldout import load_samples
 from tsss_edge.calib.methods import METHODS, Method
+from tsss_edge.calib.sets import load_held_back
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.evaluate import require_same_classes
 from tsss_edge.files import read_json, write_json
-from tsss_edge.onnxgraph.placement import Options
+from tsss_edge.onnxgraph.qdq import PairOptions
 from tsss_edge.parity import BOUNDARY_PX, ParityReport, count_leak
-from tsss_edge.parity.gate import judge
-from tsss_edge.parity.measure import Stage
+from tsss_edge.parity.measure import StageCounts
 from tsss_edge.parity.measure import measure as run_stages
+from tsss_edge.parity.verdict import judge
 
 SEARCHED = "auto+search"
 TUNED = "PyTorch FP32 after QAT"
@@ -132,15 +131,15 @@ def quantize(
     """One INT8 graph a method, and the one that `calibrate --method auto --search` makes, all from the same pictures."""
     if all((network.folder / f"{m}.int8.onnx").is_file() for m in (*methods, SEARCHED)):
         return
-    data, graph = network.dataset.root, onnx.load(floating.path)
+    data = network.dataset.root
     chosen, held_back = choose_pictures(floating, data, calib_set=None, size=size, seed=seed, hold_back=True)
-    histograms = measure(graph, chosen)
-    tables = {m: table_of(floating, graph, histograms, chosen, m) for m in methods}
+    histograms = measure(floating, chosen)
+    tables = {m: table_of(floating, histograms, chosen, m) for m in methods}
     for method, table in tables.items():
-        write_int8(floating, graph, table, chosen, network.folder / f"{method}.int8.onnx", Options())
-    samples = load_samples(network.dataset, held_back, floating.meta.preprocess)
+        write_int8(floating, table, chosen, network.folder / f"{method}.int8.onnx", PairOptions())
+    pictures = load_held_back(network.dataset, held_back, floating.meta.preprocess)
     out = network.folder / f"{SEARCHED}.int8.onnx"
-    write_searched(floating, graph, tables, chosen, out, Options(), samples=samples, max_drop=max_drop)
+    write_searched(floating, tables, chosen, out, PairOptions(), pictures=pictures, max_drop=max_drop)
 
 
 def build_qat(network: Network, run: Path, *, size: int, seed: int) -> None:
@@ -148,7 +147,7 @@ def build_qat(network: Network, run: Path, *, size: int, seed: int) -> None:
     network.tuned = Checkpoint.load(run)
     floating = exported(network.tuned, network.folder / "qat.onnx")
     path = network.folder / "qat.int8.onnx"
-    model = once(path) or calibrate(floating.path, network.dataset.root, path, size=size, method="auto", seed=seed)
+    model = once(path) or calibrate(floating, network.dataset.root, path, size=size, method="auto", seed=seed)
     network.engines["INT8 QAT"] = engine(network, model, "int8", "qat")
 
 
@@ -156,7 +155,7 @@ def exported(
     checkpoint: Checkpoint, path: Path, precision: Precision = "fp32", dataset: VocDataset | None = None
 ) -> OnnxModel:
     """The graph of a checkpoint, from before where it is there; FP16 is scanned for overflow on training pictures."""
-    from tsss_edge.export.graph import export_onnx
+    from tsss_edge.export.onnx_export import export_onnx
 
     pictures = [dataset.image_path(i) for i in dataset.ids("train")[:32]] if dataset else []
     return once(path) or export_onnx(checkpoint.path, path, precision=precision, check_images=pictures)
@@ -170,7 +169,7 @@ def once(path: Path) -> OnnxModel | None:
 def engine(network: Network, model: OnnxModel, precision: Precision, name: str) -> Engine:
     """A CPU engine, built again each time: it takes a second, and what is measured is what was just built."""
     from tsss_edge.config import load_target
-    from tsss_edge.export.engine import build_engine
+    from tsss_edge.export.build import build_engine
 
     out = network.folder / f"{name.replace(' ', '-')}.xml"
     return build_engine(model.path, load_target("cpu"), out, precision=precision)
@@ -191,11 +190,13 @@ def measure_rows(network: Network, args: argparse.Namespace) -> Iterator[EngineR
     }
     with ExitStack() as stack:
         stages = [
-            Stage(name, path.name, stack.enter_context(open_backend(path, threads=args.threads)))
+            StageCounts(name, path.name, stack.enter_context(open_backend(path, threads=args.threads)))
             for name, path in paths.items()
         ]
         run_stages(stages, network.dataset, ids, boundary_px=BOUNDARY_PX)
-        times = time_networks([s.backend for s in stages], list(paths.values()), duration_s=args.duration)
+        times = time_networks(
+            [s.backend for s in stages], [path.name for path in paths.values()], duration_s=args.duration
+        )
     data_sha256 = network.dataset.split_hash(args.split)
     for stage, timed in zip(stages, times, strict=True):
         report = verdict(network, stages[0], stage, args, data_sha256)
@@ -217,12 +218,12 @@ def with_auto(network: Network, rows: list[EngineRow]) -> list[EngineRow]:
     return [*rows[:at], auto, *rows[at:]]
 
 
-def engine_of(network: Network, stage: Stage) -> Engine | None:
+def engine_of(network: Network, stage: StageCounts) -> Engine | None:
     return network.engines.get(stage.name.removeprefix("OpenVINO "))
 
 
 def verdict(
-    network: Network, reference: Stage, stage: Stage, args: argparse.Namespace, data_sha256: str
+    network: Network, reference: StageCounts, stage: StageCounts, args: argparse.Namespace, data_sha256: str
 ) -> ParityReport:
     """The gate on one engine alone."""
     built = engine_of(network, stage)
@@ -231,7 +232,7 @@ def verdict(
         [reference, stage],
         names=network.dataset.classes.names,
         max_drop=args.max_drop,
-        leak=count_leak(built.record.calibration if built else None, network.dataset, ids),
+        leak=count_leak(built.record.meta.calibration if built else None, network.dataset, ids),
         allow_leak=False,
         allow_gain=stage.name in (TUNED, "OpenVINO INT8 QAT"),  # they were trained further
         boundary_px=BOUNDARY_PX,
@@ -242,7 +243,7 @@ def verdict(
     )
 
 
-def row(network: Network, stage: Stage, report: ParityReport, timed: Timed) -> EngineRow:
+def row(network: Network, stage: StageCounts, report: ParityReport, timed: Timed) -> EngineRow:
     return EngineRow(
         network=network.name,
         engine=stage.name,

@@ -31,6 +31,7 @@ RANKS = {
     "tsss_edge.backends": 4,
     "tsss_edge.onnxgraph": 4,
     "tsss_edge.segment": 4,
+    "tsss_edge.segmentation": 4,
     "tsss_edge.calib": 5,
     "tsss_edge.train": 5,
     "tsss_edge.label": 5,
@@ -42,9 +43,9 @@ RANKS = {
     "tsss_edge.doctor": 6,
     "tsss_edge.deploy": 7,
     "tsss_edge.inspection": 7,
-    "tsss_edge.acceptance": 7,
     "tsss_edge.reproduce": 7,
     "tsss_edge.demo": 8,
+    "tsss_edge.api": 8,
     "tsss_edge.cli": 9,
     "tsss_edge.__main__": 9,
 }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import msgspec
 
-from tsss_edge.artifacts import Artifact, Checkpoint, Engine, OnnxModel, Precision, load_artifact
+from tsss_edge.artifacts import Artifact, Checkpoint, Engine, OnnxModel, Precision, Target, load_artifact
 from tsss_edge.config import TrainConfig, load_target, read_toml, toml_keys
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def training_settings(data: Path, config: PathLike | TrainConfig | None = None, 
     named = isinstance(config, TrainConfig) or (config is not None and "size_hw" in toml_keys(Path(config)))
     if not named and "size_hw" not in changes:
         changes["size_hw"] = suggested_size_hw(VocDataset.open(data))
-    settings = msgspec.convert(msgspec.to_builtins(base) | changes, TrainConfig)
+    settings = msgspec.structs.replace(base, **changes)
     _ = settings.preprocess  # refuses sizes that are not multiples of 32
     return settings
 
@@ -149,7 +149,7 @@ def calibrate(model: PathLike | OnnxModel, data: PathLike, out: PathLike, **opti
 
 def build_engine(
     model: PathLike | Checkpoint | OnnxModel,
-    target: str,
+    target: str | Target,
     out: PathLike,
     *,
     precision: Precision | None = None,
@@ -164,7 +164,7 @@ def build_engine(
             eval_data: labelled set; all candidates are built, and the fastest that passes the gate is kept.
             Others: see `export.build` and `deploy.choose`.
     """
-    source, wanted = _source(model), load_target(target)
+    source, wanted = _source(model), load_target(target) if isinstance(target, str) else target
     calibration = Path(calib_data) if calib_data is not None else None
     if eval_data is None:
         from tsss_edge.export.build import build_engine as build_one

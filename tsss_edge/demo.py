@@ -143,15 +143,15 @@ def _build(method: Checkpoint, out: Path, data: Path, clock: _Clock) -> tuple[Pa
     """Export, calibrate, build -> (FP32 engine, INT8 engine), both OpenVINO; TensorRT-RTX too where it is installed."""
     from tsss_edge.calib.calibrate import calibrate
     from tsss_edge.data.voc import VocDataset
-    from tsss_edge.export.engine import build_engine
-    from tsss_edge.export.graph import export_onnx
+    from tsss_edge.export.build import build_engine
+    from tsss_edge.export.onnx_export import export_onnx
 
     dataset = VocDataset.open(data)
     pictures = [dataset.image_path(image_id) for image_id in dataset.ids("val")[:8]]
     with clock.step("export the fused graph, check it against PyTorch"):
         onnx = export_onnx(method.path, out / "fused.onnx", objectness=True, check_images=pictures)
     with clock.step("calibrate INT8 on the training split"):
-        int8 = calibrate(onnx.path, data, out / "fused.int8.onnx", size=256)
+        int8 = calibrate(onnx, data, out / "fused.int8.onnx", size=256)
     with clock.step("build engines: OpenVINO FP32 and INT8"):
         cpu = load_target("cpu")
         fp32_engine = build_engine(onnx.path, cpu, out / "fused.xml", precision="fp32")

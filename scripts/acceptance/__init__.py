@@ -15,8 +15,8 @@ import msgspec
 
 import tsss_edge
 from acceptance.steps import Run, Step, run_gpu_tests
-from tsss_edge.artifacts import Precision, Struct
-from tsss_edge.config import Target, load_target
+from tsss_edge.artifacts import Precision, Struct, Target
+from tsss_edge.config import load_target
 from tsss_edge.deploy.kit import toml_text
 from tsss_edge.doctor import DoctorReport, examine
 from tsss_edge.errors import ArtifactError

@@ -15,7 +15,7 @@ from tsss_edge.backends.fake import FakeBackend
 from tsss_edge.backends.ov import OpenVinoBackend, compile_options
 from tsss_edge.config import load_target
 from tsss_edge.errors import ArtifactError, UnavailableError
-from tsss_edge.export.engine import build_engine
+from tsss_edge.export.build import build_engine
 from tsss_edge.models import build_model
 
 

@@ -10,12 +10,12 @@ import pytest
 from netkit import checkpoint, write_set
 from tiny import tiny_onnx
 
-from tsss_edge.artifacts import Engine
+from tsss_edge.artifacts import Engine, OnnxModel
 from tsss_edge.calib.calibrate import calibrate
 from tsss_edge.config import load_target
 from tsss_edge.deploy import bundle as bundles
-from tsss_edge.export.engine import build_engine
-from tsss_edge.export.graph import export_onnx
+from tsss_edge.export.build import build_engine
+from tsss_edge.export.onnx_export import export_onnx
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -33,7 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_set(root / "data")
     checkpoint(root / "net.pt")
     export_onnx(root / "net.pt", root / "net.onnx")
-    calibrate(root / "net.onnx", root / "data", root / "net.int8.onnx")
+    calibrate(OnnxModel.load(root / "net.onnx"), root / "data", root / "net.int8.onnx")
     return root
 
 

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 from tiny import CALIBRATION, CLASSES, tiny_onnx
 
-from tsss_edge.artifacts import CalibrationRecord, EngineRecord
-from tsss_edge.config import Target, load_target, read_toml, shared_folder
+from tsss_edge.artifacts import CalibrationRecord, EngineRecord, Target
+from tsss_edge.config import load_target, read_toml, shared_folder
 from tsss_edge.deploy import kit as kits
 from tsss_edge.deploy.bundle import write_wheel
 from tsss_edge.deploy.kit import Kit, runs_here, script_text, toml_text, write_kit

@@ -16,8 +16,8 @@ from tsss_edge.config import load_target
 from tsss_edge.deploy import rebuild
 from tsss_edge.deploy.rebuild import rebuild_engine, rebuild_if_unfit, stored_onnx, unfit
 from tsss_edge.errors import ArtifactError, UnavailableError
-from tsss_edge.export.engine import build_engine
-from tsss_edge.export.graph import export_onnx
+from tsss_edge.export.build import build_engine
+from tsss_edge.export.onnx_export import export_onnx
 from tsss_edge.files import read_json, sha256_file, write_json
 
 CPU, RTX = load_target("cpu"), load_target("rtx")

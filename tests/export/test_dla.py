@@ -18,11 +18,10 @@ from tiny import tiny_onnx
 from tsss_edge.artifacts import OnnxModel
 from tsss_edge.backends.trt_api import Trt
 from tsss_edge.config import load_target
+from tsss_edge.deploy.dla_rules import Dla, dla_of, expected_dla
 from tsss_edge.export import tensorrt_build, tensorrt_worker
-from tsss_edge.export.dla import Dla, dla_of, expected_dla
-from tsss_edge.export.graph import export_onnx
-from tsss_edge.export.tensorrt_build import parsed_graphs, plan_job
-from tsss_edge.export.trtexec import cache_text
+from tsss_edge.export.onnx_export import export_onnx
+from tsss_edge.export.tensorrt_build import cache_text, parsed_graphs, plan_job
 
 DLA = load_target("jetson-agx-orin-dla")
 

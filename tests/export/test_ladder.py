@@ -15,10 +15,9 @@ from tsss_edge.backends.cuda.gpus import Gpu
 from tsss_edge.backends.trt_api import Trt
 from tsss_edge.config import load_target
 from tsss_edge.errors import ArtifactError
-from tsss_edge.export.ladder import climb, fixed_attempts
-from tsss_edge.export.tensorrt_build import parsed_graphs, plan_job
+from tsss_edge.export.tensorrt_attempts import climb, fixed_attempts
+from tsss_edge.export.tensorrt_build import parsed_graphs, plan_job, trtexec_command
 from tsss_edge.export.tensorrt_worker import Job, Result
-from tsss_edge.export.trtexec import trtexec_command
 
 RTX = load_target("rtx")
 GPU = Gpu(name="NVIDIA T4 (x)", compute_capability="7.5", total_bytes=16 << 30, free_bytes=1 << 28, driver_cuda="13.0")

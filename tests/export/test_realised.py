@@ -14,9 +14,8 @@ from tiny import tiny_onnx
 from tsss_edge.config import load_target
 from tsss_edge.errors import ArtifactError
 from tsss_edge.export import tensorrt_build, tensorrt_worker
-from tsss_edge.export.engine import build_engine
-from tsss_edge.export.realised import realised_precisions
-from tsss_edge.export.tensorrt_worker import Job, Result
+from tsss_edge.export.build import build_engine
+from tsss_edge.export.tensorrt_worker import Job, Result, realised_precisions
 
 
 def layer(name: str, kind: str, weights: str = "", input_format: str = "", parameter: str = "Convolution") -> Any:

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import pytest
 
-from tsss_edge.onnxgraph.view import QdqGraph
-from tsss_edge.parity.layers import NO_ERROR_DB, LayerReport, compare_layers, decibels
+from tsss_edge.onnxgraph.view import OnnxGraph
+from tsss_edge.parity.int8_checks import NO_ERROR_DB, LayerReport, compare_layers, decibels
 
 LAYERS = (0, 1, 2)
 
@@ -116,7 +116,7 @@ def test_dead_channels_are_counted(tmp_path: Path) -> None:
 
 def test_weights_behind_a_pair_of_nodes_are_read_too() -> None:
     """Some tools keep float weights and put QuantizeLinear + DequantizeLinear after them."""
-    stored = QdqGraph(chain.int8_chain())
+    stored = OnnxGraph(chain.int8_chain())
     steps = stored.initializers["w1_step"]
     weight = chain.weights()[1][0]
     model = chain.int8_chain()
@@ -125,7 +125,7 @@ def test_weights_behind_a_pair_of_nodes_are_read_too() -> None:
         0, onnx.helper.make_node("QuantizeLinear", ["w1_float", "w1_step", "w1_zero"], ["w1_pair"], axis=0)
     )
     next(n for n in model.graph.node if n.output[0] == "w1_dq").input[0] = "w1_pair"
-    paired = QdqGraph(model).constant("w1_dq")
+    paired = OnnxGraph(model).constant("w1_dq")
     assert paired is not None
     np.testing.assert_array_equal(paired, stored.constant("w1_dq"))
     assert np.abs(paired - weight).max() <= steps.max() / 2 * 1.0001

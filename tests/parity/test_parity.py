@@ -277,9 +277,9 @@ def test_gate_is_on_the_budget_itself(world: World) -> None:
 def test_leak_fails_unless_allowed_and_is_written_down(world: World) -> None:
     dataset = VocDataset.open(world.data)
     engine = Engine.load(world.engine)
-    assert engine.record.calibration is not None
+    assert engine.record.meta.calibration is not None
     used = (sha256_file(dataset.image_path("p1")), sha256_file(dataset.image_path("p4")), "1" * 64)
-    engine.with_record(calibration=msgspec.structs.replace(engine.record.calibration, image_sha256=used))
+    engine.with_record(calibration=msgspec.structs.replace(engine.record.meta.calibration, image_sha256=used))
     report = world.check()
     assert not report and report.leak == 2
     assert "2 of 6 evaluation pictures also calibrated the engine" in report.problems[0]
@@ -298,8 +298,8 @@ def test_nan_logits_fail_even_where_the_labels_agree(world: World) -> None:
 
 def test_calibrated_on_noise_is_noted(world: World) -> None:
     engine = Engine.load(world.engine)
-    assert engine.record.calibration is not None
-    engine.with_record(calibration=msgspec.structs.replace(engine.record.calibration, random=True))
+    assert engine.record.meta.calibration is not None
+    engine.with_record(calibration=msgspec.structs.replace(engine.record.meta.calibration, random=True))
     assert any("calibrated on noise" in note for note in world.check().notes)
 
 

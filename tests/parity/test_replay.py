@@ -16,7 +16,7 @@ from PIL import Image
 from tsss_edge.artifacts import CalibrationRecord, Preprocess
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.files import sha256_file
-from tsss_edge.parity.replay import Replay, calibration_pictures, replay_calibration
+from tsss_edge.parity.int8_checks import Replay, calibration_pictures, replay_calibration
 
 SPEC = Preprocess(size_hw=chain.SIZE_HW)
 

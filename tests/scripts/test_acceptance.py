@@ -20,7 +20,8 @@ from acceptance.pytorch import compare_devices
 from acceptance.steps import Run, junit_counts, run_gpu_tests
 from netkit import checkpoint
 
-from tsss_edge.config import Target, load_target, read_toml
+from tsss_edge.artifacts import Target
+from tsss_edge.config import load_target, read_toml
 from tsss_edge.doctor import Check, DoctorReport
 from tsss_edge.errors import ArtifactError, GateError
 from tsss_edge.files import read_json

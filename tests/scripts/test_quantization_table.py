@@ -95,12 +95,12 @@ def test_auto_is_the_row_of_the_method_it_chose(tmp_path: Path) -> None:
     import netkit
 
     from tsss_edge.calib.calibrate import calibrate
-    from tsss_edge.export.graph import export_onnx
-    from tsss_edge.onnxgraph.placement import Options
+    from tsss_edge.export.onnx_export import export_onnx
+    from tsss_edge.onnxgraph.qdq import PairOptions
 
     floating = export_onnx(netkit.checkpoint(tmp_path / "best.pt").path, tmp_path / "f.onnx")
-    data, kept = netkit.write_set(tmp_path / "data", train=2), Options(float_nodes=("encoder.stem",))
-    searched = calibrate(floating.path, data, tmp_path / "q.onnx", method="mse", options=kept)
+    data, kept = netkit.write_set(tmp_path / "data", train=2), PairOptions(float_nodes=("encoder.stem",))
+    searched = calibrate(floating, data, tmp_path / "q.onnx", method="mse", options=kept)
     network = script.Network("n", None, None, tmp_path, int8={"INT8 auto+search": searched})
     rows = [row(f"OpenVINO INT8 {name}", miou) for name, miou in (("minmax", 1.0), ("mse", 2.0), ("auto+search", 3.0))]
     found = script.with_auto(network, rows)

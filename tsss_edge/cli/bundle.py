@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.common import Json, emit, usage_errors
+from tsss_edge.cli.options import Json, emit, usage_errors
 
 
 class MachineChoice(str, Enum):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from tsss_edge.artifacts import Struct
-from tsss_edge.backends.common import import_extra
+from tsss_edge.backends.base import import_extra
 from tsss_edge.backends.cuda.gpus import driver_problem, driver_version, gpus
 from tsss_edge.errors import UnavailableError
 from tsss_edge.machine import RTX_CAPABILITIES, cpu_flags, cpu_name, memory_bytes, usable_cores

@@ -60,9 +60,9 @@ def _misfit(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    from tsss_edge.artifacts import _load_torch
+    from tsss_edge.artifacts import read_torch
 
-    content = _load_torch(path)
+    _, content = read_torch(path)
     state = content.get("state", content)
     bad = [k for k, v in state.items() if not isinstance(v, Tensor) or not bool(v.float().isfinite().all())]
     if bad:

@@ -15,17 +15,16 @@ import torch
 from torch import Tensor, fx, nn
 
 from tsss_edge.artifacts import Checkpoint, OnnxModel, require_same_preprocess
-from tsss_edge.calib.methods import LEVELS
-from tsss_edge.calib.qdq import LEAST_SCALE
 from tsss_edge.calib.ranges import CalibTable
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
-from tsss_edge.export.graph import build_graph
+from tsss_edge.export.onnx_export import build_graph
 from tsss_edge.files import sha256_file
 from tsss_edge.models import SegNet, load_model
 from tsss_edge.models.fused import FusedNet, layer_names
-from tsss_edge.onnxgraph.placement import Graph, Options, Plan, plan
+from tsss_edge.onnxgraph.qdq import LEAST_SCALE, PairOptions, PairPlan, plan
+from tsss_edge.onnxgraph.view import LEVELS, OnnxGraph
 from tsss_edge.train.loop import train
 from tsss_edge.train.supervised import supervised_stage
 
@@ -88,17 +87,17 @@ def rounded(net: SegNet, model: OnnxModel, table: CalibTable) -> fx.GraphModule:
     scale = model.meta.preprocess.scale
     fused = FusedNet(net, scale=scale, head=model.meta.head, objectness=model.meta.objectness)
     graph = build_graph(fused, model.meta, 1)
-    decided = plan(graph, Options(float_nodes=model.meta.float_nodes))
+    decided = plan(graph, PairOptions(float_nodes=model.meta.float_nodes))
     if missing := [t for t in decided.activations if t not in table.ranges]:
         raise ArtifactError(f"{model.path}: its table has no range for {missing[0]}; calibrate again")
-    lookup = Graph(graph)
+    lookup = OnnxGraph(graph)
     ranges = {t: table.ranges[t] * (scale / 255 if lookup.is_picture(t) else 1.0) for t in decided.activations}
     sources = {(node.name, i): node.input[i] for node in lookup.nodes for i in range(len(node.input))}
     return _with_roundings(net, decided, ranges, sources)
 
 
 def _with_roundings(
-    net: SegNet, decided: Plan, ranges: dict[str, float], sources: dict[tuple[str, int], str]
+    net: SegNet, decided: PairPlan, ranges: dict[str, float], sources: dict[tuple[str, int], str]
 ) -> fx.GraphModule:
     traced = fx.symbolic_trace(net)
     by_name = {name: node for node, name in layer_names(traced).items()}

@@ -11,15 +11,13 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tsss_edge.export.sources import source_onnx
 
 from tsss_edge.artifacts import Checkpoint, OnnxModel
-from tsss_edge.calib.qdq import insert_qdq
-from tsss_edge.calib.ranges import CalibTable
 from tsss_edge.config import load_target
-from tsss_edge.export.graph import export_onnx
-from tsss_edge.export.sources import source_onnx
-from tsss_edge.onnxgraph.half import cast_fp16, float_tensors, overflowing_nodes, scan_peaks
-from tsss_edge.onnxgraph.placement import Options
+from tsss_edge.export.onnx_export import export_onnx
+from tsss_edge.onnxgraph.casts import cast_fp16, float_tensors, overflowing_nodes, scan_peaks
+from tsss_edge.onnxgraph.qdq import insert_qdq, wanted_tensors
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
@@ -161,24 +159,18 @@ def test_casting_a_file_scans_pictures(tmp_path: Path, checkpoint: Checkpoint) -
 
 def int8_graph(tmp_path: Path, checkpoint: Checkpoint) -> Any:
     graph = onnx.load(export_onnx(checkpoint.path, tmp_path / "f.onnx").path)
-    from tsss_edge.onnxgraph.placement import wanted_tensors
-
-    tensors = wanted_tensors(graph)
     peaks = scan_peaks(graph, [netkit.picture(s)[None] for s in range(4)])
-    ranges = {t: peaks[t] for t in tensors}
-    table = CalibTable(method="minmax", images=4, onnx_sha256="0" * 64, preprocess="", ranges=ranges, peaks=ranges)
-    return insert_qdq(graph, table, Options())
+    return insert_qdq(graph, {t: peaks[t] for t in wanted_tensors(graph)})
 
 
-@pytest.mark.parametrize("float_scales", [False, True])
-def test_int8_and_fp16_together(tmp_path: Path, checkpoint: Checkpoint, float_scales: bool) -> None:
-    """Q/DQ first, casts after: nearly what the INT8 graph gives, in either form."""
+def test_int8_and_fp16_together(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    """Q/DQ first, casts after: nearly what the INT8 graph gives."""
     int8 = int8_graph(tmp_path, checkpoint)
-    mixed = cast_fp16(int8, float_scales=float_scales)
+    mixed = cast_fp16(int8)
     found = types(mixed)
     scales = {found[n.input[1]] for n in mixed.graph.node if n.op_type == "QuantizeLinear"}
-    assert scales == ({FLOAT} if float_scales else {HALF, FLOAT})  # FLOAT: the stem, whose weight scales are too small
-    assert mixed.opset_import[0].version == (17 if float_scales else 19)
+    assert scales == {HALF, FLOAT}  # FLOAT: the stem, whose weight scales are too small
+    assert mixed.opset_import[0].version == 19
     head = next(n for n in mixed.graph.node if n.name == "class_head")
     assert found[head.input[0]] == HALF
     image = netkit.picture(9)[None]

@@ -12,12 +12,21 @@ import pytest
 from onnx import numpy_helper
 
 from tsss_edge.artifacts import Head, OnnxModel
-from tsss_edge.calib.qdq import LEAST_SCALE, explain, insert_qdq, weight_scales
 from tsss_edge.calib.ranges import CalibTable, collect, make_table
 from tsss_edge.errors import ArtifactError
-from tsss_edge.export.graph import export_onnx
+from tsss_edge.export.onnx_export import export_onnx
 from tsss_edge.models import ARCHITECTURES
-from tsss_edge.onnxgraph.placement import KEPT, Options, exact_ranges, plan, wanted_tensors
+from tsss_edge.onnxgraph.qdq import (
+    KEPT,
+    LEAST_SCALE,
+    PairOptions,
+    exact_ranges,
+    explain,
+    insert_qdq,
+    plan,
+    wanted_tensors,
+    weight_scales,
+)
 
 PICTURES = [netkit.picture(s)[None] for s in range(4)]
 
@@ -51,7 +60,7 @@ def scales_of(graph: Any) -> dict[str, np.ndarray]:
 
 
 def test_pairs_are_where_the_plan_says(edge_s: Any, table: CalibTable) -> None:
-    result, decided = insert_qdq(edge_s, table), plan(edge_s)
+    result, decided = insert_qdq(edge_s, table.ranges), plan(edge_s)
     nodes = {n.name: n for n in result.graph.node}
     weights = {f"{name}.weight" for name in decided.weights}
     assert set(scales_of(result)) == {*decided.activations, *weights}
@@ -62,13 +71,13 @@ def test_pairs_are_where_the_plan_says(edge_s: Any, table: CalibTable) -> None:
 
 
 def test_scales_are_range_over_127(edge_s: Any, table: CalibTable) -> None:
-    scales = scales_of(insert_qdq(edge_s, table))
+    scales = scales_of(insert_qdq(edge_s, table.ranges))
     for tensor in plan(edge_s).activations:
         assert scales[tensor] == pytest.approx(np.float32(table.ranges[tensor] / 127)) and scales[tensor].shape == ()
 
 
 def test_biases_and_outputs_are_never_quantized(edge_s: Any, table: CalibTable) -> None:
-    result = insert_qdq(edge_s, table)
+    result = insert_qdq(edge_s, table.ranges)
     maker = {o: n for n in result.graph.node for o in n.output}
     convolutions = [n for n in result.graph.node if n.op_type == "Conv"]
     assert all(n.input[2] not in maker for n in convolutions)
@@ -77,12 +86,12 @@ def test_biases_and_outputs_are_never_quantized(edge_s: Any, table: CalibTable) 
 
 def test_the_float_graph_is_left_alone(edge_s: Any, table: CalibTable) -> None:
     before = edge_s.SerializeToString(deterministic=True)
-    insert_qdq(edge_s, table)
+    insert_qdq(edge_s, table.ranges)
     assert edge_s.SerializeToString(deterministic=True) == before
 
 
 def test_the_same_bytes_every_time(edge_s: Any, table: CalibTable) -> None:
-    first, second = (insert_qdq(edge_s, table).SerializeToString(deterministic=True) for _ in range(2))
+    first, second = (insert_qdq(edge_s, table.ranges).SerializeToString(deterministic=True) for _ in range(2))
     assert first == second
 
 
@@ -95,18 +104,17 @@ def test_weight_scales_by_hand() -> None:
 
 
 def test_reasons_survive_in_the_file(edge_s: Any, table: CalibTable) -> None:
-    options = Options(float_nodes=("encoder.stages.1.0",))
+    options = PairOptions(float_nodes=("encoder.stages.1.0",))
     decisions = plan(edge_s, options).decisions
-    assert explain(insert_qdq(edge_s, table, options)) == list(decisions)
+    assert explain(insert_qdq(edge_s, table.ranges, options)) == list(decisions)
     assert explain(edge_s) == list(plan(edge_s).decisions)
     assert next(d for d in decisions if d.node == "encoder.stages.1.0").reason == KEPT
 
 
 def test_a_table_of_another_graph_is_refused(edge_s: Any, table: CalibTable) -> None:
     ranges = {t: r for t, r in table.ranges.items() if t != "encoder.stem.relu"}
-    other = CalibTable(method="mse", images=1, onnx_sha256="", preprocess="", ranges=ranges, peaks={})
     with pytest.raises(ArtifactError, match=r"no range for encoder\.stem\.relu"):
-        insert_qdq(edge_s, other)
+        insert_qdq(edge_s, ranges)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -120,7 +128,7 @@ def test_every_network_and_head_is_taken(tmp_path: Path, checkpoint: Path, head:
     if floating.meta.arch == "vgg16-largefov" and head != "both":
         pytest.skip("20 M parameters: the graph with both heads holds the others")
     graph = onnx.load(floating.path)
-    int8 = OnnxModel.save(tmp_path / "q.onnx", insert_qdq(graph, table_for(graph)), floating.meta)
+    int8 = OnnxModel.save(tmp_path / "q.onnx", insert_qdq(graph, table_for(graph).ranges), floating.meta)
     expected, found = (run_ort(path) for path in (floating.path, int8.path))
     assert set(found) == set(expected)
     for name, value in expected.items():

@@ -10,16 +10,16 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tsss_edge.errors import ArtifactError
-from tsss_edge.onnxgraph.placement import (
+from tsss_edge.onnxgraph.qdq import (
     KEPT,
-    Graph,
-    Options,
-    Plan,
+    PairOptions,
+    PairPlan,
     exact_ranges,
     plan,
     skip_input,
     wanted_tensors,
 )
+from tsss_edge.onnxgraph.view import OnnxGraph
 
 SIDE = 8  # pixels of the picture
 
@@ -63,12 +63,14 @@ def stem(c_out: int = 16, **shape: Any) -> Net:
     return net
 
 
-def decide(model: onnx.ModelProto, **options: Any) -> Plan:
-    return plan(model, Options(**options))
+def decide(model: onnx.ModelProto, **options: Any) -> PairPlan:
+    return plan(model, PairOptions(**options))
 
 
-def reason(decided: Plan, node: str) -> str:
-    return next(d.line() for d in decided.decisions if d.node == node)
+def reason(decided: PairPlan, node: str) -> str:
+    """`mid (Conv): INT8, ...`"""
+    found = next(d for d in decided.decisions if d.node == node)
+    return f"{found.node} ({found.op}): {'INT8' if found.quantized else 'float'}, {found.reason}"
 
 
 def one_layer(c_in: int, c_out: int, **shape: Any) -> str:
@@ -213,11 +215,11 @@ def test_no_pair_on_the_skip_beside_a_float_layer() -> None:
 
 def test_an_add_of_two_layers_or_of_none_has_no_pair() -> None:
     net = block()
-    graph = Graph(net.model("head"))
+    graph = OnnxGraph(net.model("head"))
     add = next(n for n in graph.nodes if n.op_type == "Add")
     assert skip_input(graph, add) == 0
     net.conv("second", "other", 16, 16)  # now `second` has two users and cannot fuse with the Add
-    assert skip_input(Graph(net.model("head")), add) is None
+    assert skip_input(OnnxGraph(net.model("head")), add) is None
 
 
 def test_no_pair_before_a_resize_but_behind_it() -> None:
