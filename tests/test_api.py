@@ -93,7 +93,7 @@ def test_files(tmp_path: Path) -> None:
     assert np.array_equal(read_mask(found().save(tmp_path / "new/mask.png")), found().labels)
     with Image.open(found().save(str(tmp_path / "picture.jpg"))) as picture:
         assert picture.size == (30, 20) and picture.format == "JPEG"
-    with pytest.raises(ValueError, match="expected .png"):
+    with pytest.raises(ValueError, match=r"expected \.png"):
         found().save(tmp_path / "mask.bmp")
 
 

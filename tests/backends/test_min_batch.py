@@ -16,7 +16,7 @@ from tsss_edge.bench.timing import network_call, time_end_to_end
 from tsss_edge.config import load_target
 from tsss_edge.errors import ArtifactError
 from tsss_edge.export.build import build_engine
-from tsss_edge.onnxgraph.view import OnnxGraph
+from tsss_edge.onnxgraph.sessions import run_tensors
 from tsss_edge.segment import run_network
 from tsss_edge.stream.engine import open_engine
 
@@ -56,10 +56,8 @@ def test_times_are_a_call_and_rates_and_ratios_a_picture(monkeypatch: pytest.Mon
 
 
 def test_a_graph_of_a_fixed_batch_is_compared_picture_by_picture(tmp_path: Path) -> None:
-    import onnx
-
-    graph = OnnxGraph(onnx.load(tiny_onnx(tmp_path / "t.onnx", batch=4).path))
-    (logits,) = graph.session(["logits"])(np.zeros((1, 64, 96, 3), np.uint8))
+    run = run_tensors(tiny_onnx(tmp_path / "t.onnx", batch=4).graph, ["logits"])
+    logits = run(np.zeros((1, 64, 96, 3), np.uint8))["logits"]
     assert logits.shape == (1, 4, 8, 12)
 
 

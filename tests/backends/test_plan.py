@@ -111,9 +111,7 @@ def test_record_of_another_builder(engine: Engine, tmp_path: Path) -> None:
 
 
 def as_tensorrt(record: EngineRecord, version: str, device: str = "") -> EngineRecord:
-    return msgspec.structs.replace(
-        record, backend="tensorrt", versions={"tensorrt": version}, device=device, target="datacenter"
-    )
+    return msgspec.structs.replace(record, backend="tensorrt", versions={"tensorrt": version}, device=device)
 
 
 def test_machine_mismatches_name_both_sides_and_the_way_out(engine: Engine, tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_slots_and_batches_reach_the_right_memory(monkeypatch: pytest.MonkeyPatc
 
 def test_enqueue_runs_on_memory_that_a_gpu_loop_filled(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
     cuda = stand_in(monkeypatch, engine)
-    backend = trt.TensorRTBackend(engine.path)
+    backend = trt.TensorRTBackend(engine)
     assert isinstance(backend, DeviceEngine)
     image, stream = pictures(), cuda.stream()
     ctypes.memmove(backend.addresses(0)["image"], image.ctypes.data, image.nbytes)

@@ -16,7 +16,7 @@ from tsss_edge.backends.cuda.gpus import Gpu, first_gpu
 from tsss_edge.backends.trt_api import Trt
 from tsss_edge.config import load_target
 from tsss_edge.errors import ArtifactError, UnavailableError
-from tsss_edge.export import builder_process, tensorrt_build
+from tsss_edge.export import tensorrt_attempts, tensorrt_build
 from tsss_edge.export.build import build_engine, dry_run, engine_path
 from tsss_edge.files import read_json, sha256_file
 
@@ -51,8 +51,13 @@ def test_int8_cpu_engine_and_its_record(tmp_path: Path) -> None:
     record = read_json(tmp_path / "out" / "tiny.int8.json", EngineRecord)
     assert record == engine.record == Engine.load(engine.path).record
     assert record.files["tiny.int8.bin"] == sha256_file(tmp_path / "out" / "tiny.int8.bin")
-    assert (record.backend, record.target, record.precision, record.classes) == ("openvino", "cpu", "int8", CLASSES)
-    assert (record.onnx_sha256, record.calibration) == (model.sha256, CALIBRATION)
+    assert (record.backend, record.build.target.name, record.precision, record.meta.classes) == (
+        "openvino",
+        "cpu",
+        "int8",
+        CLASSES,
+    )
+    assert (record.onnx_sha256, record.meta.calibration) == (model.sha256, CALIBRATION)
     assert record.realised == {"int8": 2}
     assert [(s.name, s.dtype, s.shape) for s in (*record.inputs, *record.outputs)] == [
         ("image", "uint8", (1, 64, 96, 3)),
@@ -174,7 +179,7 @@ def test_crashing_and_killed_builder_is_one_clear_error(tmp_path: Path, monkeypa
     pytest.importorskip("tensorrt_rtx")
     model = tiny_onnx(tmp_path / "t.onnx")
     script = tmp_path / "python"
-    monkeypatch.setattr(builder_process.sys, "executable", str(script))
+    monkeypatch.setattr(tensorrt_attempts.sys, "executable", str(script))
     for number, words in ((signal.SIGKILL, "out of memory"), (signal.SIGSEGV, "crashed with SIGSEGV")):
         script.write_text(f"#!/bin/sh\ncat > /dev/null\nkill -{int(number)} $$\n")
         script.chmod(0o755)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from netkit import checkpoint, write_set
 from tiny import tiny_onnx
-from tsss_edge.export.sources import quantized_twin, source_onnx
 
 from tsss_edge.artifacts import OnnxModel
 from tsss_edge.calib.calibrate import calibrate
@@ -18,7 +17,7 @@ from tsss_edge.config import load_target
 from tsss_edge.deploy.kit import write_kit
 from tsss_edge.errors import ArtifactError
 from tsss_edge.export.build import build_engine, dry_run
-from tsss_edge.export.onnx_export import export_onnx
+from tsss_edge.export.onnx_export import EngineSources, export_onnx
 from tsss_edge.files import sha256_file
 from tsss_edge.parity import check_parity
 
@@ -86,7 +85,7 @@ def test_twins_are_calibrated_files_of_ours(world: Path) -> None:
     """Not those with TensorRT's casts, which carry the same description, and nothing of other people's."""
     shutil.copyfile(world / "net.int8.onnx", world / "a.int8.trt.onnx")
     (world / "a_int8.onnx").write_bytes(b"something else")
-    twin = quantized_twin(OnnxModel.load(world / "net.onnx"))
+    twin = EngineSources(world / "net.onnx", CPU).twin
     assert twin is not None and twin.path.name == "net.int8.onnx"
     assert build_engine(world / "net.onnx", CPU, world / "f.xml", precision="fp32").record.precision == "fp32"
     assert dry_run(world / "net.onnx", CPU, world / "f.xml", precision="int8")[0].onnx == "net.int8.onnx"
@@ -107,8 +106,8 @@ def test_fp16_is_scanned_on_the_pictures_that_are_there(
 
     monkeypatch.setattr(graph, "to_half", spy)
     target = msgspec.structs.replace(CPU, precisions=("fp16",))
-    source_onnx(world / model, target, "fp16", world / "a.fp16.onnx", world / "data")
-    source_onnx(world / model, target, "fp16", world / "b.fp16.onnx", None)
+    EngineSources(world / model, target, world / "data").graph("fp16", world, "a")
+    EngineSources(world / model, target).graph("fp16", world, "b")
     assert scanned == [6, 2]  # the training split; two generated pictures
 
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tsss_edge.artifacts import DlaUse, OnnxModel
+from tsss_edge.artifacts import DlaUse
 from tsss_edge.onnxgraph.view import QDQ, OnnxGraph, attributes
 
 if TYPE_CHECKING:
-    from onnx import NodeProto
+    from onnx import ModelProto, NodeProto
 
 
-def expected_dla(model: OnnxModel) -> DlaUse:
+def expected_dla(model: ModelProto) -> DlaUse:
     """What the rules say of a graph, Q/DQ pairs left out: they become ranges or formats, not layers."""
-    graph = OnnxGraph(model.graph)
+    graph = OnnxGraph(model)
     nodes = [n for n in graph.nodes if n.op_type not in QDQ]
     refused = {n.name: reason for n in nodes if (reason := _refusal(n, graph))}
     return DlaUse.of([n.name for n in nodes], refused)

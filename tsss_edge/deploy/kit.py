@@ -183,7 +183,7 @@ def _describe(target: Target, graphs: dict[Precision, OnnxModel], split: str) ->
         split=split,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         tool=f"tsss-edge {tsss_edge.__version__}",
-        dla={p: expected_dla(graph) for p, graph in graphs.items()} if target.dla_core is not None else {},
+        dla={p: expected_dla(graph.graph) for p, graph in graphs.items()} if target.dla_core is not None else {},
     )
 
 

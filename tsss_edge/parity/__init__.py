@@ -194,7 +194,7 @@ def _look_into_quantization(
     layers = _compare_layers(floating, quantized, dataset, ids)
     faults = tuple(f"INT8 ONNX: {fault}" for fault in (*layers.structure, *layers.scales))
     if calibration is not None:
-        replay = replay_calibration(floating, quantized, calibration, dataset)
+        replay = replay_calibration(floating.graph, quantized.graph, calibration, dataset, quantized.meta.preprocess)
         faults += (replay.fault,) if replay is not None and replay.fault else ()
     problems = (*report.problems, *faults)
     if problems and layers.guilty and not faults:
@@ -209,7 +209,7 @@ def _compare_layers(
 
     pictures = (dataset.image(image_id) for image_id in ids[:LAYER_IMAGES])
     spec = quantized.meta.preprocess
-    return compare_layers(floating, quantized, (preprocess(p, spec, bgr=False)[None] for p in pictures))
+    return compare_layers(floating.graph, quantized.graph, (preprocess(p, spec, bgr=False)[None] for p in pictures))
 
 
 def count_leak(calibration: CalibrationRecord | None, dataset: VocDataset, ids: tuple[str, ...]) -> int:

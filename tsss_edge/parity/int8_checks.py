@@ -15,18 +15,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import CalibrationRecord, OnnxModel, Preprocess, Struct
+from tsss_edge.artifacts import CalibrationRecord, Preprocess, Struct
 from tsss_edge.calib.ranges import collect
 from tsss_edge.data.voc import VocDataset, read_image
 from tsss_edge.files import sha256_file
 from tsss_edge.onnxgraph.qdq import calibrated_peaks
 from tsss_edge.onnxgraph.sessions import run_tensors
 from tsss_edge.onnxgraph.view import LAYERS, LEVELS, OnnxGraph
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 NO_ERROR_DB = 200.0  # stands for "equal"
 # Measured with minmax ranges on CamVid pictures, edge-s and edge-m, trained and with random weights: weights 42 to 46 dB,
@@ -130,12 +133,12 @@ def decibels(signal: float, noise: float) -> float:
     return float(np.clip(10 * np.log10(signal / noise), -NO_ERROR_DB, NO_ERROR_DB)) if signal else -NO_ERROR_DB
 
 
-def compare_layers(float_model: OnnxModel, int8_model: OnnxModel, images: Iterable[NDArray[np.uint8]]) -> LayerReport:
+def compare_layers(float_graph: ModelProto, int8_graph: ModelProto, images: Iterable[NDArray[np.uint8]]) -> LayerReport:
     """Run both graphs on `images`, (1,H,W,3) uint8 RGB at the network's input size, and compare layer by layer.
 
     Raises: UnavailableError: ONNX Runtime is not installed.
     """
-    floating, quantized = OnnxGraph(float_model.graph), OnnxGraph(int8_model.graph)
+    floating, quantized = OnnxGraph(float_graph), OnnxGraph(int8_graph)
     layers = [n for n in floating.nodes if n.op_type in LAYERS and n.output[0] in quantized.maker]
     scales = {t: s for t, s in quantized.activation_scales().items() if t in floating.maker}
     compared = list(dict.fromkeys([*(n.output[0] for n in layers), *scales]))
@@ -287,10 +290,11 @@ class Replay(Struct, frozen=True):
 
 
 def replay_calibration(
-    float_model: OnnxModel,
-    int8_model: OnnxModel,
+    float_graph: ModelProto,
+    int8_graph: ModelProto,
     record: CalibrationRecord,
     dataset: VocDataset,
+    spec: Preprocess,
     *,
     limit: int = REPLAYED,
 ) -> Replay | None:
@@ -301,13 +305,13 @@ def replay_calibration(
     """
     if record.random:
         return None
-    recorded = recorded_peaks(record, int8_model)
-    made = OnnxGraph(float_model.graph).maker
+    recorded = recorded_peaks(record, int8_graph)
+    made = OnnxGraph(float_graph).maker
     tensors = [tensor for tensor in recorded if tensor in made]
-    loads = [partial(_load, path, float_model.meta.preprocess) for path in calibration_pictures(record, dataset, limit)]
+    loads = [partial(_load, path, spec) for path in calibration_pictures(record, dataset, limit)]
     if not loads or not tensors:
         return None
-    found = collect(float_model.graph, tensors, loads, counted=False)
+    found = collect(float_graph, tensors, loads, counted=False)
     excess = np.array([found[t].peak / recorded[t] - 1 for t in tensors])
     worst = int(excess.argmax() if excess.max() > TOLERANCE else np.abs(excess).argmax())
     return Replay(
@@ -326,11 +330,11 @@ def _load(path: Path, spec: Preprocess) -> NDArray[np.uint8]:
     return preprocess(read_image(path), spec, bgr=False)[None]
 
 
-def recorded_peaks(record: CalibrationRecord, int8_model: OnnxModel) -> dict[str, float]:
+def recorded_peaks(record: CalibrationRecord, int8_graph: ModelProto) -> dict[str, float]:
     """Largest value of each tensor as the calibration saw it: as recorded, else by its scale where the method was minmax."""
     if record.peaks:
         return {tensor: peak for tensor, peak in record.peaks.items() if peak > 0}
-    return calibrated_peaks(int8_model.graph) if record.method == "minmax" else {}
+    return calibrated_peaks(int8_graph) if record.method == "minmax" else {}
 
 
 def calibration_pictures(record: CalibrationRecord, dataset: VocDataset, limit: int) -> Iterator[Path]:
