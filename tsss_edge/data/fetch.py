@@ -94,8 +94,9 @@ class FetchReport(Struct, frozen=True):
 
 
 def fetch(name: Name, out: Path, *, mirror: str | None = None, keep_archive: bool = False) -> FetchReport:
-    """Download and lay out one of the official sets; run it again after an interruption to continue;
-    what is whole already is left alone (`files` is 0 then).
+    """Download an official set and lay it out. Run it again after an interruption to continue.
+
+    A complete set is not touched; `files` is 0 then.
 
     Args:   out: folder of the set; for `sbd` one that `voc2012` was fetched to.
             mirror: address of a folder that holds the archive under its own name; its SHA-256 is checked all the same.
@@ -126,7 +127,7 @@ def _fetch(name: Name, archive: Archive, out: Path, mirror: str | None, *, keep_
 
 
 def _prepare(name: Name, out: Path) -> None:
-    """Refuse before the download what would be refused after it."""
+    """Check before the download what would stop the unpacking after it."""
     if name == "voc2012":
         claim(out, {"made by": "tsss-edge data fetch voc2012"})
         return
@@ -145,7 +146,7 @@ def _prepare(name: Name, out: Path) -> None:
 def members(path: Path, inside: str, advance: Callable[..., None] = lambda _: None) -> Iterator[tuple[str, bytes]]:
     """Regular files of a tar archive below the folder `inside`: (name below it, content). Nothing is written.
 
-    Links, devices and names that leave `inside` are never opened. Raises: DataError: damaged, or a file is too large.
+    Links, devices and files outside `inside` are ignored. Raises: DataError: damaged, or a file is too large.
     """
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r|*") as archive:
@@ -183,7 +184,7 @@ def unpack_voc(content: Iterator[tuple[str, bytes]], out: Path) -> int:
 
 
 def unpack_sbd(content: Iterator[tuple[str, bytes]], out: Path) -> int:
-    """Write masks that VOC has not, and the list `trainaug`. Returns the number of masks.
+    """Write the masks that VOC does not have, and the list `trainaug`. Returns the number of masks.
 
     VOC's own masks stay: they are finer, and have the 255 border.
     """
@@ -227,7 +228,7 @@ def download(
     advance: Callable[..., None] = lambda _: None,
     first_wait_s: float = FIRST_WAIT_S,
 ) -> None:
-    """Fetch `url` to `path`; a file that is there and right is kept, `path`.part is continued.
+    """Fetch `url` to `path`. A correct file is kept; a partial download (`path`.part) is continued.
 
     Args:   size: bytes of the whole file. advance: called with the number of bytes gained.
     Raises: DataError: not http(s), no connection after some tries, refused, no room on disk, or not the expected file
@@ -263,7 +264,7 @@ def require_room(folder: Path, need: int) -> None:
 
 
 def _fill(url: str, part: Path, size: int, advance: Callable[..., None], wait_s: float) -> None:
-    """Append to `part` until it has `size` bytes; a broken connection is tried again, later each time without progress."""
+    """Append to `part` until it has `size` bytes. A broken connection is tried again; the wait grows while nothing comes."""
     fruitless = 0
     advance(_length(part))
     while (before := _length(part)) < size:
@@ -308,7 +309,7 @@ def _continues(answer: Any, have: int) -> bool:
 
 
 def _blocks(answer: Any, limit: int) -> Iterator[bytes]:
-    """What the server sends, at most one block more than expected: a wrong file must not fill the disk."""
+    """What the server sends, at most one block more than expected, so that a wrong file cannot fill the disk."""
     while limit > 0 and (block := answer.read(BLOCK)):
         limit -= len(block)
         yield block

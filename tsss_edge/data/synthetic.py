@@ -250,7 +250,7 @@ def write_synthetic(
 ) -> None:
     """Write the embedded set in VOC layout, with image-level labels for every picture.
 
-    A set that was cut short is written again over itself; its lists come last, so a set with lists is whole.
+    An interrupted set is written again in place. The lists are written last, so a set with lists is complete.
 
     Args:   train, val: pictures of each split. size: side of the square pictures in pixels.
             border: width in pixels of the 255 band on each side of a category's edge; 0 leaves masks exact.

@@ -262,12 +262,12 @@ class SetWriter:
         self.note(split, image_id, frozenset(int(i) for i in np.unique(mask)))
 
     def note(self, split: str, image_id: str, ids: frozenset[int]) -> None:
-        """Enter a picture that is on disk already: the ids in its mask become its image-level label."""
+        """Add a picture that is on disk already. The ids in its mask become its image-level label."""
         self.labels[image_id] = ids & set(self.classes.objects)
         self.splits.setdefault(split, []).append(image_id)
 
     def finish(self) -> None:
-        """Write classes.txt and image_labels.csv, then the lists: a set with lists is whole."""
+        """Write classes.txt and image_labels.csv, then the lists, so that a set with lists is complete."""
         write_bytes(self.root / "classes.txt", ("\n".join(self.classes.names) + "\n").encode())
         write_bytes(self.root / "image_labels.csv", labels_csv(self.labels))
         for split, ids in self.splits.items():

@@ -2,7 +2,7 @@
 
 Wheels are chosen by platform tag and Python version of the host, not of this machine. They are stored uncompressed inside one
 xz stream, because a wheel's own deflate hides from xz what it could save (TensorRT-RTX: 95 MB as a wheel, 64 MiB this way).
-pip downloads everybody's wheels and builds ours.
+pip downloads the wheels of others and builds ours.
 """
 
 from __future__ import annotations
@@ -114,15 +114,13 @@ def write_bundle(
         content, folder = staging / "content", staging / "bundle"
         (content / "wheels").mkdir(parents=True)
         folder.mkdir()
-        ours = write_wheel(content / "wheels", kernels=kernels)
         for file in (*wheels, *files):
             _copy(file, content / ("wheels" if file in wheels else "files") / file.name)
+        ours = write_wheel(content / "wheels", kernels=kernels)
         old = OLD_PYTHON_NEEDS if int(python.split(".")[1]) < 11 else ()
         wanted = [f"{ours}[{','.join(extras)}]" if extras else str(ours), *requirements, *old]
         (download or run_pip)([*pip_options(ours.parent, python, machine), *wanted])
-        sums = {path.name: sha256_file(path) for path in sorted(ours.parent.glob("*.whl"))}
-        for path in ours.parent.glob("*.whl"):
-            store_uncompressed(path)
+        sums = _stored_uncompressed(ours.parent)
         parts = pack(content, folder, part_mib * MIB, preset)
         bundle = Bundle(
             python=python,
@@ -208,6 +206,14 @@ def run_pip(arguments: Sequence[str]) -> None:
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         raise UnavailableError(f"pip {arguments[0]} failed: {lines[-1] if lines else done.stderr.strip()}")
+
+
+def _stored_uncompressed(folder: Path) -> dict[str, str]:
+    """Store every wheel of a folder uncompressed -> file name -> SHA-256 as it was downloaded."""
+    sums = {path.name: sha256_file(path) for path in sorted(folder.glob("*.whl"))}
+    for name in sums:
+        store_uncompressed(folder / name)
+    return sums
 
 
 def store_uncompressed(wheel: Path) -> None:
