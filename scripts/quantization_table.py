@@ -17,20 +17,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 
 import msgspec
-import onnx
-from quantization_page import Row, Section, Table, page
-from tsss_edge.calib.heldout import load_samples
-from tsss_edge.onnxgraph.placement import Options
+from pages import TOOL, today, watch_machine, write_page
+from quantization_page import EngineRow, QuantizationTable, Section, page
 
-from tsss_edge import __version__
 from tsss_edge.artifacts import Checkpoint, Engine, OnnxModel, Precision
 from tsss_edge.backends import open_backend
 from tsss_edge.bench import Timed, time_networks
-from tsss_edge.bench.conditions import examine_machine, notes_on, read_load, read_mhz
+from tsss_edge.bench.conditions import notes_on
 from tsss_edge.calib.calibrate import (
     calibrate,
     choose_pictures,
@@ -40,8 +36,10 @@ from tsss_edge.calib.calibrate import (
     write_searched,
 )
 from tsss_edge.calib.methods import METHODS, Method
+from tsss_edge.calib.sets import load_held_back
 from tsss_edge.data.voc import VocDataset
-from tsss_edge.files import read_json, write_bytes, write_json
+from tsss_edge.files import read_json, write_json
+from tsss_edge.onnxgraph.qdq import PairOptions
 from tsss_edge.parity import BOUNDARY_PX, ParityReport, count_leak
 from tsss_edge.parity.measure import StageCounts
 from tsss_edge.parity.measure import measure as run_stages
@@ -67,8 +65,8 @@ class Network:
 
 def main() -> None:
     args = parse_args()
-    mhz, load = read_mhz(), read_load()
-    rows: list[Row] = []
+    watched = watch_machine(args.threads)
+    rows: list[EngineRow] = []
     for name, checkpoint, data in args.network:
         folder = args.work / name.lower().replace(" ", "-")
         network = Network(name, Checkpoint.load(Path(checkpoint)), VocDataset.open(Path(data)), folder)
@@ -77,21 +75,20 @@ def main() -> None:
             for run in (Path(run) for owner, run in args.qat if owner == name):
                 build_qat(network, run, size=args.calibration_images, seed=args.seed)
             write_json(folder / "rows.json", tuple(with_auto(network, list(measure_rows(network, args)))))
-        rows += read_json(folder / "rows.json", tuple[Row, ...])
-    machine = examine_machine(threads=args.threads, mhz_before=mhz, load_before=load)
-    table = Table(
+        rows += read_json(folder / "rows.json", tuple[EngineRow, ...])
+    machine = watched()
+    table = QuantizationTable(
         rows=tuple(rows),
         max_drop=args.max_drop,
         split=args.split,
         calibration_images=args.calibration_images,
         machine=machine,
         notes=tuple(notes_on(machine)),
-        measured=date.today().isoformat(),
-        tool=f"tsss-edge {__version__}",
+        measured=today(),
+        tool=TOOL,
         more=read_json(args.more, tuple[Section, ...]) if args.more else (),
     )
-    write_bytes(args.out, page(table).encode())
-    write_json(args.out.with_suffix(".json"), table)
+    write_page(args.out, page(table), table)
     print(f"{args.out}: {len(rows)} rows", file=sys.stderr)
 
 
@@ -134,15 +131,15 @@ def quantize(
     """One INT8 graph a method, and the one that `calibrate --method auto --search` makes, all from the same pictures."""
     if all((network.folder / f"{m}.int8.onnx").is_file() for m in (*methods, SEARCHED)):
         return
-    data, graph = network.dataset.root, onnx.load(floating.path)
+    data = network.dataset.root
     chosen, held_back = choose_pictures(floating, data, calib_set=None, size=size, seed=seed, hold_back=True)
-    histograms = measure(graph, chosen)
-    tables = {m: table_of(floating, graph, histograms, chosen, m) for m in methods}
+    histograms = measure(floating, chosen)
+    tables = {m: table_of(floating, histograms, chosen, m) for m in methods}
     for method, table in tables.items():
-        write_int8(floating, graph, table, chosen, network.folder / f"{method}.int8.onnx", Options())
-    samples = load_samples(network.dataset, held_back, floating.meta.preprocess)
+        write_int8(floating, table, chosen, network.folder / f"{method}.int8.onnx", PairOptions())
+    pictures = load_held_back(network.dataset, held_back, floating.meta.preprocess)
     out = network.folder / f"{SEARCHED}.int8.onnx"
-    write_searched(floating, graph, tables, chosen, out, Options(), samples=samples, max_drop=max_drop)
+    write_searched(floating, tables, chosen, out, PairOptions(), pictures=pictures, max_drop=max_drop)
 
 
 def build_qat(network: Network, run: Path, *, size: int, seed: int) -> None:
@@ -150,7 +147,7 @@ def build_qat(network: Network, run: Path, *, size: int, seed: int) -> None:
     network.tuned = Checkpoint.load(run)
     floating = exported(network.tuned, network.folder / "qat.onnx")
     path = network.folder / "qat.int8.onnx"
-    model = once(path) or calibrate(floating.path, network.dataset.root, path, size=size, method="auto", seed=seed)
+    model = once(path) or calibrate(floating, network.dataset.root, path, size=size, method="auto", seed=seed)
     network.engines["INT8 QAT"] = engine(network, model, "int8", "qat")
 
 
@@ -178,7 +175,7 @@ def engine(network: Network, model: OnnxModel, precision: Precision, name: str) 
     return build_engine(model.path, load_target("cpu"), out, precision=precision)
 
 
-def measure_rows(network: Network, args: argparse.Namespace) -> Iterator[Row]:
+def measure_rows(network: Network, args: argparse.Namespace) -> Iterator[EngineRow]:
     """PyTorch and all engines: accuracy in one pass over the split, latency in alternating rounds."""
     require_same_classes(network.checkpoint.meta.classes, network.dataset)
     ids = network.dataset.ids(args.split)
@@ -208,7 +205,7 @@ def measure_rows(network: Network, args: argparse.Namespace) -> Iterator[Row]:
         yield row(network, stage, report, timed)
 
 
-def with_auto(network: Network, rows: list[Row]) -> list[Row]:
+def with_auto(network: Network, rows: list[EngineRow]) -> list[EngineRow]:
     """`auto` is the method that it chose: the same graph, so the same row; and what search gave back is noted."""
     if (searched := network.int8.get(f"INT8 {SEARCHED}")) is None or searched.meta.calibration is None:
         return rows
@@ -246,8 +243,8 @@ def verdict(
     )
 
 
-def row(network: Network, stage: StageCounts, report: ParityReport, timed: Timed) -> Row:
-    return Row(
+def row(network: Network, stage: StageCounts, report: ParityReport, timed: Timed) -> EngineRow:
+    return EngineRow(
         network=network.name,
         engine=stage.name,
         runs_on=stage.backend.name,

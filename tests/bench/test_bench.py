@@ -155,7 +155,7 @@ def test_instructions_that_decide_what_int8_gains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpuinfo: str, units: tuple[str, ...]
 ) -> None:
     (tmp_path / "cpuinfo").write_text(cpuinfo)
-    monkeypatch.setattr("tsss_edge.bench.conditions.CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr("tsss_edge.machine.CPUINFO", tmp_path / "cpuinfo")
     assert examine_machine(threads=None, mhz_before=None, load_before=None).units == units
 
 

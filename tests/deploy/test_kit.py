@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib.metadata import Distribution
 from pathlib import Path
 
 import msgspec
@@ -18,8 +19,8 @@ from tiny import CALIBRATION, CLASSES, tiny_onnx
 from tsss_edge.artifacts import CalibrationRecord, EngineRecord, Target
 from tsss_edge.config import load_target, read_toml, shared_folder
 from tsss_edge.deploy import kit as kits
+from tsss_edge.deploy.bundle import write_wheel
 from tsss_edge.deploy.kit import Kit, runs_here, script_text, toml_text, write_kit
-from tsss_edge.deploy.wheel import write_wheel
 from tsss_edge.errors import ArtifactError
 from tsss_edge.export.onnx_export import EngineSources
 from tsss_edge.files import read_json
@@ -134,10 +135,10 @@ def test_local_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
     assert runs_here(ORIN) and not runs_here(load_target("jetson-thor"))
 
 
-def test_wheel_holds_the_package_and_is_the_same_twice(tmp_path: Path) -> None:
+def test_wheel_holds_the_package_and_is_packed_again_where_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = write_wheel(tmp_path)
-    content = first.read_bytes()
-    assert write_wheel(tmp_path).read_bytes() == content
     with zipfile.ZipFile(first) as archive:
         names = set(archive.namelist())
         assert archive.testzip() is None
@@ -150,3 +151,11 @@ def test_wheel_holds_the_package_and_is_the_same_twice(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "t/tsss_edge/artifacts.py").is_file()
+    (installed,) = Distribution.discover(name="tsss-edge", path=[str(tmp_path / "t")])
+    monkeypatch.setattr("importlib.metadata.files", lambda _: installed.files)
+    monkeypatch.setattr("tsss_edge.__file__", str(tmp_path / "t/tsss_edge/__init__.py"))
+    (tmp_path / "again").mkdir()
+    with zipfile.ZipFile(write_wheel(tmp_path / "again")) as archive:
+        assert set(archive.namelist()) == names
+        record = next(archive.read(n).decode() for n in names if n.endswith("/RECORD"))
+    assert {line.split(",")[0] for line in record.splitlines()} == names

@@ -112,7 +112,7 @@ def test_dead_channels_are_counted() -> None:
 def test_weights_behind_a_pair_of_nodes_are_read_too() -> None:
     """Some tools keep float weights and put QuantizeLinear + DequantizeLinear after them."""
     stored = OnnxGraph(chain.int8_chain())
-    steps = stored.initializers["w1_step"]
+    steps = stored.weight("w1_step")
     weight = chain.weights()[1][0]
     model = chain.int8_chain()
     model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w1_float"))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.common import Json, Threads, Trust, emit
+from tsss_edge.cli.options import Json, Threads, Trust, emit
 
 
 def bench(

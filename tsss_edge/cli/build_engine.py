@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from tsss_edge.cli.common import Json, Split, emit, usage_errors
+from tsss_edge.cli.options import Json, Split, emit, usage_errors
 
 if TYPE_CHECKING:
     from tsss_edge.artifacts import Precision, Target
@@ -81,29 +81,27 @@ def _build_here(
     split: str,
     json: str | None,
 ) -> None:
-    from tsss_edge.export.build import build_engine as build_one
+    from tsss_edge.api import build_engine as run
     from tsss_edge.export.build import build_summary
 
-    if eval_data is None:
-        engine = build_one(model, target, out, precision=precision, calib_data=calib_data)
-        return emit({"engine": str(engine.path), "record": engine.record}, build_summary(engine), json)
-    from tsss_edge.deploy.choose import choose_engine
-
     with usage_errors():
-        engine = choose_engine(
+        engine = run(
             model,
             target,
             out,
-            eval_data=eval_data,
             precision=precision,
-            reference=reference,
             calib_data=calib_data,
+            eval_data=eval_data,
+            reference=reference,
             split=split,
         )
-    choice = engine.record.build.chosen
-    assert choice is not None, "choose_engine says why"
-    result = {"engine": str(engine.path), "choice": choice, "record": engine.record}
-    return emit(result, f"{choice.summary()}\n{build_summary(engine)}", json)
+    result, text = {"engine": str(engine.path), "record": engine.record}, build_summary(engine)
+    if (choice := engine.record.build.chosen) is not None and eval_data is not None:
+        result, text = (
+            {"engine": str(engine.path), "choice": choice, "record": engine.record},
+            f"{choice.summary()}\n{text}",
+        )
+    emit(result, text, json)
 
 
 def _build_again(

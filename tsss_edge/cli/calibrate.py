@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.common import Json, emit
+from tsss_edge.cli.options import Json, emit
 
 
 class MethodChoice(str, Enum):
@@ -42,11 +42,10 @@ def calibrate(
     tried; OUT.search.svg is a plot of it (needs matplotlib: pip install 'tsss-edge[report]').
     Example: tsss-edge calibrate fused.onnx --data runs/synth --method auto --search --out fused.int8.onnx
     """
-    from tsss_edge.artifacts import OnnxModel
-    from tsss_edge.calib.calibrate import calibrate as run
+    from tsss_edge.api import calibrate as run
 
     result = run(
-        OnnxModel.load(model),
+        model,
         data,
         out,
         calib_set=calib_set,

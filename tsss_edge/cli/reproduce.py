@@ -7,15 +7,19 @@ from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.common import Data, Json, emit, names, usage_errors
-from tsss_edge.cli.settings import (
+from tsss_edge.cli.options import (
     Arch,
     Config,
+    Data,
     Epochs,
+    Json,
     Size,
     Strong,
+    emit,
+    names,
     strong_categories,
     training_settings,
+    usage_errors,
 )
 
 

@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tsss_edge.cli.common import Data, Json, emit
-from tsss_edge.cli.settings import (
+from tsss_edge.cli.options import (
     Arch,
     Config,
+    Data,
     Encoder,
     Epochs,
     Fraction,
+    Json,
     Out,
     Resume,
     Seed,
     Size,
     Strong,
+    emit,
     strong_categories,
     training_settings,
 )

@@ -19,8 +19,8 @@ import msgspec
 import tsss_edge
 from tsss_edge.artifacts import Checkpoint, DlaUse, OnnxModel, Precision, Struct, Target
 from tsss_edge.backends.cuda.gpus import first_gpu
+from tsss_edge.deploy.bundle import write_wheel
 from tsss_edge.deploy.dla_rules import expected_dla
-from tsss_edge.deploy.wheel import write_wheel
 from tsss_edge.errors import ArtifactError
 from tsss_edge.export.build import KNOWN_SUFFIXES, require_whole
 from tsss_edge.export.onnx_export import EngineSources

@@ -1,4 +1,4 @@
-"""`python -m tsss_edge.acceptance --out DIR [--checkpoint CKPT --data DIR] [--tests DIR]`: see scripts/gpu_acceptance.sh."""
+"""`python -m acceptance --out DIR [--checkpoint CKPT --data DIR] [--tests DIR]`: see scripts/gpu_acceptance.sh."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tsss_edge.acceptance import run_acceptance
+from acceptance import run_acceptance
 from tsss_edge.errors import TsssEdgeError
 
 

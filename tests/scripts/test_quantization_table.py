@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import msgspec
 import numpy as np
 import pytest
+import quantization_page
+import quantization_table as script
 from numpy.typing import NDArray
 from PIL import Image
 from tiny import tiny_meta, written_engine
@@ -20,18 +20,6 @@ from tsss_edge.data.voc import write_mask
 
 CLASSES = Classes(names=("background", "cat", "dog", "cow"))
 SPEC = Preprocess(size_hw=(64, 96))
-SCRIPT = Path(__file__).parents[1] / "scripts" / "quantization_table.py"
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("quantization_table", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "quantization_table", module)
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    spec.loader.exec_module(module)
-    return module
 
 
 def make_set(root: Path) -> Path:
@@ -54,7 +42,7 @@ def all_wrong(images: NDArray[np.uint8], k: int) -> NDArray[np.uint8]:
     return (brightness_cells(images, k) + 1) % k
 
 
-def test_table_from_one_command(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_from_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = Checkpoint.save(
         tmp_path / "best.pt", CheckpointMeta(stage="supervised", arch="edge-s", classes=CLASSES, preprocess=SPEC), {}
     )
@@ -76,7 +64,7 @@ def test_table_from_one_command(script: ModuleType, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(sys, "argv", ["quantization_table.py", *args])
     script.main()
 
-    table = msgspec.json.decode(out.with_suffix(".json").read_bytes(), type=script.Table)
+    table = msgspec.json.decode(out.with_suffix(".json").read_bytes(), type=quantization_page.QuantizationTable)
     rows = {row.engine: row for row in table.rows}
     assert list(rows) == [
         "PyTorch FP32",
@@ -97,7 +85,7 @@ def test_table_from_one_command(script: ModuleType, tmp_path: Path, monkeypatch:
     assert stored is not None and not stored.passed
 
 
-def test_auto_is_the_row_of_the_method_it_chose(script: ModuleType, tmp_path: Path) -> None:
+def test_auto_is_the_row_of_the_method_it_chose(tmp_path: Path) -> None:
     import netkit
 
     from tsss_edge.calib.calibrate import calibrate
@@ -108,10 +96,7 @@ def test_auto_is_the_row_of_the_method_it_chose(script: ModuleType, tmp_path: Pa
     data, kept = netkit.write_set(tmp_path / "data", train=2), PairOptions(float_nodes=("encoder.stem",))
     searched = calibrate(floating, data, tmp_path / "q.onnx", method="mse", options=kept)
     network = script.Network("n", None, None, tmp_path, int8={"INT8 auto+search": searched})
-    rows = [
-        row(script, f"OpenVINO INT8 {name}", miou)
-        for name, miou in (("minmax", 1.0), ("mse", 2.0), ("auto+search", 3.0))
-    ]
+    rows = [row(f"OpenVINO INT8 {name}", miou) for name, miou in (("minmax", 1.0), ("mse", 2.0), ("auto+search", 3.0))]
     found = script.with_auto(network, rows)
     assert [(r.engine, r.miou, r.note) for r in found] == [
         ("OpenVINO INT8 minmax", 1.0, ""),
@@ -121,15 +106,17 @@ def test_auto_is_the_row_of_the_method_it_chose(script: ModuleType, tmp_path: Pa
     ]
 
 
-def row(script: ModuleType, engine: str, miou: float) -> object:
-    return script.Row(
+def row(engine: str, miou: float) -> object:
+    return quantization_page.EngineRow(
         network="n", engine=engine, runs_on="", miou=miou, drop=0.0, drop_interval=(0.0, 0.0), pixel_agreement=1.0,
         boundary_agreement=1.0, passed=True, images=1, p50_ms=1.0, best_ms=1.0, speedup=1.0,
     )  # fmt: skip
 
 
-def test_further_sections_are_shown_and_kept(script: ModuleType) -> None:
-    section = script.Section(title="Speed", text="Side by side.", columns=("what", "ms"), rows=(("a", "1.0"),))
-    lines = sys.modules["quantization_page"].section_table(section)
-    assert lines == ["", "| what | ms |", "|---|---|", "| a | 1.0 |"]
-    assert sys.modules["quantization_page"].section_table(script.Section(title="t", text="x")) == []
+def test_further_sections_are_shown_and_kept() -> None:
+    section = quantization_page.Section(
+        title="Speed", text="Side by side.", columns=("what", "ms"), rows=(("a", "1.0"),)
+    )
+    lines = quantization_page.section_table(section)
+    assert lines == ["", "| what | ms |\n|---|---|\n| a | 1.0 |"]
+    assert quantization_page.section_table(quantization_page.Section(title="t", text="x")) == []

@@ -14,13 +14,14 @@ from pathlib import Path
 import msgspec
 
 import tsss_edge
-from tsss_edge.acceptance.steps import Run, Step, run_gpu_tests
+from acceptance.steps import Run, Step, run_gpu_tests
 from tsss_edge.artifacts import Precision, Struct, Target
 from tsss_edge.config import load_target
 from tsss_edge.deploy.kit import toml_text
-from tsss_edge.doctor import TENSORRT_RTX_GPUS, DoctorReport, examine
+from tsss_edge.doctor import DoctorReport, examine
 from tsss_edge.errors import ArtifactError
 from tsss_edge.files import write_bytes, write_json
+from tsss_edge.machine import RTX_CAPABILITIES
 
 __all__ = ["AcceptanceReport", "run_acceptance"]
 
@@ -119,7 +120,7 @@ def targets(machine: DoctorReport) -> list[tuple[Target, str]]:
         "" if gpu and name in have else NO_GPU if not gpu else f"{name} is not installed"
         for name in ("TensorRT", "TensorRT-RTX")
     )
-    if not rtx and not any(f"compute capability {c}," in gpu for c in TENSORRT_RTX_GPUS):
+    if not rtx and not any(f"compute capability {c}," in gpu for c in RTX_CAPABILITIES):
         rtx = f"TensorRT-RTX does not serve this GPU ({gpu})"
     here = msgspec.structs.replace(load_target("datacenter"), name="here")
     return [(here, full), (load_target("rtx"), rtx)]
@@ -143,7 +144,7 @@ def _pytorch(run: Run, machine: DoctorReport, checkpoint: Path) -> None:
         run.skip("pytorch cuda", "PyTorch is not installed, or without CUDA")
     else:
         told = run.out / "steps" / "pytorch-cuda.json"
-        command = [sys.executable, "-m", "tsss_edge.acceptance.pytorch", str(checkpoint), str(told)]
+        command = [sys.executable, "-m", "acceptance.pytorch", str(checkpoint), str(told)]
         run.command("pytorch cuda", command, told=told)
 
 

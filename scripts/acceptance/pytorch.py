@@ -1,4 +1,4 @@
-"""A checkpoint on the GPU and on the CPU -> do they agree, and how fast is the GPU? `python -m tsss_edge.acceptance.pytorch`.
+"""A checkpoint on the GPU and on the CPU -> do they agree, and how fast is the GPU? `python -m acceptance.pytorch`.
 
 The back end that runs on every CUDA host with PyTorch, TensorRT or not.
 """

@@ -13,13 +13,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import acceptance
 import pytest
+from acceptance import run_acceptance, steps
+from acceptance.pytorch import compare_devices
+from acceptance.steps import Run, junit_counts, run_gpu_tests
 from netkit import checkpoint
 
-from tsss_edge import acceptance
-from tsss_edge.acceptance import run_acceptance, steps
-from tsss_edge.acceptance.pytorch import compare_devices
-from tsss_edge.acceptance.steps import Run, junit_counts, run_gpu_tests
 from tsss_edge.artifacts import Target
 from tsss_edge.config import load_target, read_toml
 from tsss_edge.doctor import Check, DoctorReport
@@ -195,7 +195,7 @@ def test_pytorch_on_two_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     told = compare_devices(path, "cpu", duration_s=0.05)
     assert told["pixel_agreement"] == 1.0 and told["latency_ms"] > 0
     other = checkpoint(tmp_path / "d.pt", seed=1).path
-    from tsss_edge.acceptance import pytorch
+    from acceptance import pytorch
 
     real = pytorch.open_backend
     monkeypatch.setattr(pytorch, "open_backend", lambda p, device=None: real(other if device else p))
@@ -204,12 +204,20 @@ def test_pytorch_on_two_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_script_runs_it(tmp_path: Path) -> None:
-    script = Path(__file__).parents[1] / "scripts/gpu_acceptance.sh"
+    script = Path(__file__).parents[2] / "scripts/gpu_acceptance.sh"
     python = tmp_path / "python"
-    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.write_text('#!/bin/sh\necho "$PYTHONPATH" "$@"\n')
     python.chmod(0o755)
     done = subprocess.run(
         [script, "--out", "x"], env={"PYTHON": str(python), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["-m", "tsss_edge.acceptance", "--tests", str(Path(__file__).parent), "--out", "x"]
+    assert done.stdout.split() == [
+        str(script.parent),
+        "-m",
+        "acceptance",
+        "--tests",
+        str(Path(__file__).parents[1]),
+        "--out",
+        "x",
+    ]

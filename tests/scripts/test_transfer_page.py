@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import msgspec
 import pytest
+import transfer_page as script
 
 from tsss_edge.files import write_json
 from tsss_edge.label.annotate import LabelConfig
 from tsss_edge.label.write import LabelReport
 from tsss_edge.reproduce.scores import Ladder, RowScore
 from tsss_edge.reproduce.table import Row, Seed, Spread, Table
-
-ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("transfer_page", ROOT / "scripts/transfer_page.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def spread(*values: float) -> Spread:
@@ -61,9 +48,7 @@ def table() -> Table:
     )
 
 
-def test_the_page_gets_the_tables_and_a_json_twin(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_page_gets_the_tables_and_a_json_twin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_json(tmp_path / "run/table.json", table())
     page = tmp_path / "transfer.md"
     page.write_text(f"before\n{script.BEGIN}\nold numbers\n{script.END}\nafter\n")
@@ -85,9 +70,7 @@ def test_the_page_gets_the_tables_and_a_json_twin(
     assert json.loads(twin.read_text()) == before
 
 
-def test_a_second_table_stands_below_the_first(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_table_stands_below_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_json(tmp_path / "run/table.json", table())
     write_json(tmp_path / "more.json", msgspec.structs.replace(table(), rows=(row("50", "cutmix", 77.0, 0.9625),)))
     page = tmp_path / "transfer.md"
@@ -102,9 +85,7 @@ def test_a_second_table_stands_below_the_first(
     assert json.loads(page.with_suffix(".json").read_text())["more_seeds"]["rows"][0]["name"] == "cutmix"
 
 
-def test_a_page_without_markers_is_left_alone(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_page_without_markers_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_json(tmp_path / "run/table.json", table())
     page = tmp_path / "transfer.md"
     page.write_text("nothing here\n")
