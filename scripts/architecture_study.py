@@ -27,8 +27,8 @@ from tsss_edge.calib.calibrate import calibrate
 from tsss_edge.config import TrainConfig, load_target, read_toml
 from tsss_edge.errors import TsssEdgeError
 from tsss_edge.evaluate import evaluate
-from tsss_edge.export.engine import build_engine
-from tsss_edge.export.graph import export_onnx
+from tsss_edge.export.build import build_engine
+from tsss_edge.export.onnx_export import export_onnx
 from tsss_edge.files import read_json, write_bytes, write_json
 from tsss_edge.models import ARCHITECTURES, SegNet
 from tsss_edge.train.supervised import train_supervised
@@ -95,7 +95,7 @@ def latency(work: Path, names: Sequence[str], seconds: float) -> None:
     """OpenVINO INT8 engines of `cost`, all in alternating rounds."""
     mhz, load = read_mhz(), read_load()
     paths = [work / name / "cost/net.int8.xml" for name in names]
-    timed = time_networks([open_backend(path) for path in paths], paths, duration_s=seconds)
+    timed = time_networks([open_backend(path) for path in paths], [path.name for path in paths], duration_s=seconds)
     for name, times in zip(names, timed, strict=True):
         remember(work, name, p50_ms=times.latency_ms.p50, best_ms=times.best_ms)
     write_json(work / "machine.json", examine_machine(threads=None, mhz_before=mhz, load_before=load))

@@ -24,8 +24,8 @@ from tsss_edge.calib.calibrate import calibrate
 from tsss_edge.config import load_target
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.evaluate import EvalReport, evaluate
-from tsss_edge.export.engine import build_engine
-from tsss_edge.export.graph import export_onnx
+from tsss_edge.export.build import build_engine
+from tsss_edge.export.onnx_export import export_onnx
 from tsss_edge.files import write_bytes, write_json
 
 CALIB_SET = "camvid-train-128"

@@ -35,8 +35,8 @@ from tsss_edge.backends.plan import read_header
 from tsss_edge.calib.calibrate import calibrate
 from tsss_edge.config import load_target
 from tsss_edge.doctor.host import cpu_name, isa_flags
-from tsss_edge.export.engine import build_engine, engine_path
-from tsss_edge.export.graph import export_onnx
+from tsss_edge.export.build import build_engine, engine_path
+from tsss_edge.export.onnx_export import export_onnx
 from tsss_edge.machine import usable_cores
 from tsss_edge.models import build_model
 
@@ -118,7 +118,7 @@ def build(what: dict[str, Any], graph: Path) -> dict[str, Any]:
     return what | {
         "build_s": round(seconds, 2),
         "plan_mib": round(engine.path.stat().st_size / MIB, 2),
-        "convolutions": engine.record.flags["typed"],
+        "convolutions": engine.record.build.typed,
         "capabilities": list(read_header(engine.path).compute_capabilities),
         "version": engine.record.versions["tensorrt-rtx"],
     }

@@ -23,9 +23,8 @@ import torch
 from numpy.typing import NDArray
 
 from tsss_edge import __version__
-from tsss_edge.artifacts import Placement, Preprocess, Struct, voc_color
-from tsss_edge.bench.conditions import examine_machine, notes_on, read_load, read_mhz
-from tsss_edge.bench.result import Machine
+from tsss_edge.artifacts import Checkpoint, Placement, Preprocess, Struct, voc_color
+from tsss_edge.bench.conditions import Machine, examine_machine, notes_on, read_load, read_mhz
 from tsss_edge.bench.timing import alternate
 from tsss_edge.data.voc import IMAGE_SUFFIXES, read_image
 from tsss_edge.files import write_bytes, write_json
@@ -117,11 +116,11 @@ def random_field(blur: float) -> NDArray[np.float32]:
 
 def network_logits(checkpoint: Path, pictures: Path) -> list[NDArray[np.float32]]:
     """Logits of a trained network on some pictures of a folder."""
-    from tsss_edge.backends.pt import PyTorchBackend
+    from tsss_edge.backends.reference import PyTorchBackend
     from tsss_edge.segment import run_network
 
     paths = sorted(p for p in pictures.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-    with PyTorchBackend(checkpoint, threads=1) as backend:
+    with PyTorchBackend(Checkpoint.load(checkpoint), threads=1) as backend:
         return [run_network(backend, read_image(p))["logits"][0] for p in paths[:: max(1, len(paths) // PICTURES)]]
 
 

@@ -43,9 +43,9 @@ from tsss_edge.evaluate import require_same_classes
 from tsss_edge.files import read_json, write_bytes, write_json
 from tsss_edge.onnxgraph.qdq import PairOptions
 from tsss_edge.parity import BOUNDARY_PX, ParityReport, count_leak
-from tsss_edge.parity.gate import judge
-from tsss_edge.parity.measure import Stage
+from tsss_edge.parity.measure import StageCounts
 from tsss_edge.parity.measure import measure as run_stages
+from tsss_edge.parity.verdict import judge
 
 SEARCHED = "auto+search"
 TUNED = "PyTorch FP32 after QAT"
@@ -157,7 +157,7 @@ def exported(
     checkpoint: Checkpoint, path: Path, precision: Precision = "fp32", dataset: VocDataset | None = None
 ) -> OnnxModel:
     """The graph of a checkpoint, from before where it is there; FP16 is scanned for overflow on training pictures."""
-    from tsss_edge.export.graph import export_onnx
+    from tsss_edge.export.onnx_export import export_onnx
 
     pictures = [dataset.image_path(i) for i in dataset.ids("train")[:32]] if dataset else []
     return once(path) or export_onnx(checkpoint.path, path, precision=precision, check_images=pictures)
@@ -171,7 +171,7 @@ def once(path: Path) -> OnnxModel | None:
 def engine(network: Network, model: OnnxModel, precision: Precision, name: str) -> Engine:
     """A CPU engine, built again each time: it takes a second, and what is measured is what was just built."""
     from tsss_edge.config import load_target
-    from tsss_edge.export.engine import build_engine
+    from tsss_edge.export.build import build_engine
 
     out = network.folder / f"{name.replace(' ', '-')}.xml"
     return build_engine(model.path, load_target("cpu"), out, precision=precision)
@@ -192,11 +192,13 @@ def measure_rows(network: Network, args: argparse.Namespace) -> Iterator[Row]:
     }
     with ExitStack() as stack:
         stages = [
-            Stage(name, path.name, stack.enter_context(open_backend(path, threads=args.threads)))
+            StageCounts(name, path.name, stack.enter_context(open_backend(path, threads=args.threads)))
             for name, path in paths.items()
         ]
         run_stages(stages, network.dataset, ids, boundary_px=BOUNDARY_PX)
-        times = time_networks([s.backend for s in stages], list(paths.values()), duration_s=args.duration)
+        times = time_networks(
+            [s.backend for s in stages], [path.name for path in paths.values()], duration_s=args.duration
+        )
     data_sha256 = network.dataset.split_hash(args.split)
     for stage, timed in zip(stages, times, strict=True):
         report = verdict(network, stages[0], stage, args, data_sha256)
@@ -218,12 +220,12 @@ def with_auto(network: Network, rows: list[Row]) -> list[Row]:
     return [*rows[:at], auto, *rows[at:]]
 
 
-def engine_of(network: Network, stage: Stage) -> Engine | None:
+def engine_of(network: Network, stage: StageCounts) -> Engine | None:
     return network.engines.get(stage.name.removeprefix("OpenVINO "))
 
 
 def verdict(
-    network: Network, reference: Stage, stage: Stage, args: argparse.Namespace, data_sha256: str
+    network: Network, reference: StageCounts, stage: StageCounts, args: argparse.Namespace, data_sha256: str
 ) -> ParityReport:
     """The gate on one engine alone."""
     built = engine_of(network, stage)
@@ -232,7 +234,7 @@ def verdict(
         [reference, stage],
         names=network.dataset.classes.names,
         max_drop=args.max_drop,
-        leak=count_leak(built.record.calibration if built else None, network.dataset, ids),
+        leak=count_leak(built.record.meta.calibration if built else None, network.dataset, ids),
         allow_leak=False,
         allow_gain=stage.name in (TUNED, "OpenVINO INT8 QAT"),  # they were trained further
         boundary_px=BOUNDARY_PX,
@@ -243,7 +245,7 @@ def verdict(
     )
 
 
-def row(network: Network, stage: Stage, report: ParityReport, timed: Timed) -> Row:
+def row(network: Network, stage: StageCounts, report: ParityReport, timed: Timed) -> Row:
     return Row(
         network=network.name,
         engine=stage.name,

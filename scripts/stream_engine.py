@@ -18,8 +18,8 @@ from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Preprocess
 from tsss_edge.calib.calibrate import calibrate
 from tsss_edge.config import load_target
 from tsss_edge.data.synthetic import CLASSES, write_synthetic
-from tsss_edge.export.engine import build_engine
-from tsss_edge.export.graph import export_onnx
+from tsss_edge.export.build import build_engine
+from tsss_edge.export.onnx_export import export_onnx
 from tsss_edge.models import build_model
 
 

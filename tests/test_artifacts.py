@@ -6,12 +6,12 @@ import pickle
 from pathlib import Path
 
 import msgspec
+import netkit
 import onnx
 import pytest
 import torch
-
-import netkit
 from tiny import tiny_onnx
+
 from tsss_edge.artifacts import Checkpoint, Engine, EngineRecord, OnnxModel, load_artifact
 from tsss_edge.errors import ArtifactError
 from tsss_edge.files import decode_json
@@ -73,7 +73,7 @@ def test_another_format_of_a_graph_is_refused(tmp_path: Path, found: int | None,
 
 
 def test_an_older_record_is_refused_whatever_its_fields_were(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="f.json: made by an older tsss-edge .*build it again"):
+    with pytest.raises(ArtifactError, match=r"f\.json: made by an older tsss-edge .*build it again"):
         decode_json(b'{"flags": {}, "files": {}}', EngineRecord, tmp_path / "f.json", "build it again")
 
 

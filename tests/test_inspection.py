@@ -13,7 +13,7 @@ from tiny import CLASSES, PREPROCESS, tiny_onnx
 from tsss_edge.artifacts import Checkpoint, CheckpointMeta, ParityRecord
 from tsss_edge.config import load_target, shared_folder
 from tsss_edge.errors import ArtifactError, DataError
-from tsss_edge.export.engine import build_engine
+from tsss_edge.export.build import build_engine
 from tsss_edge.files import write_json
 from tsss_edge.inspection import describe, inspect_path
 from tsss_edge.models import build_model
@@ -127,7 +127,7 @@ def test_an_int8_file_says_why_each_node_is_what_it_is(tmp_path: Path) -> None:
     import netkit
 
     from tsss_edge.calib.calibrate import calibrate
-    from tsss_edge.export.graph import export_onnx
+    from tsss_edge.export.onnx_export import export_onnx
     from tsss_edge.onnxgraph.qdq import PairOptions
 
     floating = export_onnx(netkit.checkpoint(tmp_path / "best.pt").path, tmp_path / "f.onnx")

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from tiny import tiny_meta, written_engine
 
-from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Classes, Engine, EngineRecord, Preprocess
+from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Classes, Engine, Preprocess
 from tsss_edge.backends.fake import FakeBackend, brightness_cells
 from tsss_edge.data.voc import write_mask
-from tsss_edge.files import sha256_bytes, write_json
 
 CLASSES = Classes(names=("background", "cat", "dog", "cow"))
 SPEC = Preprocess(size_hw=(64, 96))
@@ -47,13 +47,7 @@ def make_set(root: Path) -> Path:
 
 
 def make_engine(path: Path) -> Engine:
-    path.write_bytes(b"<net/>")
-    record = EngineRecord(
-        backend="openvino", files={path.name: sha256_bytes(b"<net/>")}, target="cpu", onnx_sha256="", checkpoint_sha256="",
-        arch="edge-s", classes=CLASSES, preprocess=SPEC, head="logits", objectness=False, precision="int8",
-    )  # fmt: skip
-    write_json(Engine.record_path(path), record)
-    return Engine.load(path)
+    return written_engine(path, tiny_meta(CLASSES, SPEC))
 
 
 def all_wrong(images: NDArray[np.uint8], k: int) -> NDArray[np.uint8]:
@@ -107,7 +101,7 @@ def test_auto_is_the_row_of_the_method_it_chose(script: ModuleType, tmp_path: Pa
     import netkit
 
     from tsss_edge.calib.calibrate import calibrate
-    from tsss_edge.export.graph import export_onnx
+    from tsss_edge.export.onnx_export import export_onnx
     from tsss_edge.onnxgraph.qdq import PairOptions
 
     floating = export_onnx(netkit.checkpoint(tmp_path / "best.pt").path, tmp_path / "f.onnx")

@@ -6,7 +6,9 @@ preprocess hashes differ never work together silently (`require_same_preprocess`
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -262,6 +264,7 @@ class CalibrationRecord(Struct, frozen=True):
     split: str
     seed: int
     onnx_sha256: str  # the float graph the ranges were measured on
+    onnx: str = ""  # its name; it lies beside the INT8 graph
     random: bool = False
     peaks: dict[str, float] = {}  # largest magnitude of each measured tensor, by which `parity` replays the calibration
 
@@ -302,6 +305,18 @@ class OnnxModel(Struct, frozen=True, dict=True):
     def load(cls, path: Path) -> OnnxModel:
         """Read an ONNX file. Raises: ArtifactError: missing, damaged, not exported by us, of another format."""
         sha256, graph = _read_onnx(path)
+        return cls._described(path, sha256, graph)
+
+    @classmethod
+    def find(cls, name: str, sha256: str, folders: Iterable[Path]) -> OnnxModel | None:
+        """The graph of this name and hash in the first of `folders` that has it; other files are not parsed."""
+        for path in (folder / name for folder in dict.fromkeys(folders) if name):
+            if path.is_file() and sha256_bytes(data := path.read_bytes()) == sha256:
+                return cls._described(path, sha256, _parse_onnx(path, data))
+        return None
+
+    @classmethod
+    def _described(cls, path: Path, sha256: str, graph: ModelProto) -> OnnxModel:
         props = {p.key: p.value for p in graph.metadata_props}
         if ONNX_KEY not in props:
             raise ArtifactError(f"{path}: not exported by tsss-edge (no description inside); use `tsss-edge export`")
@@ -346,13 +361,17 @@ class OnnxModel(Struct, frozen=True, dict=True):
 
 def _read_onnx(path: Path) -> tuple[str, ModelProto]:
     """(SHA-256, parsed graph)."""
-    import onnx
-
     if not path.is_file():
         raise ArtifactError(f"{path}: no such ONNX file; make one with `tsss-edge export`")
     data = path.read_bytes()
+    return sha256_bytes(data), _parse_onnx(path, data)
+
+
+def _parse_onnx(path: Path, data: bytes) -> ModelProto:
+    import onnx
+
     try:
-        return sha256_bytes(data), onnx.load_model_from_string(data)
+        return onnx.load_model_from_string(data)
     except Exception as error:  # protobuf's DecodeError and friends
         raise ArtifactError(f"{path}: not a readable ONNX file (truncated?)") from error
 
@@ -405,28 +424,101 @@ class Target(Struct, frozen=True):
     local: bool = True  # False: a device that is not this machine, so build-engine writes a build kit
 
 
+class DlaUse(Struct, frozen=True):
+    """Which layers run on a Jetson's DLA. `hops` counts changes of device along the network's order; `on_gpu`: layer -> reason."""
+
+    on_dla: int
+    on_gpu: dict[str, str]
+    hops: int
+
+    @classmethod
+    def of(cls, layers: Sequence[str], refused: Mapping[str, str]) -> DlaUse:
+        """All layers in the network's order, and those that the DLA refuses with the reason."""
+        devices = [name in refused for name in layers]
+        hops = sum(a != b for a, b in itertools.pairwise(devices))
+        on_gpu = {name: refused[name] for name in layers if name in refused}
+        return cls(on_dla=devices.count(False), on_gpu=on_gpu, hops=hops)
+
+    def text(self, most_named: int = 4) -> str:
+        """One line: 30 layers on the DLA, 3 on the GPU (argmax: ..., ...), 2 hops."""
+        named = ", ".join(f"{name}: {reason}" for name, reason in list(self.on_gpu.items())[:most_named])
+        more = ", ..." if len(self.on_gpu) > most_named else ""
+        told = f" ({named}{more})" if named else ""
+        return f"{self.on_dla} layers on the DLA, {len(self.on_gpu)} on the GPU{told}, {self.hops} hops"
+
+
+class Candidate(Struct, frozen=True):
+    """One precision that `build-engine --eval-data` tried. Numbers are None where `reason` says why."""
+
+    precision: Precision
+    engine: str = ""
+    p50_ms: float | None = None
+    miou: float | None = None
+    miou_drop: float | None = None
+    pixel_agreement: float | None = None
+    passed: bool | None = None
+    reason: str = ""
+
+    def row(self) -> str:
+        """One line of a table."""
+        if self.p50_ms is None or self.miou is None:
+            return f"  {self.precision:<5} {self.reason}"
+        return (
+            f"  {self.precision:<5} {self.p50_ms:8.2f} ms  mIoU {self.miou:6.2f} (drop {self.miou_drop:+.2f})  "
+            f"agreement {self.pixel_agreement:.4f}  {self.reason}"
+        )
+
+
+class Choice(Struct, frozen=True):
+    """The engine that is kept, why, and all that were tried."""
+
+    engine: str
+    precision: Precision
+    why: str
+    candidates: tuple[Candidate, ...]
+
+    def summary(self) -> str:
+        """A table, the chosen one and the reason."""
+        return "\n".join([*(c.row() for c in self.candidates), f"{self.engine}: {self.why}"])
+
+
+class BuildInfo(Struct, frozen=True, omit_defaults=True):
+    """How an engine was built: what is needed to build and prove it again, and what the builder said."""
+
+    target: Target
+    onnx: str  # name of the graph it was built from; its hash is in the record
+    command: str  # of the stock tool that does the same
+    kept: tuple[str, ...] = ()  # files made on the way, beside the engine, which needs none of them to run
+    parsed_onnx: str = ""  # the graph with casts that TensorRT parsed, where it is not `onnx`
+    options: dict[str, str | int | bool] = {}  # OpenVINO's
+    strongly_typed: bool | None = None  # TensorRT's, like all that follows
+    typed: dict[str, int] = {}  # convolutions by the type that the network gives them
+    workspace_bytes: int = 0
+    optimization_level: int | None = None
+    compute_capabilities: tuple[str, ...] = ()
+    kept_fp32: tuple[str, ...] = ()
+    given_back_to_fp16: tuple[str, ...] = ()
+    timing_cache: dict[str, str] = {}  # file name -> SHA-256 after the build
+    failed_attempts: dict[str, str] = {}  # name -> error
+    dla: DlaUse | None = None
+    chosen: Choice | None = None
+
+
 class EngineRecord(Struct, frozen=True):
     """`NAME.json` beside `NAME.engine` or `NAME.xml`: what the engine is and how it may be trusted."""
 
-    backend: Literal["openvino", "tensorrt", "tensorrt-rtx"]
+    backend: BackendName
     files: dict[str, str]  # file name -> SHA-256
-    target: str
-    onnx_sha256: str
-    checkpoint_sha256: str
-    arch: str
-    classes: Classes
-    preprocess: Preprocess
-    head: Head
-    objectness: bool
     precision: Precision  # asked
+    onnx_sha256: str
+    meta: OnnxMeta  # of the graph it was built from
+    build: BuildInfo
     format: int = 2
     realised: dict[str, int] = {}  # layers by the precision they really run in, where the back end tells
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
-    calibration: CalibrationRecord | None = None
     device: str = ""
     versions: dict[str, str] = {}
-    flags: dict[str, Any] = {}
     latency: LatencyRecord | None = None
     parity: ParityRecord | None = None
     created: str = ""
@@ -438,6 +530,17 @@ class Engine(Struct, frozen=True):
 
     path: Path
     record: EngineRecord
+    checked: bool = True  # False: loaded with `trust`, so nobody knows whether the files are those of the record
+
+    @property
+    def meta(self) -> OnnxMeta:
+        """What the graph it was built from says of itself."""
+        return self.record.meta
+
+    @property
+    def sha256(self) -> str:
+        """Of the engine's file, as the record says."""
+        return self.record.files[self.path.name]
 
     @staticmethod
     def record_path(path: Path) -> Path:
@@ -448,16 +551,11 @@ class Engine(Struct, frozen=True):
     def load(cls, path: Path, *, trust: bool = False) -> Engine:
         """Read the record and check every file's hash against it (an engine is code; `trust` skips the hashes).
 
-        Raises: ArtifactError: engine or record missing, damaged, or the hash differs.
+        Raises: ArtifactError: engine or record missing, damaged, of another format, or the hash differs.
         """
         if not path.is_file():
             raise ArtifactError(f"{path}: no such engine; make one with `tsss-edge build-engine`")
-        record_path = cls.record_path(path)
-        if not record_path.is_file():
-            raise ArtifactError(
-                f"{path}: no record {record_path.name} beside it; build it with `tsss-edge build-engine`"
-            )
-        record = read_json(record_path, EngineRecord)
+        record_path, record = cls.record_path(path), cls.load_record(path)
         if path.name not in record.files:
             raise ArtifactError(
                 f"{record_path}: describes {', '.join(record.files)}, not {path.name}; build the engine again"
@@ -471,13 +569,23 @@ class Engine(Struct, frozen=True):
                     f"{file}: its hash is not the one in {record_path.name} (changed or damaged after the build); "
                     "build it again (`eval` and `bench` take --trust, for those who made the change)"
                 )
-        return cls(path=path, record=record)
+        return cls(path=path, record=record, checked=not trust)
+
+    @classmethod
+    def load_record(cls, path: Path) -> EngineRecord:
+        """The record alone. Raises: ArtifactError: missing, damaged, of another format."""
+        record_path = cls.record_path(path)
+        if not record_path.is_file():
+            raise ArtifactError(
+                f"{path}: no record {record_path.name} beside it; build it with `tsss-edge build-engine`"
+            )
+        return read_json(record_path, EngineRecord, "build the engine again with `tsss-edge build-engine`")
 
     def with_record(self, **changes: Any) -> Engine:
         """The same engine with fields of its record replaced, written back atomically."""
         record = msgspec.structs.replace(self.record, **changes)
         write_json(self.record_path(self.path), record)
-        return Engine(path=self.path, record=record)
+        return msgspec.structs.replace(self, record=record)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

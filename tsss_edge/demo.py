@@ -143,8 +143,8 @@ def _build(method: Checkpoint, out: Path, data: Path, clock: _Clock) -> tuple[Pa
     """Export, calibrate, build -> (FP32 engine, INT8 engine), both OpenVINO; TensorRT-RTX too where it is installed."""
     from tsss_edge.calib.calibrate import calibrate
     from tsss_edge.data.voc import VocDataset
-    from tsss_edge.export.engine import build_engine
-    from tsss_edge.export.graph import export_onnx
+    from tsss_edge.export.build import build_engine
+    from tsss_edge.export.onnx_export import export_onnx
 
     dataset = VocDataset.open(data)
     pictures = [dataset.image_path(image_id) for image_id in dataset.ids("val")[:8]]

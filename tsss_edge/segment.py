@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import IGNORE, Placement, Struct
 from tsss_edge.backends import Backend, Outputs, open_backend
-from tsss_edge.backends.common import fill_batch
+from tsss_edge.backends.base import fill_batch
 from tsss_edge.data.voc import IMAGE_SUFFIXES, read_image, write_mask
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.files import write_bytes

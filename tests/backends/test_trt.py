@@ -23,7 +23,7 @@ from tsss_edge.backends.fake import FakeBackend
 from tsss_edge.backends.trt_api import Trt
 from tsss_edge.config import load_target
 from tsss_edge.errors import ArtifactError, UnavailableError
-from tsss_edge.export.engine import build_engine
+from tsss_edge.export.build import build_engine
 from tsss_edge.stream.cpu import CpuStages
 from tsss_edge.stream.cuda import DeviceEngine
 from tsss_edge.stream.frames import Frame
@@ -134,7 +134,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, engine: Engine, gpu: Gpu = ADA, br
 
 def test_slots_and_batches_reach_the_right_memory(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
     cuda = stand_in(monkeypatch, engine)
-    most = engine.record.flags["batch"][2]
+    most = engine.record.build.target.batch[2]
     with open_backend(engine.path, slots=2) as backend:
         assert isinstance(backend, AsyncBackend)
         for batch in {1, most, 1 + most // 2}:
@@ -158,7 +158,7 @@ def test_slots_and_batches_reach_the_right_memory(monkeypatch: pytest.MonkeyPatc
 
 def test_enqueue_runs_on_memory_that_a_gpu_loop_filled(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
     cuda = stand_in(monkeypatch, engine)
-    backend = trt.TensorRTBackend(engine.path)
+    backend = trt.TensorRTBackend(engine)
     assert isinstance(backend, DeviceEngine)
     image, stream = pictures(), cuda.stream()
     ctypes.memmove(backend.addresses(0)["image"], image.ctypes.data, image.nbytes)
@@ -189,7 +189,7 @@ def test_the_live_loop_runs_it_from_its_own_threads(monkeypatch: pytest.MonkeyPa
 
 def test_batches_beyond_the_engine(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
     stand_in(monkeypatch, engine)
-    most = engine.record.flags["batch"][2]
+    most = engine.record.build.target.batch[2]
     with open_backend(engine.path) as backend, pytest.raises(ValueError, match=f"{most}, got {most + 1}$"):
         backend.infer(pictures(most + 1))
 

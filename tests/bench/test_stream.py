@@ -16,7 +16,7 @@ import tsss_edge.bench.stream as bench
 from tsss_edge.bench.stream import StreamBench, bench_stream, naive_overlay, time_first_mask
 from tsss_edge.config import load_target
 from tsss_edge.errors import ArtifactError, DataError
-from tsss_edge.export.engine import build_engine
+from tsss_edge.export.build import build_engine
 from tsss_edge.kernels.overlay import overlay
 from tsss_edge.kernels.upsample_argmax import upsample_argmax
 

@@ -17,7 +17,7 @@ from tsss_edge.calib.search import SearchReport, units_of
 from tsss_edge.cli import app
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError, DataError
-from tsss_edge.export.graph import export_onnx
+from tsss_edge.export.onnx_export import export_onnx
 from tsss_edge.files import read_json, sha256_file
 from tsss_edge.onnxgraph.qdq import PairOptions, explain
 from tsss_edge.onnxgraph.sessions import OnnxRuntimeCompiler

@@ -35,7 +35,7 @@ from tsss_edge.calib.search import (
 from tsss_edge.calib.sets import HeldBackPicture, held_back_ids, load_held_back
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import DataError, GateError, UnavailableError
-from tsss_edge.export.graph import export_onnx
+from tsss_edge.export.onnx_export import export_onnx
 from tsss_edge.onnxgraph.qdq import PairOptions, explain, insert_qdq, wanted_tensors
 from tsss_edge.onnxgraph.sessions import OnnxRuntimeCompiler, OpenVinoCompiler, RunPicture, pick_compiler, time_in_turn
 

@@ -14,8 +14,8 @@ from tsss_edge.artifacts import Engine, OnnxModel
 from tsss_edge.calib.calibrate import calibrate
 from tsss_edge.config import load_target
 from tsss_edge.deploy import bundle as bundles
-from tsss_edge.export.engine import build_engine
-from tsss_edge.export.graph import export_onnx
+from tsss_edge.export.build import build_engine
+from tsss_edge.export.onnx_export import export_onnx
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -48,7 +48,7 @@ def test_candidates_are_built_gated_and_the_chosen_one_is_kept(made: Path, tmp_p
     (engine,) = tmp_path.glob("n.*.xml")
     record = Engine.load(engine).record
     assert record.parity is not None and record.latency is not None
-    tried = {candidate["precision"] for candidate in record.flags["chosen"]["candidates"]}
+    tried = {candidate.precision for candidate in record.build.chosen.candidates}
     assert tried == {"int8", "fp32"}, "INT8 from the graph that lies beside the float one"
 
 

@@ -21,7 +21,7 @@ from tsss_edge.deploy import kit as kits
 from tsss_edge.deploy.kit import Kit, runs_here, script_text, toml_text, write_kit
 from tsss_edge.deploy.wheel import write_wheel
 from tsss_edge.errors import ArtifactError
-from tsss_edge.export import sources
+from tsss_edge.export.onnx_export import EngineSources
 from tsss_edge.files import read_json
 
 ORIN = load_target("jetson-orin")
@@ -34,7 +34,8 @@ def test_toml_text_reads_back(tmp_path: Path, name: str) -> None:
 
 
 def test_kit_for_a_jetson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_convert", lambda given, need, out, data: tiny_onnx(out, precision=need))
+    monkeypatch.setattr(EngineSources, "_calibrate", lambda self, floating, out: tiny_onnx(out, precision="int8"))
+    monkeypatch.setattr(EngineSources, "_half", lambda self, given, out: tiny_onnx(out, precision="fp16"))
     write_kit(tiny_onnx(tmp_path / "fused.onnx").path, ORIN, tmp_path / "kit", calib_data=tmp_path)
     names = {p.name for p in (tmp_path / "kit").iterdir()}
     wheel = next(n for n in names if n.endswith(".whl"))
@@ -65,7 +66,7 @@ def test_build_script_builds_and_packs(tmp_path: Path) -> None:
         names = {Path(n).name for n in archive.getnames()}
     assert {"fused.fp32.xml", "fused.fp32.bin", "fused.fp32.json", "doctor.json"} <= names
     record = read_json(tmp_path / "kit/out/fused.fp32.json", EngineRecord)
-    assert (record.target, record.precision) == ("cpu", "fp32")
+    assert (record.build.target.name, record.precision) == ("cpu", "fp32")
 
 
 def test_changed_file_stops_the_script(tmp_path: Path) -> None:

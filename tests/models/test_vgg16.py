@@ -9,7 +9,7 @@ import onnx
 import torch
 from torch import nn
 
-from tsss_edge.export.graph import export_onnx
+from tsss_edge.export.onnx_export import export_onnx
 from tsss_edge.models import build_model
 from tsss_edge.models.fused import FusedNet
 from tsss_edge.models.segnet import num_parameters

@@ -14,8 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tsss_edge.artifacts import Checkpoint, OnnxModel
 from tsss_edge.config import load_target
-from tsss_edge.export.graph import export_onnx
-from tsss_edge.export.sources import source_onnx
+from tsss_edge.export.onnx_export import EngineSources, export_onnx
 from tsss_edge.onnxgraph.casts import cast_fp16, float_tensors, overflowing_nodes, scan_peaks
 from tsss_edge.onnxgraph.qdq import insert_qdq, wanted_tensors
 
@@ -149,9 +148,9 @@ def test_casting_a_file_scans_pictures(tmp_path: Path, checkpoint: Checkpoint) -
     loud = OnnxModel.save(tmp_path / "loud.onnx", graph, floating.meta)
     data = netkit.write_set(tmp_path / "data", train=4)
     target = load_target("rtx")
-    half = source_onnx(loud.path, target, "fp16", tmp_path / "h.onnx", data)
+    half = EngineSources(loud, target, data).graph("fp16", tmp_path, "h")
     assert "encoder.stem" in half.meta.float_nodes
-    blind = source_onnx(loud.path, target, "fp16", tmp_path / "b.onnx", None)
+    blind = EngineSources(loud, target).graph("fp16", tmp_path, "b")
     assert "encoder.stem" in blind.meta.float_nodes
     for made in (half, blind):
         assert np.isfinite(run(onnx.load(made.path), netkit.picture(1)[None])["logits"]).all()

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from tsss_edge.artifacts import Head, OnnxModel
 from tsss_edge.calib.ranges import CalibTable, collect, make_table
 from tsss_edge.errors import ArtifactError
-from tsss_edge.export.graph import export_onnx
+from tsss_edge.export.onnx_export import export_onnx
 from tsss_edge.models import ARCHITECTURES
 from tsss_edge.onnxgraph.qdq import (
     KEPT,

@@ -24,7 +24,7 @@ from tsss_edge.config import load_target
 from tsss_edge.data.synthetic import CLASSES as SYNTHETIC
 from tsss_edge.data.voc import read_mask
 from tsss_edge.errors import ArtifactError, DataError, GateError
-from tsss_edge.export.engine import build_engine
+from tsss_edge.export.build import build_engine
 from tsss_edge.stream.loop import stream
 from tsss_edge.stream.report import StreamReport
 from tsss_edge.stream.watch import Checks

@@ -16,7 +16,7 @@ from tsss_edge.artifacts import Checkpoint, OnnxModel, Preprocess
 from tsss_edge.calib.calibrate import calibrate
 from tsss_edge.config import TrainConfig
 from tsss_edge.errors import ArtifactError
-from tsss_edge.export.graph import export_onnx
+from tsss_edge.export.onnx_export import export_onnx
 from tsss_edge.models import load_model
 from tsss_edge.models.fused import FusedNet
 from tsss_edge.onnxgraph.qdq import PairOptions

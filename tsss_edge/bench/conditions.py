@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tsss_edge.bench.result import Machine
+from tsss_edge.artifacts import Struct
 from tsss_edge.machine import usable_cores
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -16,6 +16,27 @@ GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 MATRIX_UNITS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimddp", "i8mm")
 BUSY = 0.5  # load a core before the run from which on times are called noisy
 DRIFT = 0.05  # relative change of the clock that is worth a note
+
+
+class Machine(Struct, frozen=True):
+    """State of the machine around the measurement. None where it does not tell."""
+
+    cpu: str
+    cores: int  # that this process may use
+    threads: int | None  # asked for; None: the back end's choice
+    governor: str | None
+    mhz_before: float | None  # mean over cores
+    mhz_after: float | None
+    load_before: float | None  # one-minute load average
+    gpu: str | None = None
+    units: tuple[str, ...] = ()  # vector and matrix instructions: INT8 gains 4x over FP32 by VNNI, 16x by AMX
+
+    def summary(self) -> str:
+        """One line."""
+        clock = f", {self.mhz_after:.0f} MHz" if self.mhz_after else ""
+        units = f", {' '.join(self.units)}" if self.units else ""
+        gpu = f", {self.gpu}" if self.gpu else ""
+        return f"{self.cpu}, {self.cores} cores{clock}, governor {self.governor or 'unknown'}{units}{gpu}"
 
 
 def read_mhz() -> float | None:

@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Classes, Struct
 from tsss_edge.backends import AsyncBackend, Backend, open_backend
-from tsss_edge.backends.common import fill_batch
-from tsss_edge.bench.conditions import examine_machine, notes_on, read_load, read_mhz
-from tsss_edge.bench.result import Machine
+from tsss_edge.backends.base import fill_batch
+from tsss_edge.bench.conditions import Machine, examine_machine, notes_on, read_load, read_mhz
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.kernels.overlay import OverlayPlan
 from tsss_edge.kernels.preprocess import PreprocessPlan

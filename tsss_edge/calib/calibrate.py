@@ -132,6 +132,7 @@ def write_int8(model: OnnxModel, table: CalibTable, chosen: Chosen, out: Path, o
         split=chosen.split,
         seed=chosen.seed,
         onnx_sha256=model.sha256,
+        onnx=model.path.name,
         random=chosen.random,
         peaks=table.peaks,
     )

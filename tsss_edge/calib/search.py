@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Precision, Struct
-from tsss_edge.backends.common import import_extra
+from tsss_edge.backends.base import import_extra
 from tsss_edge.calib.methods import Method
 from tsss_edge.calib.ranges import CalibTable
 from tsss_edge.calib.sets import HeldBackPicture

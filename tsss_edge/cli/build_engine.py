@@ -66,33 +66,31 @@ def build_engine(
             precision=forced,
         )
         emit({"kit": str(folder), **msgspec.to_builtins(kit)}, kit.summary(folder), json)
-    elif eval_data is not None:
-        _choose(model, loaded, out, forced, calib_data, eval_data, reference, split, json)
     else:
-        from tsss_edge.export.engine import build_engine as run
-        from tsss_edge.export.engine import build_summary
-
-        engine = run(model, loaded, out, precision=forced, calib_data=calib_data)
-        emit({"engine": str(engine.path), "record": engine.record}, build_summary(engine), json)
+        _build_here(model, loaded, out, forced, calib_data, eval_data, reference, split, json)
 
 
-def _choose(
+def _build_here(
     model: Path,
     target: Target,
     out: Path,
     precision: Precision | None,
     calib_data: Path | None,
-    eval_data: Path,
+    eval_data: Path | None,
     reference: Path | None,
     split: str,
     json: str | None,
 ) -> None:
-    from tsss_edge.artifacts import Engine
+    from tsss_edge.export.build import build_engine as build_one
+    from tsss_edge.export.build import build_summary
+
+    if eval_data is None:
+        engine = build_one(model, target, out, precision=precision, calib_data=calib_data)
+        return emit({"engine": str(engine.path), "record": engine.record}, build_summary(engine), json)
     from tsss_edge.deploy.choose import choose_engine
-    from tsss_edge.export.engine import build_summary
 
     with usage_errors():
-        choice = choose_engine(
+        engine = choose_engine(
             model,
             target,
             out,
@@ -102,9 +100,10 @@ def _choose(
             calib_data=calib_data,
             split=split,
         )
-    engine = Engine.load(out.parent / choice.engine)
+    choice = engine.record.build.chosen
+    assert choice is not None, "choose_engine says why"
     result = {"engine": str(engine.path), "choice": choice, "record": engine.record}
-    emit(result, f"{choice.summary()}\n{build_summary(engine)}", json)
+    return emit(result, f"{choice.summary()}\n{build_summary(engine)}", json)
 
 
 def _build_again(
@@ -131,7 +130,7 @@ def _tell_dry_run(
     model: Path, target: Target, out: Path, precision: Precision | None, calib_data: Path | None, json: str | None
 ) -> None:
     from tsss_edge.deploy.kit import kit_folder, runs_here
-    from tsss_edge.export.engine import dry_run
+    from tsss_edge.export.build import dry_run
 
     rows = dry_run(model, target, out, precision=precision, calib_data=calib_data)
     here = runs_here(target)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from tsss_edge.cli.common import Json, emit
-
-if TYPE_CHECKING:
-    pass
 
 
 class HeadChoice(str, Enum):
@@ -45,7 +42,7 @@ def export(
 
     Example: tsss-edge export runs/method --out runs/method/fused.onnx --objectness --data runs/synth
     """
-    from tsss_edge.export.graph import export_onnx
+    from tsss_edge.export.onnx_export import export_onnx
 
     model = export_onnx(
         checkpoint,

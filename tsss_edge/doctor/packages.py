@@ -7,7 +7,7 @@ import importlib.util
 import os
 import re
 
-from tsss_edge.backends.common import import_extra
+from tsss_edge.backends.base import import_extra
 from tsss_edge.doctor.checks import Check
 from tsss_edge.errors import UnavailableError
 

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Precision
-from tsss_edge.backends.base import Outputs
-from tsss_edge.backends.common import import_extra
+from tsss_edge.backends.base import Outputs, import_extra
 from tsss_edge.backends.ov import compile_ir, compile_options, read_ir
 from tsss_edge.errors import ArtifactError, UnavailableError
 

@@ -8,17 +8,25 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import IGNORE
+from tsss_edge.artifacts import IGNORE, Struct
 from tsss_edge.backends import Backend, Outputs
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.machine import track
 from tsss_edge.metrics import ConfusionMatrix, agreement_counts, boundary_band
-from tsss_edge.parity.result import WorstImage
 from tsss_edge.segment import labels_at, run_network
 
 
+class WorstImage(Struct, frozen=True):
+    """A picture on which engine and reference differ most."""
+
+    id: str
+    agreement: float
+    lost_pixels: int  # right in the reference, wrong in the engine
+    won_pixels: int  # the other way round
+
+
 @dataclass
-class Stage:
+class StageCounts:
     """One opened network and what has been counted of it. The first stage of a list is the reference."""
 
     name: str
@@ -67,7 +75,7 @@ class Seen:
     engine: NDArray[np.uint8]
 
 
-def measure(stages: Sequence[Stage], dataset: VocDataset, ids: Sequence[str], *, boundary_px: int) -> None:
+def measure(stages: Sequence[StageCounts], dataset: VocDataset, ids: Sequence[str], *, boundary_px: int) -> None:
     """Run all stages on all pictures; the counts are left in the stages."""
     for image_id in track(ids, "parity"):
         image, truth = dataset.image(image_id), dataset.mask(image_id)
@@ -85,7 +93,7 @@ def measure(stages: Sequence[Stage], dataset: VocDataset, ids: Sequence[str], *,
             stage.images.append(_difference(image_id, answer.labels, reference.labels, truth))
 
 
-def look_again(reference: Stage, engine: Stage, dataset: VocDataset, ids: Sequence[str]) -> list[Seen]:
+def look_again(reference: StageCounts, engine: StageCounts, dataset: VocDataset, ids: Sequence[str]) -> list[Seen]:
     """Label maps of a few pictures, for the report (keeping all of them would grow with the data set)."""
     result = []
     for image_id in ids:

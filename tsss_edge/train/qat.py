@@ -19,7 +19,7 @@ from tsss_edge.calib.ranges import CalibTable
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
-from tsss_edge.export.graph import build_graph
+from tsss_edge.export.onnx_export import build_graph
 from tsss_edge.files import sha256_file
 from tsss_edge.models import SegNet, load_model
 from tsss_edge.models.fused import FusedNet, layer_names

@@ -1,24 +1,35 @@
-"""Float graph + its INT8 graph + pictures -> which layer the quantization error enters at.
+"""Float graph + its INT8 graph + pictures -> which layer the error enters at, and whether the ranges fit the pictures.
 
-Both graphs run in ONNX Runtime with every layer's output exposed. Errors are signal-to-quantization-noise ratios in
+Layers: both graphs run in ONNX Runtime with every layer's output exposed. Errors are signal-to-quantization-noise ratios in
 decibels, 10 log10(sum x^2 / sum (x - y)^2), pooled over pictures: *accumulated* compares a tensor of the INT8 graph with
 the same tensor of the float graph; *own* quantizes the float graph's tensor alone. 6 dB are about one bit.
+
+Ranges: the record keeps the largest value of each tensor on its calibration pictures (and a minmax range is that value). A
+value beyond it proves that the calibration saw something else: another channel order, size, fit or scaling, or another
+graph. When all of its pictures are at hand, so does a value that is not reached again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import Struct
-from tsss_edge.backends.common import import_extra
+from tsss_edge.artifacts import CalibrationRecord, Preprocess, Struct
+from tsss_edge.calib.ranges import collect
+from tsss_edge.data.voc import VocDataset, read_image
+from tsss_edge.files import sha256_file
+from tsss_edge.onnxgraph.qdq import calibrated_peaks
 from tsss_edge.onnxgraph.sessions import run_tensors
 from tsss_edge.onnxgraph.view import LAYERS, LEVELS, OnnxGraph
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 NO_ERROR_DB = 200.0  # stands for "equal"
 # Measured with minmax ranges on CamVid pictures, edge-s and edge-m, trained and with random weights: weights 42 to 46 dB,
@@ -28,6 +39,10 @@ JUMP_DB = 6.0
 # An own error so much below the median of its kind is a bad scale; a scale 8 times too large costs 18 dB.
 OUTLIER_DB = 10.0
 LOW_USE = 0.2  # of a range: minmax uses most of it, methods that clip use more than all
+
+REPLAYED = 512  # pictures at most: all of an ordinary set, in the time that measuring them took
+TOLERANCE = 0.01  # of a peak: rounding of scales, other versions of ONNX Runtime (ours)
+LEAST_UNREACHED = 0.5  # of the tensors; scales alone do not tell which range is shared with a larger neighbour
 
 
 class QuantizedTensor(Struct, frozen=True):
@@ -118,18 +133,12 @@ def decibels(signal: float, noise: float) -> float:
     return float(np.clip(10 * np.log10(signal / noise), -NO_ERROR_DB, NO_ERROR_DB)) if signal else -NO_ERROR_DB
 
 
-def structure_faults(int8_onnx: Path) -> tuple[str, ...]:
-    """What is wrong with the form of an INT8 graph by itself. Raises: UnavailableError: ONNX is not installed."""
-    return OnnxGraph(import_extra("onnx", "onnx").load(int8_onnx)).pair_faults()
-
-
-def compare_layers(float_onnx: Path, int8_onnx: Path, images: Iterable[NDArray[np.uint8]]) -> LayerReport:
+def compare_layers(float_graph: ModelProto, int8_graph: ModelProto, images: Iterable[NDArray[np.uint8]]) -> LayerReport:
     """Run both graphs on `images`, (1,H,W,3) uint8 RGB at the network's input size, and compare layer by layer.
 
-    Raises: UnavailableError: ONNX or ONNX Runtime is not installed.
+    Raises: UnavailableError: ONNX Runtime is not installed.
     """
-    onnx = import_extra("onnx", "onnx")
-    floating, quantized = OnnxGraph(onnx.load(float_onnx)), OnnxGraph(onnx.load(int8_onnx))
+    floating, quantized = OnnxGraph(float_graph), OnnxGraph(int8_graph)
     layers = [n for n in floating.nodes if n.op_type in LAYERS and n.output[0] in quantized.maker]
     scales = {t: s for t, s in quantized.activation_scales().items() if t in floating.maker}
     compared = list(dict.fromkeys([*(n.output[0] for n in layers), *scales]))
@@ -247,3 +256,94 @@ def _weight_db(floating: NDArray[Any] | None, quantized: NDArray[Any] | None) ->
     sums = _Sums()
     sums.add(floating, quantized)
     return None if sums.noise == 0 else sums.db
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The calibration, replayed
+
+
+class Replay(Struct, frozen=True):
+    """What the calibration pictures reach again. `excess` 0.2 means 20% beyond the peak, of the worst tensor."""
+
+    images: int
+    complete: bool  # all of the recorded pictures were run
+    exact: bool  # the peaks themselves are recorded, not only scales
+    tensor: str  # the one furthest from its peak
+    excess: float  # of that tensor; below 0: it stays short of its peak
+    unreached: float  # share of tensors whose peak no picture reaches, 0-1; tells something only when complete
+
+    @property
+    def fault(self) -> str:
+        """In words; empty when the ranges are those of the pictures."""
+        if self.excess > TOLERANCE:
+            how = f"{self.tensor} exceeds its recorded peak by {100 * self.excess:.0f}%"
+        elif self.complete and self.exact and self.excess < -TOLERANCE:
+            how = f"{self.tensor} stays {-100 * self.excess:.0f}% below its recorded peak"
+        elif self.complete and self.unreached > LEAST_UNREACHED:
+            how = f"{100 * self.unreached:.0f}% of the tensors stay below their range"
+        else:
+            return ""
+        return (
+            f"calibration was not measured on the network's own input: {how} on the calibration pictures "
+            "themselves (channel order, size or scaling differ)"
+        )
+
+
+def replay_calibration(
+    float_graph: ModelProto,
+    int8_graph: ModelProto,
+    record: CalibrationRecord,
+    dataset: VocDataset,
+    spec: Preprocess,
+    *,
+    limit: int = REPLAYED,
+) -> Replay | None:
+    """Run the float graph on recorded calibration pictures again; None where that proves nothing.
+
+    That is: noise instead of pictures, pictures that are not in this data set, or a record without peaks (made by another
+    tool) with a method that clips.
+    """
+    if record.random:
+        return None
+    recorded = recorded_peaks(record, int8_graph)
+    made = OnnxGraph(float_graph).maker
+    tensors = [tensor for tensor in recorded if tensor in made]
+    loads = [partial(_load, path, spec) for path in calibration_pictures(record, dataset, limit)]
+    if not loads or not tensors:
+        return None
+    found = collect(float_graph, tensors, loads, counted=False)
+    excess = np.array([found[t].peak / recorded[t] - 1 for t in tensors])
+    worst = int(excess.argmax() if excess.max() > TOLERANCE else np.abs(excess).argmax())
+    return Replay(
+        images=len(loads),
+        complete=len(loads) == record.images,
+        exact=bool(record.peaks),
+        tensor=tensors[worst],
+        excess=float(excess[worst]),
+        unreached=float((excess < -TOLERANCE).mean()),
+    )
+
+
+def _load(path: Path, spec: Preprocess) -> NDArray[np.uint8]:
+    from tsss_edge.kernels.preprocess import preprocess
+
+    return preprocess(read_image(path), spec, bgr=False)[None]
+
+
+def recorded_peaks(record: CalibrationRecord, int8_graph: ModelProto) -> dict[str, float]:
+    """Largest value of each tensor as the calibration saw it: as recorded, else by its scale where the method was minmax."""
+    if record.peaks:
+        return {tensor: peak for tensor, peak in record.peaks.items() if peak > 0}
+    return calibrated_peaks(int8_graph) if record.method == "minmax" else {}
+
+
+def calibration_pictures(record: CalibrationRecord, dataset: VocDataset, limit: int) -> Iterator[Path]:
+    """Up to `limit` pictures of the recorded split whose hash is in the record."""
+    used, found = frozenset(record.image_sha256), 0
+    for image_id in dataset.ids(record.split) if record.split in dataset.splits else ():
+        path = dataset.image_path(image_id)
+        if sha256_file(path) in used:
+            yield path
+            found += 1
+            if found == limit:
+                return

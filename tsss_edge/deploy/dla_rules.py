@@ -6,53 +6,22 @@ and GPU ("hop") moves a tensor through memory, so one unsupported layer in the m
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tsss_edge.artifacts import Struct
+from tsss_edge.artifacts import DlaUse
 from tsss_edge.onnxgraph.view import QDQ, OnnxGraph, attributes
 
 if TYPE_CHECKING:
-    from onnx import NodeProto
-
-MOST_NAMED = 4  # layers that a report names, the others are counted
+    from onnx import ModelProto, NodeProto
 
 
-class Dla(Struct, frozen=True):
-    """Where layers run. `hops` counts changes of device along the network's order; `on_gpu` is layer -> reason."""
-
-    on_dla: int
-    on_gpu: dict[str, str]
-    hops: int
-
-    def text(self) -> str:
-        """One line: 30 layers on the DLA, 3 on the GPU (argmax: ..., ...), 2 hops."""
-        named = ", ".join(f"{name}: {reason}" for name, reason in list(self.on_gpu.items())[:MOST_NAMED])
-        more = ", ..." if len(self.on_gpu) > MOST_NAMED else ""
-        told = f" ({named}{more})" if named else ""
-        return f"{self.on_dla} layers on the DLA, {len(self.on_gpu)} on the GPU{told}, {self.hops} hops"
-
-
-def dla_of(layers: Sequence[str], refused: Mapping[str, str]) -> Dla:
-    """All layers in the network's order, and those that the DLA refuses with the reason."""
-    devices = [name in refused for name in layers]
-    return Dla(
-        on_dla=devices.count(False),
-        on_gpu={name: refused[name] for name in layers if name in refused},
-        hops=sum(a != b for a, b in itertools.pairwise(devices)),
-    )
-
-
-def expected_dla(onnx_file: Path) -> Dla:
+def expected_dla(model: ModelProto) -> DlaUse:
     """What the rules say of a graph, Q/DQ pairs left out: they become ranges or formats, not layers."""
-    import onnx
-
-    graph = OnnxGraph(onnx.load(onnx_file))
+    graph = OnnxGraph(model)
     nodes = [n for n in graph.nodes if n.op_type not in QDQ]
     refused = {n.name: reason for n in nodes if (reason := _refusal(n, graph))}
-    return dla_of([n.name for n in nodes], refused)
+    return DlaUse.of([n.name for n in nodes], refused)
 
 
 def _refusal(node: NodeProto, graph: OnnxGraph) -> str:

@@ -1,18 +1,134 @@
-"""Counts of all stages -> the verdict: what is wrong, and which step is guilty."""
+"""Counts of all stages -> the verdict: what is wrong, which step is guilty, and both in words."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
 
+import msgspec
+
+from tsss_edge.artifacts import ParityRecord, Struct
 from tsss_edge.metrics import miou_drop_interval, per_class
-from tsss_edge.parity.measure import Stage
-from tsss_edge.parity.result import ClassChange, ParityReport, StageResult, WorstImage
+from tsss_edge.parity.int8_checks import LayerReport
+from tsss_edge.parity.measure import StageCounts, WorstImage
 
 SHOWN = 8  # worst pictures in the report
 
 
-def stage_results(stages: Sequence[Stage]) -> tuple[StageResult, ...]:
+class StageResult(Struct, frozen=True):
+    """One step on the way from PyTorch to the engine. mIoU in percent, agreement with PyTorch's labels 0-1."""
+
+    name: str  # "PyTorch", "ONNX", "FP16 ONNX", "INT8 ONNX", "engine"
+    file: str
+    runs_on: str  # the back end's name for itself
+    miou: float
+    drop: float  # mIoU of PyTorch minus this
+    step: float  # mIoU of the stage before minus this
+    pixel_agreement: float
+    boundary_agreement: float
+    objectness_agreement: float | None = None  # of stride-8 cells, object or not; None without that output
+    broken_images: int = 0  # pictures whose logits held NaN or infinity
+
+
+class ClassChange(Struct, frozen=True):
+    """IoU of one class in percent; None where it is in neither truth nor prediction."""
+
+    reference: float | None
+    engine: float | None
+
+    @property
+    def change(self) -> float | None:
+        """Engine minus reference, percent points; None where either has no IoU."""
+        return None if self.reference is None or self.engine is None else self.engine - self.reference
+
+
+class ParityReport(Struct, frozen=True):
+    """True when the gate passed. mIoU and IoU in percent, agreement 0-1; the first eight fields are the JSON contract."""
+
+    passed: bool
+    miou_reference: float
+    miou_engine: float
+    miou_drop: float
+    pixel_agreement: float
+    boundary_agreement: float
+    images: int
+    stages: tuple[StageResult, ...]
+    max_drop: float
+    drop_interval: tuple[float, float]  # 95%, bootstrap over images
+    boundary_px: int
+    split: str
+    data_sha256: str
+    leak: int
+    per_class: dict[str, ClassChange]
+    worst: tuple[WorstImage, ...]
+    problems: tuple[str, ...]  # why the gate failed, in words; empty when it passed
+    notes: tuple[str, ...]  # what a reader should know though it fails nothing
+    guilty: str  # the step that changes mIoU most, in words; empty when no step changes it
+    layers: LayerReport | None = None  # float against INT8 graph, where both were found
+    provenance: dict[str, str] = msgspec.field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def record(self) -> ParityRecord:
+        """What the engine's record keeps of this."""
+        return ParityRecord(
+            passed=self.passed,
+            miou_reference=self.miou_reference,
+            miou_engine=self.miou_engine,
+            miou_drop=self.miou_drop,
+            pixel_agreement=self.pixel_agreement,
+            boundary_agreement=self.boundary_agreement,
+            images=self.images,
+            max_drop=self.max_drop,
+            data_sha256=self.data_sha256,
+            leak=self.leak,
+        )
+
+    def verdict(self) -> str:
+        """One line."""
+        low, high = self.drop_interval
+        numbers = (
+            f"mIoU {self.miou_reference:.2f} -> {self.miou_engine:.2f} (drop {self.miou_drop:+.2f}, "
+            f"95% interval {low:+.2f} to {high:+.2f}, allowed {self.max_drop:.2f}) on {self.images} pictures"
+        )
+        return f"gate passed: {numbers}" if self.passed else f"gate failed: {'; '.join(self.problems)}; {numbers}"
+
+    def summary(self) -> str:
+        """Verdict, stages, the classes that change most, notes: for a terminal."""
+        return "\n".join(
+            [self.verdict(), *self._stage_rows(), *self._class_rows(), *(f"note: {n}" for n in self.notes)]
+        )
+
+    def _stage_rows(self) -> list[str]:
+        rows = [f"  {'stage':<10} {'mIoU':>6} {'drop':>6} {'agreement':>10} {'boundary':>9}  runs on"]
+        rows += [
+            f"  {s.name:<10} {s.miou:6.2f} {s.drop:+6.2f} {s.pixel_agreement:10.4f} {s.boundary_agreement:9.4f}  {s.runs_on}"
+            for s in self.stages
+        ]
+        if (objects := self.stages[-1].objectness_agreement) is not None:
+            rows.append(f"  objectness agreement {objects:.4f}")
+        return [*rows, *([f"  largest step: {self.guilty}"] if self.guilty else [])]
+
+    def _class_rows(self, limit: int = 3) -> list[str]:
+        rows = []
+        for name, change in self.changed_classes()[:limit]:
+            if abs(change.change or 0.0) < 0.005:  # less than what is printed
+                break
+            rows.append(f"  IoU of {name}: {change.reference:.2f} -> {change.engine:.2f} ({change.change:+.2f})")
+        return rows
+
+    def changed_classes(self) -> list[tuple[str, ClassChange]]:
+        """Classes with an IoU in both, those that changed most first."""
+        both = [(name, c) for name, c in self.per_class.items() if c.change is not None]
+        return sorted(both, key=lambda item: -abs(item[1].change or 0.0))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The verdict
+
+
+def stage_results(stages: Sequence[StageCounts]) -> tuple[StageResult, ...]:
     """Numbers of each stage against the first and against the one before."""
     mious = [stage.matrix.miou for stage in stages]
     return tuple(
@@ -86,7 +202,7 @@ def problems(
 
 
 def judge(
-    stages: Sequence[Stage],
+    stages: Sequence[StageCounts],
     *,
     names: Sequence[str],
     max_drop: float,
@@ -142,13 +258,13 @@ def _notes(drop: float, low: float, high: float, max_drop: float, leak: int, ima
     return notes
 
 
-def class_changes(reference: Stage, engine: Stage, names: Sequence[str]) -> dict[str, ClassChange]:
+def class_changes(reference: StageCounts, engine: StageCounts, names: Sequence[str]) -> dict[str, ClassChange]:
     """IoU of every class before and after."""
     before, after = per_class(reference.matrix.iou, names), per_class(engine.matrix.iou, names)
     return {name: ClassChange(reference=before[name], engine=after[name]) for name in names}
 
 
-def worst_images(engine: Stage, limit: int = SHOWN) -> tuple[WorstImage, ...]:
+def worst_images(engine: StageCounts, limit: int = SHOWN) -> tuple[WorstImage, ...]:
     """Pictures with the least agreement; those without any difference are left out."""
     differing = [image for image in engine.images if image.agreement < 1.0]
     return tuple(sorted(differing, key=lambda image: image.agreement)[:limit])

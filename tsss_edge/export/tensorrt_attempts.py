@@ -6,6 +6,9 @@ more: FP16 scales, more workspace, another search level, layers given back to FP
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,7 +18,9 @@ from tsss_edge.artifacts import OnnxModel, Struct
 from tsss_edge.backends.cuda.gpus import Gpu
 from tsss_edge.backends.trt_api import Trt
 from tsss_edge.errors import ArtifactError
-from tsss_edge.export.tensorrt_worker import Job, Result
+from tsss_edge.export.tensorrt_worker import BuildJob, BuildResult
+from tsss_edge.files import read_json
+from tsss_edge.machine import spinner
 from tsss_edge.onnxgraph.casts import AS_ASKED, TypedGraph, named_layers, write_typed
 from tsss_edge.onnxgraph.qdq import without_qdq
 
@@ -26,7 +31,7 @@ class Attempt(Struct, frozen=True):
     """One rung. `dropped` are quantized layers that it gives back to FP16."""
 
     name: str
-    job: Job
+    job: BuildJob
     dropped: tuple[str, ...] = ()
 
 
@@ -34,12 +39,17 @@ class Climbed(Struct, frozen=True):
     """The attempt that worked, its result, and the message of each that did not."""
 
     attempt: Attempt
-    result: Result
+    result: BuildResult
     failed: dict[str, str]
 
 
 def climb(
-    trt: Trt, gpu: Gpu | None, job: Job, graphs: Sequence[TypedGraph], source: OnnxModel, run: Callable[[Job], Result]
+    trt: Trt,
+    gpu: Gpu | None,
+    job: BuildJob,
+    graphs: Sequence[TypedGraph],
+    source: OnnxModel,
+    run: Callable[[BuildJob], BuildResult],
 ) -> Climbed:
     """Try one attempt after the other. A graph that the parser refuses is not tried again with other settings.
 
@@ -63,7 +73,7 @@ def climb(
 
 
 def _attempts(
-    trt: Trt, gpu: Gpu | None, job: Job, graphs: Sequence[TypedGraph], source: OnnxModel, failed: dict[str, str]
+    trt: Trt, gpu: Gpu | None, job: BuildJob, graphs: Sequence[TypedGraph], source: OnnxModel, failed: dict[str, str]
 ) -> Iterator[Attempt]:
     """All rungs in order; those that drop layers follow the names in the messages of `failed`."""
     yield from fixed_attempts(trt, gpu, job, graphs)
@@ -74,7 +84,7 @@ def _attempts(
         yield Attempt(name="flags instead of strong typing", job=plain)
 
 
-def fixed_attempts(trt: Trt, gpu: Gpu | None, job: Job, graphs: Sequence[TypedGraph]) -> list[Attempt]:
+def fixed_attempts(trt: Trt, gpu: Gpu | None, job: BuildJob, graphs: Sequence[TypedGraph]) -> list[Attempt]:
     """The rungs that do not depend on how the others failed."""
     change = msgspec.structs.replace
     steps = [Attempt(name=g.what, job=change(job, onnx=str(g.path), float_nodes=g.float_nodes)) for g in graphs]
@@ -88,7 +98,7 @@ def fixed_attempts(trt: Trt, gpu: Gpu | None, job: Job, graphs: Sequence[TypedGr
     return steps
 
 
-def _dropping(job: Job, source: OnnxModel, failed: dict[str, str]) -> Iterator[Attempt]:
+def _dropping(job: BuildJob, source: OnnxModel, failed: dict[str, str]) -> Iterator[Attempt]:
     graph = source.graph
     folder = Path(job.plan).parent
     dropped: list[str] = []
@@ -100,3 +110,25 @@ def _dropping(job: Job, source: OnnxModel, failed: dict[str, str]) -> Iterator[A
         typed = write_typed(without_qdq(graph, dropped), source, folder, AS_ASKED)
         changed = msgspec.structs.replace(job, onnx=str(typed.path), float_nodes=typed.float_nodes)
         yield Attempt(name=f"{', '.join(named)} in FP16", job=changed, dropped=tuple(dropped))
+
+
+def run_worker(job: BuildJob) -> BuildResult:
+    """Run the builder in a child process; its crash or death comes back as a result with an error."""
+    command = [sys.executable, "-m", "tsss_edge.export.tensorrt_worker"]
+    with spinner(f"TensorRT builds {Path(job.plan).name}"):
+        done = subprocess.run(command, input=msgspec.json.encode(job), capture_output=True, check=False)
+    result = Path(job.result)
+    if done.returncode or not result.is_file():
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        died = f"TensorRT's builder {_died(done.returncode)}: {lines[-1] if lines else 'no message'}"
+        return BuildResult(error=died, retryable=done.returncode < 0)
+    try:
+        return read_json(result, BuildResult)
+    finally:
+        result.unlink()
+
+
+def _died(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "was killed (out of memory? lower workspace_mib in the target)"
+    return f"crashed with {signal.Signals(-code).name}" if code < 0 else f"stopped with exit code {code}"

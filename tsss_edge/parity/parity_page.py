@@ -16,8 +16,8 @@ from tsss_edge.artifacts import IGNORE, Classes, voc_color
 from tsss_edge.files import write_bytes, write_json
 
 if TYPE_CHECKING:
-    from tsss_edge.parity.measure import Seen
-    from tsss_edge.parity.result import ParityReport, WorstImage
+    from tsss_edge.parity.measure import Seen, WorstImage
+    from tsss_edge.parity.verdict import ParityReport
 
 TILE_SIDE = 480  # pixels of the longer side of a picture on the page
 
