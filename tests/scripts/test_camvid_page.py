@@ -7,9 +7,9 @@ from pathlib import Path
 import camvid_page
 import training_curve
 from PIL import Image
-from tsss_edge.scoring import EvalReport
 
 from tsss_edge.bench import Machine
+from tsss_edge.scoring import EvalReport
 
 
 def scored(miou: float) -> EvalReport:
