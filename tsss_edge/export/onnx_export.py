@@ -302,14 +302,12 @@ class EngineSources:
     def _make(self, need: Precision, folder: Path, base: str) -> OnnxModel:
         out = folder / f"{base}.{need}.onnx"
         if need == "int8":
-            from tsss_edge.calib.calibrate import calibrate
-
             if self.calib_data is None:
                 raise ArtifactError(
                     f"INT8 needs ranges and {self.model.path} has none; give --calib-data DIR, or run "
                     "`tsss-edge calibrate` first"
                 )
-            made = calibrate(self.graph("fp32", folder, base), self.calib_data, out)
+            made = self._calibrate(self.graph("fp32", folder, base), out)
         elif isinstance(self.model, Checkpoint):
             least, _, most = self.target.batch
             batch = most if least == most else 0
@@ -321,6 +319,12 @@ class EngineSources:
             made = self._half(self.model, out)
         self._made[need] = tuple(sorted(p.name for p in folder.glob(f"{base}.{need}.*")))
         return made
+
+    def _calibrate(self, floating: OnnxModel, out: Path) -> OnnxModel:
+        from tsss_edge.calib.calibrate import calibrate
+
+        assert self.calib_data is not None
+        return calibrate(floating, self.calib_data, out)
 
     def _half(self, given: OnnxModel, out: Path) -> OnnxModel:
         """FP16 casts; what overflows on the dataset's training pictures, or else on generated ones, stays FP32."""
