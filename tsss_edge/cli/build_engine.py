@@ -37,7 +37,7 @@ def build_engine(
     how: dict[str, Any] = {"precision": precision, "calib_data": calib_data}
     if model.suffix in (".xml", ".engine"):
         if any(value is not None for value in (target, out, precision, calib_data)):
-            raise typer.BadParameter("an engine is built as its record says; give its ONNX file to change anything")
+            raise typer.BadParameter("an engine is built again as its record says; give its ONNX file to change it")
         return _build_again(model, gate, json)
     if target is None or out is None:
         raise typer.BadParameter("--target and --out are needed (they may be left out where MODEL is an engine)")

@@ -132,15 +132,11 @@ def _prepare(name: Name, out: Path) -> None:
         claim(out, {"made by": "tsss-edge data fetch voc2012"})
         return
     if not (out / RECIPE).is_file() or not (out / "ImageSets/Segmentation/val.txt").is_file():
-        raise DataError(
-            f"{out}: no VOC 2012 there; SBD adds masks to it: run `tsss-edge data fetch voc2012 --out {out}` first"
-        )
+        raise DataError(f"{out}: SBD adds masks to VOC 2012; run `tsss-edge data fetch voc2012 --out {out}` first")
     try:
         import scipy.io  # noqa: F401
     except ImportError as error:
-        raise UnavailableError(
-            "SBD masks are MATLAB files, SciPy reads them: pip install 'tsss-edge[train]'"
-        ) from error
+        raise UnavailableError("SBD masks are MATLAB files, read by SciPy: pip install 'tsss-edge[train]'") from error
 
 
 def members(path: Path, inside: str, advance: Callable[..., None] = lambda _: None) -> Iterator[tuple[str, bytes]]:
@@ -274,17 +270,13 @@ def _fill(url: str, part: Path, size: int, advance: Callable[..., None], wait_s:
         except urllib.error.HTTPError as error:
             error.close()
             if error.code < 500:
-                raise DataError(
-                    f"{url}: the server answered {error.code} {error.reason}; try another mirror"
-                ) from error
+                raise DataError(f"{url}: the server answered {error.code} {error.reason}; use a mirror") from error
             reason = error
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
             reason = error
         fruitless = 0 if _length(part) > before else fruitless + 1
         if fruitless >= TRIES:
-            raise DataError(
-                f"{url}: nothing came in {TRIES} tries ({reason}); run it again to continue, or use a mirror"
-            )
+            raise DataError(f"{url}: nothing came in {TRIES} tries ({reason}); run it again, or use a mirror")
         if fruitless:
             time.sleep(wait_s * 2 ** (fruitless - 1))
 

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import IGNORE, Classes
+from tsss_edge.artifacts import Classes
 from tsss_edge.data import patterns
 from tsss_edge.data.appearance import (
     Light,
@@ -245,35 +245,21 @@ def _tight(solid: Image, *, margin: int) -> tuple[slice, slice]:
     return slice(max(0, y - margin), y + h + margin), slice(max(0, x - margin), x + w + margin)
 
 
-def write_synthetic(
-    out: Path, *, train: int = 600, val: int = 150, size: int = 128, seed: int = 0, border: int = 0
-) -> None:
+def write_synthetic(out: Path, *, train: int = 600, val: int = 150, size: int = 128, seed: int = 0) -> None:
     """Write the embedded set in VOC layout, with image-level labels for every picture.
 
     An interrupted set is written again in place. The lists are written last, so a set with lists is complete.
 
     Args:   train, val: pictures of each split. size: side of the square pictures in pixels.
-            border: width in pixels of the 255 band on each side of a category's edge; 0 leaves masks exact.
     Raises: DataError: `out` is not empty and not this set.
     """
     scenes = Scenes(seed, (size, size))
-    recipe = {"made by": "tsss-edge data synth", "seed": seed, "size": size, "border": border}
+    recipe = {"made by": "tsss-edge data synth", "seed": seed, "size": size, "border": 0}
     writer = SetWriter.open(out, CLASSES, recipe)
     splits = {"train": range(TRAIN_FROM, TRAIN_FROM + train), "val": range(VAL_FROM, VAL_FROM + val)}
     with progress("scenes", train + val) as advance:
         for split, indices in splits.items():
             for index in indices:
-                image_id = f"{split}_{index - indices.start:05d}"
-                image, mask = scenes.scene(index)
-                writer.add(split, image_id, image, mask_with_border(mask, border))
+                writer.add(split, f"{split}_{index - indices.start:05d}", *scenes.scene(index))
                 advance()
     writer.finish()
-
-
-def mask_with_border(mask: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
-    """A mask with 255 within `width` pixels of every edge between categories (square neighbourhood)."""
-    if not width:
-        return mask
-    kernel = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
-    edge = cv2.dilate(mask, kernel) != cv2.erode(mask, kernel)
-    return np.where(edge, np.uint8(IGNORE), mask)

@@ -22,8 +22,7 @@ from tsss_edge.artifacts import IGNORE, Checkpoint, Preprocess, Struct
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.label.diffusion import DiffusionConfig, Floats, affinity, diffuse
 from tsss_edge.label.edges import EdgeFit, sharpened
-from tsss_edge.models import load_model, pick_device
-from tsss_edge.models.class_maps import load_classifier
+from tsss_edge.models import load_classifier, load_model, pick_device
 from tsss_edge.scoring import Mask, Views
 
 SCALES = (1.0, 1.5)  # of the network input, each rounded to what the networks take; the last is the largest

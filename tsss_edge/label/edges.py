@@ -111,10 +111,8 @@ def _covariance(colors: Floats, mean: Floats, radius: int) -> Floats:
 
 def _box(values: Floats, radius: int) -> Floats:
     """Mean over the window; channels one by one, for OpenCV's blur takes four at most."""
-    side = (2 * radius + 1, 2 * radius + 1)
+    side, border = (2 * radius + 1, 2 * radius + 1), cv2.BORDER_REFLECT
     if values.ndim == 2:
-        return cv2.blur(values, side, borderType=cv2.BORDER_REFLECT)  # type: ignore[return-value]
-    channels = [
-        cv2.blur(np.ascontiguousarray(c), side, borderType=cv2.BORDER_REFLECT) for c in np.moveaxis(values, -1, 0)
-    ]
+        return cv2.blur(values, side, borderType=border)  # type: ignore[return-value]
+    channels = [cv2.blur(np.ascontiguousarray(c), side, borderType=border) for c in np.moveaxis(values, -1, 0)]
     return np.stack(channels, axis=-1).astype(np.float32)

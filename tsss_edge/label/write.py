@@ -171,9 +171,7 @@ def require_classifier(lnet: Checkpoint) -> Checkpoint:
 
 def _require_same_classes(checkpoint: Checkpoint, dataset: VocDataset) -> None:
     if checkpoint.meta.classes != dataset.classes:
-        raise ArtifactError(
-            f"{checkpoint.path}: was trained for other classes than {dataset.root} has; use the set it was made for"
-        )
+        raise ArtifactError(f"{checkpoint.path}: has other classes than {dataset.root}; use its own set")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -33,9 +33,7 @@ def open_reference(path: Path, engine: Backend) -> Backend:
     reference = open_backend(path, threads=1)
     require_same_preprocess(engine.preprocess, reference.preprocess, f"engine and reference {path}")
     if engine.classes != reference.classes:
-        raise ArtifactError(
-            f"{path}: other classes than the engine's; use the checkpoint that the engine was made from"
-        )
+        raise ArtifactError(f"{path}: other classes than the engine's; use the checkpoint it was made from")
     return reference
 
 

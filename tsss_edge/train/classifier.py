@@ -1,7 +1,7 @@
 """Image-level labels -> a multi-label classifier whose class maps say where each named category is.
 
 The paper's: one class activation map for each category of the image-level label. Ours: the maps come from stride 8,
-are pooled inside L-Net's foreground (models/class_maps.py), and learn from the pixels of strong categories as well, so
+are pooled inside L-Net's foreground (models/segnet.py), and learn from the pixels of strong categories as well, so
 that the classifier also knows the categories that weak ones must be told apart from. A frozen L-Net says where unknown objects
 are. The classifier's own objectness head goes on learning, from strong pixels and elsewhere from that L-Net. So P-Net can
 start from the classifier with a head that fits its features.
@@ -22,7 +22,7 @@ from tsss_edge.data.augment import TrainAugment
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.models import load_model, network_input, pick_device
-from tsss_edge.models.class_maps import Classifier
+from tsss_edge.models.segnet import Classifier
 from tsss_edge.scoring import Views
 from tsss_edge.train.loader import Batch, LabelsOf, Samples
 from tsss_edge.train.loop import Moment, Stage, train

@@ -34,8 +34,7 @@ from tsss_edge.data.voc import VocDataset, read_mask, read_size
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.files import read_json
 from tsss_edge.label.write import MANIFEST, LabelReport, find_classifier, find_labeller, label_path
-from tsss_edge.models import SegNet, network_input
-from tsss_edge.models.class_maps import load_classifier
+from tsss_edge.models import SegNet, load_classifier, network_input
 from tsss_edge.models.discriminator import Discriminator
 from tsss_edge.scoring import Views, class_scores
 from tsss_edge.train.distributed import average_gradients
@@ -214,9 +213,7 @@ def visible_masks(supervision: Supervision, labels: Path, labelled: frozenset[st
         mask, size = read_mask(path), read_size(supervision.dataset.image_path(image_id))
         allowed = {0, IGNORE, *supervision.image_labels(image_id)}
         if mask.shape != size or not set(np.unique(mask).tolist()) <= allowed:
-            raise DataError(
-                f"{path}: its size or its categories are not those of image {image_id}; label this set again"
-            )
+            raise DataError(f"{path}: size or categories are not those of image {image_id}; label this set again")
         return mask
 
     return mask_of

@@ -73,9 +73,7 @@ def find_checkpoint(model: OnnxModel) -> Checkpoint:
     for path in (*sorted(folder.glob("*.pt")), *sorted(folder.parent.glob("*.pt"))):
         if sha256_file(path) == model.meta.checkpoint_sha256:
             return Checkpoint.load(path)
-    raise ArtifactError(
-        f"{model.path}: its checkpoint ({model.meta.checkpoint_sha256[:12]}) is neither in {folder} nor above; copy it there"
-    )
+    raise ArtifactError(f"{model.path}: its checkpoint is neither in {folder} nor above; copy it there")
 
 
 def rounded(net: SegNet, model: OnnxModel, table: CalibTable) -> fx.GraphModule:
