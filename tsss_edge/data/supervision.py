@@ -1,10 +1,9 @@
 """A dataset and its strong categories -> the pixel labels a loss may see. Nothing else hands masks to training.
 
-The rule (arXiv 1711.06828, section 3: weak categories have image-level labels only; what follows from it is ours):
-an image whose image-level label names a weak category is weak. Of its mask only pixels of strong categories that the
-label names may be seen; everything else is 255, its background too, because a background that ends where an unlabelled
-object begins would tell that object's shape. All other images are strong, and their whole mask may be seen; but where it
-shows a weak category that the label left out, it is cut down as that of a weak image.
+The rule (arXiv 1711.06828, section 3; details are ours): an image whose image-level label names a weak category is weak. Of its
+mask only pixels of strong categories that the label names may be seen. Everything else is 255, the background too, because its
+edge would tell the shape of an unlabelled object. Other images are strong, and their whole mask may be seen. A weak category
+that the label left out is hidden all the same.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """A seed -> scenes of 20 made-up categories with exact masks: the set that comes with the toolkit, and `synthetic://`.
 
-A category is a silhouette family, a texture and a pair of tones; each cue is shared with other categories, and every
-object draws its own shape, size, direction, colours and light. Objects are lit, sharp and textured, overlap each other and
-cast soft shadows; the background is soft, with blurred texture, flat planes, sticks and chips. Scene `index` depends on
-(seed, index) alone: not on the order, on how many are made, or on the platform (integer pixels, see `textures`).
+A category is an outline, a texture and a pair of tones, each shared with other categories. Every object draws its own shape,
+size, colours and light. Scene `index` depends on (seed, index) alone, on every platform.
 """
 # Letters: H height, W width of a scene; h, w of a sprite.
 
@@ -18,20 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Classes
-from tsss_edge.data import patterns
-from tsss_edge.data.appearance import (
-    Light,
-    Look,
-    Tones,
-    backdrop,
-    blend,
-    darken,
-    lighting,
-    lit,
-    paint,
-    relief,
-    tones_of,
-)
+from tsss_edge.data import appearance, patterns
 from tsss_edge.data.voc import SetWriter
 from tsss_edge.machine import progress
 
@@ -60,7 +45,7 @@ class Family:
     pairs: tuple[str, ...]
     shapes: dict[str, patterns.Silhouette]
     materials: dict[str, patterns.Texture]
-    tones: tuple[Tones, ...]
+    tones: tuple[appearance.Tones, ...]
     radius: tuple[float, float]
     max_turn: float
     seen_share: float
@@ -70,17 +55,17 @@ class Family:
         """Background and the categories."""
         return Classes(names=("background", *self.pairs))
 
-    def parts(self, category: int) -> tuple[patterns.Silhouette, Look]:
+    def parts(self, category: int) -> tuple[patterns.Silhouette, appearance.Look]:
         """Silhouette and look of a category."""
         outline, texture = self.pairs[category - 1].split("-")
-        return self.shapes[outline], Look(texture=self.materials[texture], tones=self.tones[category - 1])
+        return self.shapes[outline], appearance.Look(texture=self.materials[texture], tones=self.tones[category - 1])
 
 
 EMBEDDED = Family(
     pairs=PAIRS,
     shapes=patterns.OUTLINES,
     materials=patterns.TEXTURES,
-    tones=tuple(tones_of(number) for number in range(20)),
+    tones=tuple(appearance.tones_of(number) for number in range(20)),
     radius=(0.22, 0.4),
     max_turn=0.6,
     seen_share=0.6,
@@ -145,8 +130,8 @@ class Scenes:
 
     def _prepare(self, index: int) -> _Prepared:
         rng = np.random.default_rng((self.seed, index))
-        light = Light.draw(rng)
-        background = backdrop(self.size_hw, rng, library=self.family.materials)
+        light = appearance.Light.draw(rng)
+        background = appearance.backdrop(self.size_hw, rng, library=self.family.materials)
         outlines: list[_Outline] = []
         wanted = 1 + int(np.searchsorted(OBJECTS_UP_TO, rng.random()))
         for _ in range(6 * wanted):
@@ -179,15 +164,15 @@ class Scenes:
             radius=radius,
         )
 
-    def _sprite(self, outline: _Outline, light: Light, rng: np.random.Generator) -> _Sprite:
+    def _sprite(self, outline: _Outline, light: appearance.Light, rng: np.random.Generator) -> _Sprite:
         solid, unit, off = outline.solid, min(self.size_hw), 0.15 * outline.radius
-        height = relief(solid, rng)
+        height = appearance.relief(solid, rng)
         _, look = self.family.parts(outline.category)
-        color = paint(look, solid.shape, outline.middle_xy, unit * 0.11, rng, angle=outline.angle)
+        color = appearance.paint(look, solid.shape, outline.middle_xy, unit * 0.11, rng, angle=outline.angle)
         grain = rng.integers(-9, 10, solid.shape, dtype=np.int8)
         return _Sprite(
             category=outline.category,
-            image=lit(color, lighting(height, light, rng), grain),
+            image=appearance.lit(color, appearance.lighting(height, light, rng), grain),
             solid=solid > 0,
             alpha=cv2.GaussianBlur(solid, (3, 3), 0),  # type: ignore[arg-type]
             shadow=(height * np.uint16(rng.integers(0, 130)) >> 8).astype(np.uint8),
@@ -201,9 +186,9 @@ class Scenes:
         for sprite in prepared.sprites:
             x, y = self._position(sprite, t)
             cast, part = _overlap(self.size_hw, sprite.solid.shape, x + sprite.shadow_xy[0], y + sprite.shadow_xy[1])
-            darken(image[cast], sprite.shadow[part])
+            appearance.darken(image[cast], sprite.shadow[part])
             here, part = _overlap(self.size_hw, sprite.solid.shape, x, y)
-            blend(image[here], sprite.image[part], sprite.alpha[part])
+            appearance.blend(image[here], sprite.image[part], sprite.alpha[part])
             mask[here][sprite.solid[part]] = sprite.category
         return image, mask
 

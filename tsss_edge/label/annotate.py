@@ -172,10 +172,9 @@ def winner(spread: Floats, margin: float) -> tuple[NDArray[np.int64], NDArray[np
 class Relabeller:
     """A first P-Net (a draft), which labels the weak images that it learned from again; self-training, ours.
 
-    Lw is made picture by picture and errs differently in each, so the P-Net that learned from all of them is right where many
-    of them are wrong. It looks at two scales, plain and mirrored. It chooses among the background and the categories of the
-    image-level label. Its answer is fitted to the picture's edges, and unsure pixels stay at 255 (measured:
-    docs/results/transfer.md). Raises: ArtifactError: a damaged checkpoint.
+    Lw errs differently in each picture, so a P-Net that learned from all of them is right where many are wrong. It chooses among
+    the background and the categories of the image-level label; unsure pixels stay at 255 (docs/results/transfer.md).
+    Raises: ArtifactError: a damaged checkpoint.
     """
 
     def __init__(self, pnet: Checkpoint, *, device: str = "auto") -> None:

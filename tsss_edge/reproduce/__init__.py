@@ -1,9 +1,7 @@
 """A masked set -> the method's table: supervised, 50% and 0% strong, with each part on and off, over seeds; resumable.
 
 OUT/seed-N/{supervised, supervised-cutmix, 50/{lnet,classifier,labels,draft,relabels,pnet,VARIANT}, 0/...} are runs like any
-other. OUT/table.json and OUT/table.html are written after every seed. Started again on the same folder, it goes on where it
-stopped. Several networks can train at once, each in a process of its own (`jobs`): small ones use two cores better that way
-than with two threads (`edge-s` at 128x128 trains 1.34 times as fast on two threads).
+other. OUT/table.json and table.html are written after every seed. Small networks use two cores better in two processes (`jobs`).
 """
 
 from __future__ import annotations

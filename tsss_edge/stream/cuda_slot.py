@@ -1,9 +1,7 @@
 """One frame on its way through the GPU: a stream, its memory, and a CUDA graph of all its work.
 
-    copy in -> preprocess -> network -> upsample + argmax -> overlay -> copy out
-
-A discrete GPU has its own frame and labels, and copies; an integrated one (Jetson) works on the pinned host arrays
-themselves. Times are the GPU's own (events between the stages), not the wall clock's.
+A discrete GPU has its own frame and labels, and copies. An integrated one (Jetson) works on the pinned host arrays. Times are
+the GPU's own (events between the stages).
 """
 # Letters: K class, h, w grid (network input / 8), H, W frame.
 

@@ -49,7 +49,7 @@ def train_all(
     Raises: DataError, ArtifactError: as the stages.
     """
     first_round(config, data, out, strong=strong, source=source, lnet_epochs=lnet_epochs, resume=resume)
-    if relabel and any_weak(data, strong):
+    if relabel and Supervision(VocDataset.open(data), tuple(strong)).weak_ids("train"):
         second_round(config, data, out, strong=strong, resume=resume)
         pnet = last_pnet(config, data, out, out / "pnet", strong=strong, switches=switches, resume=resume)
     else:
@@ -110,11 +110,6 @@ def label_once(run: Path, data: Path, out: Path, *, resume: bool, **options: Any
     if this_process().writes and not (resume and (out / MANIFEST).is_file()):
         write_labels(run, data, out, **options)
     meet()
-
-
-def any_weak(data: Path, strong: Sequence[str]) -> bool:
-    """Whether a training picture is weak."""
-    return bool(Supervision(VocDataset.open(data), tuple(strong)).weak_ids("train"))
 
 
 def with_epochs(config: TrainConfig, epochs: int) -> TrainConfig:

@@ -1,16 +1,11 @@
 """True masks of strong images + transferred labels of weak images -> P-Net: all categories, and objectness beside them.
 
-With nothing weak the same training is the supervised baseline, and the way for fully labelled sets.
-
-The paper's (Xiao et al., arXiv 1711.06828): S, started from L-Net, learns by cross-entropy from strong images (true
-masks) and weak images (Lw), while D tells its predictions on strong images from those on weak ones and S learns to make
-the second look like the first. Ours: S starts from the classifier, which came of L-Net and knows categories already, and
-in the second round of labels from the draft that wrote them; D judges structure, not category
-(models/discriminator.py). D works alone for the first tenth of training, and its weight grows over another tenth, because an
-untrained D only adds noise. The target for "strong" is 0.9 (one-sided label smoothing, arXiv 1606.03498). D learns at a
-tenth of S's starting rate with betas (0.5, 0.99), as spectral norm wants. S's adversarial loss weighs 0.01, small against
-cross-entropy. What D, mean teacher and CutMix give: docs/results/transfer.md. The objectness head goes on
-learning from the same pixels, so that "object, but of no known category" stays visible.
+With nothing weak this is the supervised baseline. The paper's (Xiao et al., arXiv 1711.06828): S, started from L-Net, learns by
+cross-entropy from true masks and Lw. D tells predictions on strong images from those on weak ones, and S learns to make the
+second look like the first. Ours: S starts from the classifier, or from the draft that labelled again. D judges structure, not
+category (models/discriminator.py). D works alone for the first tenth of training and gains weight over another tenth. Its target
+for "strong" is 0.9 (arXiv 1606.03498). The objectness head learns from the same pixels, so an object of no known category stays
+visible. What each part gives: docs/results/transfer.md.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tsss_edge.artifacts import IGNORE, Checkpoint, read_torch
 from tsss_edge.config import TrainConfig
@@ -113,8 +113,3 @@ def class_weights(dataset: VocDataset, ids: Sequence[str], mask_of: MaskOf, powe
     seen = counts[: len(dataset.classes)].astype(np.float64)
     ratio = np.divide(np.median(seen[seen > 0]), seen, out=np.ones_like(seen), where=seen > 0)
     return torch.from_numpy(np.minimum(ratio**power, MAX_CLASS_WEIGHT)).float()
-
-
-def freeze(net: nn.Module) -> nn.Module:
-    """The network in eval mode, without gradients."""
-    return net.eval().requires_grad_(False)
