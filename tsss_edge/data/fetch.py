@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -285,13 +285,8 @@ def _continue(url: str, part: Path, size: int, advance: Callable[..., None]) -> 
             advance(-have)
             have = 0
         with part.open("ab" if have else "wb") as file:
-            for block in _blocks(answer, size - have):
+            left = size - have  # at most one block more is taken, so that a wrong file cannot fill the disk
+            while left > 0 and (block := answer.read(BLOCK)):
+                left -= len(block)
                 file.write(block)
                 advance(len(block))
-
-
-def _blocks(answer: Any, limit: int) -> Iterator[bytes]:
-    """What the server sends, at most one block more than expected, so that a wrong file cannot fill the disk."""
-    while limit > 0 and (block := answer.read(BLOCK)):
-        limit -= len(block)
-        yield block

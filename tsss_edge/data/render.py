@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import IGNORE, Classes
 from tsss_edge.data import appearance, patterns
-from tsss_edge.data.synthetic import Family, Scenes
+from tsss_edge.data.synthetic import Family, Scenes, tight
 from tsss_edge.data.voc import SetWriter, read_classes, read_mask, write_pair
 from tsss_edge.errors import DataError
 from tsss_edge.machine import progress, usable_cores
@@ -155,9 +155,8 @@ def _pieces(mask: Image, classes: Classes) -> Iterator[_Piece]:
             yield _cut(category, solid.astype(np.uint8) * np.uint8(255))
 
 
-def _cut(category: int, solid: Image, margin: int = 2) -> _Piece:
-    x, y, w, h = cv2.boundingRect(solid)
-    rows, columns = slice(max(0, y - margin), y + h + margin), slice(max(0, x - margin), x + w + margin)
+def _cut(category: int, solid: Image) -> _Piece:
+    rows, columns = tight(solid, margin=2)
     return _Piece(category=category, solid=np.ascontiguousarray(solid[rows, columns]), rows=rows, columns=columns)
 
 

@@ -154,7 +154,7 @@ class Scenes:
         solid = np.zeros((2 * half + 1, 2 * half + 1), np.uint8)
         cv2.fillPoly(solid, points, 255, shift=4)
         middle = [int(rng.uniform(0.12, 0.88) * side) for side in self.size_hw[::-1]]
-        rows, columns = _tight(solid, margin=2 + round(0.12 * radius))
+        rows, columns = tight(solid, margin=2 + round(0.12 * radius))
         return _Outline(
             category=category,
             solid=np.ascontiguousarray(solid[rows, columns]),
@@ -224,7 +224,7 @@ def _seen_shares(outlines: list[_Outline], size_hw: tuple[int, int]) -> list[flo
     return [int(n) / cv2.countNonZero(outline.solid) for n, outline in zip(seen, outlines, strict=True)]
 
 
-def _tight(solid: Image, *, margin: int) -> tuple[slice, slice]:
+def tight(solid: Image, *, margin: int) -> tuple[slice, slice]:
     """Rows and columns of the object and `margin` pixels around it."""
     x, y, w, h = cv2.boundingRect(solid)
     return slice(max(0, y - margin), y + h + margin), slice(max(0, x - margin), x + w + margin)

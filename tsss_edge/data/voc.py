@@ -179,36 +179,33 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
     Raises: DataError: missing, truncated, or not a picture.
     """
-    with _opened(path) as picture:
+    with _opened(path, "picture") as picture:
         return np.asarray(picture.convert("RGB"))
 
 
 def read_size(path: Path) -> tuple[int, int]:
     """(height, width) of a picture, from its header. Raises: DataError: as `read_image`."""
-    with _opened(path) as picture:
+    with _opened(path, "picture") as picture:
         return picture.height, picture.width
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as picture:
             yield picture
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such picture") from error
+        raise DataError(f"{path}: no such {kind}") from error
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise DataError(f"{path}: not a readable picture ({error})") from error
+        raise DataError(f"{path}: not a readable {kind} ({error})") from error
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
     """An index PNG (palette or 8-bit grey) -> (H,W) uint8. Raises: DataError: unreadable or a colour picture."""
-    try:
-        with Image.open(path) as picture:
-            if picture.mode not in ("P", "L"):
-                raise DataError(f"{path}: a {picture.mode} picture; a mask is an index PNG (palette or 8-bit grey)")
-            return np.asarray(picture)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise DataError(f"{path}: not a readable mask ({error})") from error
+    with _opened(path, "mask") as picture:
+        if picture.mode not in ("P", "L"):
+            raise DataError(f"{path}: a {picture.mode} picture; a mask is an index PNG (palette or 8-bit grey)")
+        return np.asarray(picture)
 
 
 def write_mask(path: Path, mask: NDArray[np.uint8]) -> None:

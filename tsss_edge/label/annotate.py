@@ -1,10 +1,9 @@
 """L-Net's foreground + class maps inside it -> pixel annotation Lw of one picture; or a P-Net's answer in its place.
 
-M = probability of object (L-Net), A_c = class map of each category that the image-level label names, normalised and
-masked by M, spread by self-diffusion (diffusion.py); the largest A_c wins where M is high, background where M is low,
-255 between, and where two categories are about equal. Known pixels of strong categories stay as they are. The networks look at
-two scales, plain and mirrored, which makes M finer and surer. M and the A_c are fitted to the edges of the picture (edges.py;
-both measured: docs/results/transfer.md).
+M = probability of object (L-Net). A_c = class map of a category that the image-level label names, masked by M and spread by
+self-diffusion (diffusion.py). Where M is high the largest A_c wins, where M is low the background; 255 between, and where two
+categories are about equal. Known pixels stay. The networks look at two scales, plain and mirrored, and M and the A_c are fitted
+to the picture's edges (edges.py; both measured: docs/results/transfer.md).
 """
 # Letters: N batch, C channel, K categories of one picture, H, W network input, h, w grid of the largest scale.
 

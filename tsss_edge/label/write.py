@@ -174,8 +174,7 @@ def _require_same_classes(checkpoint: Checkpoint, dataset: VocDataset) -> None:
         raise ArtifactError(f"{checkpoint.path}: has other classes than {dataset.root}; use its own set")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# What is written
+# -- What is written
 
 
 class LabelQuality:

@@ -221,8 +221,7 @@ class SeedRun:
         return ((), self.source) if protocol == "0" else (self.strong, None)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Processes
+# -- Processes
 
 
 class Task(NamedTuple):

@@ -64,8 +64,7 @@ def _measured(checkpoint: Checkpoint, views: Views, strong: Sequence[str], flip:
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Where the labels Lw lose: true masks, replaced step by step by what the method finds. The numbers read true masks and
+# -- Where the labels Lw lose: true masks, replaced step by step by what the method finds. The numbers read true masks and
 # reach no loss.
 
 

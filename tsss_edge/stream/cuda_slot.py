@@ -104,8 +104,7 @@ class CudaSlot:
             self._device.free(self._memory.pop())
         self._stages = {}  # its functions refer to this slot: the stream must go now, not with the garbage
 
-    # -----------------------------------------------------------------------------------------------------------------
-    # Memory
+    # -- Memory
 
     @property
     def _grid_shape(self) -> tuple[int, int, int]:
@@ -126,8 +125,7 @@ class CudaSlot:
         """Where the GPU has its side of a pinned array."""
         return self._device.address(array) if self._device.integrated else self._allocate(array.nbytes)
 
-    # -----------------------------------------------------------------------------------------------------------------
-    # Work
+    # -- Work
 
     def _plan(self) -> dict[str, Callable[[], None]]:
         """Stages in their order, each a function that puts its work into the stream."""

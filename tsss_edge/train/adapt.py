@@ -83,7 +83,9 @@ def adapt(
         raise DataError(f"{data}: no training picture names {new_class!r} in its image-level label")
     config = shortened(msgspec.convert(old.meta.training, TrainConfig), epochs)
     net = load_model(old)
-    unlabelled = frozenset(i for i in dataset.ids("train") if _needs_label(i, supervision))
+    unlabelled = frozenset(
+        i for i in dataset.ids("train") if supervision.is_weak(i) or not dataset.mask_path(i).is_file()
+    )
     _write_labels(
         net, Views(dataset, sorted(unlabelled), config.preprocess), supervision, out / "labels", config.device
     )
@@ -153,10 +155,6 @@ def _require_one_more(old: Checkpoint, dataset: VocDataset, new_class: str) -> i
             "write such a classes.txt"
         )
     return len(expected) - 1
-
-
-def _needs_label(image_id: str, supervision: Supervision) -> bool:
-    return supervision.is_weak(image_id) or not supervision.dataset.mask_path(image_id).is_file()
 
 
 def _write_labels(net: SegNet, views: Views, supervision: Supervision, out: Path, device: str) -> None:

@@ -164,8 +164,7 @@ def autocast_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
     return torch.bfloat16
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Optimizer and schedule
+# -- Optimizer and schedule
 
 
 def make_optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -205,8 +204,7 @@ class Average:
             ours[name].copy_(theirs[name])
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Muon
+# -- Muon
 
 MATRIX_LR = 6.0  # times the learning rate of the others, which is AdamW's (ours, measured on CamVid)
 MOMENTUM = 0.9

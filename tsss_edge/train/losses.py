@@ -87,8 +87,7 @@ def object_loss(objectness: Tensor, shares: Tensor) -> Tensor:
     return total / mean_of_processes(known.sum()).clamp(min=1.0)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# What changes targets
+# -- What changes targets
 
 
 def cut_and_mix(x: Tensor, shares: Tensor, seed: int, step: int) -> tuple[Tensor, Tensor]:

@@ -91,8 +91,7 @@ def _board(out: Path, first_epoch: int) -> Any:
     return SummaryWriter(str(out / "tensorboard"), purge_step=first_epoch + 1)  # hides what will be trained again
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Checkpoints
+# -- Checkpoints
 
 
 class Stateful(Protocol):
