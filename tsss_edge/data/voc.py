@@ -100,10 +100,10 @@ class VocDataset:
         mask = read_mask(path)
         height, width = read_size(self.image_path(image_id))
         if mask.shape != (height, width):
-            raise DataError(f"{path}: mask is {mask.shape[1]}x{mask.shape[0]}, its picture is {width}x{height}")
+            raise DataError(f"{path}: mask is {mask.shape[1]}x{mask.shape[0]}, its picture {width}x{height}")
         ids = mask[mask != IGNORE]
         if ids.size and int(ids.max()) >= len(self.classes):
-            raise DataError(f"{path}: class id {int(ids.max())}, expected 0 to {len(self.classes) - 1}")
+            raise DataError(f"{path}: class id {int(ids.max())}, but the set has ids 0 to {len(self.classes) - 1}")
         return mask
 
     def image_labels(self, image_id: str) -> frozenset[int]:
