@@ -34,8 +34,7 @@ PALETTE = np.array([*(voc_color(i) for i in range(IGNORE)), (255, 255, 255)], np
 
 
 class Seed(Struct, frozen=True):
-    """What one seed gave; rows by key ("50:full"), labels (first and second round) and, for the first seed,
-    ladders by protocol ("50", "0")."""
+    """What one seed gave: rows by key ("50:full"), labels of both rounds and, for the first seed, ladders by protocol ("50")."""
 
     seed: int
     scores: dict[str, RowScore]

@@ -64,9 +64,8 @@ def adapt(
 ) -> AdaptReport:
     """Add `new_class` to the run `run` and write the run `out`, its labels in out/labels and its report in adapt.json.
 
-    `data`: classes.txt is the old one with `new_class` as its last line. Pictures of old categories should be among its
-    training pictures, or the network forgets them; of those, masks of categories that were strong are used where there
-    are any, and the old network's own answer, limited to the image-level label, elsewhere.
+    `data`: classes.txt is the old one with `new_class` as its last line. It should show old categories too, or the network
+    forgets them. Their true masks are used where they were strong, the old network's answer elsewhere.
     Raises: ArtifactError: `run` has no network with class head and objectness head, or `out` holds a run already.
             DataError: unusable data, no background, or no training picture shows the new category.
     """

@@ -69,8 +69,8 @@ def first_round(
 ) -> None:
     """Train out/lnet and out/classifier and let them label, into out/labels. Arguments as `train_all`.
 
-    L-Net takes half of `config.epochs`, or a quarter with `source`, which has more pictures than a set has strong ones;
-    the classifier takes half of L-Net's, or as many with `source`, for without strong pixels it has more to learn.
+    L-Net takes half of `config.epochs`, or a quarter with `source`, which has more pictures. The classifier takes half of
+    L-Net's, or as many with `source`, because without strong pixels it has more to learn.
     """
     of_lnet = lnet_epochs or config.epochs // (4 if source else 2)
     lnet = train_lnet(with_epochs(config, of_lnet), data, out / "lnet", strong=strong, source=source, resume=resume)
@@ -100,7 +100,7 @@ def last_pnet(config: TrainConfig, data: Path, run: Path, out: Path, **options: 
 
 
 def draft_epochs(config: TrainConfig) -> int:
-    """Of P-Net's epochs, those of the draft."""
+    """The draft's share of P-Net's epochs."""
     return int(config.epochs * DRAFT)
 
 

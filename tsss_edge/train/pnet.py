@@ -53,8 +53,8 @@ D_ALONE, D_FULL = 0.1, 0.2  # share of training until S listens to D at all, and
 
 
 class Switches(Struct, frozen=True):
-    """Parts of the training that can be left out. `adversarial`: the discriminator. Without a strong or without a weak image it
-    is always left out. `mean_teacher`, `cutmix`: `refine` and `cut_and_mix` in train/losses.py."""
+    """Parts of the training. `adversarial`: the discriminator, where there are strong and weak images. `mean_teacher`, `cutmix`:
+    `refine` and `cut_and_mix` in train/losses.py."""
 
     adversarial: bool = True
     mean_teacher: bool = False
@@ -138,8 +138,7 @@ def class_stage(
 ) -> Stage:
     """The stage of a network that tells categories apart, from any starting weights.
 
-    Args: mask_of: what the loss may see of a picture. weak: the pictures of which that is Lw. labels_of: image-level labels;
-          the switches that act on weak pictures need them.
+    Args: mask_of: what the loss may see of a picture. weak: pictures whose mask is Lw. labels_of: their image-level labels.
     """
     ids = training_split(dataset)
     augment = TrainAugment(config.view_hw, config.preprocess, config.scale_range)
@@ -161,8 +160,7 @@ def class_stage(
 
 
 def starting_net(config: TrainConfig, dataset: VocDataset, run: Path) -> SegNet:
-    """P-Net before its first step: L-Net's weights and those of the classifier that came of them where there is one; or
-    those of an earlier P-Net, which a second round of labels goes on from.
+    """P-Net before its first step: the weights of L-Net and its classifier, or of an earlier P-Net.
 
     Raises: ArtifactError: another architecture, or a P-Net of other classes.
     """

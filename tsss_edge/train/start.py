@@ -31,8 +31,7 @@ def fresh_net(config: TrainConfig, *, num_classes: int) -> SegNet:
 def load_encoder(net: SegNet, config: TrainConfig) -> None:
     """Start the encoder from `config.encoder_weights`: a checkpoint of ours, or a plain file of tensors by name.
 
-    Names are ours (`encoder....`) or, for vgg16-largefov, torchvision's of `vgg16` (`features....`; its classifier is
-    left out). Does nothing when the setting is empty.
+    Names are ours (`encoder....`) or, for vgg16-largefov, torchvision's (`features....`). An empty setting does nothing.
     Raises: ArtifactError: the file is missing, or its tensors are not this encoder's.
     """
     if not config.encoder_weights:
