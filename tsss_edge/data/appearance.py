@@ -235,12 +235,7 @@ def _faint_texture(image: Image, library: dict[str, Texture], rng: np.random.Gen
 
 
 def _lay(
-    image: Image,
-    points: list[NDArray[np.int32]],
-    library: dict[str, Texture],
-    rng: np.random.Generator,
-    *,
-    soft: bool,
+    image: Image, points: list[NDArray[np.int32]], library: dict[str, Texture], rng: np.random.Generator, *, soft: bool
 ) -> None:
     h, w = image.shape[:2]
     alpha = np.zeros((h, w), np.uint8)

@@ -204,12 +204,7 @@ class LabelQuality:
 
 
 def _write_folder(
-    out: Path,
-    dataset: VocDataset,
-    ids: Sequence[str],
-    split: str,
-    pictures: list[Pair],
-    report: LabelReport,
+    out: Path, dataset: VocDataset, ids: Sequence[str], split: str, pictures: list[Pair], report: LabelReport
 ) -> None:
     write_bytes(out / "ImageSets" / "Segmentation" / f"{split}.txt", "".join(f"{i}\n" for i in ids).encode())
     write_bytes(out / "classes.txt", "".join(f"{name}\n" for name in dataset.classes.names).encode())

@@ -36,14 +36,7 @@ from tsss_edge.train.distributed import average_gradients
 from tsss_edge.train.loader import Batch, LabelsOf, Samples
 from tsss_edge.train.loop import Moment, Stage, train
 from tsss_edge.train.losses import category_losses, cell_shares, cut_and_mix, object_loss, refine
-from tsss_edge.train.start import (
-    class_weights,
-    fresh_net,
-    load_encoder,
-    require_background,
-    take_over,
-    training_split,
-)
+from tsss_edge.train.start import class_weights, fresh_net, load_encoder, require_background, take_over, training_split
 
 OBJECT_WEIGHT = 0.5  # of the objectness loss beside the class loss
 ADVERSARIAL_WEIGHT = 0.01
