@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from tsss_edge.cli.options import Json, emit
+from tsss_edge.cli.options import Json, emit, flag
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, render, validate or download a dataset.")
-
-
-class Fetchable(str, Enum):
-    """Sets with an official address, see `tsss_edge.data.fetch.ARCHIVES`."""
-
-    voc2012 = "voc2012"
-    sbd = "sbd"
 
 
 @app.command()
@@ -50,7 +42,7 @@ def render(
         Path | None, typer.Option(help="Folder of SPLIT.txt (default: LAYOUTS/ImageSets/Segmentation).")
     ] = None,
     source: Annotated[
-        bool, typer.Option("--source", help="The masks' set of the 0% protocol instead: other shapes, other looks.")
+        bool, flag("--source", "Make the source set of the 0% protocol: other shapes, other looks.")
     ] = False,
     split: Annotated[list[str] | None, typer.Option(help="Lists to render (default: train and val).")] = None,
     short_side: Annotated[int, typer.Option(min=32, help="Of the pictures, pixels.")] = 160,
@@ -79,10 +71,12 @@ def render(
 
 @app.command()
 def fetch(
-    name: Annotated[Fetchable, typer.Argument(help="voc2012, or sbd, which adds masks to a fetched voc2012.")],
+    name: Annotated[
+        Literal["voc2012", "sbd"], typer.Argument(help="voc2012, or sbd, which adds masks to a fetched voc2012.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the set.")],
     mirror: Annotated[str | None, typer.Option(help="Address of a folder that holds the same archive.")] = None,
-    keep_archive: Annotated[bool, typer.Option("--keep-archive", help="Do not delete the archive afterwards.")] = False,
+    keep_archive: Annotated[bool, flag("--keep-archive", "Do not delete the archive afterwards.")] = False,
     json: Json = None,
 ) -> None:
     """Download an official set, check its SHA-256 and lay it out; run it again to go on after an interruption.
@@ -91,7 +85,7 @@ def fetch(
     """
     from tsss_edge.data.fetch import fetch as fetch_set
 
-    report = fetch_set(name.value, out, mirror=mirror, keep_archive=keep_archive)
+    report = fetch_set(name, out, mirror=mirror, keep_archive=keep_archive)
     emit(report, report.summary(), json)
 
 
