@@ -63,6 +63,20 @@ def test_tensorrt_header(tmp_path: Path) -> None:
     assert str(header) == "TensorRT 10.3.0.26"
 
 
+def test_plans_of_tensorrt_8_have_no_version_but_in_their_record(engine: Engine, tmp_path: Path) -> None:
+    """8.5 and 8.6 write the tag ptrt (JetPack 5, and JetPack 6 at first)."""
+    plan = tmp_path / "a.engine"
+    plan.write_bytes(b"ptrt" + b"\0" * 5 + b"\xe8" + b"\0" * 100)
+    header, record = read_header(plan), as_tensorrt(engine.record, "8.5.3.1", "NVIDIA L4 (compute capability 8.9)")
+    assert (header.flavour, header.version, str(header)) == ("tensorrt", None, "TensorRT 8")
+    require_record(plan, header, record)
+    require_runnable(plan, header, record, Trt(None, "tensorrt", (8, 5, 3, 1)), ADA)
+    with pytest.raises(UnavailableError, match=r"built by TensorRT 8\.5\.3\.1, this machine has TensorRT 8\.6\.1"):
+        require_runnable(plan, header, record, Trt(None, "tensorrt", (8, 6, 1)), ADA)
+    with pytest.raises(ArtifactError, match=r"is a plan of TensorRT 8, its record says 10\.3\.0"):
+        require_record(plan, header, as_tensorrt(engine.record, "10.3.0"))
+
+
 def test_ultralytics_prefix_is_found_and_stripped(tmp_path: Path) -> None:
     plan = tensorrt_plan(tmp_path / "plain.engine").read_bytes()
     text = b'{"description": "Ultralytics YOLO11n model", "stride": 32}'
