@@ -28,7 +28,16 @@ static bool runs(unsigned kind, unsigned capability) {
   return capability / 10 == major && capability % 10 <= minor;
 }
 
+// PTX as text: `.version 6.3` and `.target sm_75`. A driver of CUDA 11, 12, 13 reads the language up to 7, 8, 9.
+static CUresult check_text(const char *text) {
+  const char *version = strstr(text, "\n.version "), *target = strstr(text, "\n.target sm_");
+  REQUIRE(version && target, CUDA_ERROR_INVALID_PTX);
+  REQUIRE(atoi(version + 10) + 4 <= gpu().served / 1000, CUDA_ERROR_UNSUPPORTED_PTX_VERSION);
+  return runs(1, atoi(target + 12)) ? CUDA_SUCCESS : CUDA_ERROR_NO_BINARY_FOR_GPU;
+}
+
 static CUresult check_image(const char *image) {
+  if (image[0] == '/' || image[0] == '.') return check_text(image);
   if (read_at<uint32_t>(image, 0) != 0xBA55ED50) return CUDA_ERROR_INVALID_IMAGE;
   const size_t end = read_at<uint16_t>(image, 6) + read_at<uint64_t>(image, 8);
   for (size_t at = read_at<uint16_t>(image, 6); at < end;) {

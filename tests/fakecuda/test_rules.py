@@ -16,7 +16,7 @@ from tsss_edge.kernels import fatbin
 
 INVALID_VALUE, OUT_OF_MEMORY, INVALID_CONTEXT, NO_BINARY, INVALID_HANDLE, NOT_READY = 1, 2, 201, 209, 400, 600
 ILLEGAL_ADDRESS, UNSUPPORTED, INVALIDATED, CAPTURED_EVENT, WRONG_THREAD = 700, 900, 901, 907, 908
-UPDATE_FAILURE = 910
+UPDATE_FAILURE, OLD_DRIVER = 910, 222
 NON_BLOCKING, THREAD_LOCAL, EXTERNAL, DEVICEMAP = 1, 1, 1, 2
 PTX, CODE = 1, 2
 
@@ -186,6 +186,15 @@ def test_a_fatbin_must_have_code_for_the_gpu(fake: Fake, kind: int, capability: 
     assert fake.code("cuModuleLoadDataEx", ctypes.byref(module), image(kind, capability), 0, None, None) == code
     if code == 0:
         fake.call("cuModuleUnload", module)
+
+
+@pytest.mark.parametrize(
+    ("language", "target", "code"), [("6.3", 75, 0), ("6.3", 90, NO_BINARY), ("9.0", 75, 0), ("10.0", 75, OLD_DRIVER)]
+)
+def test_ptx_must_be_of_a_language_that_the_driver_reads(fake: Fake, language: str, target: int, code: int) -> None:
+    text = f"// a comment\n.version {language}\n.target sm_{target}\n".encode()
+    module = ctypes.c_void_p()
+    assert fake.code("cuModuleLoadDataEx", ctypes.byref(module), text, 0, None, None) == code
 
 
 @pytest.mark.parametrize("capabilities", [("7.5", "8.9"), ("9.0",)])
