@@ -21,8 +21,7 @@ from pathlib import Path
 import pytest
 
 from tsss_edge.config import cache_folder
-from tsss_edge.kernels import fatbin
-from tsss_edge.kernels.launch import PARAMETERS
+from tsss_edge.kernels import PARAMETERS, fatbin
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
@@ -72,7 +71,7 @@ def driver_folder(pycuda: Path) -> Path:
     stubs = _stubs(binary)
     built = _built(f"libcuda-{pycuda.name}", _sources(), _driver_command(["-Wl,-soname,libcuda.so.1", stubs]))
     folder = built.with_suffix("")
-    with _locked(folder):
+    with locked(folder):
         folder.mkdir(exist_ok=True)
         if not (folder / "libcuda.so.1").exists():
             shutil.copy(built, folder / "libcuda.so.1")
@@ -84,7 +83,7 @@ def pycuda_folder() -> Path:
     headers = cuda_headers()
     python = f"cp{sys.version_info.major}{sys.version_info.minor}"
     folder = _cache() / f"pycuda-{PYCUDA}-{python}-cuda{_cuda_version(headers)}"
-    with _locked(folder):
+    with locked(folder):
         if not folder.exists():
             with tempfile.TemporaryDirectory(dir=_cache()) as temporary:
                 _build_pycuda(Path(temporary), headers).rename(folder)
@@ -135,7 +134,7 @@ def _built(name: str, sources: list[Path], command: list[str]) -> Path:
     for source in sorted(sources):
         digest.update(source.read_bytes())
     path = _cache() / f"{name}-{digest.hexdigest()[:16]}.so"
-    with _locked(path):
+    with locked(path):
         if not path.exists():
             temporary = path.with_suffix(".part")
             subprocess.run([*command, "-o", str(temporary)], check=True, timeout=300)
@@ -185,7 +184,7 @@ def _try(command: list[str], problem: str) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Only one process builds `path`."""
     with path.with_name(path.name + ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

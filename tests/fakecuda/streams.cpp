@@ -258,3 +258,13 @@ FAKE(cuGraphExecDestroy, (CUgraphExec executable), {
   REQUIRE(gpu().executables.erase(executable), CUDA_ERROR_INVALID_VALUE);
   return CUDA_SUCCESS;
 })
+
+// ---------------------------------------------------------------------------------------------------------------------
+// A function of the host, in its turn: the stand-in for TensorRT computes with it.
+
+FAKE(cuLaunchHostFunc, (CUstream handle, CUhostFn function, void *data), {
+  CHECKED(need_context());
+  CUstream_st *stream;
+  CHECKED(find(handle, &stream));
+  return put(stream, {[=] { return function(data), CUDA_SUCCESS; }, nullptr, "host function"});
+})

@@ -10,13 +10,13 @@ import pytest
 from hostcuda import HostKernels, build_kernels
 
 from tsss_edge.artifacts import Classes, Preprocess, TensorSpec
-from tsss_edge.kernels.launch import CudaDevice
+from tsss_edge.backends.cuda.device import CudaDevice
 from tsss_edge.kernels.overlay import overlay
-from tsss_edge.stream.cuda import slots_needed
-from tsss_edge.stream.frames import Frame, Result
-from tsss_edge.stream.loop import run
-from tsss_edge.stream.pipeline import ready_results
-from tsss_edge.stream.report import Recorder
+from tsss_edge.stream.cuda_stages import IN_FLIGHT
+from tsss_edge.stream.frames import Frame, FrameResult
+from tsss_edge.stream.live_loop import run
+from tsss_edge.stream.pipeline import slots_needed
+from tsss_edge.stream.recorder import Recorder
 
 pytestmark = pytest.mark.gpu
 
@@ -39,7 +39,7 @@ class FixedEngine:
     outputs = (TensorSpec(name="logits", dtype="float32", shape=(1, 4, 8, 12)),)
 
     def __init__(self, device: CudaDevice) -> None:
-        self.slots = slots_needed(live=False, ready=ready_results(live=False))
+        self.slots = slots_needed(IN_FLIGHT)
         self.logits = np.random.default_rng(9).normal(size=(4, 8, 12)).astype(np.float32)
         with device.current():
             pinned, stream = device.pinned((4, 8, 12), np.float32), device.stream()
@@ -86,7 +86,7 @@ class Kept:
     def __init__(self) -> None:
         self.shown: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
-    def write(self, result: Result) -> None:
+    def write(self, result: FrameResult) -> None:
         assert result.overlay is not None
         self.shown.append((result.frame.image.copy(), result.labels.copy(), result.overlay.copy()))
 
@@ -97,7 +97,7 @@ class Kept:
 class Count(Kept):
     """A sink that keeps nothing."""
 
-    def write(self, result: Result) -> None:
+    def write(self, result: FrameResult) -> None:
         pass
 
 
