@@ -49,7 +49,8 @@ def test_all_gpu_tests_pass_on_the_fake(tmp_path: Path, integrated: bool) -> Non
 
 def test_what_a_process_leaves_is_counted(tmp_path: Path) -> None:
     """An engine's memory that nobody closed, and a second GPU that somebody touched."""
-    script = "from tsss_edge.backends.cuda.driver import PrimaryContext; c = PrimaryContext(); c.allocate(9); c.stream(); c.pinned((2,), 'uint8')"
+    script = "from tsss_edge.backends.cuda.driver import PrimaryContext as C; c = C()"
+    script += "; c.allocate(9); c.stream(); c.pinned((2,), 'uint8')"
     environment = fakedriver.environment(tmp_path / "report.jsonl", devices=2)
     subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=60)
     end = json.loads((tmp_path / "report.jsonl").read_text())

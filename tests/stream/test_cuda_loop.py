@@ -119,8 +119,9 @@ def test_a_thousand_frames_leave_nothing(kernels: HostKernels) -> None:
     """Memory, streams, events and graphs after 1,000 frames of three sizes are those after 60."""
     counts = []
     for frames in (60, 1000):
-        recorder = Recorder()
-        assert run(Frames(frames), FixedEngine(CudaDevice()), [Count()], recorder) == "source"  # type: ignore[arg-type]
+        recorder, device = Recorder(), CudaDevice()
+        assert run(Frames(frames), FixedEngine(device), [Count()], recorder) == "source"  # type: ignore[arg-type]
+        device.close()
         assert recorder.frames == frames
         counts.append(left())
     assert counts[1] == counts[0]

@@ -185,7 +185,7 @@ def _copy_split(data: Path, split: str, out: Path) -> None:
 def _answer(checkpoint: Checkpoint, split: str, kit: Path) -> None:
     """Run the reference on the kit's own copy of the pictures."""
     from tsss_edge.data.voc import VocDataset
-    from tsss_edge.parity.recorded import record_answers
+    from tsss_edge.parity.reference_answers import record_answers
 
     record_answers(checkpoint, VocDataset.open(kit / "data"), split, kit / "answers")
 

@@ -32,7 +32,7 @@ from tsss_edge.files import sha256_file
 from tsss_edge.onnxgraph.view import OnnxGraph
 from tsss_edge.parity.int8_checks import LayerError, LayerReport, compare_layers, replay_calibration
 from tsss_edge.parity.measure import StageCounts, WorstImage, look_again, measure
-from tsss_edge.parity.recorded import Answers, load_reference
+from tsss_edge.parity.reference_answers import Answers, load_reference
 from tsss_edge.parity.verdict import ClassChange, ParityReport, StageResult, judge
 from tsss_edge.scoring import require_labelled, require_same_classes
 
@@ -61,7 +61,7 @@ def check_parity(
     """Compare an engine with its checkpoint on a labelled split; the verdict goes into the engine's record.
 
     Args:    engine: engine, graph or checkpoint, loaded or by its path (only an engine keeps the verdict).
-             reference: the checkpoint, or its recorded answers (`recorded.py`), which need no PyTorch.
+             reference: the checkpoint, or its recorded answers (`reference_answers.py`), which need no PyTorch.
              max_drop: mIoU points the engine may lose; a gain of more than that fails too, unless `allow_gain`.
              report_dir: writes `parity.html` (self-contained, with the worst pictures) and `parity.json` there.
              graphs: those that the engine may have been made from, when the caller has them. None looks for the files that

@@ -30,7 +30,7 @@ class WorstImage(Struct, frozen=True):
 
 @runtime_checkable
 class Recorded(Protocol):
-    """What a network said of pictures before, in its place (`recorded.Answers`)."""
+    """What a network said of pictures before, in its place (`reference_answers.Answers`)."""
 
     @property
     def name(self) -> str: ...
@@ -53,7 +53,9 @@ class StageCounts:
 
     def answers(self, shown: Iterable[tuple[str, Mask]]) -> Iterator[Answer]:
         """What it says of each picture, (id, (H,W,3) uint8 RGB), in order."""
-        return self.backend.recall(shown) if isinstance(self.backend, Recorded) else backend_answers(self.backend, shown)
+        return (
+            self.backend.recall(shown) if isinstance(self.backend, Recorded) else backend_answers(self.backend, shown)
+        )
 
     def compare(self, answer: Answer, reference: Answer, seen: Region, band: Region, truth: Mask) -> None:
         """Count one picture against the reference: where it gives labels (`seen`), and of those near its boundaries (`band`)."""

@@ -1,7 +1,7 @@
 """Builds what a process needs to run PyCUDA and our code on the fake driver, once a machine, and gives its environment.
 
 Three things, in the user's cache folder: PyCUDA itself (from the package index, against the CUDA headers of the nvcc on the
-PATH), `libcuda.so.1` (this folder's sources), and the kernels as functions a thread. What cannot be built skips the test.
+PATH), `libcuda.so.1` (the sources in `fakecuda`), and the kernels as functions a thread. What cannot be built skips the test.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pytest
 from tsss_edge.config import cache_folder
 from tsss_edge.kernels import PARAMETERS, fatbin
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "fakecuda"
 REPOSITORY = HERE.parents[1]
 PYCUDA = "2026.1"
 SOURCES = ("memory.cpp", "streams.cpp", "modules.cpp")

@@ -5,16 +5,13 @@ from __future__ import annotations
 import ast
 import json
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
+import jetson
 import msgspec
 import netkit
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "fakecuda"))
-import jetson
 import tensorrt_standin
 
 from tsss_edge.artifacts import EngineRecord

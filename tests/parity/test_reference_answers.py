@@ -17,7 +17,7 @@ from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
 from tsss_edge.export.onnx_export import export_onnx
 from tsss_edge.parity import check_parity
-from tsss_edge.parity.recorded import Answers, record_answers
+from tsss_edge.parity.reference_answers import Answers, record_answers
 
 
 @pytest.fixture(scope="module")

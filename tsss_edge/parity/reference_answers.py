@@ -1,8 +1,8 @@
 """Checkpoint + pictures -> what the reference says of each, as files: parity then runs where there is no PyTorch.
 
-    answers.json      the checkpoint's hash and description, and the hash of every picture
-    labels/ID.png     (H,W) uint8 label map at the picture's size, 255 where nothing was decided
-    cells/ID.png      (h,w) uint8, 255 where objectness is above 0; only of networks that have it
+answers.json      the checkpoint's hash and description, and the hash of every picture
+labels/ID.png     (H,W) uint8 label map at the picture's size, 255 where nothing was decided
+cells/ID.png      (h,w) uint8, 255 where objectness is above 0; only of networks that have it
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ class Answers(Struct, frozen=True):
     def of(self, image_id: str) -> Answer:
         """Raises: ArtifactError: as `recall`."""
         if image_id not in self.recorded.pictures:
-            raise ArtifactError(f"{self.path}: no answer for picture {image_id}; use the split that the kit was made for")
+            raise ArtifactError(
+                f"{self.path}: no answer for picture {image_id}; use the split that the kit was made for"
+            )
         cells = _read(self.path / f"cells/{image_id}.png") // 255 if self.recorded.objectness else None
         return RecordedAnswer(image_id, _read(self.path / f"labels/{image_id}.png"), cells, self.meta)
 
