@@ -80,7 +80,9 @@ struct Allocation {
 struct Driver {
   std::recursive_mutex lock;  // one GPU, whichever thread waits for it
   bool initialised = false, integrated = false;
-  int devices = 1, major = 8, minor = 9, served = 13000;
+  int devices = 1, installed = 1;
+  std::vector<int> visible;  // of those installed, in this process's order
+  int major = 8, minor = 9, served = 13000;
   size_t total_bytes = size_t(8) << 30;
   double clock_ms = 0;
   std::vector<CUctx_st> primary;

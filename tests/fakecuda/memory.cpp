@@ -19,6 +19,12 @@ Driver::Driver() {
   const int capability = number("FAKECUDA_CAPABILITY", integrated ? 87 : 89);
   major = capability / 10, minor = capability % 10, served = number("FAKECUDA_SERVES", 13000);
   total_bytes = size_t(number("FAKECUDA_MIB", 8192)) << 20;
+  // CUDA_VISIBLE_DEVICES: "2" or "0,2". A process sees those, counted from 0; the report counts all of them.
+  const char *list = getenv("CUDA_VISIBLE_DEVICES");
+  for (int i = 0; !list && i < devices; ++i) visible.push_back(i);
+  for (const char *at = list; at; at = strchr(at, ','), at = at ? at + 1 : nullptr)
+    if (*at >= '0' && *at <= '9' && atoi(at) < devices) visible.push_back(atoi(at));
+  installed = devices, devices = visible.size();
   primary.resize(devices);
   for (int i = 0; i < devices; ++i) primary[i].device = i;
 }
@@ -35,7 +41,7 @@ Driver::~Driver() {
           device, pinned, streams.size(), events.size(), graphs.size() + executables.size());
   fprintf(file, "\"modules\": %zu, \"contexts\": %zu, \"launches\": %d, \"captures\": %d, \"retains\": [", modules.size(),
           retained, launches, captures);
-  for (int i = 0; i < devices; ++i) fprintf(file, "%s%d", i ? ", " : "", retains[i]);
+  for (int i = 0; i < installed; ++i) fprintf(file, "%s%d", i ? ", " : "", retains[i]);
   fprintf(file, "], \"errors\": {");
   const char *comma = "";
   for (auto &[what, times] : errors) fprintf(file, "%s\"%s\": %d", comma, what.c_str(), times), comma = ", ";
@@ -114,7 +120,7 @@ FAKE(cuGetErrorString, (CUresult code, const char **text), {
 FAKE(cuDevicePrimaryCtxRetain, (CUcontext * context, CUdevice device), {
   REQUIRE(gpu().initialised, CUDA_ERROR_NOT_INITIALIZED);
   REQUIRE(known(device), CUDA_ERROR_INVALID_DEVICE);
-  gpu().primary[device].retained++, gpu().retains[device]++;
+  gpu().primary[device].retained++, gpu().retains[gpu().visible[device]]++;
   return *context = &gpu().primary[device], CUDA_SUCCESS;
 })
 FAKE(cuDevicePrimaryCtxRelease_v2, (CUdevice device), {

@@ -56,3 +56,30 @@ def test_what_a_process_leaves_is_counted(tmp_path: Path) -> None:
     end = json.loads((tmp_path / "report.jsonl").read_text())
     assert [end[kind] for kind in ("device_memory", "streams", "pinned_memory", "contexts")] == [1, 1, 1, 1]
     assert end["retains"][0] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "visible", "touched"),
+    [
+        ([], "", [True, False, False]),
+        (["--device", "2"], "", [False, False, True]),
+        (["--device", "1"], "2,0", [True, False, False]),  # the second of those that a scheduler gave
+    ],
+)
+def test_only_the_chosen_gpu_is_touched(
+    tmp_path: Path, arguments: list[str], visible: str, touched: list[bool]
+) -> None:
+    """`doctor` looks at everything, and takes a context on one GPU only."""
+    environment = fakedriver.environment(tmp_path / "report.jsonl", devices=3)
+    environment |= {"CUDA_VISIBLE_DEVICES": visible} if visible else {}
+    command = [sys.executable, "-m", "tsss_edge", "doctor", *arguments]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120).stdout
+    assert "Fake GPU 0" in told and "8.0 GiB free of 8.0" in told
+    assert [times > 0 for times in json.loads((tmp_path / "report.jsonl").read_text())["retains"]] == touched
+
+
+def test_a_gpu_that_is_not_there_is_one_plain_line(tmp_path: Path) -> None:
+    environment = fakedriver.environment(tmp_path / "report.jsonl", devices=2)
+    command = [sys.executable, "-m", "tsss_edge", "doctor", "--device", "5"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 4 and done.stderr.startswith("error: no GPU 5: ") and "nvidia-smi -L" in done.stderr

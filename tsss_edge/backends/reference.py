@@ -25,7 +25,7 @@ class PyTorchBackend(Closing):
     ) -> None:
         """Make the network of a checkpoint.
 
-        Args:    device: "cpu" (default), "cuda", "cuda:1".
+        Args:    device: "cpu", "cuda", "cuda:1"; default: the GPU where PyTorch has one, in FP32 proper (no TF32).
                  threads: CPU threads; sets PyTorch's number for the whole process.
         Raises:  ArtifactError: of another architecture, or without a pixel output. UnavailableError: no such device here.
         """
@@ -41,6 +41,8 @@ class PyTorchBackend(Closing):
         self._device = _torch_device(device)
         if threads:
             torch.set_num_threads(threads)
+        if self._device.type == "cuda":  # a reference rounds like a CPU's: TF32 has 10 bits
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         net = load_model(checkpoint).to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._net = net
         self._bf16 = bf16
@@ -75,7 +77,7 @@ def _torch_device(name: str | None) -> torch.device:
     import torch
 
     try:
-        device = torch.device(name or "cpu")
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
         raise UnavailableError(f"PyTorch knows no device {name!r}; use cpu, cuda or cuda:N") from error
     if device.type == "cuda" and not torch.cuda.is_available():
