@@ -26,7 +26,8 @@ struct CUctx_st {  // a device's primary context; there are no others
 struct CUevent_st {
   CUcontext context;
   CUstream stream = nullptr;
-  bool recorded = false, done = true, captured = false;
+  int records = 0, completed = 0;  // a wait is for the records so far, not for later ones
+  bool captured = false;
   double ms = 0;
 };
 

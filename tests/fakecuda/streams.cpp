@@ -22,8 +22,10 @@ static CUresult find(CUevent handle, std::shared_ptr<CUevent_st> *event) {
   return *event = found->second, CUDA_SUCCESS;
 }
 
+static bool done(const CUevent_st &event) { return event.completed >= event.records; }
+
 static void pend(const Work &work, CUstream_st *stream) {
-  if (work.records) work.records->recorded = true, work.records->done = false, work.records->stream = stream;
+  if (work.records) work.records->records++, work.records->stream = stream;
 }
 
 CUresult put(CUstream_st *stream, Work work) {
@@ -41,7 +43,7 @@ CUresult run_until(CUstream_st *stream, const std::function<bool()> &done) {
     stream->queue.pop_front();
     gpu().clock_ms += 1;
     const CUresult code = stream->context->dead ? stream->context->dead : work.run();
-    if (work.records) work.records->done = true, work.records->ms = gpu().clock_ms;
+    if (work.records) work.records->completed++, work.records->ms = gpu().clock_ms;
     if (code) stream->context->dead = code;
   }
   return stream->context->dead;
@@ -120,8 +122,8 @@ FAKE(cuStreamWaitEvent, (CUstream handle, CUevent event, unsigned), {
   std::shared_ptr<CUevent_st> found;
   CHECKED(find(event, &found));
   REQUIRE(!found->captured, CUDA_ERROR_NOT_SUPPORTED);  // fork and join within a capture are not served
-  return put(stream, {[found] {
-    if (found->stream) run_until(found->stream, [&] { return found->done; });
+  return put(stream, {[found, records = found->records] {
+    if (found->stream) run_until(found->stream, [&] { return found->completed >= records; });
     return CUDA_SUCCESS;
   }, nullptr, "wait"});
 })
@@ -161,7 +163,7 @@ FAKE(cuEventSynchronize, (CUevent event), {
   CHECKED(find(event, &found));
   REQUIRE(!found->captured, CUDA_ERROR_CAPTURED_EVENT);
   CHECKED(unsafe());
-  if (found->stream) return run_until(found->stream, [&] { return found->done; });
+  if (found->stream) return run_until(found->stream, [&] { return done(*found); });
   return CUDA_SUCCESS;
 })
 FAKE(cuEventQuery, (CUevent event), {
@@ -171,8 +173,8 @@ FAKE(cuEventQuery, (CUevent event), {
   REQUIRE(!found->captured, CUDA_ERROR_CAPTURED_EVENT);
   CHECKED(unsafe());
   bool asked = false;
-  if (found->stream) CHECKED(run_until(found->stream, [&] { return found->done || std::exchange(asked, true); }));
-  return found->done ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
+  if (found->stream) CHECKED(run_until(found->stream, [&] { return done(*found) || std::exchange(asked, true); }));
+  return done(*found) ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
 })
 FAKE(cuEventElapsedTime, (float *ms, CUevent earlier, CUevent later), {
   CHECKED(need_context());
@@ -180,8 +182,8 @@ FAKE(cuEventElapsedTime, (float *ms, CUevent earlier, CUevent later), {
   std::shared_ptr<CUevent_st> after;
   CHECKED(find(earlier, &before));
   CHECKED(find(later, &after));
-  REQUIRE(before->recorded && after->recorded, CUDA_ERROR_INVALID_HANDLE);
-  REQUIRE(before->done && after->done, CUDA_ERROR_NOT_READY);
+  REQUIRE(before->records && after->records, CUDA_ERROR_INVALID_HANDLE);
+  REQUIRE(done(*before) && done(*after), CUDA_ERROR_NOT_READY);
   return *ms = after->ms - before->ms, CUDA_SUCCESS;
 })
 extern "C" CUresult cuEventElapsedTime_v2(float *ms, CUevent a, CUevent b) { return cuEventElapsedTime(ms, a, b); }

@@ -262,6 +262,19 @@ def test_a_stream_waits_for_an_event_of_another(fake: Fake, stream: ctypes.c_voi
     fake.call("cuStreamDestroy_v2", other)
 
 
+def test_a_stream_waits_for_the_record_so_far_and_no_later_one(fake: Fake, stream: ctypes.c_void_p) -> None:
+    """Else two streams that wait for each other in turn would stand still."""
+    other, event = fake.made("cuStreamCreate", NON_BLOCKING), fake.made("cuEventCreate", 0)
+    address, host = fake.allocate(8), fake.pinned(8)
+    fake.call("cuEventRecordWithFlags", event, other, 0)
+    fake.call("cuStreamWaitEvent", stream, event, 0)
+    assert fake.copy_in(address, host, other) == 0
+    fake.call("cuEventRecordWithFlags", event, other, 0)
+    fake.call("cuStreamSynchronize", stream)
+    assert fake.code("cuEventQuery", event) == NOT_READY, "the second record still waits in its stream"
+    fake.call("cuStreamDestroy_v2", other)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Graphs
 

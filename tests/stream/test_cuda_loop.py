@@ -40,6 +40,7 @@ class FixedEngine:
 
     def __init__(self, device: CudaDevice) -> None:
         self.slots = slots_needed(IN_FLIGHT)
+        self.contexts = IN_FLIGHT  # as TensorRT's: slots share them
         self.logits = np.random.default_rng(9).normal(size=(4, 8, 12)).astype(np.float32)
         with device.current():
             pinned, stream = device.pinned((4, 8, 12), np.float32), device.stream()

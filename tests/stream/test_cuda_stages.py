@@ -44,8 +44,11 @@ class FakeEngine:
     name = "fake"
     classes, preprocess = CLASSES, SPEC
 
-    def __init__(self, cuda: HostCuda, device: CudaDevice, *, slots: int = 2, objectness: bool = True) -> None:
-        self.slots = slots
+    def __init__(
+        self, cuda: HostCuda, device: CudaDevice, *, slots: int = 2, contexts: int = 0, objectness: bool = True
+    ) -> None:
+        self.slots, self.contexts = slots, contexts or slots
+        self.ran: list[int] = []  # slots, in the order in which the GPU came to them
         self.fake = FakeBackend(CLASSES, SPEC, objectness=objectness)
         self.outputs: tuple[TensorSpec, ...] = self.fake.outputs
         self.overflows = False
@@ -65,6 +68,7 @@ class FakeEngine:
         self._cuda.streams[stream].put(lambda: self._run(slot))
 
     def _run(self, slot: int) -> None:
+        self.ran.append(slot)
         memory = self._memory[slot]
         image = np.frombuffer(ctypes.string_at(memory["image"], 64 * 96 * 3), np.uint8).reshape(1, 64, 96, 3)
         for name, array in self.fake.infer(image).items():
@@ -126,6 +130,26 @@ def test_answers_are_those_of_the_kernels_alone(cuda: HostCuda, library: Path) -
     assert not cuda.graphs
     assert not cuda.events
     assert not cuda.device_memory.keys() - cuda.pinned.keys()
+
+
+@pytest.mark.parametrize(("contexts", "order"), [(1, [0, 1]), (2, [1])])
+def test_slots_of_one_context_wait_for_each_other(
+    cuda: HostCuda, library: Path, contexts: int, order: list[int]
+) -> None:
+    """Two slots must not run one execution context at once; where each has its own, none waits."""
+    device = CudaDevice()
+    engine = FakeEngine(cuda, device, contexts=contexts)
+    stages = CudaStages(engine, device, blend=False)
+    with stages.thread():
+        for slot in (0, 1):
+            answer(stages, slot, picture(slot))  # makes slot and graph
+        engine.ran.clear()
+        for slot in (0, 1):
+            stages.start(slot, picture(2 + slot), {})
+        np.testing.assert_array_equal(answer(stages, 1).labels, expected(library, picture(3))[0])
+        assert engine.ran == order
+        np.testing.assert_array_equal(answer(stages, 0).labels, expected(library, picture(2))[0])
+    stages.close()
 
 
 def test_times_are_the_gpus_own(cuda: HostCuda) -> None:

@@ -19,6 +19,7 @@ from tsss_edge.errors import UnavailableError
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 
 OLDEST = (8, 5)
+CONTEXTS = 3  # networks that run at once at most: one frame is copied in, one in the network, one copied out
 STRONG_TYPING_FULL = (10, 12)  # from here on a strongly typed build is the only one we try (NVIDIA's migration guide)
 
 
@@ -106,6 +107,8 @@ USED: dict[str, Span] = {
     "ICudaEngine.create_engine_inspector": ALWAYS,
     "EngineInspector.get_engine_information": ALWAYS,
     "LayerInformationFormat.JSON": ALWAYS,
+    "ICudaEngine.num_optimization_profiles": ALWAYS,
+    "IExecutionContext.set_optimization_profile_async": ALWAYS,
     "IExecutionContext.set_input_shape": ALWAYS,
     "IExecutionContext.set_tensor_address": ALWAYS,
     "IExecutionContext.execute_async_v3": ALWAYS,
@@ -146,6 +149,11 @@ class Trt:
     def never_strong(self) -> bool:
         """TensorRT 8: builder flags instead."""
         return not self.has("NetworkDefinitionCreationFlag.STRONGLY_TYPED")
+
+    @property
+    def shares_profiles(self) -> bool:
+        """Several contexts may use one optimization profile (before 10.0 each needs its own: NvInferRuntime.h 8.5)."""
+        return self.flavour == "tensorrt-rtx" or self.version[0] >= 10
 
     def __str__(self) -> str:
         return f"{'TensorRT-RTX' if self.flavour == 'tensorrt-rtx' else 'TensorRT'} {'.'.join(map(str, self.version))}"

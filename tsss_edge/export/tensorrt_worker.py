@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from tsss_edge.artifacts import DlaUse, Precision, Struct, TensorSpec
-from tsss_edge.backends.trt_api import Flavour, Trt, load, make_logger, type_name
+from tsss_edge.backends.trt_api import CONTEXTS, Flavour, Trt, load, make_logger, type_name
 from tsss_edge.errors import ArtifactError, TsssEdgeError
 from tsss_edge.files import write_bytes, write_json
 
@@ -128,7 +128,7 @@ def _config(trt: Trt, builder: Any, network: Any, job: BuildJob) -> Any:
         config.builder_optimization_level = job.optimization_level
     if not job.strong:
         _weak_typing(trt, network, config, job)
-    _profile(builder, network, config, job)
+    _profile(trt, builder, network, config, job)
     _devices(trt, config, job)
     if job.timing_cache:
         path = Path(job.timing_cache)
@@ -158,7 +158,7 @@ def _set_ranges(network: Any, ranges: dict[str, float]) -> None:
             tensor.set_dynamic_range(-ranges[tensor.name], ranges[tensor.name])
 
 
-def _profile(builder: Any, network: Any, config: Any, job: BuildJob) -> None:
+def _profile(trt: Trt, builder: Any, network: Any, config: Any, job: BuildJob) -> None:
     tensor = network.get_input(0)
     shape = tuple(tensor.shape)
     if shape[0] >= 0:
@@ -168,10 +168,11 @@ def _profile(builder: Any, network: Any, config: Any, job: BuildJob) -> None:
                 "export with --batch 0 (free)"
             )
         return
-    profile = builder.create_optimization_profile()
-    profile.set_shape(tensor.name, *((n, *shape[1:]) for n in job.batch))
-    if config.add_optimization_profile(profile) < 0:
-        raise ArtifactError(f"TensorRT refuses the batch profile {job.batch}")
+    for _ in range(1 if trt.shares_profiles else CONTEXTS):
+        profile = builder.create_optimization_profile()
+        profile.set_shape(tensor.name, *((n, *shape[1:]) for n in job.batch))
+        if config.add_optimization_profile(profile) < 0:
+            raise ArtifactError(f"TensorRT refuses the batch profile {job.batch}")
 
 
 def _devices(trt: Trt, config: Any, job: BuildJob) -> None:
