@@ -15,9 +15,12 @@ from tsss_edge.artifacts import Checkpoint
 from tsss_edge.backends import AsyncBackend, open_backend
 from tsss_edge.backends.cuda.device import CudaDevice
 from tsss_edge.backends.torch_engine import TorchEngine
+from tsss_edge.errors import UnavailableError
+from tsss_edge.stream import opening
 from tsss_edge.stream.cuda_slot import DeviceEngine
 from tsss_edge.stream.cuda_stages import CudaStages
 from tsss_edge.stream.frames import Frame
+from tsss_edge.stream.opening import open_engine, require_gate
 
 FRAME_HW = (40, 60)
 
@@ -88,6 +91,35 @@ def test_the_cuda_loop_runs_a_real_network(
             assert result.objectness is not None
     assert stages.name == "pytorch fp32 cpu, 2 slots, all stages on the GPU, CUDA graphs"
     stages.close()
+
+
+def test_stream_takes_a_checkpoint_where_pytorch_has_a_gpu(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without one it says which engine a CPU runs."""
+    require_gate(checkpoint.path, force=False)
+    if not torch.cuda.is_available():
+        with pytest.raises(UnavailableError, match="build-engine --target cpu"):
+            open_engine(checkpoint.path, live=False, threads=1)
+    asked: list[str] = []
+
+    def on_the_cpu(checkpoint: Checkpoint, *, slots: int, device: str) -> TorchEngine:
+        asked.append(device)
+        return TorchEngine(checkpoint, slots=slots, device="cpu")
+
+    monkeypatch.setattr("tsss_edge.backends.torch_engine.TorchEngine", on_the_cpu)
+    with open_engine(checkpoint.path, live=True, threads=1) as engine:
+        assert isinstance(engine, DeviceEngine) and engine.slots == 4
+    assert asked == ["cuda"]
+
+
+def test_an_engine_without_tensorrt_names_the_other_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(path: Path, **options: object) -> None:
+        raise UnavailableError("Python module tensorrt cannot be imported (x)")
+
+    monkeypatch.setattr(opening, "open_backend", fails)
+    with pytest.raises(UnavailableError, match="or stream its checkpoint, which PyTorch runs on the GPU"):
+        open_engine(tmp_path / "x.engine", live=False, threads=1)
 
 
 @pytest.mark.gpu

@@ -81,7 +81,9 @@ def _torch_device(name: str | None) -> torch.device:
     except RuntimeError as error:
         raise UnavailableError(f"PyTorch knows no device {name!r}; use cpu, cuda or cuda:N") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UnavailableError("PyTorch finds no CUDA GPU on this machine; use --device cpu")
+        raise UnavailableError(
+            "PyTorch finds no CUDA GPU on this machine; on a CPU use its engine (build-engine --target cpu)"
+        )
     return device
 
 
