@@ -267,6 +267,7 @@ class CalibrationRecord(Struct, frozen=True):
     onnx: str = ""  # its name; it lies beside the INT8 graph
     random: bool = False
     peaks: dict[str, float] = {}  # largest magnitude of each measured tensor, by which `parity` replays the calibration
+    others: dict[str, float] = {}  # the same of the float tensors that never get a pair, on some of the pictures
 
 
 class OnnxMeta(Struct, frozen=True):
@@ -411,6 +412,7 @@ class DlaUse(Struct, frozen=True):
     on_dla: int
     on_gpu: dict[str, str]
     hops: int
+    int8: tuple[int, int] | None = None  # convolutions and Adds that have all ranges for INT8, and all of them
 
     @classmethod
     def of(cls, layers: Sequence[str], refused: Mapping[str, str]) -> DlaUse:
@@ -425,7 +427,8 @@ class DlaUse(Struct, frozen=True):
         named = ", ".join(f"{name}: {reason}" for name, reason in list(self.on_gpu.items())[:most_named])
         more = ", ..." if len(self.on_gpu) > most_named else ""
         told = f" ({named}{more})" if named else ""
-        return f"{self.on_dla} layers on the DLA, {len(self.on_gpu)} on the GPU{told}, {self.hops} hops"
+        int8 = f", {self.int8[0]} of {self.int8[1]} convolutions and Adds in INT8" if self.int8 else ""
+        return f"{self.on_dla} layers on the DLA, {len(self.on_gpu)} on the GPU{told}, {self.hops} hops{int8}"
 
 
 class Candidate(Struct, frozen=True):

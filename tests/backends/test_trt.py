@@ -51,6 +51,7 @@ class HostCuda:
         self.queue: dict[int, list[Any]] = {}
         self.closed = self.contexts = 0
         self.profiles: list[int] = []  # that contexts took
+        self.runtimes: list[Any] = []
         self.ran: list[int] = []  # input addresses of the networks, in the order in which they ran
 
     def use(self) -> None:
@@ -160,7 +161,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, engine: Engine, gpu: Gpu = ADA, br
         num_optimization_profiles=3,
     )
     deserialize = SimpleNamespace(deserialize_cuda_engine=lambda data: loaded if broken != "plan" else None)
-    module = SimpleNamespace(Runtime=lambda logger: deserialize)
+    module = SimpleNamespace(Runtime=lambda logger: cuda.runtimes.append(deserialize) or deserialize)
     version = tuple(map(int, engine.record.versions["tensorrt-rtx"].split(".")))
     monkeypatch.setattr(trt, "PrimaryContext", lambda: cuda)
     monkeypatch.setattr(trt, "first_gpu", lambda: gpu)
@@ -227,6 +228,16 @@ def test_the_builder_makes_a_profile_for_each_of_them(version: tuple[int, ...], 
     job = SimpleNamespace(batch=(1, 2, 4), onnx="t.onnx")
     tensorrt_worker._profile(Trt(None, "tensorrt", version), builder, network, config, job)  # type: ignore[arg-type]
     assert len(added) == profiles
+
+
+@pytest.mark.parametrize("core", [None, 1])
+def test_the_runtime_is_told_the_dla_core(monkeypatch: pytest.MonkeyPatch, engine: Engine, core: int | None) -> None:
+    """Else a plan for core 1 runs on core 0 (microsoft/onnxruntime#26680)."""
+    cuda = stand_in(monkeypatch, engine)
+    target = msgspec.structs.replace(engine.record.build.target, dla_core=core)
+    build = msgspec.structs.replace(engine.record.build, target=target)
+    open_backend(msgspec.structs.replace(engine, record=msgspec.structs.replace(engine.record, build=build))).close()
+    assert getattr(cuda.runtimes[0], "DLA_core", None) == core
 
 
 def test_enqueue_runs_on_memory_that_a_gpu_loop_filled(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:

@@ -57,6 +57,8 @@ class TensorRTBackend(Closing):
         require_runnable(path, header, record, trt, gpu)
         self._trt, self._logger = trt, make_logger(trt)
         self._runtime = trt.module.Runtime(self._logger)
+        if (core := record.build.target.dla_core) is not None:
+            self._runtime.DLA_core = core  # else a plan for core 1 runs on core 0
         self._engine = _deserialize(self._runtime, path, trt, self._logger)
         _require_tensors(path, self._engine, (*record.inputs, *record.outputs))
         own_profiles = record.inputs[0].shape[0] < 0 and not trt.shares_profiles

@@ -88,6 +88,7 @@ USED: dict[str, Span] = {
     "ILayer.name": ALWAYS,
     "ILayer.get_input": ALWAYS,
     "ILayer.get_output": ALWAYS,
+    "ILayer.num_inputs": ALWAYS,
     "ILayer.num_outputs": ALWAYS,
     "ITensor.name": ALWAYS,
     "ITensor.dtype": ALWAYS,
@@ -99,6 +100,7 @@ USED: dict[str, Span] = {
     "DataType.UINT8": ALWAYS,
     "IHostMemory.nbytes": ALWAYS,
     # running
+    "Runtime.DLA_core": ALWAYS,
     "Runtime.deserialize_cuda_engine": ALWAYS,
     "ICudaEngine.num_io_tensors": ALWAYS,
     "ICudaEngine.get_tensor_name": ALWAYS,

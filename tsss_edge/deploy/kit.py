@@ -200,8 +200,12 @@ def _describe(target: Target, graphs: dict[Precision, OnnxModel], split: str) ->
         split=split,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         tool=f"tsss-edge {tsss_edge.__version__}",
-        dla={p: expected_dla(graph.graph) for p, graph in graphs.items()} if target.dla_core is not None else {},
+        dla={p: _dla(graph) for p, graph in graphs.items()} if target.dla_core is not None else {},
     )
+
+
+def _dla(graph: OnnxModel) -> DlaUse:
+    return expected_dla(graph.graph, graph.meta.calibration.others if graph.meta.calibration else None)
 
 
 def _write_rest(folder: Path, kit: Kit, graphs: dict[Precision, OnnxModel]) -> None:

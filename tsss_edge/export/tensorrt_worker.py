@@ -82,7 +82,9 @@ def build(job: BuildJob) -> BuildResult:
     if job.timing_cache:
         write_bytes(Path(job.timing_cache), bytes(config.get_timing_cache().serialize()))
     typed, left = typed_precisions(network)
-    realised, realised_float = realised_precisions(_inspect(trt, logger, bytes(plan))) if job.examine else ({}, ())
+    realised, realised_float = (
+        realised_precisions(_inspect(trt, logger, bytes(plan), job.dla_core)) if job.examine else ({}, ())
+    )
     return BuildResult(
         version=trt.module.__version__,
         strong=job.strong,
@@ -90,15 +92,18 @@ def build(job: BuildJob) -> BuildResult:
         float_convolutions=left,
         inputs=tuple(_spec(network.get_input(i)) for i in range(network.num_inputs)),
         outputs=tuple(_spec(network.get_output(i)) for i in range(network.num_outputs)),
-        dla=_dla_report(network, config) if job.dla_core is not None else None,
+        dla=_dla_report(network, config, job) if job.dla_core is not None else None,
         realised=realised,
         realised_float=realised_float,
     )
 
 
-def _inspect(trt: Trt, logger: Any, plan: bytes) -> str:
+def _inspect(trt: Trt, logger: Any, plan: bytes, dla_core: int | None) -> str:
     """The inspector's JSON of a plan; empty where this GPU cannot load it (TensorRT-RTX built for others)."""
-    engine = trt.module.Runtime(logger).deserialize_cuda_engine(plan)
+    runtime = trt.module.Runtime(logger)
+    if dla_core is not None:
+        runtime.DLA_core = dla_core
+    engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         return ""
     return str(engine.create_engine_inspector().get_engine_information(trt.get("LayerInformationFormat.JSON")))
@@ -244,11 +249,22 @@ def _precision(layer: dict[str, Any]) -> str:
     return "unknown"
 
 
-def _dla_report(network: Any, config: Any) -> DlaUse:
-    """As TensorRT itself decides, layer by layer, in the network's order."""
+def _dla_report(network: Any, config: Any, job: BuildJob) -> DlaUse:
+    """As TensorRT itself decides, layer by layer, in the network's order; INT8 where all tensors around a layer have ranges."""
     layers = [layer for layer in _layers(network) if layer.type.name != "CONSTANT"]
     refused = {layer.name: "TensorRT says so" for layer in layers if not config.can_run_on_DLA(layer)}
-    return DlaUse.of([layer.name for layer in layers], refused)
+    use = DlaUse.of([layer.name for layer in layers], refused)
+    if not job.ranges:
+        return use
+    counted = [n for n in layers if n.type.name in ("CONVOLUTION", "DECONVOLUTION", "ELEMENTWISE")]
+    held = [n for n in counted if n.name not in refused and all(t.name in job.ranges for t in _around(n))]
+    return msgspec.structs.replace(use, int8=(len(held), len(counted)))
+
+
+def _around(layer: Any) -> list[Any]:
+    """Tensors that a layer computes from and makes."""
+    inputs = (layer.get_input(i) for i in range(layer.num_inputs))
+    return [t for t in (*inputs, *(layer.get_output(i) for i in range(layer.num_outputs))) if t is not None]
 
 
 def _spec(tensor: Any) -> TensorSpec:
