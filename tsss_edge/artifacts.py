@@ -403,6 +403,8 @@ class Target(Struct, frozen=True):
     timing_cache: bool = True
     dla_core: int | None = None
     compute_capabilities: tuple[str, ...] = ()  # "8.7"; empty: of this machine
+    hardware_compatible: Literal["", "ampere_plus", "same_compute_capability"] = ""  # other GPUs that run the plan too
+    version_compatible: bool = False  # later TensorRT versions of the same major number run it too
     local: bool = True  # False: a device that is not this machine, so build-engine writes a build kit
 
 

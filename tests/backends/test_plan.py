@@ -152,3 +152,52 @@ def test_machine_mismatches_name_both_sides_and_the_way_out(engine: Engine, tmp_
         UnavailableError, match=r"driver that serves CUDA 14\.1, this one serves 13\.0; install a newer"
     ):
         require_runnable(plan, header, newer, Trt(None, "tensorrt", (10, 3, 0)), ADA)
+
+
+@pytest.mark.parametrize(
+    ("level", "name", "capability", "runs"),
+    [
+        ("", "NVIDIA A10", "8.6", False),
+        ("ampere_plus", "NVIDIA A10", "8.6", True),
+        ("ampere_plus", "NVIDIA H100", "9.0", True),
+        ("ampere_plus", "Tesla T4", "7.5", False),
+        ("same_compute_capability", "NVIDIA RTX 4090", "8.9", True),
+        ("same_compute_capability", "NVIDIA A10", "8.6", False),
+    ],
+)
+def test_hardware_compatible_plans_travel(
+    engine: Engine, tmp_path: Path, level: str, name: str, capability: str, runs: bool
+) -> None:
+    """Built on an L4 (8.9)."""
+    plan = tensorrt_plan(tmp_path / "a.engine")
+    record = as_tensorrt(engine.record, "10.3.0.26", "NVIDIA L4 (compute capability 8.9)")
+    record = with_target(record, hardware_compatible=level)
+    gpu = msgspec.structs.replace(ADA, name=name, compute_capability=capability)
+    if runs:
+        require_runnable(plan, read_header(plan), record, Trt(None, "tensorrt", (10, 3, 0)), gpu)
+    else:
+        with pytest.raises(UnavailableError, match="built for NVIDIA L4"):
+            require_runnable(plan, read_header(plan), record, Trt(None, "tensorrt", (10, 3, 0)), gpu)
+
+
+@pytest.mark.parametrize(
+    ("compatible", "here", "runs"),
+    [(False, (10, 16, 0), False), (True, (10, 16, 0), True), (True, (10, 2, 0), False), (True, (11, 0, 0), False)],
+)
+def test_version_compatible_plans_travel_forward(
+    engine: Engine, tmp_path: Path, compatible: bool, here: tuple[int, ...], runs: bool
+) -> None:
+    """Built by 10.3."""
+    plan = tensorrt_plan(tmp_path / "a.engine")
+    record = as_tensorrt(engine.record, "10.3.0.26", "NVIDIA L4 (compute capability 8.9)")
+    record = with_target(record, version_compatible=compatible)
+    if runs:
+        require_runnable(plan, read_header(plan), record, Trt(None, "tensorrt", here), ADA)
+    else:
+        with pytest.raises(UnavailableError, match=r"built by TensorRT 10\.3\.0\.26"):
+            require_runnable(plan, read_header(plan), record, Trt(None, "tensorrt", here), ADA)
+
+
+def with_target(record: EngineRecord, **changes: object) -> EngineRecord:
+    target = msgspec.structs.replace(record.build.target, **changes)
+    return msgspec.structs.replace(record, build=msgspec.structs.replace(record.build, target=target))

@@ -230,6 +230,19 @@ def test_the_builder_makes_a_profile_for_each_of_them(version: tuple[int, ...], 
     assert len(added) == profiles
 
 
+def test_compatible_plans_are_asked_of_the_builder_or_refused() -> None:
+    flags: list[Any] = []
+    config = SimpleNamespace(set_flag=flags.append)
+    levels, flag = SimpleNamespace(AMPERE_PLUS="ampere"), SimpleNamespace(VERSION_COMPATIBLE="version")
+    module = SimpleNamespace(HardwareCompatibilityLevel=levels, BuilderFlag=flag)
+    job = SimpleNamespace(hardware_compatible="ampere_plus", version_compatible=True)
+    tensorrt_worker._compatibility(Trt(module, "tensorrt", (10, 3, 0)), config, job)  # type: ignore[arg-type]
+    assert (config.hardware_compatibility_level, flags) == ("ampere", ["version"])
+    for flavour, version in (("tensorrt", (8, 5, 3)), ("tensorrt-rtx", (1, 7, 1))):
+        with pytest.raises(ArtifactError, match="makes no plan with AMPERE_PLUS; leave that out of the target"):
+            tensorrt_worker._compatibility(Trt(module, flavour, version), config, job)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("core", [None, 1])
 def test_the_runtime_is_told_the_dla_core(monkeypatch: pytest.MonkeyPatch, engine: Engine, core: int | None) -> None:
     """Else a plan for core 1 runs on core 0 (microsoft/onnxruntime#26680)."""

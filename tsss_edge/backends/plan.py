@@ -127,7 +127,7 @@ def require_runnable(path: Path, header: PlanHeader, record: EngineRecord, trt: 
     """Raise UnavailableError when this TensorRT or this GPU cannot run the plan, before CUDA is asked."""
     rebuild = f"`tsss-edge build-engine {path}`"
     built = header.version or parse_version(record.versions.get(header.flavour, ""))
-    if built and tuple(trt.version[:3]) != tuple(built[:3]):
+    if built and not _runs_version(trt.version, tuple(built), compatible=record.build.target.version_compatible):
         by = f"{NAMES[header.flavour]} {'.'.join(map(str, built))}"
         raise UnavailableError(f"{path}: built by {by}, this machine has {trt}; build it here with {rebuild}")
     served = header.compute_capabilities
@@ -143,7 +143,22 @@ def require_runnable(path: Path, header: PlanHeader, record: EngineRecord, trt: 
             f"{path}: built under a driver that serves CUDA {built_with}, this one serves {gpu.driver_cuda}; "
             f"install a newer driver, or build it here with {rebuild}"
         )
-    if header.flavour == "tensorrt" and record.device and f"{gpu.name} (" not in record.device:
+    if header.flavour == "tensorrt" and record.device and not _runs_gpu(record, gpu):
         raise UnavailableError(
             f"{path}: built for {record.device}, this GPU is {gpu.name}; build it here with {rebuild}"
         )
+
+
+def _runs_version(here: tuple[int, ...], built: tuple[int, ...], *, compatible: bool) -> bool:
+    """The same version; with a version-compatible plan a later one of the same major number."""
+    return here[:3] == built[:3] or (compatible and here[0] == built[0] and here >= built[:3])
+
+
+def _runs_gpu(record: EngineRecord, gpu: Gpu) -> bool:
+    """The same model; with a hardware-compatible plan Ampere and later, or the same compute capability."""
+    level = record.build.target.hardware_compatible
+    if level == "ampere_plus":
+        return int(gpu.compute_capability.split(".")[0]) >= 8
+    if level == "same_compute_capability":
+        return f"compute capability {gpu.compute_capability})" in record.device
+    return f"{gpu.name} (" in record.device

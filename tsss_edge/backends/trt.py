@@ -59,6 +59,8 @@ class TensorRTBackend(Closing):
         self._runtime = trt.module.Runtime(self._logger)
         if (core := record.build.target.dla_core) is not None:
             self._runtime.DLA_core = core  # else a plan for core 1 runs on core 0
+        if record.build.target.version_compatible:
+            self._runtime.engine_host_code_allowed = True  # such a plan carries a runtime; its hash was checked
         self._engine = _deserialize(self._runtime, path, trt, self._logger)
         _require_tensors(path, self._engine, (*record.inputs, *record.outputs))
         own_profiles = record.inputs[0].shape[0] < 0 and not trt.shares_profiles

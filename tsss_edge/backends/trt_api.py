@@ -34,6 +34,7 @@ class Span(NamedTuple):
 ALWAYS = Span()
 FROM_8_6 = Span(since=(8, 6))
 FROM_10 = Span(since=(10, 0))
+SAME_CAPABILITY = Span(since=(10, 16))  # the first recorded API that has it
 UNTIL_11 = Span(until=(11, 0), rtx=False)
 RTX_ONLY = Span(since=(99, 0))
 
@@ -74,6 +75,10 @@ USED: dict[str, Span] = {
     "IBuilderConfig.can_run_on_DLA": ALWAYS,
     "Builder.num_DLA_cores": ALWAYS,
     "DeviceType.DLA": ALWAYS,
+    "IBuilderConfig.hardware_compatibility_level": FROM_8_6,
+    "HardwareCompatibilityLevel.AMPERE_PLUS": FROM_8_6,
+    "HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY": SAME_CAPABILITY,
+    "BuilderFlag.VERSION_COMPATIBLE": FROM_8_6,
     "IBuilderConfig.num_compute_capabilities": RTX_ONLY,
     "IBuilderConfig.set_compute_capability": RTX_ONLY,
     "ComputeCapability": RTX_ONLY,
@@ -101,6 +106,7 @@ USED: dict[str, Span] = {
     "IHostMemory.nbytes": ALWAYS,
     # running
     "Runtime.DLA_core": ALWAYS,
+    "Runtime.engine_host_code_allowed": FROM_8_6,
     "Runtime.deserialize_cuda_engine": ALWAYS,
     "ICudaEngine.num_io_tensors": ALWAYS,
     "ICudaEngine.get_tensor_name": ALWAYS,

@@ -158,6 +158,8 @@ def _job(
         strong=not trt.never_strong,
         dla_core=target.dla_core,
         compute_capabilities=_compute_capabilities(target, gpu),
+        hardware_compatible=target.hardware_compatible,
+        version_compatible=target.version_compatible,
         timing_cache=str(timing_cache_path(trt, gpu)) if gpu and target.timing_cache else "",
         examine=gpu is not None,
     )
@@ -262,6 +264,9 @@ def _shapes(job: BuildJob) -> list[str]:
 
 def _device(trt: Trt, job: BuildJob) -> list[str]:
     dla = [] if job.dla_core is None else [f"--useDLACore={job.dla_core}", "--allowGPUFallback"]
+    levels = {"ampere_plus": "ampere+", "same_compute_capability": "sameComputeCapability"}
+    dla += [f"--hardwareCompatibilityLevel={levels[job.hardware_compatible]}"] if job.hardware_compatible else []
+    dla += ["--versionCompatible"] if job.version_compatible else []
     if trt.flavour != "tensorrt-rtx" or not job.compute_capabilities:
         return dla
     return [*dla, f"--computeCapabilities={','.join(c.replace('.', '') for c in job.compute_capabilities)}"]

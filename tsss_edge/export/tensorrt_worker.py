@@ -44,6 +44,8 @@ class BuildJob(Struct, frozen=True):
     strong: bool
     dla_core: int | None = None
     compute_capabilities: tuple[str, ...] = ()
+    hardware_compatible: str = ""
+    version_compatible: bool = False
     timing_cache: str = ""
     float_nodes: tuple[str, ...] = ()  # meant to stay FP32
     ranges: dict[str, float] = msgspec.field(default_factory=dict)  # tensor -> largest magnitude, for INT8 without Q/DQ
@@ -82,9 +84,7 @@ def build(job: BuildJob) -> BuildResult:
     if job.timing_cache:
         write_bytes(Path(job.timing_cache), bytes(config.get_timing_cache().serialize()))
     typed, left = typed_precisions(network)
-    realised, realised_float = (
-        realised_precisions(_inspect(trt, logger, bytes(plan), job.dla_core)) if job.examine else ({}, ())
-    )
+    realised, realised_float = realised_precisions(_inspect(trt, logger, bytes(plan), job)) if job.examine else ({}, ())
     return BuildResult(
         version=trt.module.__version__,
         strong=job.strong,
@@ -98,11 +98,13 @@ def build(job: BuildJob) -> BuildResult:
     )
 
 
-def _inspect(trt: Trt, logger: Any, plan: bytes, dla_core: int | None) -> str:
+def _inspect(trt: Trt, logger: Any, plan: bytes, job: BuildJob) -> str:
     """The inspector's JSON of a plan; empty where this GPU cannot load it (TensorRT-RTX built for others)."""
     runtime = trt.module.Runtime(logger)
-    if dla_core is not None:
-        runtime.DLA_core = dla_core
+    if job.dla_core is not None:
+        runtime.DLA_core = job.dla_core
+    if job.version_compatible:
+        runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         return ""
@@ -135,6 +137,7 @@ def _config(trt: Trt, builder: Any, network: Any, job: BuildJob) -> Any:
         _weak_typing(trt, network, config, job)
     _profile(trt, builder, network, config, job)
     _devices(trt, config, job)
+    _compatibility(trt, config, job)
     if job.timing_cache:
         path = Path(job.timing_cache)
         cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
@@ -193,6 +196,20 @@ def _devices(trt: Trt, config: Any, job: BuildJob) -> None:
             if kind is None:
                 raise ArtifactError(f"{trt} does not build for compute capability {text}")
             config.set_compute_capability(kind, index)
+
+
+def _compatibility(trt: Trt, config: Any, job: BuildJob) -> None:
+    """Plans for other GPUs and later versions, where this TensorRT makes them."""
+    wanted = {f"HardwareCompatibilityLevel.{job.hardware_compatible.upper()}": bool(job.hardware_compatible)}
+    wanted["BuilderFlag.VERSION_COMPATIBLE"] = job.version_compatible
+    for name, asked in wanted.items():
+        if asked and (trt.flavour == "tensorrt-rtx" or not trt.has(name)):
+            raise ArtifactError(f"{trt} makes no plan with {name.rpartition('.')[2]}; leave that out of the target")
+    if job.hardware_compatible:
+        level = trt.get(f"HardwareCompatibilityLevel.{job.hardware_compatible.upper()}")
+        config.hardware_compatibility_level = level
+    if job.version_compatible:
+        config.set_flag(trt.get("BuilderFlag.VERSION_COMPATIBLE"))
 
 
 def _layers(network: Any) -> list[Any]:
