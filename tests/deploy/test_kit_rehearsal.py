@@ -34,7 +34,7 @@ def test_a_kit_comes_back_with_records_and_parity(tmp_path: Path) -> None:
         archive.extractall(tmp_path / "back", filter="data")
     out = tmp_path / "back/out"
     for precision in ("int8", "fp16"):
-        record = read_json(out / f"best.{precision}.json", EngineRecord)
+        record = read_json(out / f"camvid.{precision}.json", EngineRecord)
         assert record.versions["tensorrt"] == "10.3.0" and "Fake GPU 0 (compute capability 8.7)" in record.device
         assert record.parity is not None and record.parity.passed
         parity = json.loads((out / f"parity-{precision}.json").read_text())
@@ -57,7 +57,8 @@ def test_a_kit_comes_back_with_records_and_parity(tmp_path: Path) -> None:
 def laptop(tmp_path: Path) -> Path:
     """The kit, made as the README's line makes it."""
     data = netkit.write_set(tmp_path / "data", val=2)
-    run = tmp_path / "best.pt"
+    run = tmp_path / "camvid/best.pt"
+    run.parent.mkdir()
     netkit.checkpoint(run)
     # random weights have no accuracy to lose: the gate is left open, the answers are compared above
     target = msgspec.structs.replace(load_target("jetson-orin"), max_drop=100.0, min_int8_speedup=0.0)
