@@ -370,6 +370,7 @@ class LatencyRecord(Struct, frozen=True):
     p99_ms: float
     runs: int
     threads: int | None = None
+    power_mode: str = ""  # of a Jetson (nvpmodel); figures of different modes must not be compared
 
 
 class ParityRecord(Struct, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tsss_edge.artifacts import Checkpoint
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
 from tsss_edge.export.onnx_export import export_onnx
-from tsss_edge.parity import check_parity
+from tsss_edge.parity import ParityReport, check_parity
 from tsss_edge.parity.reference_answers import Answers, record_answers
 
 
@@ -31,12 +32,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_verdict_is_the_checkpoints(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_verdict_is_the_checkpoints(made: Path, tmp_path: Path) -> None:
+    """Told by the command, in a process that cannot import torch, as on a Jetson."""
     want = check_parity(made / "graph.onnx", made / "best.pt", made / "data")
-    for name in [n for n in sys.modules if n == "torch" or n.startswith("torch.")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "torch", None)
-    got = check_parity(made / "graph.onnx", made / "answers", made / "data")
+    script = "import sys; sys.modules['torch'] = None; from tsss_edge.cli import main; main()"
+    arguments = ["--reference", made / "answers", "--data", made / "data", "--json", tmp_path / "told.json"]
+    command = [sys.executable, "-c", script, "parity", made / "graph.onnx", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    got = msgspec.json.decode((tmp_path / "told.json").read_bytes(), type=ParityReport)
     same = ("passed", "miou_reference", "miou_engine", "pixel_agreement", "boundary_agreement", "per_class", "worst")
     assert {name: getattr(got, name) for name in same} == {name: getattr(want, name) for name in same}
     assert got.stages[0].runs_on == "recorded answers of pytorch fp32 cpu"
