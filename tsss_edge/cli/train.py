@@ -21,6 +21,7 @@ CutMix = Annotated[bool, typer.Option(help="Paste rectangles of other pictures i
 
 
 @app.command()
+@opt.on_gpu
 def supervised(
     data: opt.Data,
     out: opt.Out,
@@ -58,6 +59,7 @@ def supervised(
 
 
 @app.command()
+@opt.on_gpu
 def lnet(
     data: opt.Data,
     out: opt.Out,
@@ -89,6 +91,7 @@ def lnet(
 
 
 @app.command()
+@opt.on_gpu
 def pnet(
     data: opt.Data,
     out: opt.Out,
@@ -121,6 +124,7 @@ def pnet(
 
 
 @app.command(name="all")
+@opt.on_gpu
 def train_everything(
     data: opt.Data,
     out: opt.Out,
