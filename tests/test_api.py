@@ -17,7 +17,8 @@ from tsss_edge import api
 from tsss_edge.artifacts import Classes
 from tsss_edge.backends.fake import FakeBackend
 from tsss_edge.config import TrainConfig
-from tsss_edge.data.voc import VocDataset, read_mask
+from tsss_edge.data.pictures import read_mask
+from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
 from tsss_edge.segmentation import Segmentation
 

@@ -12,7 +12,7 @@ from PIL import Image
 import tsss_edge.segment
 from tsss_edge.artifacts import Classes, Placement, Preprocess
 from tsss_edge.backends.fake import FakeBackend
-from tsss_edge.data.voc import read_mask
+from tsss_edge.data.pictures import read_mask
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.segment import plan, resize_labels, segment_files, segment_image
 

@@ -48,7 +48,7 @@ class Model:
 
     def __call__(self, image: PathLike | NDArray[np.uint8]) -> Segmentation:
         """Segment a picture: a file, or (H,W,3) uint8 RGB. Raises: DataError: not a readable picture."""
-        from tsss_edge.data.voc import read_image
+        from tsss_edge.data.pictures import read_image
         from tsss_edge.segment import segment_image
         from tsss_edge.segmentation import Segmentation
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tsss_edge.artifacts import IGNORE, Placement, Struct
 from tsss_edge.backends import Backend, Outputs, open_backend
 from tsss_edge.backends.base import fill_batch
-from tsss_edge.data.voc import IMAGE_SUFFIXES, read_image
+from tsss_edge.data.pictures import is_picture, read_image
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.machine import track
 from tsss_edge.segmentation import Segmentation
@@ -135,7 +135,7 @@ def plan(inputs: Sequence[str], out: Path) -> dict[Path, Path]:
     for text in inputs:
         found = list(_expand(text, out.resolve()))
         if not found:
-            raise DataError(f"{text}: no pictures there ({', '.join(IMAGE_SUFFIXES)})")
+            raise DataError(f"{text}: no pictures there (.jpg, .png, .webp, .tif, ...)")
         for picture, relative in found:
             jobs[picture] = (out / relative).with_suffix(".png")
     owners: dict[Path, Path] = {}
@@ -153,11 +153,11 @@ def _expand(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
     """Pictures that one argument names, each with its place below the output folder; none of those in `out` (absolute)."""
     path = Path(text)
     if path.is_dir():
-        pictures = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        pictures = sorted(p for p in path.rglob("*") if is_picture(p))
         written = out if path.resolve() in out.parents else None
         yield from ((p, p.relative_to(path)) for p in pictures if written not in p.resolve().parents)
     elif path.exists() or not glob.has_magic(text):
         yield path, Path(path.name)  # a missing file is reported with the others when it is read
     else:
         matches = (Path(p) for p in sorted(glob.glob(text, recursive=True)))  # noqa: PTH207 (Path.glob takes no absolute pattern)
-        yield from ((p, Path(p.name)) for p in matches if p.suffix.lower() in IMAGE_SUFFIXES)
+        yield from ((p, Path(p.name)) for p in matches if is_picture(p))

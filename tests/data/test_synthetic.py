@@ -15,8 +15,9 @@ import pytest
 from tsss_edge.artifacts import IGNORE
 from tsss_edge.data import appearance, patterns
 from tsss_edge.data.check import check_dataset
+from tsss_edge.data.pictures import read_mask
 from tsss_edge.data.synthetic import CLASSES, Scenes, mask_with_border, write_synthetic
-from tsss_edge.data.voc import VOC_NAMES, VocDataset, read_mask
+from tsss_edge.data.voc import VOC_NAMES, VocDataset
 from tsss_edge.errors import DataError
 
 # SHA-256 over picture and mask of scenes 0-2 of seed 0 at 128x128. It changes when the drawing changes, and then every

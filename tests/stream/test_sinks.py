@@ -11,7 +11,7 @@ import pytest
 from streamkit import MakeResult, read_video
 
 from tsss_edge.artifacts import Classes
-from tsss_edge.data.voc import read_mask
+from tsss_edge.data.pictures import read_mask
 from tsss_edge.errors import DataError, UnavailableError
 from tsss_edge.stream.frames import Sink
 from tsss_edge.stream.sinks import VideoSink, class_areas, label_histogram, open_sinks

@@ -21,8 +21,8 @@ import tsss_edge.stream.watch
 import tsss_edge.stream.web
 from tsss_edge.artifacts import Engine, ParityRecord
 from tsss_edge.config import load_target
+from tsss_edge.data.pictures import read_mask
 from tsss_edge.data.synthetic import CLASSES as SYNTHETIC
-from tsss_edge.data.voc import read_mask
 from tsss_edge.errors import ArtifactError, DataError, GateError
 from tsss_edge.export.build import build_engine
 from tsss_edge.stream.live_loop import stream

@@ -160,7 +160,7 @@ def _by_name(backends: Sequence[Backend], timed: Sequence[Timed]) -> dict[str, T
 def _frame(image: Path | None) -> NDArray[np.uint8]:
     """(H,W,3) uint8 BGR."""
     if image is not None:
-        from tsss_edge.data.voc import read_image
+        from tsss_edge.data.pictures import read_image
 
         return np.ascontiguousarray(read_image(image)[..., ::-1])
     from tsss_edge.data.synthetic import Scenes

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Placement, Preprocess
 from tsss_edge.config import CalibSet, load_calib_set, shared_folder
-from tsss_edge.data.voc import VocDataset, read_image
+from tsss_edge.data.pictures import read_image
+from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import DataError
 from tsss_edge.files import sha256_bytes, sha256_file
 from tsss_edge.onnxgraph.sessions import RunPicture

@@ -37,8 +37,9 @@ from tsss_edge.data.appearance import (
     relief,
     tones_of,
 )
+from tsss_edge.data.pictures import read_mask
 from tsss_edge.data.synthetic import Family, Scenes
-from tsss_edge.data.voc import SetWriter, read_classes, read_mask, write_pair
+from tsss_edge.data.voc import SetWriter, read_classes, write_pair
 from tsss_edge.errors import DataError
 from tsss_edge.machine import progress, usable_cores
 

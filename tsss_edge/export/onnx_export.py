@@ -27,7 +27,8 @@ from tsss_edge.artifacts import (
 )
 from tsss_edge.backends.base import expected_outputs
 from tsss_edge.calib.sets import spread
-from tsss_edge.data.voc import VocDataset, read_image
+from tsss_edge.data.pictures import read_image
+from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
 from tsss_edge.onnxgraph.sessions import open_session
 

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import CalibrationRecord, Preprocess, Struct
 from tsss_edge.calib.ranges import collect
-from tsss_edge.data.voc import VocDataset, read_image
+from tsss_edge.data.pictures import read_image
+from tsss_edge.data.voc import VocDataset
 from tsss_edge.files import sha256_file
 from tsss_edge.onnxgraph.qdq import calibrated_peaks
 from tsss_edge.onnxgraph.sessions import run_tensors

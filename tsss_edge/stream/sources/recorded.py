@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.data.voc import read_image
+from tsss_edge.data.pictures import read_image
 from tsss_edge.errors import DataError
 from tsss_edge.stream.frames import Frame
 from tsss_edge.stream.process import as_bgr, quiet
