@@ -83,11 +83,20 @@ def _covered(shape: ElementTree.Element, hw: tuple[int, int], where: str) -> NDA
         box = int(get["left"]), int(get["top"]), int(get["width"]), int(get["height"])
         return cvat_runs(get["rle"], box, hw, where)
     if shape.tag == "polygon":
-        points = [float(value) for pair in get["points"].split(";") for value in pair.split(",")]
-        return coco_mask([points], hw, where)
+        # CVAT's own exports go through datumaro, which keeps points in float32; pixels on an edge differ otherwise.
+        points = np.array([value for pair in get["points"].split(";") for value in pair.split(",")], np.float32)
+        return coco_mask([points.tolist()], hw, where)
     if shape.tag == "ellipse":
         cx, cy, rx, ry = (float(get[key]) for key in ("cx", "cy", "rx", "ry"))
         y, x = np.mgrid[: hw[0], : hw[1]] + 0.5
         return np.asarray(((x - cx) / max(rx, 1e-6)) ** 2 + ((y - cy) / max(ry, 1e-6)) ** 2 <= 1)
     left, top, right, bottom = (float(get[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
-    return coco_mask([[left, top, right, top, right, bottom, left, bottom]], hw, where)
+    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+    return coco_mask([_turned(corners, float(get.get("rotation", "0"))).ravel().tolist()], hw, where)
+
+
+def _turned(corners: NDArray[np.float64], degrees: float) -> NDArray[np.float64]:
+    """(4,2) corners turned about their middle, clockwise as CVAT shows them."""
+    angle, middle = np.deg2rad(degrees), corners.mean(0)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return np.asarray((corners - middle) @ turn + middle)
