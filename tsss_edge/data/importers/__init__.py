@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from tsss_edge.data.importers.found import Found
-from tsss_edge.data.importers.write import Grouping, ImportReport
+from tsss_edge.data.importers.to_voc import Grouping, ImportReport
 from tsss_edge.errors import DataError
 
 Format = Literal["coco", "yolo", "labelme", "cvat", "cityscapes", "rgb", "folders"]
@@ -38,7 +38,7 @@ def import_set(
     Raises:  DataError: whatever is wrong with the set, named. ValueError: options that do not go together.
     """
     from tsss_edge.data.importers.classmap import class_map
-    from tsss_edge.data.importers.write import choose_splits, write_voc
+    from tsss_edge.data.importers.to_voc import choose_splits, write_voc
 
     if not source.exists():
         raise DataError(f"{source}: no such file or folder")
