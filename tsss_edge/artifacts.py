@@ -40,10 +40,14 @@ class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Placement(Struct, frozen=True):
-    """Which part of a frame fills which part of the network input. All in pixels, x y w h."""
+    """Which part of a frame fills which part of the network input. All in pixels, x y w h.
+
+    `input_hw` is the network input: with the grid of an output it gives the stride. None: the stride is 8, as ours is.
+    """
 
     source: tuple[int, int, int, int]
     target: tuple[int, int, int, int]
+    input_hw: tuple[int, int] | None = None
 
 
 class Preprocess(Struct, frozen=True):
@@ -75,12 +79,16 @@ class Preprocess(Struct, frozen=True):
         if self.fit == "letterbox":
             ratio = min(rows / height, columns / width)
             w, h = max(1, round(width * ratio)), max(1, round(height * ratio))
-            return Placement(source=full_source, target=((columns - w) // 2, (rows - h) // 2, w, h))
+            return Placement(
+                source=full_source, target=((columns - w) // 2, (rows - h) // 2, w, h), input_hw=self.size_hw
+            )
         if self.fit == "crop":
             ratio = max(rows / height, columns / width)
             w, h = max(1, min(width, round(columns / ratio))), max(1, min(height, round(rows / ratio)))
-            return Placement(source=((width - w) // 2, (height - h) // 2, w, h), target=full_target)
-        return Placement(source=full_source, target=full_target)
+            return Placement(
+                source=((width - w) // 2, (height - h) // 2, w, h), target=full_target, input_hw=self.size_hw
+            )
+        return Placement(source=full_source, target=full_target, input_hw=self.size_hw)
 
 
 class Classes(Struct, frozen=True):
@@ -269,6 +277,22 @@ class CalibrationRecord(Struct, frozen=True):
     peaks: dict[str, float] = {}  # largest magnitude of each measured tensor, by which `parity` replays the calibration
 
 
+class ImportRecord(Struct, frozen=True):
+    """Where an imported graph came from: the file, what its network was trained on, and what was found in it.
+
+    The network saw `(value * scale - mean) / std` by channel, in the order of `colors`.
+    """
+
+    source: str  # file name
+    source_sha256: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    scale: float
+    colors: Literal["rgb", "bgr"]
+    layout: Literal["nchw", "nhwc"]
+    found: tuple[str, ...]  # sentences: the output, what was left out, what was folded
+
+
 class OnnxMeta(Struct, frozen=True):
     """What an exported graph says of itself; stored in the file's own `metadata_props` under `tsss_edge`.
 
@@ -285,6 +309,12 @@ class OnnxMeta(Struct, frozen=True):
     format: int = 2
     calibration: CalibrationRecord | None = None
     float_nodes: tuple[str, ...] = ()  # nodes kept in float by range scan or search, with the reason in `inspect`
+    grid_hw: tuple[int, int] | None = (
+        None  # of logits, or of labels where they are all; None: ours, stride 8 and full size
+    )
+    imported: ImportRecord | None = (
+        None  # of a network that was not trained here; `checkpoint_sha256` is its file's then
+    )
     tool: str = ""
 
 

@@ -71,11 +71,12 @@ def resize_labels(
     placement: Placement,
     out: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
-    """Labels at network input size -> frame size (`out`), nearest with half-pixel centres; 255 outside `placement.source`."""
+    """Labels, (h,w) of any stride -> frame size (`out`), nearest with half-pixel centres; 255 outside `placement.source`."""
     x, y, width, height = placement.source
     left, top, columns, rows = placement.target
-    row = top + (2 * np.arange(height) + 1) * rows // (2 * height)
-    column = left + (2 * np.arange(width) + 1) * columns // (2 * width)
+    input_h, input_w = placement.input_hw or labels.shape
+    row = (2 * top * height + (2 * np.arange(height) + 1) * rows) * labels.shape[0] // (2 * height * input_h)
+    column = (2 * left * width + (2 * np.arange(width) + 1) * columns) * labels.shape[1] // (2 * width * input_w)
     result = np.empty(frame_hw, np.uint8) if out is None else out
     result[...] = IGNORE
     # "clip" changes nothing here; with the default mode NumPy would make another array of the frame's size first
