@@ -116,8 +116,8 @@ def _scores(value: NDArray[Any], answer: Answer) -> NDArray[np.float64] | None:
 def _original_labels(value: NDArray[Any], scores: NDArray[np.float64] | None) -> NDArray[np.int64]:
     if scores is None:
         plane = value.reshape(value.shape[-2:] if value.shape[-1] != 1 else value.shape[1:3])
-        return np.asarray(plane.astype(np.int64))
-    return np.asarray(scores.argmax(0))
+        return np.asarray(plane, np.int64)
+    return np.asarray(scores.argmax(0), np.int64)
 
 
 def _imported_labels(
@@ -126,12 +126,12 @@ def _imported_labels(
     from tsss_edge.kernels.upsample_argmax import upsample_argmax
 
     if answer.head == "labels":
-        return values["labels"][0].astype(np.int64)
+        return np.asarray(values["labels"][0], np.int64)
     if grid == answer.grid_hw:
-        return np.asarray(values["logits"][0].argmax(0))
+        return np.asarray(values["logits"][0].argmax(0), np.int64)
     height, width = size_hw
     whole = Placement(source=(0, 0, width, height), target=(0, 0, width, height), input_hw=(height, width))
-    return upsample_argmax(values["logits"][0], (height, width), whole).astype(np.int64)
+    return np.asarray(upsample_argmax(values["logits"][0], (height, width), whole), np.int64)
 
 
 def _not_tied(
