@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from pycocotools import mask as tools
 
-REAL = Path(os.environ.get("TSSS_EDGE_REAL_DATA", "no such folder"))  # camvid, coco128_voc, ... in VOC layout
 SAMPLES = Path(__file__).parent / "samples"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from importkit import REAL, SAMPLES, picture, write_cityscapes, write_coco, write_folders, write_yolo
+from importkit import SAMPLES, picture, write_cityscapes, write_coco, write_folders, write_yolo
 from PIL import Image
 
 from tsss_edge.data.check import check_dataset
@@ -66,11 +66,9 @@ def test_coco(tmp_path: Path) -> None:
     assert (tmp_path / "out/JPEGImages/0001.jpg").is_symlink()
 
 
-def test_coco_of_real_masks(tmp_path: Path) -> None:
+def test_coco_of_real_masks(shared_data: Path, tmp_path: Path) -> None:
     """coco128_voc's masks as COCO run lengths and back; and their outlines as polygons, against pycocotools."""
-    source = REAL / "coco128_voc"
-    if not source.is_dir():
-        pytest.skip("TSSS_EDGE_REAL_DATA names no folder with coco128_voc")
+    source = shared_data / "coco128_voc"
     from pycocotools import mask as tools
 
     dataset = VocDataset.open(source)
@@ -220,11 +218,9 @@ def test_cityscapes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(dataset.mask("ulm_000000_000019")[0, ::2], expected)
 
 
-def test_camvid_in_colours(tmp_path: Path) -> None:
+def test_camvid_in_colours(shared_data: Path, tmp_path: Path) -> None:
     """Real CamVid frames: the SegNet tutorial's colours, painted from its ids, come back as the same ids."""
-    source = REAL / "camvid"
-    if not source.is_dir():
-        pytest.skip("TSSS_EDGE_REAL_DATA names no folder with camvid")
+    source = shared_data / "camvid"
     dataset = VocDataset.open(source)
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(CAMVID11)] = [colour for _, colour in CAMVID11]  # 255 stays black: void

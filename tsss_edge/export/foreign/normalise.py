@@ -77,9 +77,9 @@ def wrap_input(opened: Opened, how: Normalisation) -> tuple[ModelProto, str]:
         here = _add(nodes, "Transpose", [here], perm=[0, 3, 1, 2])
     if opened.dtype == "float16":
         here = _add(nodes, "Cast", [here], to=TensorProto.FLOAT16)
-    rename_input(graph, opened.input, here)
     if opened.input != IMAGE:
         rename_tensor(graph, IMAGE, "tsss_was_image")  # another tensor of the foreign graph may bear our name
+    rename_input(graph, opened.input, here)
     del graph.input[:]
     graph.input.append(helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, [1, *opened.size_hw, 3]))
     kept = list(graph.node)
