@@ -117,7 +117,7 @@ def main(out: Path, chosen: list[str]) -> None:
         torch.manual_seed(0)
         net = Tensors(ZOO[name]()).eval()
         count_batches(net)
-        torch.onnx.export(net, (torch.zeros(1, 3, *SIZE_HW),), out / f"{name}.onnx", external_data=False, verbose=False)
+        torch.onnx.export(net, (torch.zeros(1, 3, *SIZE_HW),), out / f"{name}.onnx", dynamo=False, opset_version=17)
         print(f"{name}: {sum(p.numel() for p in net.parameters()) / 1e6:.1f} M parameters", flush=True)
 
 
