@@ -62,8 +62,8 @@ class Preprocess(Struct, frozen=True):
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if any(side < 32 or side % 32 for side in self.size_hw):
-            raise ValueError(f"input size {self.size_hw}: height and width must be positive multiples of 32")
+        if min(self.size_hw) < 1:
+            raise ValueError(f"input size {self.size_hw}: height and width must be positive")
         if not (math.isfinite(self.scale) and self.scale > 0):
             raise ValueError(f"input scale {self.scale}: must be a positive number")
 
@@ -309,12 +309,9 @@ class OnnxMeta(Struct, frozen=True):
     format: int = 2
     calibration: CalibrationRecord | None = None
     float_nodes: tuple[str, ...] = ()  # nodes kept in float by range scan or search, with the reason in `inspect`
-    grid_hw: tuple[int, int] | None = (
-        None  # of logits, or of labels where they are all; None: ours, stride 8 and full size
-    )
-    imported: ImportRecord | None = (
-        None  # of a network that was not trained here; `checkpoint_sha256` is its file's then
-    )
+    # Height and width of logits, or of labels where they are all; None: ours, stride 8 and labels at full size.
+    grid_hw: tuple[int, int] | None = None
+    imported: ImportRecord | None = None  # of a network not trained here; `checkpoint_sha256` is its file's then
     tool: str = ""
 
 
@@ -639,3 +636,22 @@ def load_artifact(model: Path | Artifact, *, trust: bool = False) -> Artifact:
     if model.suffix in (".xml", ".engine"):
         return Engine.load(model, trust=trust)
     raise ArtifactError(f"{model}: expected a checkpoint (.pt), ONNX file (.onnx) or engine (.xml, .engine)")
+
+
+Reference: TypeAlias = Checkpoint | OnnxModel  # what an engine is compared with: what it was made from, in float
+
+
+def load_reference(model: Path | Reference) -> Reference:
+    """A checkpoint, or the float ONNX file of an imported network; loaded ones pass.
+
+    Raises: ArtifactError: another kind of file, missing, damaged, or an ONNX file that is itself made from a checkpoint.
+    """
+    loaded = load_artifact(model)
+    if isinstance(loaded, Checkpoint):
+        return loaded
+    if isinstance(loaded, OnnxModel) and loaded.meta.imported is not None and loaded.meta.precision == "fp32":
+        return loaded
+    raise ArtifactError(
+        f"{loaded.path}: no reference; give the checkpoint that the engine was made from, or, for an imported network, the "
+        "FP32 file that `tsss-edge import` wrote"
+    )

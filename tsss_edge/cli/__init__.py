@@ -23,6 +23,7 @@ from tsss_edge.cli.demo import demo
 from tsss_edge.cli.doctor import doctor
 from tsss_edge.cli.eval import evaluate
 from tsss_edge.cli.export import export
+from tsss_edge.cli.import_ import import_
 from tsss_edge.cli.inspect import inspect
 from tsss_edge.cli.label import label
 from tsss_edge.cli.parity import parity
@@ -70,6 +71,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
 for command in COMMANDS:
     app.command()(command)
 app.command("eval")(evaluate)
+app.command("import")(import_)
 app.add_typer(data, name="data")
 app.add_typer(train, name="train")
 

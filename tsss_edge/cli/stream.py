@@ -26,7 +26,9 @@ def stream(
     sink: Annotated[
         list[str] | None, typer.Argument(help="out.mp4, out.jsonl, masks/, display://0, null:// (default: null).")
     ] = None,
-    reference: Annotated[Path | None, typer.Option(help="Checkpoint for the parity watch.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Checkpoint, or FP32 file of `import`, for the parity watch.")
+    ] = None,
     parity_every: Annotated[int, typer.Option(min=1, help="Every n-th frame also goes through the reference.")] = 30,
     min_agreement: Annotated[float | None, typer.Option(min=0, max=1, help="Stop when agreement falls below.")] = None,
     policy: Annotated[Policy | None, typer.Option(help="Default: latest for live sources, block for files.")] = None,

@@ -201,6 +201,13 @@ def read_classes(root: Path) -> Classes:
     path = root / "classes.txt"
     if not path.is_file():
         return Classes(names=VOC_NAMES)
+    return classes_of(path)
+
+
+def classes_of(path: Path) -> Classes:
+    """Class names of a text file, one a line, id 0 first. Raises: DataError: missing or unusable."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected class names, one a line, id 0 first")
     names = tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
     try:
         return Classes(names=names, background=bool(names) and names[0].strip("_").lower() == "background")

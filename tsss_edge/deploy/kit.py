@@ -17,7 +17,16 @@ from typing import Any
 import msgspec
 
 import tsss_edge
-from tsss_edge.artifacts import Checkpoint, DlaUse, OnnxModel, Precision, Struct, Target
+from tsss_edge.artifacts import (
+    Checkpoint,
+    DlaUse,
+    OnnxModel,
+    Precision,
+    Reference,
+    Struct,
+    Target,
+    load_reference,
+)
 from tsss_edge.backends.cuda.gpus import first_gpu
 from tsss_edge.deploy.bundle import write_wheel
 from tsss_edge.deploy.dla_rules import expected_dla
@@ -58,8 +67,9 @@ echo "bring back $(pwd)/result.tar.gz"
 exit $failed
 """
 BUILD = """edge build-engine {onnx} --target target.toml --precision {precision} --out out/{stem} || failed=1"""
-PARITY = """if [ -f out/{engine} ] && [ -f checkpoint.pt ] && [ -d data ]; then
-    edge parity out/{engine} --reference checkpoint.pt --data data --split {split} --max-drop {max_drop} \\
+PARITY = """reference=$(ls checkpoint.pt reference.onnx 2>/dev/null)
+if [ -f out/{engine} ] && [ -n "$reference" ] && [ -d data ]; then
+    edge parity out/{engine} --reference "$reference" --data data --split {split} --max-drop {max_drop} \\
         --report out/parity-{precision} --json out/parity-{precision}.json || failed=$?
 fi"""
 BENCH = """[ ! -f out/{engine} ] || edge bench out/{engine} --json out/bench-{precision}.json || failed=1"""
@@ -104,7 +114,7 @@ def write_kit(
     out: Path,
     *,
     calib_data: Path | None = None,
-    reference: Path | Checkpoint | None = None,
+    reference: Path | Reference | None = None,
     eval_data: Path | None = None,
     split: str = "val",
     precision: Precision | None = None,
@@ -112,7 +122,7 @@ def write_kit(
     """Write the kit to the folder `out`; a failure leaves nothing.
 
     Args:    model: graph of ours or a checkpoint, loaded or by its path; INT8 needs a calibrated file or `calib_data`.
-             reference: checkpoint for parity there (default `model` when it is one); eval_data: labelled set, copied.
+             reference: checkpoint or imported graph for parity there (default `model` when it is one); eval_data: labelled set, copied.
              precision: the only one to build there; None: all of the target that `model` allows.
     Raises:  ArtifactError: `out` exists, or `model` gives none of the target's precisions.
     """
@@ -129,9 +139,10 @@ def write_kit(
     staging = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
     try:
         graphs = {p: _graph(sources, p, staging) for p in precisions}
-        checkpoint = Checkpoint.load(reference) if isinstance(reference, Path) else reference or sources.model
-        if isinstance(checkpoint, Checkpoint):
-            shutil.copyfile(checkpoint.path, staging / "checkpoint.pt")
+        origin = sources.model if reference is None else load_reference(reference)
+        if isinstance(origin, Checkpoint) or (origin.meta.imported is not None and origin.meta.precision == "fp32"):
+            name = "checkpoint.pt" if isinstance(origin, Checkpoint) else "reference.onnx"
+            shutil.copyfile(origin.path, staging / name)
         if eval_data is not None:
             _copy_split(eval_data, split, staging / "data")
         kit = _describe(target, graphs, split)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from tsss_edge.artifacts import Checkpoint, Engine, EngineRecord, TensorSpec
+from tsss_edge.artifacts import Engine, EngineRecord, Reference, TensorSpec
 from tsss_edge.errors import ArtifactError, GateError
 from tsss_edge.files import write_json
 
@@ -34,7 +34,7 @@ def write_repository(
     *,
     name: str | None = None,
     instances: int = 1,
-    reference: Path | Checkpoint | None = None,
+    reference: Path | Reference | None = None,
     eval_data: Path | None = None,
 ) -> Path:
     """Write a model repository to the folder `out` and return the model's folder.
@@ -79,7 +79,7 @@ def _fill(folder: Path, engine: Engine, name: str, instances: int) -> None:
     (folder / "config.pbtxt").write_text(config_text(engine.record, name, instances))
 
 
-def prove(folder: Path, engine: Engine, reference: Path | Checkpoint, eval_data: Path) -> None:
+def prove(folder: Path, engine: Engine, reference: Path | Reference, eval_data: Path) -> None:
     """Run the parity gate on the model file as Triton will load it, and put the verdict into `record.json`.
 
     Raises: GateError: it fails.

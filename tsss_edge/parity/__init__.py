@@ -1,7 +1,7 @@
-"""Is an engine as good as the PyTorch checkpoint it came from? Engine + checkpoint + labelled pictures -> verdict.
+"""Is an engine as good as the network it came from? Engine + reference + labelled pictures -> verdict.
 
-The reference is the same checkpoint, run now, with the same preprocessing. The ONNX files in between are run too, so
-that a failure names the step that caused it. `docs/parity.md` has the formulas.
+The reference is the same checkpoint (for an imported network its float ONNX file), run now, with the same
+preprocessing. The ONNX files in between are run too, so that a failure names the step that caused it. `docs/parity.md` has the formulas.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from tsss_edge.artifacts import (
     Engine,
     OnnxModel,
     Precision,
+    Reference,
     load_artifact,
+    load_reference,
     require_same_preprocess,
 )
 from tsss_edge.backends import open_backend
@@ -43,7 +45,7 @@ ONNX_NAMES: dict[Precision, str] = {"fp32": "ONNX", "bf16": "ONNX", "fp16": "FP1
 
 def check_parity(
     engine: Path | Artifact,
-    reference: Path | Checkpoint,
+    reference: Path | Reference,
     data: Path,
     *,
     split: str = "val",
@@ -71,7 +73,7 @@ def check_parity(
              UnavailableError: this machine cannot run the engine.
     """
     subject = load_artifact(engine, trust=trust)
-    checkpoint = Checkpoint.load(reference) if isinstance(reference, Path) else reference
+    checkpoint = load_reference(reference)
     require_reference(subject, checkpoint)
     dataset = VocDataset.open(data)
     require_same_classes(checkpoint.meta.classes, dataset)
@@ -79,7 +81,8 @@ def check_parity(
     found, notes = find_graphs(subject, checkpoint, graphs)
     calibration = calibration_of(subject)
     with ExitStack() as stack:
-        models: dict[str, Artifact] = {"PyTorch": checkpoint, **found, stage_name(subject): subject}
+        first = reference_name(checkpoint)
+        models: dict[str, Artifact] = {first: checkpoint, **found, stage_name(subject): subject}
         stages = [
             StageCounts(name, model.path.name, stack.enter_context(open_backend(model, threads=threads)))
             for name, model in models.items()
@@ -126,13 +129,22 @@ def calibration_of(subject: Artifact) -> CalibrationRecord | None:
     return None if isinstance(subject, Checkpoint) else subject.meta.calibration
 
 
-def require_reference(subject: Artifact, reference: Checkpoint) -> None:
-    """Refuse a reference that is not the checkpoint the subject was made from.
+def reference_name(reference: Reference) -> str:
+    """What the reference is called among the stages."""
+    return "PyTorch" if isinstance(reference, Checkpoint) else ONNX_NAMES["fp32"]
 
-    Raises: ArtifactError: another checkpoint, other classes, or other preprocessing.
+
+def require_reference(subject: Artifact, reference: Reference) -> None:
+    """Refuse a reference that is not what the subject was made from.
+
+    Raises: ArtifactError: another checkpoint or import, other classes, or other preprocessing.
     """
     made_from = None if isinstance(subject, Checkpoint) else subject.meta.checkpoint_sha256
-    if made_from not in (None, reference.sha256):
+    if isinstance(reference, OnnxModel):
+        imported = None if isinstance(subject, Checkpoint) else subject.meta.imported
+        if imported != reference.meta.imported:
+            raise ArtifactError(f"{subject.path}: not made from {reference.path}; import and build again from one file")
+    elif made_from not in (None, reference.sha256):
         raise ArtifactError(
             f"{subject.path}: made from checkpoint {str(made_from)[:12]}, but {reference.path} is "
             f"{reference.sha256[:12]}; give its own checkpoint, or export and build again"
@@ -143,7 +155,7 @@ def require_reference(subject: Artifact, reference: Checkpoint) -> None:
 
 
 def find_graphs(
-    subject: Artifact, reference: Checkpoint, given: Sequence[OnnxModel] | None = None
+    subject: Artifact, reference: Reference, given: Sequence[OnnxModel] | None = None
 ) -> tuple[dict[str, OnnxModel], list[str]]:
     """The graphs between the reference and the subject, each known by its hash -> (by stage, in order; notes on missing ones).
 
@@ -160,6 +172,8 @@ def find_graphs(
     found: dict[str, OnnxModel] = {}
     notes: list[str] = []
     for stage, name, sha256 in wanted:
+        if sha256 == reference.sha256:
+            continue  # an imported network's float graph is the reference itself
         graph = OnnxModel.find(name, sha256, folders) if given is None else known.get(sha256)
         if graph is not None:
             found[stage] = graph
@@ -224,7 +238,7 @@ def _calibration_notes(calibration: CalibrationRecord | None) -> list[str]:
     return ["calibrated on noise, not on pictures"] if calibration is not None and calibration.random else []
 
 
-def _provenance(subject: Artifact, checkpoint: Checkpoint, data: Path) -> dict[str, str]:
+def _provenance(subject: Artifact, checkpoint: Reference, data: Path) -> dict[str, str]:
     """Where everything came from, for the report."""
     spec = subject.meta.preprocess
     precision = subject.record.precision if isinstance(subject, Engine) else getattr(subject.meta, "precision", "fp32")

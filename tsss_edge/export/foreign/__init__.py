@@ -63,7 +63,7 @@ def import_onnx(
     from tsss_edge.export.foreign.normalise import wrap_input
     from tsss_edge.export.foreign.opening import open_foreign
     from tsss_edge.export.foreign.proof import imported_runner, original_runner, require_same_labels
-    from tsss_edge.export.graph import generated_pictures, load_pictures
+    from tsss_edge.export.onnx_export import generated_pictures, load_pictures
 
     how = how or Normalisation()
     opened = open_foreign(path, layout=layout, size_hw=size_hw)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Placement, Struct
-from tsss_edge.backends.common import import_extra
+from tsss_edge.backends.base import import_extra
 from tsss_edge.errors import ArtifactError
 from tsss_edge.export.foreign.answers import Answer, Values
 from tsss_edge.export.foreign.normalise import Normalisation
