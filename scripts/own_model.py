@@ -138,7 +138,7 @@ class Steps:
             self.facts["against_benchmark_app"] = 1 / report.benchmark_app.ratio
 
     def stream(self) -> None:
-        from tsss_edge.stream.loop import stream
+        from tsss_edge.stream.live_loop import stream
 
         report = stream(
             self.engine.path, str(self.args.video), [str(self.folder / "out.mp4")],

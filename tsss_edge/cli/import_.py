@@ -57,24 +57,22 @@ def import_(
 
     Example: tsss-edge import fcn.onnx --classes camvid/classes.txt --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --out runs/fcn.onnx
     """
-    from tsss_edge.export.foreign import import_onnx
-    from tsss_edge.export.foreign.normalise import Normalisation
+    from tsss_edge.api import import_model
 
     with usage_errors():
-        how = Normalisation(
-            mean=_three(mean, "mean"), std=_three(std, "std"), scale=_factor(scale), colors=colors.value
+        report = import_model(
+            network,
+            out,
+            classes=_classes(classes),
+            mean=_three(mean, "mean"),
+            std=_three(std, "std"),
+            scale=_factor(scale),
+            colors=colors.value,
+            data=data,
+            layout=layout.value if layout else None,
+            size_hw=parse_size(size) if size else None,
+            output=output,
         )
-        size_hw = parse_size(size) if size else None
-    report = import_onnx(
-        network,
-        out,
-        classes=_classes(classes),
-        how=how,
-        layout=layout.value if layout else None,
-        size_hw=size_hw,
-        output=output,
-        check_images=check_pictures(data),
-    )
     emit(report, report.summary(), json)
 
 
