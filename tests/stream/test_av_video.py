@@ -120,7 +120,7 @@ def test_every_frame_in_order(tmp_path: Path, kind: str) -> None:
         assert_scene(image, index, how.get("size_hw", SIZE_HW), grey="gray" in how["pixels"], near=near)
         times.append(reader.time_s)
     assert reader.read() is None
-    assert not reader.cut_short()
+    reader.require_whole()
     reader.close()
     if kind == "variable rate":
         np.testing.assert_allclose(
@@ -235,6 +235,15 @@ def test_sound_is_copied(tmp_path: Path) -> None:
         found = [bytes(p) for p in after.demux(after.streams.audio[0]) if p.dts is not None]
     assert found == wanted[: len(found)]
     assert len(found) >= 0.9 * len(wanted)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, the disk that is always full")
+def test_a_full_disk_is_told() -> None:
+    with pytest.raises(DataError, match="cannot"):
+        writer = VideoWriter("/dev/full", kind=".mp4", fps=12, size_hw=SIZE_HW)
+        for index in range(COUNT):
+            writer.write(scene(index))
+        writer.close()
 
 
 def test_unwritable(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ LOG = logging.getLogger("tsss_edge")
 
 HDR_CURVES = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273
 FAULTS = (av.FFmpegError, OSError, ValueError)  # all that PyAV raises for files and addresses
+MOST_DAMAGED = 500  # packets before the first picture, then it is no video
 EXACT = (".mp4", ".mov", ".m4v")  # containers whose frame count is exact, unless they are fragmented
 
 
@@ -44,7 +45,7 @@ class VideoReader:
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.fps = float(rate) if rate and math.isfinite(float(rate)) and float(rate) > 0 else 0.0
         self.length: int | None = self._stream.frames or None
-        self.decoded = 0
+        self.decoded = self.damaged = 0  # frames given, packets passed over
         self.time_s: float | None = None  # of the last frame given, from the start
         self._turns: int | None = None
         self._frames = self._decode()
@@ -81,21 +82,23 @@ class VideoReader:
             LOG.warning("%s: is HDR (%s); its colours are taken as they are, without tone mapping", self.name, curve)
 
     def _decode(self) -> Iterator[av.VideoFrame]:
-        """Frames until the end. Raises: DataError: the decoder gives up in the middle."""
-        try:
-            yield from self._container.decode(self._stream)
-        except FAULTS as error:
-            if self.decoded == 0:
-                raise self._unreadable(str(error)) from error
-            raise DataError(
-                f"{self.name}: damaged after {self.decoded} frames ({error}); the frames before were processed"
-            ) from error
+        """Frames until the end; damaged packets are counted and passed over."""
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets)
+                frames = packet.decode()
+            except StopIteration:
+                return
+            except FAULTS:
+                self.damaged += 1
+                if self.damaged > MOST_DAMAGED and self.decoded == 0:
+                    return
+                continue
+            yield from frames
 
     def read(self, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8] | None:
-        """The next picture, (H,W,3) BGR, None at the end. `out` may be written where it has the size.
-
-        Raises: DataError: damaged in the middle.
-        """
+        """The next picture, (H,W,3) BGR, None at the end. `out` may be written where it has the size."""
         if self._first is not None:
             first, self._first = self._first, None
             return first
@@ -117,12 +120,19 @@ class VideoReader:
             return out
         return np.ascontiguousarray(image)
 
-    def cut_short(self) -> bool:
-        """Whether the end came well before the container's own count."""
-        if self.length is None:
-            return False
+    def require_whole(self) -> None:
+        """After the end: raise DataError when frames are missing that the container promised, or packets were damaged."""
+        got, promised = self.decoded, self.length
         exact = Path(self.name).suffix.lower() in EXACT
-        return self.decoded < self.length - (1 if exact else max(30, self.length // 10))
+        if promised is not None and got < promised - (1 if exact else max(30, promised // 10)):
+            raise DataError(
+                f"{self.name}: ends after {got} of {promised} frames; the file is cut short or damaged "
+                f"(the {got} frames before were processed)"
+            )
+        if self.damaged:
+            raise DataError(
+                f"{self.name}: {self.damaged} packets are damaged and were passed over; the {got} frames around were processed"
+            )
 
     def close(self) -> None:
         """Safe to call twice."""

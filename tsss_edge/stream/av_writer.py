@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tsss_edge.errors import DataError
 from tsss_edge.stream.av_reader import FAULTS
 
+MOST_PARTS = 10_000  # of a second, that a rate is told in: 239.651 and 30000/1001 alike
 CLOCK = Fraction(1, 90_000)  # seconds a tick; what MPEG uses, fine enough for any camera's times
 BT601, LIMITED = 6, 1  # H.273: colours as every player reads untagged small video, and as OpenCV reads all of it
 
@@ -86,7 +87,7 @@ class VideoWriter:
         """
         self._target, self._encoding = target, ENCODINGS[kind]
         self._even_hw = (size_hw[0] + size_hw[0] % 2, size_hw[1] + size_hw[1] % 2)
-        self._step = Fraction(1) / Fraction(fps).limit_denominator(1001)
+        self._step = Fraction(1) / Fraction(fps).limit_denominator(MOST_PARTS)
         self._next_s, self._last_tick = Fraction(0), -1
         self.frames = 0
         self._container: Any = None
@@ -102,7 +103,7 @@ class VideoWriter:
     def _open(self, fps: float, threads: int | None, audio_from: str | None) -> None:
         encoding = self._encoding
         self._container = av.open(self._target, "w", format=encoding.format, container_options=encoding.container)
-        rate = Fraction(fps).limit_denominator(1001)
+        rate = Fraction(fps).limit_denominator(MOST_PARTS)
         stream = self._container.add_stream(encoding.codec, rate=rate, options=encoding.options)
         stream.height, stream.width = self._even_hw
         stream.pix_fmt = encoding.pixels
