@@ -20,7 +20,6 @@ from tsss_edge.errors import DataError
 from tsss_edge.stream.av_reader import FAULTS
 
 MOST_PARTS = 10_000  # of a second, that a rate is told in: 239.651 and 30000/1001 alike
-CLOCK = Fraction(1, 90_000)  # seconds a tick; what MPEG uses, fine enough for any camera's times
 BT601, LIMITED = 6, 1  # H.273: colours as every player reads untagged small video, and as OpenCV reads all of it
 
 
@@ -108,7 +107,7 @@ class VideoWriter:
         stream.height, stream.width = self._even_hw
         stream.pix_fmt = encoding.pixels
         context = stream.codec_context
-        context.time_base = 1 / rate if encoding.format in ("gif", "avi") else CLOCK
+        context.time_base = 1 / rate if encoding.format in ("gif", "avi") else _clock(rate)
         context.gop_size = max(1, round(fps))  # a keyframe each second
         context.max_b_frames = 0
         if threads:
@@ -166,6 +165,11 @@ class VideoWriter:
         if self._container is not None:
             self._container.close()
             self._container = None
+
+
+def _clock(rate: Fraction) -> Fraction:
+    """Seconds a tick: a frame of `rate` takes a whole number of them, and a camera's times are told to 0.1 ms."""
+    return Fraction(1, rate.numerator * max(1, MOST_PARTS // rate.numerator))
 
 
 class _Audio:
