@@ -20,6 +20,9 @@ def parity(
     allow_leak: Annotated[
         bool, typer.Option("--allow-leak", help="Accept evaluation pictures that calibrated.")
     ] = False,
+    min_reference: Annotated[
+        float | None, typer.Option(min=0, help="mIoU the reference must have (default: twice chance).")
+    ] = None,
     threads: Threads = None,
     rebuild: Rebuild = False,
     json: Json = None,
@@ -40,6 +43,7 @@ def parity(
         max_drop=max_drop,
         report_dir=report,
         allow_leak=allow_leak,
+        min_reference=min_reference,
         threads=threads,
     )
     emit(result, result.summary(), json)

@@ -57,17 +57,17 @@ def choose_engine(
     origin = sources.model if reference is None else reference
     if isinstance(origin, OnnxModel) and origin.meta.imported is None:
         raise ValueError("an ONNX file needs --reference CKPT, the checkpoint it came from, for the accuracy gate")
-    origin = load_reference(origin)
     paths = {p: engine_path(out, target, p) for p in ((precision,) if precision else sources.possible())}
     for wanted, path in paths.items():
         require_free_names(path, sources, wanted)
     with staging(out) as folder:
         built, candidates = _build_all(folder, paths, sources)
+        loaded = load_reference(origin)
         engines = []
         for timed in _time_all(built, duration_s, threads):
             report = check_parity(
                 timed,
-                origin,
+                loaded,
                 eval_data,
                 split=split,
                 max_drop=target.max_drop,

@@ -54,6 +54,7 @@ def check_parity(
     graphs: Sequence[OnnxModel] | None = None,
     allow_leak: bool = False,
     allow_gain: bool = False,
+    min_reference: float | None = None,
     threads: int | None = None,
     trust: bool = False,
     store: bool = True,
@@ -66,6 +67,7 @@ def check_parity(
              graphs: those that the engine may have been made from, when the caller has them. None looks for the files that
              the record names, beside the engine, one folder up and beside the checkpoint.
              allow_leak: pass though evaluation pictures were used for calibration; it is written down.
+             min_reference: mIoU that the reference must have; None: twice that of labels drawn by lot.
              trust: run an engine whose hash is not the one in its record (its verdict is not stored).
     Returns: a report that is true when the gate passed.
     Raises:  ArtifactError: a file is missing or damaged, or the reference is another checkpoint than the engine's.
@@ -101,6 +103,7 @@ def check_parity(
             data_sha256=dataset.split_hash(split),
             notes=[*notes, *_calibration_notes(calibration)],
             provenance=_provenance(subject, checkpoint, data),
+            min_reference=min_reference,
         )
         report = _look_into_quantization(report, models, calibration, dataset, ids)
         if report_dir is not None:
