@@ -8,10 +8,12 @@ Needs, in an environment of their own beside CPU torch 2.13:
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import numpy as np
 import torch
 
 SIZE_HW = (256, 320)
@@ -110,15 +112,60 @@ ZOO: dict[str, Callable[[], torch.nn.Module]] = {
 }
 
 
-def main(out: Path, chosen: list[str]) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument(
+        "--train", type=Path, help="a set in VOC layout; the networks learn it first, NAME-trained.onnx"
+    )
+    parser.add_argument("--epochs", type=int, default=8)
+    args = parser.parse_args()
     declare_torchvision_ops()
+    out: Path = args.out
     out.mkdir(parents=True, exist_ok=True)
-    for name in chosen or ZOO:
+    for name in args.names or ZOO:
         torch.manual_seed(0)
         net = Tensors(ZOO[name]()).eval()
-        count_batches(net)
+        if args.train:
+            learn(net, args.train, args.epochs)
+            name = f"{name}-trained"
+        else:
+            count_batches(net)
         torch.onnx.export(net, (torch.zeros(1, 3, *SIZE_HW),), out / f"{name}.onnx", dynamo=False, opset_version=17)
         print(f"{name}: {sum(p.numel() for p in net.parameters()) / 1e6:.1f} M parameters", flush=True)
+
+
+def learn(net: torch.nn.Module, data: Path, epochs: int, batch: int = 4) -> None:
+    """Plain supervised training on the train list: Adam, cross-entropy, mirrored halves, ImageNet's mean and deviation."""
+    from tsss_edge.data.voc import VocDataset
+
+    dataset, random = VocDataset.open(data), np.random.default_rng(0)
+    ids = list(dataset.ids("train"))
+    pictures = np.stack([cv2.resize(dataset.image(i), SIZE_HW[::-1], interpolation=cv2.INTER_AREA) for i in ids])
+    masks = np.stack([cv2.resize(dataset.mask(i), SIZE_HW[::-1], interpolation=cv2.INTER_NEAREST) for i in ids])
+    mean, std = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1), torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
+    steps = epochs * (len(ids) // batch)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    net.train()
+    for epoch in range(epochs):
+        order, total = random.permutation(len(ids)), 0.0
+        for start in range(0, len(ids) // batch * batch, batch):
+            chosen = order[start : start + batch]
+            flip = slice(None, None, -1 if random.random() < 0.5 else 1)
+            x = torch.from_numpy(np.ascontiguousarray(pictures[chosen][:, :, flip])).permute(0, 3, 1, 2).float() / 255
+            y = torch.from_numpy(np.ascontiguousarray(masks[chosen][:, :, flip])).long()
+            scores = net((x - mean) / std)
+            first = scores if isinstance(scores, torch.Tensor) else scores[0]
+            loss = torch.nn.functional.cross_entropy(first, y, ignore_index=255)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += float(loss.detach())
+        print(f"epoch {epoch + 1}: loss {total / (len(ids) // batch):.3f}", flush=True)
+    net.eval()
 
 
 @torch.no_grad()
@@ -131,4 +178,4 @@ def count_batches(net: torch.nn.Module, batches: int = 3) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    main()
