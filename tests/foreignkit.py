@@ -67,11 +67,12 @@ def write_net(
     extra: bool = False,
     opset: int = 17,
 ) -> Path:
-    """Two convolutions to stride 4. `end`: softmax, sigmoid, argmax after it; `resize`: half_pixel or align_corners, to full size."""
+    """Three convolutions to stride 4. `end`: softmax, sigmoid, argmax after it; `resize`: half_pixel or align_corners, to full size."""
     make = Maker()
     x = "input" if layout == "nchw" else make.node("Transpose", "input", perm=[0, 3, 1, 2])
-    x = make.node("Relu", make.conv(x, (8, 3), stride=2, pad=pad))
-    aux = x = make.conv(x, (classes, 8), stride=2, pad=pad)
+    x = make.node("Relu", make.conv(x, (16, 3), stride=2, pad=pad))
+    x = make.node("Relu", make.conv(x, (16, 16)))
+    aux = x = make.conv(x, (classes, 16), stride=2, pad=pad)
     if resize:
         empty = make.weight(np.array([], np.float32))
         sizes = make.weight(np.array([1, classes, *SIZE_HW], np.int64))
