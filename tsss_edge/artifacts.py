@@ -571,8 +571,9 @@ class Engine(Struct, frozen=True):
 
     @staticmethod
     def record_path(path: Path) -> Path:
-        """`fused.int8.xml` -> `fused.int8.json`."""
-        return path.with_suffix(".json")
+        """`fused.int8.xml` -> `fused.int8.json`; where that is another engine's, `fused.int8.xml.json`."""
+        plain, own = path.with_suffix(".json"), path.with_name(f"{path.name}.json")
+        return own if own.is_file() or _is_of_another_engine(plain, path.name) else plain
 
     @classmethod
     def load(cls, path: Path, *, trust: bool = False) -> Engine:
@@ -613,6 +614,17 @@ class Engine(Struct, frozen=True):
         record = msgspec.structs.replace(self.record, **changes)
         write_json(self.record_path(self.path), record)
         return msgspec.structs.replace(self, record=record)
+
+
+def _is_of_another_engine(record_path: Path, name: str) -> bool:
+    """Whether a file is the record of engines that are there beside it, none of them called `name`."""
+    try:
+        content = msgspec.json.decode(record_path.read_bytes())
+        files = list(content["files"])
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, TypeError, KeyError):
+        return False  # whoever reads it as a record says what is wrong with it
+    engines = [file for file in files if str(file).endswith((".xml", ".engine"))]
+    return name not in files and any((record_path.parent / str(file)).is_file() for file in engines)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
