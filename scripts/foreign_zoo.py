@@ -120,6 +120,7 @@ def main() -> None:
         "--train", type=Path, help="a set in VOC layout; the networks learn it first, NAME-trained.onnx"
     )
     parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--size", type=int, nargs=2, default=SIZE_HW, metavar=("H", "W"))
     args = parser.parse_args()
     declare_torchvision_ops()
     out: Path = args.out
@@ -128,22 +129,22 @@ def main() -> None:
         torch.manual_seed(0)
         net = Tensors(ZOO[name]()).eval()
         if args.train:
-            learn(net, args.train, args.epochs)
+            learn(net, args.train, args.epochs, tuple(args.size))
             name = f"{name}-trained"
         else:
-            count_batches(net)
-        torch.onnx.export(net, (torch.zeros(1, 3, *SIZE_HW),), out / f"{name}.onnx", dynamo=False, opset_version=17)
+            count_batches(net, tuple(args.size))
+        torch.onnx.export(net, (torch.zeros(1, 3, *args.size),), out / f"{name}.onnx", dynamo=False, opset_version=17)
         print(f"{name}: {sum(p.numel() for p in net.parameters()) / 1e6:.1f} M parameters", flush=True)
 
 
-def learn(net: torch.nn.Module, data: Path, epochs: int, batch: int = 4) -> None:
+def learn(net: torch.nn.Module, data: Path, epochs: int, size_hw: tuple[int, int], batch: int = 4) -> None:
     """Plain supervised training on the train list: Adam, cross-entropy, mirrored halves, ImageNet's mean and deviation."""
     from tsss_edge.data.voc import VocDataset
 
     dataset, random = VocDataset.open(data), np.random.default_rng(0)
     ids = list(dataset.ids("train"))
-    pictures = np.stack([cv2.resize(dataset.image(i), SIZE_HW[::-1], interpolation=cv2.INTER_AREA) for i in ids])
-    masks = np.stack([cv2.resize(dataset.mask(i), SIZE_HW[::-1], interpolation=cv2.INTER_NEAREST) for i in ids])
+    pictures = np.stack([cv2.resize(dataset.image(i), size_hw[::-1], interpolation=cv2.INTER_AREA) for i in ids])
+    masks = np.stack([cv2.resize(dataset.mask(i), size_hw[::-1], interpolation=cv2.INTER_NEAREST) for i in ids])
     mean, std = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1), torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
     steps = epochs * (len(ids) // batch)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
@@ -169,11 +170,11 @@ def learn(net: torch.nn.Module, data: Path, epochs: int, batch: int = 4) -> None
 
 
 @torch.no_grad()
-def count_batches(net: torch.nn.Module, batches: int = 3) -> None:
+def count_batches(net: torch.nn.Module, size_hw: tuple[int, int], batches: int = 3) -> None:
     """Let batch norms measure their statistics on noise, so that random weights keep signals in range."""
     net.train()
     for _ in range(batches):
-        net(torch.randn(4, 3, *SIZE_HW))
+        net(torch.randn(4, 3, *size_hw))
     net.eval()
 
 
