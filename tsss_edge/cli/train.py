@@ -9,12 +9,15 @@ import typer
 
 from tsss_edge.cli.options import (
     Arch,
+    Batch,
     Config,
     Data,
     Encoder,
     Epochs,
     Fraction,
+    Given,
     Json,
+    Lr,
     Out,
     Resume,
     Seed,
@@ -43,6 +46,9 @@ def supervised(
     arch: Arch = None,
     size: Size = None,
     epochs: Epochs = None,
+    lr: Lr = None,
+    batch: Batch = None,
+    given: Given = None,
     config: Config = None,
     seed: Seed = None,
     encoder_weights: Encoder = None,
@@ -66,12 +72,15 @@ def supervised(
             )
         from tsss_edge.train.qat import QAT_EPOCHS, train_qat
 
-        settings = training_settings(config, data, arch, size, epochs or (None if config else QAT_EPOCHS), seed)
+        passes = epochs or (None if config else QAT_EPOCHS)
+        settings = training_settings(config, data, arch, size, passes, seed, lr=lr, batch=batch, given=given)
         _emit(train_qat(settings, data, out, calib=qat, resume=resume), json)
         return
     from tsss_edge.train.pnet import train_supervised
 
-    settings = training_settings(config, data, arch, size, epochs, seed, encoder_weights)
+    settings = training_settings(
+        config, data, arch, size, epochs, seed, encoder_weights, lr=lr, batch=batch, given=given
+    )
     _emit(train_supervised(settings, data, out, cutmix=cutmix, resume=resume), json)
 
 
@@ -85,6 +94,9 @@ def lnet(
     arch: Arch = None,
     size: Size = None,
     epochs: Epochs = None,
+    lr: Lr = None,
+    batch: Batch = None,
+    given: Given = None,
     config: Config = None,
     encoder_weights: Encoder = None,
     resume: Resume = False,
@@ -99,7 +111,9 @@ def lnet(
     from tsss_edge.train.classifier import train_classifier
     from tsss_edge.train.lnet import train_lnet
 
-    settings = training_settings(config, data, arch, size, epochs, None, encoder_weights)
+    settings = training_settings(
+        config, data, arch, size, epochs, None, encoder_weights, lr=lr, batch=batch, given=given
+    )
     chosen = strong_categories(data, strong, strong_fraction, source)
     checkpoint = train_lnet(settings, data, out, strong=chosen, source=source, resume=resume)
     train_classifier(settings, data, out / "classifier", lnet=out, resume=resume)
@@ -119,6 +133,9 @@ def pnet(
     cutmix: CutMix = True,
     size: Size = None,
     epochs: Epochs = None,
+    lr: Lr = None,
+    batch: Batch = None,
+    given: Given = None,
     config: Config = None,
     resume: Resume = False,
     json: Json = None,
@@ -131,7 +148,7 @@ def pnet(
     from tsss_edge.train.pnet import Switches, train_pnet
 
     arch = Checkpoint.load(lnet).meta.arch
-    settings = training_settings(config, data, arch, size, epochs, None)
+    settings = training_settings(config, data, arch, size, epochs, None, lr=lr, batch=batch, given=given)
     chosen = strong_categories(data, strong, strong_fraction)
     switches = Switches(adversarial=adversarial, mean_teacher=mean_teacher, cutmix=cutmix)
     checkpoint = train_pnet(
@@ -154,6 +171,9 @@ def train_everything(
     arch: Arch = None,
     size: Size = None,
     epochs: Epochs = None,
+    lr: Lr = None,
+    batch: Batch = None,
+    given: Given = None,
     lnet_epochs: Annotated[int | None, typer.Option(min=1, help="Of L-Net (default: half of --epochs).")] = None,
     config: Config = None,
     seed: Seed = None,
@@ -171,7 +191,9 @@ def train_everything(
     from tsss_edge.train.all import train_all
     from tsss_edge.train.pnet import Switches
 
-    settings = training_settings(config, data, arch, size, epochs, seed, encoder_weights)
+    settings = training_settings(
+        config, data, arch, size, epochs, seed, encoder_weights, lr=lr, batch=batch, given=given
+    )
     chosen = strong_categories(data, strong, strong_fraction, source)
     switches = Switches(adversarial=adversarial, mean_teacher=mean_teacher, cutmix=cutmix)
     checkpoint = train_all(
