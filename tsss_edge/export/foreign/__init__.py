@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import tsss_edge
 from tsss_edge.artifacts import Classes, ImportRecord, OnnxMeta, OnnxModel, Preprocess, Struct
 from tsss_edge.errors import ArtifactError
+from tsss_edge.export.foreign.foreign_graph import Layout
 from tsss_edge.export.foreign.normalise import Normalisation
-from tsss_edge.export.foreign.opening import Layout
 from tsss_edge.export.foreign.proof import ImportCheck
 from tsss_edge.files import sha256_file
 
@@ -60,8 +60,8 @@ def import_onnx(
     Raises:  ArtifactError: it cannot be imported, in one sentence; `out` stays as it was. DataError: an unreadable picture.
     """
     from tsss_edge.export.foreign.answers import find_answer, wrap_output
+    from tsss_edge.export.foreign.foreign_graph import open_foreign
     from tsss_edge.export.foreign.normalise import wrap_input
-    from tsss_edge.export.foreign.opening import open_foreign
     from tsss_edge.export.foreign.proof import imported_runner, original_runner, require_same_labels
     from tsss_edge.export.onnx_export import generated_pictures, load_pictures
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Head
 from tsss_edge.errors import ArtifactError
-from tsss_edge.export.foreign.opening import FLOATS, Layout, rename_tensor
+from tsss_edge.export.foreign.foreign_graph import FLOATS, Layout, rename_tensor
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -22,7 +22,7 @@ MONOTONE = ("Softmax", "LogSoftmax", "Sigmoid")  # leave the order of classes as
 
 
 @dataclass(frozen=True)
-class Answer:
+class LabelOutput:
     """The output that labels pixels. `grid_hw`: its height and width; `said`: one sentence for the user."""
 
     name: str
@@ -38,7 +38,7 @@ class Answer:
         return "labels" if self.form == "argmax" else "logits"
 
 
-def find_answer(values: Values, classes: int, wanted: str | None, path: Path) -> Answer:
+def find_answer(values: Values, classes: int, wanted: str | None, path: Path) -> LabelOutput:
     """Choose among the outputs of one run.
 
     Args:    values: outputs by name. classes: how many names the user gave. wanted: `--output`.
@@ -57,14 +57,14 @@ def find_answer(values: Values, classes: int, wanted: str | None, path: Path) ->
     return found[0]
 
 
-def _answer(name: str, value: NDArray[Any], classes: int) -> Answer | None:
+def _answer(name: str, value: NDArray[Any], classes: int) -> LabelOutput | None:
     shape = value.shape
     if np.issubdtype(value.dtype, np.integer) or value.dtype == bool:
         grid = _plane(shape)
         if grid is None or min(grid) < 2:
             return None
         high = int(value.max()) if value.size else 0
-        return Answer(
+        return LabelOutput(
             name, "argmax", "nchw", grid, max(classes, high + 1), f"output {name}: class ids, {grid[0]}x{grid[1]}"
         )
     if len(shape) != 4 or shape[0] != 1 or value.dtype.name not in FLOATS:
@@ -72,11 +72,11 @@ def _answer(name: str, value: NDArray[Any], classes: int) -> Answer | None:
     for layout, channels, grid in (("nchw", shape[1], shape[2:]), ("nhwc", shape[3], shape[1:3])):
         if channels == classes and min(grid) > 1:
             text = f"output {name}: {classes} classes, {layout.upper()}, {grid[0]}x{grid[1]}"
-            return Answer(name, "scores", layout, (grid[0], grid[1]), classes, text)  # type: ignore[arg-type]
+            return LabelOutput(name, "scores", layout, (grid[0], grid[1]), classes, text)  # type: ignore[arg-type]
     plane = _plane(shape)
     if classes == 2 and plane is not None and min(plane) > 1:
         text = f"output {name}: one channel, object or not, {plane[0]}x{plane[1]}"
-        return Answer(name, "mask", "nchw" if shape[1] == 1 else "nhwc", plane, 2, text)
+        return LabelOutput(name, "mask", "nchw" if shape[1] == 1 else "nhwc", plane, 2, text)
     return None
 
 
@@ -92,7 +92,7 @@ def _plane(shape: tuple[int, ...]) -> tuple[int, int] | None:
 
 
 def wrap_output(
-    graph: ModelProto, answer: Answer, value: NDArray[Any], size_hw: tuple[int, int]
+    graph: ModelProto, answer: LabelOutput, value: NDArray[Any], size_hw: tuple[int, int]
 ) -> tuple[tuple[int, int], str]:
     """Make the answer the graph's only output, `logits` (1,K,h,w) float32 or `labels` (1,h,w) uint8. Changes `graph`.
 
@@ -158,7 +158,7 @@ class _Tail:
         self.model.graph.initializer.append(numpy_helper.from_array(values, f"tsss_{name}"))
         return f"tsss_{name}"
 
-    def finish(self, tensor: str, answer: Answer, grid: tuple[int, int]) -> None:
+    def finish(self, tensor: str, answer: LabelOutput, grid: tuple[int, int]) -> None:
         """`tensor` becomes the one output under our name; nodes and weights that nobody reads any more go."""
         from onnx import TensorProto, helper
 
@@ -175,7 +175,7 @@ class _Tail:
         prune(self.model)
 
 
-def _along_classes(node: Any, answer: Answer) -> bool:
+def _along_classes(node: Any, answer: LabelOutput) -> bool:
     if node.op_type == "Sigmoid":
         return True
     axis = next((a.i for a in node.attribute if a.name == "axis"), -1) % 4
@@ -183,7 +183,7 @@ def _along_classes(node: Any, answer: Answer) -> bool:
 
 
 def _without_upsampling(
-    tail: _Tail, tensor: str, answer: Answer, size_hw: tuple[int, int]
+    tail: _Tail, tensor: str, answer: LabelOutput, size_hw: tuple[int, int]
 ) -> tuple[str, tuple[int, int], list[str]]:
     """The tensor before a last bilinear Resize to the network's size, where our kernel gives the same values."""
     node = tail.made.get(tensor)
@@ -202,7 +202,7 @@ def _without_upsampling(
     return node.input[0], grid, [f"the upsampling by {factors[0]:g}x{factors[1]:g}"]
 
 
-def _grid_before(tail: _Tail, node: Any, answer: Answer) -> tuple[int, int] | None:
+def _grid_before(tail: _Tail, node: Any, answer: LabelOutput) -> tuple[int, int] | None:
     """Height and width of what a Resize reads, by shape inference."""
     from onnx import shape_inference
 
@@ -224,7 +224,7 @@ def _labels(tail: _Tail, tensor: str, value: NDArray[Any]) -> str:
     return tail.add("Cast", [tensor], to=TensorProto.UINT8)
 
 
-def _logits(tail: _Tail, tensor: str, answer: Answer, value: NDArray[Any], *, sigmoid_cut: bool) -> str:
+def _logits(tail: _Tail, tensor: str, answer: LabelOutput, value: NDArray[Any], *, sigmoid_cut: bool) -> str:
     """Scores of any layout -> (1,K,h,w) float32; one channel z becomes the two classes (0, z)."""
     from onnx import TensorProto
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Struct
-from tsss_edge.export.foreign.opening import Opened, rename_tensor
+from tsss_edge.export.foreign.foreign_graph import Opened, rename_tensor
 
 if TYPE_CHECKING:
     from onnx import ModelProto

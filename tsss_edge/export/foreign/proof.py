@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from tsss_edge.artifacts import Placement, Struct
 from tsss_edge.backends.base import import_extra
 from tsss_edge.errors import ArtifactError
-from tsss_edge.export.foreign.answers import Answer, Values
+from tsss_edge.export.foreign.answers import LabelOutput, Values
+from tsss_edge.export.foreign.foreign_graph import Layout
 from tsss_edge.export.foreign.normalise import Normalisation
-from tsss_edge.export.foreign.opening import Layout
 
 TIE = (
     2e-4  # two classes nearer than this share of the largest score count as equal (ours: ten times float32's rounding)
@@ -77,7 +77,7 @@ def require_same_labels(
     path: Path,
     original: Runner,
     imported: Runner,
-    answer: Answer,
+    answer: LabelOutput,
     grid: tuple[int, int],
     pictures: Sequence[NDArray[np.uint8]],
 ) -> ImportCheck:
@@ -101,7 +101,7 @@ def require_same_labels(
     return ImportCheck(pictures=len(pictures), pixels=pixels, different=different)
 
 
-def _scores(value: NDArray[Any], answer: Answer) -> NDArray[np.float64] | None:
+def _scores(value: NDArray[Any], answer: LabelOutput) -> NDArray[np.float64] | None:
     """(K,h,w) scores of the original, None where it gives class ids."""
     if answer.form == "argmax":
         return None
@@ -121,7 +121,7 @@ def _original_labels(value: NDArray[Any], scores: NDArray[np.float64] | None) ->
 
 
 def _imported_labels(
-    values: Values, answer: Answer, grid: tuple[int, int], size_hw: tuple[int, ...]
+    values: Values, answer: LabelOutput, grid: tuple[int, int], size_hw: tuple[int, ...]
 ) -> NDArray[np.int64]:
     from tsss_edge.kernels.upsample_argmax import upsample_argmax
 
