@@ -22,15 +22,18 @@ T = TypeVar("T")
 
 
 class SegmentReport(Struct, frozen=True):
-    """What `segment_files` did. `failed` holds one line for each picture that could not be read."""
+    """What `segment_files` did. `failed` holds one line for each picture that could not be read, `skipped` names other files."""
 
     images: int
     failed: tuple[str, ...]
     out: str
+    skipped: tuple[str, ...] = ()
 
     def summary(self) -> str:
-        """For a terminal: the count, then every failure."""
-        return "\n".join([f"{self.images} masks in {self.out}", *(f"failed: {line}" for line in self.failed)])
+        """For a terminal: the count, then every failure, then what was no picture."""
+        shown = ", ".join(self.skipped[:3]) + (", ..." if len(self.skipped) > 3 else "")
+        others = [f"{len(self.skipped)} files are no pictures: {shown}"] if self.skipped else []
+        return "\n".join([f"{self.images} masks in {self.out}", *(f"failed: {line}" for line in self.failed), *others])
 
 
 def segment_image(backend: Backend, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -115,7 +118,8 @@ def segment_files(
                 segment_file(backend, picture, target, overlay)
             except DataError as error:
                 failed.append(str(error))
-    return SegmentReport(images=len(jobs) - len(failed), failed=tuple(failed), out=str(out))
+    skipped = no_pictures(inputs, out)
+    return SegmentReport(images=len(jobs) - len(failed), failed=tuple(failed), out=str(out), skipped=skipped)
 
 
 def segment_file(backend: Backend, picture: Path, target: Path, overlay: bool) -> None:
@@ -148,6 +152,13 @@ def plan(inputs: Sequence[str], out: Path) -> dict[Path, Path]:
             raise DataError(f"{picture} and {owners[target]} would both write {target}; segment them into two folders")
         owners[target] = picture
     return jobs
+
+
+def no_pictures(inputs: Sequence[str], out: Path) -> tuple[str, ...]:
+    """Files in the folders among `inputs` that are no pictures, hidden ones and those below `out` left out; sorted paths."""
+    found = (p for text in inputs if Path(text).is_dir() for p in Path(text).rglob("*"))
+    others = (p for p in found if p.is_file() and not is_picture(p) and not p.name.startswith("."))
+    return tuple(sorted(str(p) for p in others if out.resolve() not in p.resolve().parents))
 
 
 def _expand(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
