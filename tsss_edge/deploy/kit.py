@@ -67,8 +67,9 @@ echo "bring back $(pwd)/result.tar.gz"
 exit $failed
 """
 BUILD = """edge build-engine {onnx} --target target.toml --precision {precision} --out out/{stem} || failed=1"""
-PARITY = """reference=$(ls checkpoint.pt reference.onnx 2>/dev/null)
-if [ -f out/{engine} ] && [ -n "$reference" ] && [ -d data ]; then
+PARITY = """reference=checkpoint.pt
+[ -f "$reference" ] || reference=reference.onnx
+if [ -f out/{engine} ] && [ -f "$reference" ] && [ -d data ]; then
     edge parity out/{engine} --reference "$reference" --data data --split {split} --max-drop {max_drop} \\
         --report out/parity-{precision} --json out/parity-{precision}.json || failed=$?
 fi"""
