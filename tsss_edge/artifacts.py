@@ -442,6 +442,7 @@ class Target(Struct, frozen=True):
     head: Head = "logits"
     batch: tuple[int, int, int] = (1, 1, 1)  # min, opt, max
     max_drop: float = 0.5  # mIoU points an engine may lose against its PyTorch reference
+    min_reference: float | None = None  # mIoU that the reference must have; None: twice that of labels drawn by lot
     min_int8_speedup: float = 1.1  # INT8 is only chosen when at least this much faster than FP16 (or FP32)
     workspace_mib: int = 0  # 0: 256 MiB
     optimization_level: int = 3

@@ -71,6 +71,7 @@ def choose_engine(
                 eval_data,
                 split=split,
                 max_drop=target.max_drop,
+                min_reference=target.min_reference,
                 graphs=sources.known(),
                 threads=threads,
                 store=False,

@@ -70,7 +70,7 @@ BUILD = """edge build-engine {onnx} --target target.toml --precision {precision}
 PARITY = """reference=checkpoint.pt
 [ -f "$reference" ] || reference=reference.onnx
 if [ -f out/{engine} ] && [ -f "$reference" ] && [ -d data ]; then
-    edge parity out/{engine} --reference "$reference" --data data --split {split} --max-drop {max_drop} \\
+    edge parity out/{engine} --reference "$reference" --data data --split {split} --max-drop {max_drop}{least} \\
         --report out/parity-{precision} --json out/parity-{precision}.json || failed=$?
 fi"""
 BENCH = """[ ! -f out/{engine} ] || edge bench out/{engine} --json out/bench-{precision}.json || failed=1"""
@@ -226,6 +226,7 @@ def script_text(kit: Kit, wheel: str) -> str:
             "engine": shlex.quote(f"{stem}.{precision}{suffix}"),
             "split": shlex.quote(kit.split),
             "max_drop": kit.target.max_drop,
+            "least": "" if kit.target.min_reference is None else f" --min-reference {kit.target.min_reference:g}",
         }
         steps += [text.format(**names) for text in (BUILD, PARITY, BENCH)]
     description = kit.target.description.replace("\n", " ")

@@ -49,7 +49,15 @@ def rebuild_engine(
     built = build_engine(source, target, engine, precision=record.precision)
     if reference is None or eval_data is None:
         return Rebuilt(engine=str(engine), reason=reason)
-    report = check_parity(built, reference, eval_data, split=split, max_drop=target.max_drop, threads=threads)
+    report = check_parity(
+        built,
+        reference,
+        eval_data,
+        split=split,
+        max_drop=target.max_drop,
+        min_reference=target.min_reference,
+        threads=threads,
+    )
     return Rebuilt(engine=str(engine), reason=reason, parity=report)
 
 

@@ -88,8 +88,10 @@ def prove(folder: Path, engine: Engine, reference: Path | Reference, eval_data: 
 
     with tempfile.TemporaryDirectory(dir=folder) as name:
         copy = _as_engine(folder / "1", engine, Path(name))
-        max_drop = engine.record.build.target.max_drop
-        report = check_parity(copy, reference, eval_data, max_drop=max_drop, store=False)
+        target = engine.record.build.target
+        report = check_parity(
+            copy, reference, eval_data, max_drop=target.max_drop, min_reference=target.min_reference, store=False
+        )
         if not report:
             raise GateError(f"{engine.path}: not written to the repository: {report.verdict()}")
         write_json(folder / "record.json", msgspec.structs.replace(copy.record, parity=report.record()))
