@@ -97,7 +97,7 @@ def _normalise(opened: Opened, how: Normalisation, nodes: list[Any], here: str) 
         if np.any(how.shift):
             here = _add(nodes, "Sub", [here, _constant(opened, "shift", how.shift)])
         here = _add(nodes, "Mul", [here, _constant(opened, "factor", how.factor)])
-        return here, "the input feeds more than one convolution, so normalisation stays as nodes"
+        return here, "the picture does not go to one plain convolution alone, so normalisation stays as nodes"
     shifted = bool(np.any(how.shift))
     if shifted and first.padded:  # in the order of our picture: RGB
         here = _add(
