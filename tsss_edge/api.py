@@ -22,7 +22,7 @@ from tsss_edge.artifacts import (
     load_artifact,
     load_reference,
 )
-from tsss_edge.config import TrainConfig, load_target, read_toml, toml_keys
+from tsss_edge.config import TrainConfig, load_target, read_toml
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,7 +125,7 @@ def training_settings(data: Path, config: PathLike | TrainConfig | None = None, 
         config if isinstance(config, TrainConfig) else read_toml(Path(config), TrainConfig) if config else TrainConfig()
     )
     changes = {name: value for name, value in changes.items() if value is not None}
-    named = isinstance(config, TrainConfig) or (config is not None and "size_hw" in toml_keys(Path(config)))
+    named = isinstance(config, TrainConfig) or (config is not None and "size_hw" in read_toml(Path(config), dict))
     if not named and "size_hw" not in changes:
         changes["size_hw"] = suggested_size_hw(VocDataset.open(data))
     settings = msgspec.structs.replace(base, **changes)

@@ -10,9 +10,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import IGNORE, Placement, Struct
+from tsss_edge.artifacts import IGNORE, Placement, Preprocess, Struct
 from tsss_edge.backends import Backend, Outputs, open_backend
-from tsss_edge.backends.base import fill_batch
 from tsss_edge.data.pictures import is_picture, read_image
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.machine import track
@@ -46,11 +45,19 @@ def segment_image(backend: Backend, image: NDArray[np.uint8]) -> NDArray[np.uint
     return labels_at(run_network(backend, image), image.shape[:2], backend.preprocess.place(image.shape[:2]))
 
 
+def load_picture(path: Path, spec: Preprocess) -> NDArray[np.uint8]:
+    """A picture as the network gets it: (1,H,W,3) uint8 RGB. Raises: DataError: unreadable."""
+    from tsss_edge.kernels.preprocess import preprocess
+
+    return preprocess(read_image(path), spec, bgr=False)[None]
+
+
 def run_network(backend: Backend, image: NDArray[np.uint8]) -> Outputs:
     """Preprocess a picture, (H,W,3) uint8 RGB, and run the network on it; outputs live until the next call."""
     from tsss_edge.kernels.preprocess import preprocess
 
-    return backend.infer(fill_batch(preprocess(image, backend.preprocess, bgr=False)[None], backend.min_batch))
+    x = preprocess(image, backend.preprocess, bgr=False)[None]
+    return backend.infer(x.repeat(backend.min_batch, axis=0))
 
 
 def labels_at(outputs: Outputs, frame_hw: tuple[int, int], placement: Placement) -> NDArray[np.uint8]:

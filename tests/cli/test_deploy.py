@@ -41,7 +41,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_candidates_are_built_gated_and_the_chosen_one_is_kept(made: Path, tmp_path: Path, run: Run) -> None:
     proof = ("--reference", f"{made}/net.pt", "--eval-data", f"{made}/data")
     toml = tmp_path / "t.toml"  # untrained weights lose more than a trained network's INT8 does
-    toml.write_text('name = "t"\nbackend = "openvino"\nprecisions = ["int8", "fp32"]\nmax_drop = 100.0\nmin_reference = 0\n')
+    toml.write_text(
+        'name = "t"\nbackend = "openvino"\nprecisions = ["int8", "fp32"]\nmax_drop = 100.0\nmin_reference = 0\n'
+    )
     code, out, _ = run("build-engine", f"{made}/net.onnx", "--target", str(toml), *proof, "--out", "n.xml")
     assert code == 0
     assert "the same with the stock tool: ovc " in out

@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from tsss_edge.cli.options import Json, emit, usage_errors
+from tsss_edge.cli.options import Json, emit, flag, usage_errors
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, render, validate or download a dataset.")
 
 
-class Fetchable(str, Enum):
-    """Sets with an official address, see `tsss_edge.data.fetch.ARCHIVES`."""
-
-    voc2012 = "voc2012"
-    sbd = "sbd"
-
-
-class Importable(str, Enum):
-    """Formats of `tsss_edge.data.importers`."""
-
-    coco = "coco"
-    yolo = "yolo"
-    labelme = "labelme"
-    cvat = "cvat"
-    cityscapes = "cityscapes"
-    rgb = "rgb"
-    folders = "folders"
-
-
-class Grouping(str, Enum):
-    """What `--val` keeps together."""
-
-    none = "none"
-    folder = "folder"
-    video = "video"
+Importable = Literal["coco", "yolo", "labelme", "cvat", "cityscapes", "rgb", "folders"]
+Grouping = Literal["none", "folder", "video"]
 
 
 @app.command()
@@ -70,7 +46,7 @@ def render(
         Path | None, typer.Option(help="Folder of SPLIT.txt (default: LAYOUTS/ImageSets/Segmentation).")
     ] = None,
     source: Annotated[
-        bool, typer.Option("--source", help="The masks' set of the 0% protocol instead: other shapes, other looks.")
+        bool, flag("--source", "Make the source set of the 0% protocol: other shapes, other looks.")
     ] = False,
     split: Annotated[list[str] | None, typer.Option(help="Lists to render (default: train and val).")] = None,
     short_side: Annotated[int, typer.Option(min=32, help="Of the pictures, pixels.")] = 160,
@@ -99,10 +75,12 @@ def render(
 
 @app.command()
 def fetch(
-    name: Annotated[Fetchable, typer.Argument(help="voc2012, or sbd, which adds masks to a fetched voc2012.")],
+    name: Annotated[
+        Literal["voc2012", "sbd"], typer.Argument(help="voc2012, or sbd, which adds masks to a fetched voc2012.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the set.")],
     mirror: Annotated[str | None, typer.Option(help="Address of a folder that holds the same archive.")] = None,
-    keep_archive: Annotated[bool, typer.Option("--keep-archive", help="Do not delete the archive afterwards.")] = False,
+    keep_archive: Annotated[bool, flag("--keep-archive", "Do not delete the archive afterwards.")] = False,
     json: Json = None,
 ) -> None:
     """Download an official set, check its SHA-256 and lay it out; run it again to go on after an interruption.
@@ -111,7 +89,7 @@ def fetch(
     """
     from tsss_edge.data.fetch import fetch as fetch_set
 
-    report = fetch_set(name.value, out, mirror=mirror, keep_archive=keep_archive)
+    report = fetch_set(name, out, mirror=mirror, keep_archive=keep_archive)
     emit(report, report.summary(), json)
 
 
@@ -140,7 +118,7 @@ def import_(
     ] = None,
     group: Annotated[
         Grouping, typer.Option(help="What --val must not split: frames of one video, one folder.")
-    ] = Grouping.none,
+    ] = "none",
     seed: Annotated[int, typer.Option(min=0, help="Of --val.")] = 0,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the pictures instead of linking them.")] = False,
     json: Json = None,
@@ -153,7 +131,7 @@ def import_(
 
     with usage_errors():
         report = import_set(
-            kind.value,
+            kind,
             source,
             out,
             classes=classes,
@@ -163,7 +141,7 @@ def import_(
             masks=masks,
             image_labels=image_labels,
             val=val,
-            group=group.value,
+            group=group,
             seed=seed,
             copy=copy,
         )

@@ -27,25 +27,25 @@ def json_text(value: Any) -> str:
     return "none" if value is None else value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
+def flag(name: str, text: str) -> Any:
+    """A switch without a `--no-` twin."""
+    return typer.Option(name, help=text)
+
+
 Json = Annotated[
     str | None,
-    typer.Option(
-        "--json", metavar="-|FILE", help="Result as JSON: '-' prints it instead of text, FILE writes it as well."
-    ),
+    typer.Option(metavar="-|FILE", help="Result as JSON: '-' prints it instead of text, FILE writes it as well."),
 ]
-Data = Annotated[Path, typer.Option("--data", help="Dataset folder in PASCAL VOC layout.")]
+Data = Annotated[Path, typer.Option(help="Dataset folder in PASCAL VOC layout.")]
 Split = Annotated[str, typer.Option(help="A list in ImageSets/Segmentation.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of the network (default: all cores).")]
-Trust = Annotated[bool, typer.Option("--trust", help="Load an engine whose hash is not the one in its record.")]
+Trust = Annotated[bool, flag("--trust", "Load an engine whose hash is not the one in its record.")]
 Rebuild = Annotated[
-    bool,
-    typer.Option(
-        "--rebuild", help="Build the engine again from its stored ONNX file where it is damaged or unfit here."
-    ),
+    bool, flag("--rebuild", "Build the engine again from its stored ONNX file where it is damaged or unfit here.")
 ]
 
 # Of every training command.
-Out = Annotated[Path, typer.Option("--out", help="Run folder: best.pt, last.pt, config.toml, log.jsonl.")]
+Out = Annotated[Path, typer.Option(help="Run folder: best.pt, last.pt, config.toml, log.jsonl.")]
 Arch = Annotated[str | None, typer.Option(help="edge-s (default), edge-m, vgg16-largefov.")]
 Size = Annotated[str | None, typer.Option(metavar="N|WxH", help="Network input (default: the pictures' typical size).")]
 Epochs = Annotated[
@@ -63,16 +63,11 @@ Given = Annotated[
 Config = Annotated[Path | None, typer.Option(help="TOML file with any TrainConfig setting; options win over it.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Random seed.")]
 Encoder = Annotated[
-    Path | None,
-    typer.Option(
-        "--encoder-weights", help="Start from these: a checkpoint of the same --arch, or torchvision's VGG16 (.pth)."
-    ),
+    Path | None, typer.Option(help="Start from these: a checkpoint of the same --arch, or torchvision's VGG16 (.pth).")
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from last.pt in --out.")]
+Resume = Annotated[bool, flag("--resume", "Go on from last.pt in --out.")]
 Strong = Annotated[str | None, typer.Option(metavar="A,B,...", help="Categories with pixel masks.")]
-Fraction = Annotated[
-    float, typer.Option("--strong-fraction", min=0, max=1, help="Or: this share of them, in id order.")
-]
+Fraction = Annotated[float, typer.Option(min=0, max=1, help="Or: this share of them, in id order.")]
 
 
 def rebuild_first(engine: Path, wanted: bool) -> None:

@@ -7,35 +7,22 @@ from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.options import (
-    Arch,
-    Config,
-    Data,
-    Epochs,
-    Json,
-    Size,
-    Strong,
-    emit,
-    names,
-    strong_categories,
-    training_settings,
-    usage_errors,
-)
+from tsss_edge.cli import options as opt
 
 
 def reproduce(
-    data: Data,
+    data: opt.Data,
     out: Annotated[Path, typer.Option(help="Folder of all runs, table.json and table.html.")],
     source: Annotated[Path | None, typer.Option(help="Masks of other categories, for the 0% protocol.")] = None,
     seeds: Annotated[str, typer.Option(metavar="N,N,...", help="Random seeds.")] = "0,1,2",
-    strong: Strong = None,
+    strong: opt.Strong = None,
     rows: Annotated[str | None, typer.Option(metavar="A,B,...", help="Rows, such as 50:full (default: all).")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Networks to train at once, each in a process of its own.")] = 1,
-    arch: Arch = None,
-    size: Size = None,
-    epochs: Epochs = None,
-    config: Config = None,
-    json: Json = None,
+    arch: opt.Arch = None,
+    size: opt.Size = None,
+    epochs: opt.Epochs = None,
+    config: opt.Config = None,
+    json: opt.Json = None,
 ) -> None:
     """The paper's table: supervised, 50% and 0% strong, with each part on and off. Run it again to go on.
 
@@ -44,19 +31,19 @@ def reproduce(
     from tsss_edge.reproduce import choose_rows
     from tsss_edge.reproduce import reproduce as make_table
 
-    settings = training_settings(config, data, arch, size, epochs, None)
-    categories = strong_categories(data, strong, 0.5)
-    with usage_errors():  # what goes wrong in the hours after this block is no bad option
+    settings = opt.training_settings(config, data, arch, size, epochs, None)
+    categories = opt.strong_categories(data, strong, 0.5)
+    with opt.usage_errors():  # what goes wrong in the hours after this block is no bad option
         numbers = seed_numbers(seeds)
-        chosen = names(rows) if rows is not None else None
+        chosen = opt.names(rows) if rows is not None else None
         choose_rows(chosen, with_source=source is not None)
     table = make_table(settings, data, out, source=source, seeds=numbers, strong=categories, rows=chosen, jobs=jobs)
-    emit(table, table.summary(), json)
+    opt.emit(table, table.summary(), json)
 
 
 def seed_numbers(text: str) -> list[int]:
     """`0,1,2` -> numbers. Raises: ValueError: none, not a number, or a negative one."""
-    numbers = [int(seed) for seed in names(text)]
+    numbers = [int(seed) for seed in opt.names(text)]
     if not numbers or min(numbers) < 0:
         raise ValueError(f"--seeds {text!r}: expected one or more numbers from 0 on, with commas between them")
     return numbers

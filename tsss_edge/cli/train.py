@@ -3,30 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tsss_edge.cli.options import (
-    Arch,
-    Batch,
-    Config,
-    Data,
-    Encoder,
-    Epochs,
-    Fraction,
-    Given,
-    Json,
-    Lr,
-    Out,
-    Resume,
-    Seed,
-    Size,
-    Strong,
-    emit,
-    strong_categories,
-    training_settings,
-)
+from tsss_edge.cli import options as opt
 
 if TYPE_CHECKING:
     from tsss_edge.artifacts import Checkpoint
@@ -41,23 +22,23 @@ CutMix = Annotated[bool, typer.Option(help="Paste rectangles of other pictures i
 
 @app.command()
 def supervised(
-    data: Data,
-    out: Out,
-    arch: Arch = None,
-    size: Size = None,
-    epochs: Epochs = None,
-    lr: Lr = None,
-    batch: Batch = None,
-    given: Given = None,
-    config: Config = None,
-    seed: Seed = None,
-    encoder_weights: Encoder = None,
+    data: opt.Data,
+    out: opt.Out,
+    arch: opt.Arch = None,
+    size: opt.Size = None,
+    epochs: opt.Epochs = None,
+    lr: opt.Lr = None,
+    batch: opt.Batch = None,
+    given: opt.Given = None,
+    config: opt.Config = None,
+    seed: opt.Seed = None,
+    encoder_weights: opt.Encoder = None,
     cutmix: CutMix = False,
     qat: Annotated[
         Path | None, typer.Option(metavar="CALIB", help="Fine-tune for this INT8 ONNX file, from its own checkpoint.")
     ] = None,
-    resume: Resume = False,
-    json: Json = None,
+    resume: opt.Resume = False,
+    json: opt.Json = None,
 ) -> None:
     """Train on the masks of all categories: the baseline, and the way for fully labelled sets.
 
@@ -67,18 +48,16 @@ def supervised(
     """
     if qat is not None:
         if cutmix or encoder_weights:
-            raise typer.BadParameter(
-                "--qat goes on from CALIB's own checkpoint, without --cutmix and --encoder-weights"
-            )
+            raise typer.BadParameter("--qat goes on from CALIB's checkpoint, without --cutmix and --encoder-weights")
         from tsss_edge.train.qat import QAT_EPOCHS, train_qat
 
         passes = epochs or (None if config else QAT_EPOCHS)
-        settings = training_settings(config, data, arch, size, passes, seed, lr=lr, batch=batch, given=given)
+        settings = opt.training_settings(config, data, arch, size, passes, seed, lr=lr, batch=batch, given=given)
         _emit(train_qat(settings, data, out, calib=qat, resume=resume), json)
         return
     from tsss_edge.train.pnet import train_supervised
 
-    settings = training_settings(
+    settings = opt.training_settings(
         config, data, arch, size, epochs, seed, encoder_weights, lr=lr, batch=batch, given=given
     )
     _emit(train_supervised(settings, data, out, cutmix=cutmix, resume=resume), json)
@@ -86,21 +65,21 @@ def supervised(
 
 @app.command()
 def lnet(
-    data: Data,
-    out: Out,
-    strong: Strong = None,
-    strong_fraction: Fraction = 0.5,
+    data: opt.Data,
+    out: opt.Out,
+    strong: opt.Strong = None,
+    strong_fraction: opt.Fraction = 0.5,
     source: Source = None,
-    arch: Arch = None,
-    size: Size = None,
-    epochs: Epochs = None,
-    lr: Lr = None,
-    batch: Batch = None,
-    given: Given = None,
-    config: Config = None,
-    encoder_weights: Encoder = None,
-    resume: Resume = False,
-    json: Json = None,
+    arch: opt.Arch = None,
+    size: opt.Size = None,
+    epochs: opt.Epochs = None,
+    lr: opt.Lr = None,
+    batch: opt.Batch = None,
+    given: opt.Given = None,
+    config: opt.Config = None,
+    encoder_weights: opt.Encoder = None,
+    resume: opt.Resume = False,
+    json: opt.Json = None,
 ) -> None:
     """Train L-Net: class-agnostic segmentation from the strong categories' masks. Then the classifier that `label` needs.
 
@@ -111,10 +90,10 @@ def lnet(
     from tsss_edge.train.classifier import train_classifier
     from tsss_edge.train.lnet import train_lnet
 
-    settings = training_settings(
+    settings = opt.training_settings(
         config, data, arch, size, epochs, None, encoder_weights, lr=lr, batch=batch, given=given
     )
-    chosen = strong_categories(data, strong, strong_fraction, source)
+    chosen = opt.strong_categories(data, strong, strong_fraction, source)
     checkpoint = train_lnet(settings, data, out, strong=chosen, source=source, resume=resume)
     train_classifier(settings, data, out / "classifier", lnet=out, resume=resume)
     _emit(checkpoint, json)
@@ -122,23 +101,23 @@ def lnet(
 
 @app.command()
 def pnet(
-    data: Data,
-    out: Out,
+    data: opt.Data,
+    out: opt.Out,
     lnet: Annotated[Path, typer.Option(help="P-Net starts here: an L-Net run, or a P-Net run that labelled again.")],
     labels: Annotated[Path, typer.Option(help="Folder that `tsss-edge label` wrote.")],
-    strong: Strong = None,
-    strong_fraction: Fraction = 0.5,
+    strong: opt.Strong = None,
+    strong_fraction: opt.Fraction = 0.5,
     adversarial: Adversarial = True,
     mean_teacher: MeanTeacher = False,
     cutmix: CutMix = True,
-    size: Size = None,
-    epochs: Epochs = None,
-    lr: Lr = None,
-    batch: Batch = None,
-    given: Given = None,
-    config: Config = None,
-    resume: Resume = False,
-    json: Json = None,
+    size: opt.Size = None,
+    epochs: opt.Epochs = None,
+    lr: opt.Lr = None,
+    batch: opt.Batch = None,
+    given: opt.Given = None,
+    config: opt.Config = None,
+    resume: opt.Resume = False,
+    json: opt.Json = None,
 ) -> None:
     """Train P-Net: all categories, from true masks (strong), transferred labels (weak) and a discriminator.
 
@@ -148,38 +127,36 @@ def pnet(
     from tsss_edge.train.pnet import Switches, train_pnet
 
     arch = Checkpoint.load(lnet).meta.arch
-    settings = training_settings(config, data, arch, size, epochs, None, lr=lr, batch=batch, given=given)
-    chosen = strong_categories(data, strong, strong_fraction)
+    settings = opt.training_settings(config, data, arch, size, epochs, None, lr=lr, batch=batch, given=given)
+    chosen = opt.strong_categories(data, strong, strong_fraction)
     switches = Switches(adversarial=adversarial, mean_teacher=mean_teacher, cutmix=cutmix)
-    checkpoint = train_pnet(
-        settings, data, out, lnet=lnet, labels=labels, strong=chosen, switches=switches, resume=resume
-    )
-    _emit(checkpoint, json)
+    made = train_pnet(settings, data, out, lnet=lnet, labels=labels, strong=chosen, switches=switches, resume=resume)
+    _emit(made, json)
 
 
 @app.command(name="all")
 def train_everything(
-    data: Data,
-    out: Out,
-    strong: Strong = None,
-    strong_fraction: Fraction = 0.5,
+    data: opt.Data,
+    out: opt.Out,
+    strong: opt.Strong = None,
+    strong_fraction: opt.Fraction = 0.5,
     source: Source = None,
     adversarial: Adversarial = True,
     mean_teacher: MeanTeacher = False,
     cutmix: CutMix = True,
     relabel: Annotated[bool, typer.Option(help="Let a first P-Net label the weak images again.")] = True,
-    arch: Arch = None,
-    size: Size = None,
-    epochs: Epochs = None,
-    lr: Lr = None,
-    batch: Batch = None,
-    given: Given = None,
+    arch: opt.Arch = None,
+    size: opt.Size = None,
+    epochs: opt.Epochs = None,
+    lr: opt.Lr = None,
+    batch: opt.Batch = None,
+    given: opt.Given = None,
     lnet_epochs: Annotated[int | None, typer.Option(min=1, help="Of L-Net (default: half of --epochs).")] = None,
-    config: Config = None,
-    seed: Seed = None,
-    encoder_weights: Encoder = None,
-    resume: Resume = False,
-    json: Json = None,
+    config: opt.Config = None,
+    seed: opt.Seed = None,
+    encoder_weights: opt.Encoder = None,
+    resume: opt.Resume = False,
+    json: opt.Json = None,
 ) -> None:
     """The whole method: L-Net, classifier, labels for weak images, a draft of P-Net that labels again, P-Net.
 
@@ -191,23 +168,13 @@ def train_everything(
     from tsss_edge.train.all import train_all
     from tsss_edge.train.pnet import Switches
 
-    settings = training_settings(
+    settings = opt.training_settings(
         config, data, arch, size, epochs, seed, encoder_weights, lr=lr, batch=batch, given=given
     )
-    chosen = strong_categories(data, strong, strong_fraction, source)
+    chosen = opt.strong_categories(data, strong, strong_fraction, source)
     switches = Switches(adversarial=adversarial, mean_teacher=mean_teacher, cutmix=cutmix)
-    checkpoint = train_all(
-        settings,
-        data,
-        out,
-        strong=chosen,
-        source=source,
-        switches=switches,
-        relabel=relabel,
-        lnet_epochs=lnet_epochs,
-        resume=resume,
-    )
-    _emit(checkpoint, json)
+    parts: dict[str, Any] = {"strong": chosen, "switches": switches, "resume": resume, "relabel": relabel}
+    _emit(train_all(settings, data, out, source=source, lnet_epochs=lnet_epochs, **parts), json)
 
 
 def _emit(checkpoint: Checkpoint, json: str | None) -> None:
@@ -218,10 +185,5 @@ def _emit(checkpoint: Checkpoint, json: str | None) -> None:
     meta = checkpoint.meta
     scores = ", ".join(f"{key} {value:.2f}" for key, value in meta.metrics.items())
     text = f"{checkpoint.path}: {meta.stage} {meta.arch}, {len(meta.classes)} classes{': ' if scores else ''}{scores}"
-    result = {
-        "checkpoint": str(checkpoint.path),
-        "sha256": checkpoint.sha256,
-        "stage": meta.stage,
-        "metrics": meta.metrics,
-    }
-    emit(result, text, json)
+    facts = {"sha256": checkpoint.sha256, "stage": meta.stage, "metrics": meta.metrics}
+    opt.emit({"checkpoint": str(checkpoint.path), **facts}, text, json)

@@ -129,9 +129,7 @@ class VocDataset:
         mask = read_mask(path)
         height, width = self.image_hw(image_id)
         if mask.shape != (height, width):
-            raise DataError(
-                f"{path}: mask is {mask.shape[1]}x{mask.shape[0]}, its picture {width}x{height}; they must agree"
-            )
+            raise DataError(f"{path}: mask is {mask.shape[1]}x{mask.shape[0]}, its picture {width}x{height}")
         ids = mask[mask != IGNORE]
         if ids.size and int(ids.max()) >= len(self.classes):
             raise DataError(

@@ -31,11 +31,6 @@ def has_begun(out: Path, resume: bool) -> bool:
     return begun
 
 
-def write_config(out: Path, config: TrainConfig) -> None:
-    """Write config.toml, which `--config` reads."""
-    write_bytes(out / "config.toml", to_toml(config).encode())
-
-
 def to_toml(config: TrainConfig) -> str:
     """The settings as TOML; every value is a string, number, boolean or list, which JSON writes the same way.
 
@@ -96,8 +91,7 @@ def _board(out: Path, first_epoch: int) -> Any:
     return SummaryWriter(str(out / "tensorboard"), purge_step=first_epoch + 1)  # hides what will be trained again
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Checkpoints
+# -- Checkpoints
 
 
 class Stateful(Protocol):

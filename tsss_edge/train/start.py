@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tsss_edge.artifacts import IGNORE, Checkpoint, read_torch
 from tsss_edge.config import TrainConfig
@@ -31,8 +31,7 @@ def fresh_net(config: TrainConfig, *, num_classes: int) -> SegNet:
 def load_encoder(net: SegNet, config: TrainConfig) -> None:
     """Start the encoder from `config.encoder_weights`: a checkpoint of ours, or a plain file of tensors by name.
 
-    Names are ours (`encoder....`) or, for vgg16-largefov, torchvision's of `vgg16` (`features....`; its classifier is
-    left out). Does nothing when the setting is empty.
+    Names are ours (`encoder....`) or, for vgg16-largefov, torchvision's (`features....`). An empty setting does nothing.
     Raises: ArtifactError: the file is missing, or its tensors are not this encoder's.
     """
     if not config.encoder_weights:
@@ -113,8 +112,3 @@ def class_weights(dataset: VocDataset, ids: Sequence[str], mask_of: MaskOf, powe
     seen = counts[: len(dataset.classes)].astype(np.float64)
     ratio = np.divide(np.median(seen[seen > 0]), seen, out=np.ones_like(seen), where=seen > 0)
     return torch.from_numpy(np.minimum(ratio**power, MAX_CLASS_WEIGHT)).float()
-
-
-def freeze(net: nn.Module) -> nn.Module:
-    """The network in eval mode, without gradients."""
-    return net.eval().requires_grad_(False)

@@ -63,12 +63,13 @@ def import_onnx(
     from tsss_edge.export.foreign.foreign_graph import open_foreign
     from tsss_edge.export.foreign.normalise import wrap_input
     from tsss_edge.export.foreign.proof import imported_runner, original_runner, require_same_labels
-    from tsss_edge.export.onnx_export import generated_pictures, load_pictures
+    from tsss_edge.export.onnx_export import generated_pictures
+    from tsss_edge.segment import load_picture
 
     how = how or Normalisation()
     opened = open_foreign(path, layout=layout, size_hw=size_hw)
     spec = Preprocess(size_hw=opened.size_hw)
-    pictures = load_pictures(check_images, spec) if check_images else generated_pictures(spec)
+    pictures = [load_picture(image, spec) for image in check_images] or generated_pictures(spec)
     original = original_runner(path, opened.dtype, opened.layout, how)
     values = original(pictures[0])
     answer = find_answer(values, len(classes), output, path)
