@@ -25,7 +25,7 @@ from pages import TOOL, command, met, table, today, watch_machine, write_page
 from tsss_edge.artifacts import Checkpoint, Placement, Preprocess, Struct, voc_color
 from tsss_edge.bench.conditions import Machine, notes_on
 from tsss_edge.bench.timing import alternate
-from tsss_edge.data.voc import IMAGE_SUFFIXES, read_image
+from tsss_edge.data.pictures import IMAGE_SUFFIXES, read_image
 from tsss_edge.kernels.overlay import OverlayPlan
 from tsss_edge.kernels.preprocess import PreprocessPlan
 from tsss_edge.kernels.upsample_argmax import UpsampleArgmaxPlan

@@ -12,7 +12,7 @@ from PIL import Image
 import tsss_edge.segment
 from tsss_edge.artifacts import Classes, Placement, Preprocess
 from tsss_edge.backends.fake import FakeBackend
-from tsss_edge.data.voc import read_mask
+from tsss_edge.data.pictures import read_mask
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.segment import plan, resize_labels, segment_files, segment_image
 
@@ -115,6 +115,8 @@ def test_files_folders_and_globs(tmp_path: Path, fake: list[FakeBackend]) -> Non
     out = tmp_path / "out"
     report = segment_files(tmp_path / "x.xml", [str(tmp_path / "in"), str(tmp_path / "more/c*")], out, overlay=True)
     assert report.images == 4 and report.failed == ()
+    assert report.skipped == (str(tmp_path / "in/notes.txt"),)
+    assert "1 files are no pictures" in report.summary()
     masks = {str(p.relative_to(out)) for p in out.rglob("*.png")}
     assert masks == {"a.png", "deep/b.png", "c1.png", "c2.png"}
     mask = read_mask(out / "deep/b.png")

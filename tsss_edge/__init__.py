@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tsss_edge.api import calibrate as calibrate
     from tsss_edge.api import check_parity as check_parity
     from tsss_edge.api import export as export
+    from tsss_edge.api import import_model as import_model
     from tsss_edge.api import load as load
     from tsss_edge.api import segment as segment
     from tsss_edge.api import stream as stream
@@ -30,7 +31,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Segmentation": "tsss_edge.segmentation",
-    **dict.fromkeys(("Model", "build_engine", "calibrate", "check_parity", "load"), "tsss_edge.api"),
+    **dict.fromkeys(("Model", "build_engine", "calibrate", "check_parity", "import_model", "load"), "tsss_edge.api"),
 }
 _ROOMS = ("export", "segment", "stream", "train")  # modules of the package that are functions of the face too
 

@@ -11,15 +11,28 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import msgspec
 
-from tsss_edge.artifacts import Artifact, Checkpoint, Engine, OnnxModel, Precision, Target, load_artifact
+from tsss_edge.artifacts import (
+    Artifact,
+    Checkpoint,
+    Engine,
+    OnnxModel,
+    Precision,
+    Reference,
+    Target,
+    load_artifact,
+    load_reference,
+)
 from tsss_edge.config import TrainConfig, load_target, read_toml
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from tsss_edge.artifacts import Classes, Preprocess
     from tsss_edge.backends import Backend
+    from tsss_edge.export.foreign import ForeignReport
+    from tsss_edge.export.foreign.normalise import Colors
     from tsss_edge.parity import ParityReport
     from tsss_edge.segment import SegmentReport
     from tsss_edge.segmentation import Segmentation
@@ -48,7 +61,7 @@ class Model:
 
     def __call__(self, image: PathLike | NDArray[np.uint8]) -> Segmentation:
         """Segment a picture: a file, or (H,W,3) uint8 RGB. Raises: DataError: not a readable picture."""
-        from tsss_edge.data.voc import read_image
+        from tsss_edge.data.pictures import read_image
         from tsss_edge.segment import segment_image
         from tsss_edge.segmentation import Segmentation
 
@@ -138,6 +151,40 @@ def _check_pictures(data: Path) -> list[Path]:
     return [dataset.image_path(image_id) for image_id in dataset.ids(split)[:CHECK_PICTURES]]
 
 
+def import_model(
+    network: PathLike | torch.nn.Module,
+    out: PathLike,
+    *,
+    classes: Classes | Sequence[str],
+    example: torch.Tensor | tuple[int, int] | None = None,
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    scale: float = 1 / 255,
+    colors: Colors = "rgb",
+    data: PathLike | None = None,
+    **options: Any,
+) -> ForeignReport:
+    """Wrap a segmentation network of your own: an ONNX file, or a PyTorch module with an `example` input or its size.
+
+    Args:   classes: names by channel; a first "background" is the background. mean, std, scale, colors: the network sees
+            `(value * scale - mean) / std`. data: a set whose pictures check it. Options: see `export.foreign.import_onnx`.
+    Raises: ArtifactError: it cannot be imported, in one sentence. ValueError: a module without an `example`.
+    """
+    from tsss_edge.artifacts import Classes
+    from tsss_edge.export.foreign import import_module, import_onnx
+    from tsss_edge.export.foreign.normalise import Normalisation
+
+    how = Normalisation(mean=mean, std=std, scale=scale, colors=colors)
+    if not isinstance(classes, Classes):
+        classes = Classes(names=tuple(classes), background=tuple(classes)[:1] == ("background",))
+    pictures = _check_pictures(Path(data)) if data is not None else []
+    if isinstance(network, str | Path):
+        return import_onnx(Path(network), Path(out), classes=classes, how=how, check_images=pictures, **options)
+    if example is None:
+        raise ValueError("a module needs `example`: one input, (1,3,H,W) float32, or its (height, width)")
+    return import_module(network, example, Path(out), classes=classes, how=how, check_images=pictures, **options)
+
+
 def calibrate(model: PathLike | OnnxModel, data: PathLike, out: PathLike, **options: Any) -> OnnxModel:
     """Find INT8 ranges on the training split of `data` and write the INT8 graph. Options: see `calib.calibrate`."""
     from tsss_edge.calib.calibrate import calibrate as run
@@ -155,7 +202,7 @@ def build_engine(
     precision: Precision | None = None,
     calib_data: PathLike | None = None,
     eval_data: PathLike | None = None,
-    reference: PathLike | Checkpoint | None = None,
+    reference: PathLike | Reference | None = None,
     split: str = "val",
 ) -> Engine:
     """Build an engine for this machine and write it with its record.
@@ -178,7 +225,7 @@ def build_engine(
         Path(out),
         eval_data=Path(eval_data),
         precision=precision,
-        reference=_checkpoint(reference) if reference is not None else None,
+        reference=_reference(reference) if reference is not None else None,
         calib_data=calibration,
         split=split,
     )
@@ -186,20 +233,21 @@ def build_engine(
 
 def check_parity(
     engine: PathLike | Artifact,
-    reference: PathLike | Checkpoint,
+    reference: PathLike | Reference,
     data: PathLike,
     *,
     report_dir: PathLike | None = None,
     **options: Any,
 ) -> ParityReport:
-    """Compare an engine with its checkpoint, or a folder of the checkpoint's answers, on a labelled set.
+    """Compare an engine with its reference on a labelled set; the report is true when the gate holds. Options: see `parity`.
 
-    The report is true when the gate holds. Options: see `parity`.
+    The reference is the checkpoint that it was made from, a folder of that checkpoint's answers, or the FP32 file of
+    `import_model`.
     """
     from tsss_edge.parity import check_parity as run
 
     folder = Path(report_dir) if report_dir is not None else None
-    given = reference if isinstance(reference, Checkpoint) else Path(reference)
+    given = Path(reference) if isinstance(reference, str) else reference
     return run(_loaded(engine), given, Path(data), report_dir=folder, **options)
 
 
@@ -237,6 +285,10 @@ def _loaded(model: PathLike | Artifact, *, trust: bool = False) -> Artifact:
 
 def _checkpoint(model: PathLike | Checkpoint) -> Checkpoint:
     return Checkpoint.load(Path(model)) if isinstance(model, str | Path) else model
+
+
+def _reference(model: PathLike | Reference) -> Reference:
+    return load_reference(Path(model) if isinstance(model, str) else model)
 
 
 def _source(model: PathLike | Checkpoint | OnnxModel) -> Path | Checkpoint | OnnxModel:

@@ -40,10 +40,14 @@ class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Placement(Struct, frozen=True):
-    """Which part of a frame fills which part of the network input. All in pixels, x y w h."""
+    """Which part of a frame fills which part of the network input. All in pixels, x y w h.
+
+    `input_hw` is the network input: with the grid of an output it gives the stride. None: the stride is 8, as ours is.
+    """
 
     source: tuple[int, int, int, int]
     target: tuple[int, int, int, int]
+    input_hw: tuple[int, int] | None = None
 
 
 class Preprocess(Struct, frozen=True):
@@ -58,8 +62,8 @@ class Preprocess(Struct, frozen=True):
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if any(side < 32 or side % 32 for side in self.size_hw):
-            raise ValueError(f"input size {self.size_hw}: height and width must be positive multiples of 32")
+        if min(self.size_hw) < 1:
+            raise ValueError(f"input size {self.size_hw}: height and width must be positive")
         if not (math.isfinite(self.scale) and self.scale > 0):
             raise ValueError(f"input scale {self.scale}: must be a positive number")
 
@@ -75,12 +79,16 @@ class Preprocess(Struct, frozen=True):
         if self.fit == "letterbox":
             ratio = min(rows / height, columns / width)
             w, h = max(1, round(width * ratio)), max(1, round(height * ratio))
-            return Placement(source=full_source, target=((columns - w) // 2, (rows - h) // 2, w, h))
+            return Placement(
+                source=full_source, target=((columns - w) // 2, (rows - h) // 2, w, h), input_hw=self.size_hw
+            )
         if self.fit == "crop":
             ratio = max(rows / height, columns / width)
             w, h = max(1, min(width, round(columns / ratio))), max(1, min(height, round(rows / ratio)))
-            return Placement(source=((width - w) // 2, (height - h) // 2, w, h), target=full_target)
-        return Placement(source=full_source, target=full_target)
+            return Placement(
+                source=((width - w) // 2, (height - h) // 2, w, h), target=full_target, input_hw=self.size_hw
+            )
+        return Placement(source=full_source, target=full_target, input_hw=self.size_hw)
 
 
 class Classes(Struct, frozen=True):
@@ -270,6 +278,22 @@ class CalibrationRecord(Struct, frozen=True):
     others: dict[str, float] = {}  # the same of the float tensors that never get a pair, on some of the pictures
 
 
+class ImportRecord(Struct, frozen=True):
+    """Where an imported graph came from: the file, what its network was trained on, and what was found in it.
+
+    The network saw `(value * scale - mean) / std` by channel, in the order of `colors`.
+    """
+
+    source: str  # file name
+    source_sha256: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    scale: float
+    colors: Literal["rgb", "bgr"]
+    layout: Literal["nchw", "nhwc"]
+    found: tuple[str, ...]  # sentences: the output, what was left out, what was folded
+
+
 class OnnxMeta(Struct, frozen=True):
     """What an exported graph says of itself; stored in the file's own `metadata_props` under `tsss_edge`.
 
@@ -286,6 +310,9 @@ class OnnxMeta(Struct, frozen=True):
     format: int = 2
     calibration: CalibrationRecord | None = None
     float_nodes: tuple[str, ...] = ()  # nodes kept in float by range scan or search, with the reason in `inspect`
+    # Height and width of logits, or of labels where they are all; None: ours, stride 8 and labels at full size.
+    grid_hw: tuple[int, int] | None = None
+    imported: ImportRecord | None = None  # of a network not trained here; `checkpoint_sha256` is its file's then
     tool: str = ""
 
 
@@ -398,6 +425,7 @@ class Target(Struct, frozen=True):
     head: Head = "logits"
     batch: tuple[int, int, int] = (1, 1, 1)  # min, opt, max
     max_drop: float = 0.5  # mIoU points an engine may lose against its PyTorch reference
+    min_reference: float | None = None  # mIoU that the reference must have; None: twice that of labels drawn by lot
     min_int8_speedup: float = 1.1  # INT8 is only chosen when at least this much faster than FP16 (or FP32)
     workspace_mib: int = 0  # 0: 256 MiB
     optimization_level: int = 3
@@ -531,8 +559,9 @@ class Engine(Struct, frozen=True):
 
     @staticmethod
     def record_path(path: Path) -> Path:
-        """`fused.int8.xml` -> `fused.int8.json`."""
-        return path.with_suffix(".json")
+        """`fused.int8.xml` -> `fused.int8.json`; where that is another engine's, `fused.int8.xml.json`."""
+        plain, own = path.with_suffix(".json"), path.with_name(f"{path.name}.json")
+        return own if own.is_file() or _is_of_another_engine(plain, path.name) else plain
 
     @classmethod
     def load(cls, path: Path, *, trust: bool = False) -> Engine:
@@ -575,6 +604,17 @@ class Engine(Struct, frozen=True):
         return msgspec.structs.replace(self, record=record)
 
 
+def _is_of_another_engine(record_path: Path, name: str) -> bool:
+    """Whether a file is the record of engines that are there beside it, none of them called `name`."""
+    try:
+        content = msgspec.json.decode(record_path.read_bytes())
+        files = list(content["files"])
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, TypeError, KeyError):
+        return False  # whoever reads it as a record says what is wrong with it
+    engines = [file for file in files if str(file).endswith((".xml", ".engine"))]
+    return name not in files and any((record_path.parent / str(file)).is_file() for file in engines)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The door
 
@@ -596,3 +636,22 @@ def load_artifact(model: Path | Artifact, *, trust: bool = False) -> Artifact:
     if model.suffix in (".xml", ".engine"):
         return Engine.load(model, trust=trust)
     raise ArtifactError(f"{model}: expected a checkpoint (.pt), ONNX file (.onnx) or engine (.xml, .engine)")
+
+
+Reference: TypeAlias = Checkpoint | OnnxModel  # what an engine is compared with: what it was made from, in float
+
+
+def load_reference(model: Path | Reference) -> Reference:
+    """A checkpoint, or the float ONNX file of an imported network; loaded ones pass.
+
+    Raises: ArtifactError: another kind of file, missing, damaged, or an ONNX file that is itself made from a checkpoint.
+    """
+    loaded = load_artifact(model)
+    if isinstance(loaded, Checkpoint):
+        return loaded
+    if isinstance(loaded, OnnxModel) and loaded.meta.imported is not None and loaded.meta.precision == "fp32":
+        return loaded
+    raise ArtifactError(
+        f"{loaded.path}: no reference; give the checkpoint that the engine was made from, or, for an imported network, the "
+        "FP32 file that `tsss-edge import` wrote"
+    )

@@ -67,7 +67,9 @@ class TrainConfig(Struct, frozen=True):
 
     @property
     def preprocess(self) -> Preprocess:
-        """The network input this configuration trains for."""
+        """The network input this configuration trains for. Raises: ValueError: a size that our networks cannot halve."""
+        if any(side < 32 or side % 32 for side in self.size_hw):
+            raise ValueError(f"input size {self.size_hw}: height and width must be positive multiples of 32")
         return Preprocess(size_hw=self.size_hw, fit=self.fit)
 
 

@@ -111,12 +111,18 @@ def _onnx(path: Path) -> Description:
     facts |= _classes(meta.classes) | {"input": _input(meta.preprocess)} | _calibration(meta.calibration)
     facts |= {"nodes kept in float": list(meta.float_nodes) or "none"}
     facts |= {"checkpoint sha256": meta.checkpoint_sha256, "made by": meta.tool, "sha256": model.sha256}
+    if (origin := meta.imported) is not None:
+        facts |= {"imported from": origin.source, "found": list(origin.found)}
+        facts["the network sees"] = (
+            f"(value * {origin.scale:g} - {list(origin.mean)}) / {list(origin.std)}, {origin.colors}, {origin.layout}"
+        )
     if meta.calibration is not None:
         from tsss_edge.onnxgraph.qdq import explain
 
         told = [d for d in explain(graph) if d.reason]
         facts |= {f"node {d.node} ({d.op})": f"{'INT8' if d.quantized else 'float'}, {d.reason}" for d in told}
-    return Description(path=str(path), kind="ONNX model exported by tsss-edge", facts=facts)
+    kind = "exported by tsss-edge" if meta.imported is None else "imported by tsss-edge"
+    return Description(path=str(path), kind=f"ONNX model {kind}", facts=facts)
 
 
 def _engine(path: Path) -> Description:

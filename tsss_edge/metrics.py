@@ -100,6 +100,25 @@ class ConfusionMatrix:
         return float(miou_of(self.counts))
 
     @property
+    def chance(self) -> float:
+        """Mean IoU in percent of labels drawn by lot, over the classes in the truth; NaN when no pixel was counted.
+
+        A class of share p is hit in p / K of all pixels; truth and lots together cover p + 1 / K - p / K of them.
+        """
+        rows = self.counts.sum(1)
+        if not rows.sum():
+            return float("nan")
+        share, by_lot = rows / rows.sum(), 1 / self.num_classes
+        iou = share * by_lot / (share + by_lot - share * by_lot)
+        return float(100 * iou[rows > 0].mean())
+
+    @property
+    def constant(self) -> int | None:
+        """The one class that every prediction is, though the truth has several; None where they vary."""
+        found = np.flatnonzero(self.counts[:, : self.num_classes].sum(0))
+        return int(found[0]) if len(found) == 1 and (self.counts.sum(1) > 0).sum() > 1 else None
+
+    @property
     def pixel_accuracy(self) -> float:
         """Share of counted pixels with the right class, 0-1; NaN when no pixel was counted."""
         total = int(self.counts.sum())

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import IGNORE, Placement, Preprocess, Struct
 from tsss_edge.backends import Backend, Outputs, open_backend
-from tsss_edge.data.voc import IMAGE_SUFFIXES, read_image
+from tsss_edge.data.pictures import is_picture, read_image
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.machine import track
 from tsss_edge.segmentation import Segmentation
@@ -21,15 +21,18 @@ T = TypeVar("T")
 
 
 class SegmentReport(Struct, frozen=True):
-    """What `segment_files` did. `failed` holds one line for each picture that could not be read."""
+    """What `segment_files` did. `failed` holds one line for each picture that could not be read, `skipped` names other files."""
 
     images: int
     failed: tuple[str, ...]
     out: str
+    skipped: tuple[str, ...] = ()
 
     def summary(self) -> str:
-        """For a terminal: the count, then every failure."""
-        return "\n".join([f"{self.images} masks in {self.out}", *(f"failed: {line}" for line in self.failed)])
+        """For a terminal: the count, then every failure, then what was no picture."""
+        shown = ", ".join(self.skipped[:3]) + (", ..." if len(self.skipped) > 3 else "")
+        others = [f"{len(self.skipped)} files are no pictures: {shown}"] if self.skipped else []
+        return "\n".join([f"{self.images} masks in {self.out}", *(f"failed: {line}" for line in self.failed), *others])
 
 
 def segment_image(backend: Backend, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -78,11 +81,12 @@ def resize_labels(
     placement: Placement,
     out: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
-    """Labels at network input size -> frame size (`out`), nearest with half-pixel centres; 255 outside `placement.source`."""
+    """Labels, (h,w) of any stride -> frame size (`out`), nearest with half-pixel centres; 255 outside `placement.source`."""
     x, y, width, height = placement.source
     left, top, columns, rows = placement.target
-    row = top + (2 * np.arange(height) + 1) * rows // (2 * height)
-    column = left + (2 * np.arange(width) + 1) * columns // (2 * width)
+    input_h, input_w = placement.input_hw or labels.shape
+    row = (2 * top * height + (2 * np.arange(height) + 1) * rows) * labels.shape[0] // (2 * height * input_h)
+    column = (2 * left * width + (2 * np.arange(width) + 1) * columns) * labels.shape[1] // (2 * width * input_w)
     result = np.empty(frame_hw, np.uint8) if out is None else out
     result[...] = IGNORE
     # "clip" changes nothing here; with the default mode NumPy would make another array of the frame's size first
@@ -121,7 +125,8 @@ def segment_files(
                 segment_file(backend, picture, target, overlay)
             except DataError as error:
                 failed.append(str(error))
-    return SegmentReport(images=len(jobs) - len(failed), failed=tuple(failed), out=str(out))
+    skipped = no_pictures(inputs, out)
+    return SegmentReport(images=len(jobs) - len(failed), failed=tuple(failed), out=str(out), skipped=skipped)
 
 
 def segment_file(backend: Backend, picture: Path, target: Path, overlay: bool) -> None:
@@ -142,7 +147,7 @@ def plan(inputs: Sequence[str], out: Path) -> dict[Path, Path]:
     for text in inputs:
         found = list(_expand(text, out.resolve()))
         if not found:
-            raise DataError(f"{text}: no pictures there ({', '.join(IMAGE_SUFFIXES)})")
+            raise DataError(f"{text}: no pictures there (.jpg, .png, .webp, .tif, ...)")
         for picture, relative in found:
             jobs[picture] = (out / relative).with_suffix(".png")
     owners: dict[Path, Path] = {}
@@ -156,15 +161,22 @@ def plan(inputs: Sequence[str], out: Path) -> dict[Path, Path]:
     return jobs
 
 
+def no_pictures(inputs: Sequence[str], out: Path) -> tuple[str, ...]:
+    """Files in the folders among `inputs` that are no pictures, hidden ones and those below `out` left out; sorted paths."""
+    found = (p for text in inputs if Path(text).is_dir() for p in Path(text).rglob("*"))
+    others = (p for p in found if p.is_file() and not is_picture(p) and not p.name.startswith("."))
+    return tuple(sorted(str(p) for p in others if out.resolve() not in p.resolve().parents))
+
+
 def _expand(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
     """Pictures that one argument names, each with its place below the output folder; none of those in `out` (absolute)."""
     path = Path(text)
     if path.is_dir():
-        pictures = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        pictures = sorted(p for p in path.rglob("*") if is_picture(p))
         written = out if path.resolve() in out.parents else None
         yield from ((p, p.relative_to(path)) for p in pictures if written not in p.resolve().parents)
     elif path.exists() or not glob.has_magic(text):
         yield path, Path(path.name)  # a missing file is reported with the others when it is read
     else:
         matches = (Path(p) for p in sorted(glob.glob(text, recursive=True)))  # noqa: PTH207 (Path.glob takes no absolute pattern)
-        yield from ((p, Path(p.name)) for p in matches if p.suffix.lower() in IMAGE_SUFFIXES)
+        yield from ((p, Path(p.name)) for p in matches if is_picture(p))

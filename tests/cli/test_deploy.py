@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from netkit import checkpoint, write_set
 from tiny import tiny_onnx
@@ -40,7 +41,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_candidates_are_built_gated_and_the_chosen_one_is_kept(made: Path, tmp_path: Path, run: Run) -> None:
     proof = ("--reference", f"{made}/net.pt", "--eval-data", f"{made}/data")
     toml = tmp_path / "t.toml"  # untrained weights lose more than a trained network's INT8 does
-    toml.write_text('name = "t"\nbackend = "openvino"\nprecisions = ["int8", "fp32"]\nmax_drop = 100.0\n')
+    toml.write_text(
+        'name = "t"\nbackend = "openvino"\nprecisions = ["int8", "fp32"]\nmax_drop = 100.0\nmin_reference = 0\n'
+    )
     code, out, _ = run("build-engine", f"{made}/net.onnx", "--target", str(toml), *proof, "--out", "n.xml")
     assert code == 0
     assert "the same with the stock tool: ovc " in out
@@ -114,7 +117,8 @@ def test_rebuild_on_the_way_to_segmenting(tmp_path: Path, run: Run) -> None:
 
 
 def test_triton_repository_is_proven_before_it_is_written(made: Path, tmp_path: Path, run: Run) -> None:
-    engine = build_engine(made / "net.onnx", load_target("cpu"), tmp_path / "n", precision="fp32")
+    random = msgspec.structs.replace(load_target("cpu"), min_reference=0.0)
+    engine = build_engine(made / "net.onnx", random, tmp_path / "n", precision="fp32")
     proof = ("--reference", f"{made}/net.pt", "--eval-data", f"{made}/data")
     code, out, _ = run("triton", engine.path.name, "--out", "models", *proof)
     assert code == 0 and "its files passed the gate" in out

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from trainkit import write_squares
 
 from tsss_edge.data.voc import VocDataset, write_mask
@@ -92,3 +93,18 @@ def test_reproduce_prints_the_table_and_refuses_unknown_rows(run: Run, tmp_path:
     assert code == 0, err
     assert "supervised" in out
     assert json.loads((tmp_path / "table/table.json").read_text())["ratios"] == {}
+
+
+def test_settings_as_options() -> None:
+    from tsss_edge.cli.options import all_settings, parse_settings
+
+    given = parse_settings(["jaccard=1", "optimizer=muon", "crop_hw=[64, 96]", "amp=false", "crop_hw=none"])
+    assert given == {"jaccard": 1.0, "optimizer": "muon", "crop_hw": None, "amp": False}
+    assert "loss_stride=4" in all_settings()
+    for text, message in (
+        ("jacard=1", "expected NAME=VALUE with one of"),
+        ("lr", "expected NAME"),
+        ("optimizer=sgd", "Invalid enum"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            parse_settings([text])

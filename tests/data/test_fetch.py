@@ -17,7 +17,8 @@ from scipy.io import savemat
 
 from tsss_edge.data import fetch as fetch_module
 from tsss_edge.data.fetch import ARCHIVES, Archive, download, fetch, members, read_sbd
-from tsss_edge.data.voc import VocDataset, read_mask
+from tsss_edge.data.pictures import read_mask
+from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import DataError
 
 CONTENT = np.random.default_rng(0).bytes(300_000)

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsss_edge.artifacts import Classes
+from tsss_edge.data.pictures import read_mask
 from tsss_edge.data.supervision import Supervision, strong_from_fraction
-from tsss_edge.data.voc import VocDataset, read_mask, write_mask
+from tsss_edge.data.voc import VocDataset, write_mask
 from tsss_edge.errors import DataError
 
 SEEN = {  # of the five images of datakit.py

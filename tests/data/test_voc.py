@@ -12,7 +12,8 @@ from PIL import Image
 
 from tsss_edge.artifacts import IGNORE, Classes, voc_color
 from tsss_edge.data.check import check_dataset
-from tsss_edge.data.voc import VOC_NAMES, VocDataset, read_mask, suggested_size_hw, write_mask
+from tsss_edge.data.pictures import read_mask
+from tsss_edge.data.voc import VOC_NAMES, VocDataset, suggested_size_hw, write_mask
 from tsss_edge.errors import EXIT_ERROR, DataError
 
 Damage = Callable[[Path], object]

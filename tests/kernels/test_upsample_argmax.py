@@ -162,3 +162,45 @@ def test_wrong_arrays(logits: np.ndarray, out: np.ndarray, words: str) -> None:
 def test_too_many_classes() -> None:
     with pytest.raises(ValueError, match="256 classes; expected 1 to 255"):
         upsample_argmax(np.zeros((256, 2, 2), np.float32), (8, 8))
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4, 16, 32])
+@pytest.mark.parametrize("frame_hw", [(64, 96), (97, 161)])
+def test_any_stride(stride: int, frame_hw: tuple[int, int]) -> None:
+    """The grid follows from the placement's network input; PyTorch's interpolation is the other arithmetic."""
+    torch = pytest.importorskip("torch")
+    size_hw = (64, 96)
+    logits = random_logits((5, size_hw[0] // stride, size_hw[1] // stride), seed=stride)
+    labels = upsample_argmax(logits, frame_hw, Preprocess(size_hw=size_hw).place(frame_hw))
+    full = torch.nn.functional.interpolate(torch.from_numpy(logits)[None].double(), frame_hw, mode="bilinear")[
+        0
+    ].numpy()
+    chosen = np.take_along_axis(full, labels[None].astype(np.int64), 0)[0]
+    assert (full.max(0) - chosen).max() <= 1e-5
+
+
+def test_a_stride_that_is_not_whole() -> None:
+    """A 520x520 input with a grid of 66x66, as some networks round it: the grid spans the whole input."""
+    torch = pytest.importorskip("torch")
+    logits = random_logits((3, 66, 66), seed=1)
+    labels = upsample_argmax(logits, (260, 300), Preprocess(size_hw=(520, 520)).place((260, 300)))
+    full = torch.nn.functional.interpolate(torch.from_numpy(logits)[None].double(), (260, 300), mode="bilinear")[
+        0
+    ].numpy()
+    chosen = np.take_along_axis(full, labels[None].astype(np.int64), 0)[0]
+    assert (full.max(0) - chosen).max() <= 1e-5
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4, 16])
+@pytest.mark.parametrize("fit", ["stretch", "crop"])
+def test_the_gpu_kernel_gets_every_stride_as_8(stride: int, fit: str) -> None:
+    """What the kernel is told, at stride 8, gives the labels of the true placement."""
+    from tsss_edge.kernels import at_stride_8
+
+    size_hw, frame_hw = (64, 96), (71, 120)
+    logits = random_logits((4, size_hw[0] // stride, size_hw[1] // stride), seed=stride)
+    placement = Preprocess(size_hw=size_hw, fit=fit).place(frame_hw)  # type: ignore[arg-type]
+    told = at_stride_8(placement, logits.shape[1:])
+    assert told.input_hw is None
+    same = upsample_argmax(logits, frame_hw, placement) == upsample_argmax(logits, frame_hw, told)
+    assert same.mean() > 0.999  # float ties

@@ -451,3 +451,26 @@ def test_form_is_judged_without_the_float_graph(world: World) -> None:
 def test_layers_of_a_healthy_graph_are_reported(world: World) -> None:
     report = world.check()
     assert report and report.layers is not None and len(report.layers.layers) == 3 and report.layers.guilty == ""
+
+
+def test_a_gate_cannot_pass_by_being_empty() -> None:
+    """A reference that draws one class, or no better than lots do, proves nothing, whatever the engine does."""
+    from types import SimpleNamespace
+
+    from tsss_edge.metrics import ConfusionMatrix
+    from tsss_edge.parity.verdict import empty_reference
+
+    def stage(prediction: list[int]) -> Any:
+        matrix = ConfusionMatrix(3)
+        matrix.update(np.array([prediction], np.uint8), np.array([[0, 0, 1, 1, 2, 2]], np.uint8))
+        return SimpleNamespace(matrix=matrix)
+
+    names = ("background", "cat", "dog")
+    assert "labels every pixel cat" in empty_reference(stage([1] * 6), names, 0.0)[0]
+    # lots: each class has a third of the pixels, so p / K = 1/9 is hit of 1/3 + 1/3 - 1/9 = 5/9 covered: 20 percent
+    assert stage([0] * 6).matrix.chance == pytest.approx(20.0)
+    poor = stage([0, 1, 1, 2, 0, 2])  # IoU 1/3 each
+    assert "mIoU 33.33, expected at least 40.00 (twice" in empty_reference(poor, names, None)[0]
+    assert empty_reference(poor, names, 30.0) == ()
+    assert "expected at least 50.00 (--min-reference)" in empty_reference(poor, names, 50.0)[0]
+    assert empty_reference(stage([0, 0, 1, 1, 2, 0]), names, None) == ()

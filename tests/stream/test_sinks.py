@@ -11,10 +11,10 @@ import pytest
 from streamkit import MakeResult, read_video
 
 from tsss_edge.artifacts import Classes
-from tsss_edge.data.voc import read_mask
+from tsss_edge.data.pictures import read_mask
 from tsss_edge.errors import DataError, UnavailableError
 from tsss_edge.stream.frames import Sink
-from tsss_edge.stream.sinks import VideoSink, class_areas, label_histogram, open_sinks
+from tsss_edge.stream.sinks import class_areas, label_histogram, open_sinks
 
 CLASSES = Classes(names=("background", "cat", "dog"))
 
@@ -75,15 +75,6 @@ def test_an_older_video_stays_until_the_new_one_is_whole(tmp_path: Path, make_re
     assert (tmp_path / "o.mp4").read_bytes() == b"old"
     sink.close()
     assert (tmp_path / "o.mp4").read_bytes() != b"old"
-
-
-def test_frames_that_did_not_reach_the_disk_are_noticed(tmp_path: Path, make_result: MakeResult) -> None:
-    sink = VideoSink(tmp_path / "o.mp4", fps=25.0, size_hw=(48, 64))
-    sink.write(make_result())
-    sink._frames = 3  # as if two writes had been lost
-    with pytest.raises(DataError, match="only 1 of 3 frames"):
-        sink.close()
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:
@@ -173,7 +164,7 @@ def test_a_window_needs_a_display(monkeypatch: pytest.MonkeyPatch) -> None:
         open_one("display://0")
 
 
-@pytest.mark.parametrize("name", ["o.gif", "o", "frames%i.txt"])
+@pytest.mark.parametrize("name", ["o.txt", "o", "frames%i.txt"])
 def test_unknown_sinks(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match="unknown kind of sink"):
         open_one(tmp_path / name)
@@ -181,5 +172,5 @@ def test_unknown_sinks(tmp_path: Path, name: str) -> None:
 
 def test_all_or_none(tmp_path: Path) -> None:
     with pytest.raises(DataError):
-        open_sinks([f"{tmp_path}/a.mp4", f"{tmp_path}/b.gif"], fps=25.0, size_hw=(48, 64), classes=CLASSES)
+        open_sinks([f"{tmp_path}/a.mp4", f"{tmp_path}/b.txt"], fps=25.0, size_hw=(48, 64), classes=CLASSES)
     assert list(tmp_path.iterdir()) == []

@@ -126,14 +126,20 @@ def test_a_glob_of_videos_is_refused(make_video: MakeVideo) -> None:
         open_source(str(make_video().parent / "*.mp4"))
 
 
-def test_a_truncated_picture_is_named(tmp_path: Path) -> None:
+def test_a_truncated_picture_is_named_and_passed_over(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
-    cv2.imwrite(str(tmp_path / "a.jpg"), noise)
+    for name in ("a", "c"):
+        cv2.imwrite(str(tmp_path / f"{name}.jpg"), noise)
     (tmp_path / "b.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:900])
     source = open_source(str(tmp_path))
-    assert source.read() is not None
+    assert [f.index for f in read_all(source)] == [0, 1]
+    assert [line.split(":")[0] for line in source.unreadable] == [str(tmp_path / "b.jpg")]  # type: ignore[attr-defined]
+
+
+def test_nothing_but_truncated_pictures(tmp_path: Path) -> None:
+    (tmp_path / "b.jpg").write_bytes(b"\xff\xd8\xff")
     with pytest.raises(DataError, match=r"b\.jpg: not a readable picture"):
-        source.read()
+        open_source(str(tmp_path))
 
 
 def render(scene: int, t: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

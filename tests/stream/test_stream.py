@@ -21,8 +21,8 @@ import tsss_edge.stream.watch
 import tsss_edge.stream.web
 from tsss_edge.artifacts import Engine, ParityRecord
 from tsss_edge.config import load_target
+from tsss_edge.data.pictures import read_mask
 from tsss_edge.data.synthetic import CLASSES as SYNTHETIC
-from tsss_edge.data.voc import read_mask
 from tsss_edge.errors import ArtifactError, DataError, GateError
 from tsss_edge.export.build import build_engine
 from tsss_edge.stream.live_loop import stream
@@ -130,6 +130,7 @@ def test_a_sink_never_takes_the_source_s_place(engine: Path, make_video: MakeVid
 def test_a_source_that_breaks_leaves_whole_files(engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = Pictures(100, errors={9: DataError("in.mp4: cut short")})
     monkeypatch.setattr(tsss_edge.stream.live_loop, "open_source", lambda source, **_: broken)
+    monkeypatch.setattr(tsss_edge.stream.live_loop, "require_source", lambda source: None)
     with pytest.raises(DataError, match="cut short"):
         stream(engine, "in.mp4", [str(tmp_path / "o.mp4"), str(tmp_path / "o.jsonl")])
     assert len(read_video(tmp_path / "o.mp4")[1]) == len((tmp_path / "o.jsonl").read_text().splitlines()) == 9

@@ -150,6 +150,14 @@ def test_resume_refuses_other_data(squares: Path, config: TrainConfig, tmp_path:
         train_supervised(config, data, tmp_path / "run", resume=True)
 
 
+def test_a_resumed_run_may_have_more_epochs(squares: Path, config: TrainConfig, tmp_path: Path) -> None:
+    train_supervised(msgspec.structs.replace(config, epochs=1), squares, tmp_path)
+    train_supervised(msgspec.structs.replace(config, epochs=2), squares, tmp_path, resume=True)
+    assert [json.loads(line)["epoch"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2]
+    with pytest.raises(ArtifactError, match=r"other settings or data \(epochs\)"):
+        train_supervised(msgspec.structs.replace(config, epochs=1), squares, tmp_path, resume=True)
+
+
 def test_runs_older_than_the_hash_of_their_data_go_on(squares: Path, config: TrainConfig, tmp_path: Path) -> None:
     config = msgspec.structs.replace(config, epochs=1)
     train_supervised(config, squares, tmp_path)

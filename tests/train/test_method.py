@@ -16,8 +16,9 @@ from trainkit import STRONG, same_weights, write_squares
 
 from tsss_edge.artifacts import Checkpoint, Preprocess
 from tsss_edge.config import TrainConfig
+from tsss_edge.data.pictures import read_mask
 from tsss_edge.data.supervision import Supervision
-from tsss_edge.data.voc import VocDataset, read_mask, write_mask
+from tsss_edge.data.voc import VocDataset, write_mask
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.files import read_json
 from tsss_edge.label.annotate import Evidence, LabelConfig, Relabeller, annotate

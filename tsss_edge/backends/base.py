@@ -32,7 +32,8 @@ class Backend(Protocol):
     """One network, loaded. Not thread-safe: one thread at a time.
 
     `infer` takes (N,H,W,3) uint8 RGB at `preprocess.size_hw` and returns arrays by output name:
-    `logits` (N,K,H/8,W/8) float32, `labels` (N,H,W) uint8, `objectness` (N,1,H/8,W/8) float32 (a logit).
+    `logits` (N,K,H/8,W/8) float32, `labels` (N,H,W) uint8, `objectness` (N,1,H/8,W/8) float32 (a logit); an imported
+    network's logits or labels may have any stride.
     The arrays may be overwritten by the next call: copy what must live longer.
     """
 
@@ -90,11 +91,20 @@ def require_images(images: NDArray[Any], size_hw: tuple[int, int]) -> None:
 
 
 def output_specs(
-    classes: Classes, preprocess: Preprocess, *, head: Head, objectness: bool, batch: int = -1
+    classes: Classes,
+    preprocess: Preprocess,
+    *,
+    head: Head,
+    objectness: bool,
+    batch: int = -1,
+    grid_hw: tuple[int, int] | None = None,
 ) -> tuple[TensorSpec, ...]:
-    """Outputs of a fused graph: logits (N,K,H/8,W/8), labels (N,H,W), objectness (N,1,H/8,W/8)."""
-    height, width = preprocess.size_hw
-    grid = (height // STRIDE, width // STRIDE)
+    """Outputs of a fused graph: logits (N,K,H/8,W/8), labels (N,H,W), objectness (N,1,H/8,W/8).
+
+    `grid_hw` is the height and width of an imported network's only output.
+    """
+    height, width = preprocess.size_hw if grid_hw is None else grid_hw
+    grid = (height // STRIDE, width // STRIDE) if grid_hw is None else grid_hw
     specs = []
     if head in ("logits", "both"):
         specs.append(TensorSpec(name="logits", dtype="float32", shape=(batch, len(classes), *grid)))
@@ -107,7 +117,7 @@ def output_specs(
 
 def expected_outputs(meta: OnnxMeta) -> tuple[TensorSpec, ...]:
     """What a graph's description promises to give, batch free."""
-    return output_specs(meta.classes, meta.preprocess, head=meta.head, objectness=meta.objectness)
+    return output_specs(meta.classes, meta.preprocess, head=meta.head, objectness=meta.objectness, grid_hw=meta.grid_hw)
 
 
 def allocate(specs: tuple[TensorSpec, ...], batch: int) -> dict[str, NDArray[Any]]:

@@ -158,7 +158,7 @@ def latency_record(timed: Timed, threads: int | None) -> LatencyRecord:
 def _frame(image: Path | None) -> NDArray[np.uint8]:
     """(H,W,3) uint8 BGR."""
     if image is not None:
-        from tsss_edge.data.voc import read_image
+        from tsss_edge.data.pictures import read_image
 
         return np.ascontiguousarray(read_image(image)[..., ::-1])
     from tsss_edge.data.synthetic import Scenes
@@ -215,11 +215,12 @@ def find_benchmark_app() -> str | None:
 
 def app_command(tool: str, engine: Engine, *, duration_s: float, threads: int | None) -> list[str]:
     """The command that measures what `bench` measures: one synchronous request, latency hint, the same precision."""
-    args = [tool, "-m", str(engine.path), "-d", "CPU", "-api", "sync", "-hint", "latency"]
+    args = [tool, "-m", str(engine.path), "-d", "CPU", "-api", "sync"]
     args += ["-nireq", "1", "-t", str(max(1, round(duration_s)))]
     if engine.record.precision in _APP_HINTS:
         args += ["-infer_precision", _APP_HINTS[engine.record.precision]]
-    return args + (["-nthreads", str(threads)] if threads else [])
+    # Its Python form takes threads without a hint only; one stream is what the latency hint gives.
+    return args + (["-hint", "none", "-nstreams", "1", "-nthreads", str(threads)] if threads else ["-hint", "latency"])
 
 
 def parse_app(text: str) -> dict[str, float] | None:

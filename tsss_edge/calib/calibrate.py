@@ -108,8 +108,13 @@ def choose_pictures(
 
 def measure(model: OnnxModel, chosen: Chosen, *, counted: bool = True) -> Histograms:
     """Magnitudes of everything that may be quantized, with a progress bar on a terminal."""
+    wanted = wanted_tensors(model.graph)
+    if not wanted:
+        raise ArtifactError(
+            f"{model.path}: no layer of it is worth INT8 (few channels, or no convolutions); build it as fp32, bf16 or fp16"
+        )
     with progress("calibrate", len(chosen.pictures)) as tick:
-        return collect(model.graph, wanted_tensors(model.graph), chosen.pictures, counted=counted, tick=tick)
+        return collect(model.graph, wanted, chosen.pictures, counted=counted, tick=tick)
 
 
 def measure_others(model: OnnxModel, chosen: Chosen) -> dict[str, float]:

@@ -5,10 +5,12 @@ Nothing heavy is imported here: `tsss-edge --help` needs no torch, TensorRT, Ope
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -23,6 +25,7 @@ from tsss_edge.cli.demo import demo
 from tsss_edge.cli.doctor import doctor
 from tsss_edge.cli.eval import evaluate
 from tsss_edge.cli.export import export
+from tsss_edge.cli.import_ import import_
 from tsss_edge.cli.inspect import inspect
 from tsss_edge.cli.label import label
 from tsss_edge.cli.options import on_gpu
@@ -40,7 +43,6 @@ _EXTRAS = {"torch": "train", "tensorboard": "train", "scipy": "train", "onnx": "
 app = typer.Typer(
     name="tsss-edge",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
@@ -56,12 +58,46 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+    version: bool = typer.Option(
+        False, "--version", "-V", callback=_print_version, is_eager=True, help="Print the version."
+    ),
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Say more of what is done, on standard error."),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="Say errors only."),
     debug: bool = typer.Option(False, "--debug", envvar="TSSS_EDGE_DEBUG", help="Show tracebacks of errors."),
 ) -> None:
     """From labels to a live, accuracy-proven segmentation engine at the edge."""
     if debug:
         os.environ["TSSS_EDGE_DEBUG"] = "1"
+    level = logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=level, stream=sys.stderr)
+
+
+def version() -> None:
+    """Print the version.
+
+    Example: tsss-edge version
+    """
+    _print_version(True)
+
+
+def help_of(
+    context: typer.Context,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[COMMAND]...", help="A command, as `data import`.")
+    ] = None,
+) -> None:
+    """Show the help of a command.
+
+    Example: tsss-edge help data import
+    """
+    here: Any = context.parent
+    for word in words or ():
+        group = here.command
+        found = group.get_command(here, word) if hasattr(group, "get_command") else None
+        if found is None:
+            raise typer.BadParameter(f"no command {word!r}; `tsss-edge help` lists them")
+        here = type(here)(found, info_name=word, parent=here)
+    typer.echo(here.command.get_help(here))
 
 
 COMMANDS: tuple[Callable[..., None], ...] = (
@@ -72,6 +108,9 @@ WITHOUT_GPU = (inspect, export, calibrate, triton, bundle)
 for command in COMMANDS:
     app.command()(command if command in WITHOUT_GPU else on_gpu(command))
 app.command("eval")(on_gpu(evaluate))
+app.command("import")(import_)
+app.command()(version)
+app.command("help")(help_of)
 app.add_typer(data, name="data")
 app.add_typer(train, name="train")
 

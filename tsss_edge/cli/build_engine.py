@@ -24,7 +24,9 @@ def build_engine(
     eval_data: Annotated[
         Path | None, typer.Option(help="Labelled set: build all candidates, keep the fastest that passes the gate.")
     ] = None,
-    reference: Annotated[Path | None, typer.Option(help="Checkpoint for the gate (default: MODEL).")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Checkpoint, or FP32 file of `import`, for the gate (default: MODEL).")
+    ] = None,
     split: Split = "val",
     dry_run: Annotated[bool, flag("--dry-run", "Only say what would be built.")] = False,
     json: Json = None,

@@ -1,4 +1,4 @@
-"""`tsss-edge data ...`: make, render, validate, download a VOC-layout set."""
+"""`tsss-edge data ...`: make, render, import, validate, download a VOC-layout set."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from tsss_edge.cli.options import Json, emit, flag
+from tsss_edge.cli.options import Json, emit, flag, usage_errors
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, render, validate or download a dataset.")
+
+
+Importable = Literal["coco", "yolo", "labelme", "cvat", "cityscapes", "rgb", "folders"]
+Grouping = Literal["none", "folder", "video"]
 
 
 @app.command()
@@ -86,6 +90,61 @@ def fetch(
     from tsss_edge.data.fetch import fetch as fetch_set
 
     report = fetch_set(name, out, mirror=mirror, keep_archive=keep_archive)
+    emit(report, report.summary(), json)
+
+
+@app.command(name="import")
+def import_(
+    kind: Annotated[Importable, typer.Argument(help="Format of the set.")],
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of the set, or its annotation file.")],
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    classes: Annotated[
+        Path | None, typer.Option(help="TOML that renames and merges classes, or camvid11. See docs/own-data.md.")
+    ] = None,
+    names: Annotated[Path | None, typer.Option(help="folders: class names, a line each, the first is id 0.")] = None,
+    palette: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|camvid", help="rgb: lines `red green blue name` (default: labelmap.txt)."),
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option(help="rgb, folders: pictures below SRC (default: a usual name).")
+    ] = None,
+    masks: Annotated[str | None, typer.Option(help="rgb, folders: masks below SRC.")] = None,
+    image_labels: Annotated[
+        bool, typer.Option("--image-labels", help="Only which classes a picture shows: tags, a CSV, a folder a class.")
+    ] = False,
+    val: Annotated[
+        float | None, typer.Option(min=0.01, max=0.9, help="Hold this share back (default: the set's own lists).")
+    ] = None,
+    group: Annotated[
+        Grouping, typer.Option(help="What --val must not split: frames of one video, one folder.")
+    ] = "none",
+    seed: Annotated[int, typer.Option(min=0, help="Of --val.")] = 0,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the pictures instead of linking them.")] = False,
+    json: Json = None,
+) -> None:
+    """Make a VOC-layout set from another format: masks are drawn, pictures linked, lists written.
+
+    Example: tsss-edge data import coco coco2017 --out runs/coco
+    """
+    from tsss_edge.data.importers import import_set
+
+    with usage_errors():
+        report = import_set(
+            kind,
+            source,
+            out,
+            classes=classes,
+            names=names,
+            palette=palette,
+            images=images,
+            masks=masks,
+            image_labels=image_labels,
+            val=val,
+            group=group,
+            seed=seed,
+            copy=copy,
+        )
     emit(report, report.summary(), json)
 
 

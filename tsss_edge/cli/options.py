@@ -8,15 +8,25 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 import typer
 
+from tsss_edge.config import TrainConfig
 from tsss_edge.files import write_json
 
-if TYPE_CHECKING:
-    from tsss_edge.config import TrainConfig
+
+def all_settings() -> str:
+    """Every setting of training with its default, for the help."""
+    values = msgspec.to_builtins(TrainConfig())
+    told = ("arch", "size_hw", "epochs", "batch", "lr", "seed", "encoder_weights")  # have options of their own
+    return ", ".join(f"{name}={json_text(value)}" for name, value in values.items() if name not in told)
+
+
+def json_text(value: Any) -> str:
+    """A value as TOML and JSON write it; None, which TOML lacks, as `none`."""
+    return "none" if value is None else value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def flag(name: str, text: str) -> Any:
@@ -40,7 +50,18 @@ Rebuild = Annotated[
 Out = Annotated[Path, typer.Option(help="Run folder: best.pt, last.pt, config.toml, log.jsonl.")]
 Arch = Annotated[str | None, typer.Option(help="edge-s (default), edge-m, vgg16-largefov.")]
 Size = Annotated[str | None, typer.Option(metavar="N|WxH", help="Network input (default: the pictures' typical size).")]
-Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the data.")]
+Epochs = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help=f"Passes over the data; with --resume perhaps more than before. [default: {TrainConfig().epochs}]"
+    ),
+]
+Lr = Annotated[float | None, typer.Option("--lr", help=f"Highest learning rate. [default: {TrainConfig().lr:g}]")]
+Batch = Annotated[int | None, typer.Option("--batch", min=1, help=f"Pictures a step. [default: {TrainConfig().batch}]")]
+Given = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help=f"Any other setting, again and again: {all_settings()}."),
+]
 Config = Annotated[Path | None, typer.Option(help="TOML file with any TrainConfig setting; options win over it.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Random seed.")]
 Encoder = Annotated[
@@ -131,6 +152,10 @@ def training_settings(
     epochs: int | None,
     seed: int | None,
     encoder_weights: Path | None = None,
+    *,
+    lr: float | None = None,
+    batch: int | None = None,
+    given: list[str] | None = None,
 ) -> TrainConfig:
     """The settings of a TOML file, or the defaults, with what the options say in their place."""
     from tsss_edge.api import training_settings as combine
@@ -138,7 +163,40 @@ def training_settings(
     weights = str(encoder_weights) if encoder_weights else None
     with usage_errors():
         size_hw = parse_size(size) if size else None
-        return combine(data, config, arch=arch, epochs=epochs, seed=seed, size_hw=size_hw, encoder_weights=weights)
+        options: dict[str, Any] = {
+            "arch": arch,
+            "epochs": epochs,
+            "seed": seed,
+            "size_hw": size_hw,
+            "encoder_weights": weights,
+        }
+        options |= {"lr": lr, "batch": batch}
+        return combine(data, config, **{**parse_settings(given or []), **drop_none(options)})
+
+
+def drop_none(values: dict[str, Any]) -> dict[str, Any]:
+    """What was said; None was not."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def parse_settings(given: list[str]) -> dict[str, Any]:
+    """`["jaccard=1", "optimizer=muon"]` -> settings of their own types. Raises: ValueError: unknown, or of another type."""
+    values: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or name not in TrainConfig.__struct_fields__:
+            raise ValueError(
+                f"--set {text}: expected NAME=VALUE with one of {', '.join(TrainConfig.__struct_fields__)}"
+            )
+        try:
+            values[name] = msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            values[name] = None if value == "none" else value
+    try:
+        checked = msgspec.convert({**msgspec.to_builtins(TrainConfig()), **values}, TrainConfig)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"--set {' '.join(given)}: {error}") from error
+    return {name: getattr(checked, name) for name in values}
 
 
 def strong_categories(data: Path, chosen: str | None, fraction: float, source: Path | None = None) -> tuple[str, ...]:

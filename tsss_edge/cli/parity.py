@@ -12,12 +12,17 @@ from tsss_edge.cli.options import Data, Json, Rebuild, Split, Threads, emit, fla
 
 def parity(
     engine: Annotated[Path, typer.Argument(help="Engine to prove.")],
-    reference: Annotated[Path, typer.Option(help="Checkpoint it was made from, or a folder of its answers.")],
+    reference: Annotated[
+        Path, typer.Option(help="What it was made from: checkpoint, folder of its answers, or FP32 file of `import`.")
+    ],
     data: Data,
     split: Split = "val",
     max_drop: Annotated[float, typer.Option(min=0, help="mIoU points the engine may lose (or gain).")] = 0.5,
     report: Annotated[Path | None, typer.Option(help="Folder for the HTML page with the worst pictures.")] = None,
     allow_leak: Annotated[bool, flag("--allow-leak", "Accept evaluation pictures that calibrated.")] = False,
+    min_reference: Annotated[
+        float | None, typer.Option(min=0, help="mIoU the reference must have (default: twice chance).")
+    ] = None,
     threads: Threads = None,
     rebuild: Rebuild = False,
     json: Json = None,
@@ -31,6 +36,7 @@ def parity(
 
     rebuild_first(engine, rebuild)
     judged = {"split": split, "max_drop": max_drop, "allow_leak": allow_leak, "threads": threads}
+    judged["min_reference"] = min_reference
     result = check_parity(engine, reference, data, report_dir=report, **judged)
     emit(result, result.summary(), json)
     if not result:

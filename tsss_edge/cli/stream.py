@@ -16,9 +16,14 @@ def stream(
         str, typer.Argument(help="Video file, camera (0, v4l2://, csi://), rtsp://, http://, synthetic://.")
     ],
     sink: Annotated[
-        list[str] | None, typer.Argument(help="out.mp4, out.jsonl, masks/, display://0, null:// (default: null).")
+        list[str] | None,
+        typer.Argument(
+            help="out.mp4 (.mkv, .webm, .gif, .m3u8), rtsp://, out.jsonl, masks/, display://0, null:// (default)."
+        ),
     ] = None,
-    reference: Annotated[Path | None, typer.Option(help="Checkpoint for the parity watch.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Checkpoint, or FP32 file of `import`, for the parity watch.")
+    ] = None,
     parity_every: Annotated[int, typer.Option(min=1, help="Every n-th frame also goes through the reference.")] = 30,
     min_agreement: Annotated[float | None, typer.Option(min=0, max=1, help="Stop when agreement falls below.")] = None,
     policy: Annotated[
@@ -30,6 +35,7 @@ def stream(
     web: Annotated[
         str | None, typer.Option(metavar="[HOST:]PORT", help="Live page; on another host than loopback with a token.")
     ] = None,
+    audio: Annotated[bool, typer.Option("--audio", help="Copy the sound of the source file into video files.")] = False,
     rebuild: Rebuild = False,
     json: Json = None,
 ) -> None:
@@ -55,5 +61,6 @@ def stream(
         threads=threads,
         force=force,
         web=web,
+        audio=audio,
     )
     emit(report, one_line(report) if "-" in sinks else report.summary(), json)

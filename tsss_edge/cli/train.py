@@ -28,6 +28,9 @@ def supervised(
     arch: opt.Arch = None,
     size: opt.Size = None,
     epochs: opt.Epochs = None,
+    lr: opt.Lr = None,
+    batch: opt.Batch = None,
+    given: opt.Given = None,
     config: opt.Config = None,
     seed: opt.Seed = None,
     encoder_weights: opt.Encoder = None,
@@ -49,12 +52,15 @@ def supervised(
             raise typer.BadParameter("--qat goes on from CALIB's checkpoint, without --cutmix and --encoder-weights")
         from tsss_edge.train.qat import QAT_EPOCHS, train_qat
 
-        settings = opt.training_settings(config, data, arch, size, epochs or (None if config else QAT_EPOCHS), seed)
+        passes = epochs or (None if config else QAT_EPOCHS)
+        settings = opt.training_settings(config, data, arch, size, passes, seed, lr=lr, batch=batch, given=given)
         _emit(train_qat(settings, data, out, calib=qat, resume=resume), json)
         return
     from tsss_edge.train.pnet import train_supervised
 
-    settings = opt.training_settings(config, data, arch, size, epochs, seed, encoder_weights)
+    settings = opt.training_settings(
+        config, data, arch, size, epochs, seed, encoder_weights, lr=lr, batch=batch, given=given
+    )
     _emit(train_supervised(settings, data, out, cutmix=cutmix, resume=resume), json)
 
 
@@ -69,6 +75,9 @@ def lnet(
     arch: opt.Arch = None,
     size: opt.Size = None,
     epochs: opt.Epochs = None,
+    lr: opt.Lr = None,
+    batch: opt.Batch = None,
+    given: opt.Given = None,
     config: opt.Config = None,
     encoder_weights: opt.Encoder = None,
     resume: opt.Resume = False,
@@ -83,7 +92,9 @@ def lnet(
     from tsss_edge.train.classifier import train_classifier
     from tsss_edge.train.lnet import train_lnet
 
-    settings = opt.training_settings(config, data, arch, size, epochs, None, encoder_weights)
+    settings = opt.training_settings(
+        config, data, arch, size, epochs, None, encoder_weights, lr=lr, batch=batch, given=given
+    )
     chosen = opt.strong_categories(data, strong, strong_fraction, source)
     checkpoint = train_lnet(settings, data, out, strong=chosen, source=source, resume=resume)
     train_classifier(settings, data, out / "classifier", lnet=out, resume=resume)
@@ -104,6 +115,9 @@ def pnet(
     cutmix: CutMix = True,
     size: opt.Size = None,
     epochs: opt.Epochs = None,
+    lr: opt.Lr = None,
+    batch: opt.Batch = None,
+    given: opt.Given = None,
     config: opt.Config = None,
     resume: opt.Resume = False,
     json: opt.Json = None,
@@ -116,7 +130,7 @@ def pnet(
     from tsss_edge.train.pnet import Switches, train_pnet
 
     arch = Checkpoint.load(lnet).meta.arch
-    settings = opt.training_settings(config, data, arch, size, epochs, None)
+    settings = opt.training_settings(config, data, arch, size, epochs, None, lr=lr, batch=batch, given=given)
     chosen = opt.strong_categories(data, strong, strong_fraction)
     switches = Switches(adversarial=adversarial, mean_teacher=mean_teacher, cutmix=cutmix)
     made = train_pnet(settings, data, out, lnet=lnet, labels=labels, strong=chosen, switches=switches, resume=resume)
@@ -138,6 +152,9 @@ def train_everything(
     arch: opt.Arch = None,
     size: opt.Size = None,
     epochs: opt.Epochs = None,
+    lr: opt.Lr = None,
+    batch: opt.Batch = None,
+    given: opt.Given = None,
     lnet_epochs: Annotated[int | None, typer.Option(min=1, help="Of L-Net (default: half of --epochs).")] = None,
     config: opt.Config = None,
     seed: opt.Seed = None,
@@ -155,7 +172,9 @@ def train_everything(
     from tsss_edge.train.all import train_all
     from tsss_edge.train.pnet import Switches
 
-    settings = opt.training_settings(config, data, arch, size, epochs, seed, encoder_weights)
+    settings = opt.training_settings(
+        config, data, arch, size, epochs, seed, encoder_weights, lr=lr, batch=batch, given=given
+    )
     chosen = opt.strong_categories(data, strong, strong_fraction, source)
     switches = Switches(adversarial=adversarial, mean_teacher=mean_teacher, cutmix=cutmix)
     parts: dict[str, Any] = {"strong": chosen, "switches": switches, "resume": resume, "relabel": relabel}

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import IGNORE, Classes
 from tsss_edge.data import appearance, patterns
+from tsss_edge.data.pictures import read_mask
 from tsss_edge.data.synthetic import Family, Scenes, tight
-from tsss_edge.data.voc import SetWriter, read_classes, read_mask, write_pair
+from tsss_edge.data.voc import SetWriter, read_classes, write_pair
 from tsss_edge.errors import DataError
 from tsss_edge.machine import progress, usable_cores
 

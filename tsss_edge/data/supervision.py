@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import IGNORE, Classes
-from tsss_edge.data.voc import VocDataset, read_size
+from tsss_edge.data.voc import VocDataset
 
 MaskOf = Callable[[str], NDArray[np.uint8]]  # id -> (H,W), what may be seen of a picture's mask; 255 elsewhere
 
@@ -63,7 +63,7 @@ class Supervision:
         visible = self.image_labels(image_id) & self._strong
         if self.is_weak(image_id):
             if not visible or not self.dataset.mask_path(image_id).is_file():
-                return np.full(read_size(self.dataset.image_path(image_id)), IGNORE, np.uint8)
+                return np.full(self.dataset.image_hw(image_id), IGNORE, np.uint8)
         elif not self._tells_weak[self.dataset.mask(image_id)].any():
             return self.dataset.mask(image_id).copy()
         table = np.full(IGNORE + 1, IGNORE, np.uint8)

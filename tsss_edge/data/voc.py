@@ -10,8 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +21,18 @@ import cv2
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from tsss_edge.artifacts import IGNORE, Classes, voc_color
+from tsss_edge.data.pictures import (
+    IMAGE_SUFFIXES,
+    check_id,
+    orientation,
+    read_image,
+    read_mask,
+    read_size,
+    upright_fits,
+)
 from tsss_edge.errors import DataError
 from tsss_edge.files import atomic_path, write_bytes, write_json
 
@@ -33,7 +41,6 @@ VOC_NAMES = (
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 JPEG_QUALITY = 92
 RECIPE = "recipe.json"  # how a set of ours was made; says that its folder may be written again
 PALETTE = bytes(value for i in range(256) for value in voc_color(i))  # RGB of each id, for viewing
@@ -53,7 +60,11 @@ class VocDataset:
             raise DataError(f"{root}: no such folder; expected a dataset in PASCAL VOC layout")
         for folder in ("JPEGImages", "ImageSets/Segmentation"):
             if not (root / folder).is_dir():
-                raise DataError(f"{root}: no folder {folder}, expected VOC layout (see `tsss-edge data check --help`)")
+                from tsss_edge.data.importers.recognise import import_line
+
+                line = import_line(root)
+                remedy = f"make such a set with `{line}`" if line else "see `tsss-edge data import --help`"
+                raise DataError(f"{root}: no folder {folder}; expected PASCAL VOC layout; {remedy}")
         return cls(root=root, classes=read_classes(root))
 
     @property
@@ -71,7 +82,7 @@ class VocDataset:
             raise DataError(f"{path}: the list is empty; expected one image id a line")
         if len(set(ids)) != len(ids):
             raise DataError(f"{path}: an id stands there twice; every image may be listed once")
-        return ids
+        return tuple(check_id(image_id, str(path)) for image_id in ids)
 
     def image_path(self, image_id: str) -> Path:
         """Path of a picture. Raises: DataError: there is none."""
@@ -79,15 +90,33 @@ class VocDataset:
             path = self.root / "JPEGImages" / f"{image_id}{suffix}"
             if path.is_file():
                 return path
-        raise DataError(f"{self.root / 'JPEGImages' / image_id}: no picture ({', '.join(IMAGE_SUFFIXES)}) of that name")
+        raise DataError(
+            f"{self.root / 'JPEGImages' / image_id}: no picture of that name (.jpg, .png, .webp, .tif, ...)"
+        )
 
     def mask_path(self, image_id: str) -> Path:
         """Where the mask of an image is, or would be."""
         return self.root / "SegmentationClass" / f"{image_id}.png"
 
     def image(self, image_id: str) -> NDArray[np.uint8]:
-        """The picture: (H,W,3) uint8 RGB. Raises: DataError: missing, truncated or not a picture."""
-        return read_image(self.image_path(image_id))
+        """The picture: (H,W,3) uint8 RGB, turned as EXIF says unless its mask was made on the stored pixels.
+
+        Raises: DataError: missing, truncated or not a picture.
+        """
+        path = self.image_path(image_id)
+        return read_image(path, upright=self._upright(path, image_id))
+
+    def image_hw(self, image_id: str) -> tuple[int, int]:
+        """(height, width) of what `image` gives. Raises: DataError: as `image`."""
+        path = self.image_path(image_id)
+        return read_size(path, upright=self._upright(path, image_id))
+
+    def _upright(self, path: Path, image_id: str) -> bool:
+        """Whether to turn: nothing to turn is told by the picture alone, so that its mask stays closed."""
+        if orientation(path) == 1:
+            return False
+        mask = self.mask_path(image_id)
+        return not mask.is_file() or upright_fits(path, read_size(mask))
 
     def mask(self, image_id: str) -> NDArray[np.uint8]:
         """The mask: (H,W) uint8 class ids, 255 = ignore.
@@ -98,12 +127,15 @@ class VocDataset:
         if not path.is_file():
             raise DataError(f"{path}: image {image_id} has no mask; add it or take the id off the list")
         mask = read_mask(path)
-        height, width = read_size(self.image_path(image_id))
+        height, width = self.image_hw(image_id)
         if mask.shape != (height, width):
             raise DataError(f"{path}: mask is {mask.shape[1]}x{mask.shape[0]}, its picture {width}x{height}")
         ids = mask[mask != IGNORE]
         if ids.size and int(ids.max()) >= len(self.classes):
-            raise DataError(f"{path}: class id {int(ids.max())}, but the set has ids 0 to {len(self.classes) - 1}")
+            raise DataError(
+                f"{path}: class id {int(ids.max())}, but the set has ids 0 to {len(self.classes) - 1} (and {IGNORE} = ignore); "
+                f"name all classes in {self.root / 'classes.txt'}, a line each"
+            )
         return mask
 
     def image_labels(self, image_id: str) -> frozenset[int]:
@@ -167,45 +199,18 @@ def read_classes(root: Path) -> Classes:
     path = root / "classes.txt"
     if not path.is_file():
         return Classes(names=VOC_NAMES)
+    return classes_of(path)
+
+
+def classes_of(path: Path) -> Classes:
+    """Class names of a text file, one a line, id 0 first. Raises: DataError: missing or unusable."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected class names, one a line, id 0 first")
     names = tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
     try:
         return Classes(names=names, background=bool(names) and names[0].strip("_").lower() == "background")
     except ValueError as error:
         raise DataError(f"{path}: {error}") from error
-
-
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """Any picture Pillow reads -> (H,W,3) uint8 RGB, pixels as stored (no EXIF turn, as masks are made on stored pixels).
-
-    Raises: DataError: missing, truncated, or not a picture.
-    """
-    with _opened(path, "picture") as picture:
-        return np.asarray(picture.convert("RGB"))
-
-
-def read_size(path: Path) -> tuple[int, int]:
-    """(height, width) of a picture, from its header. Raises: DataError: as `read_image`."""
-    with _opened(path, "picture") as picture:
-        return picture.height, picture.width
-
-
-@contextmanager
-def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
-    try:
-        with Image.open(path) as picture:
-            yield picture
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such {kind}") from error
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise DataError(f"{path}: not a readable {kind} ({error})") from error
-
-
-def read_mask(path: Path) -> NDArray[np.uint8]:
-    """An index PNG (palette or 8-bit grey) -> (H,W) uint8. Raises: DataError: unreadable or a colour picture."""
-    with _opened(path, "mask") as picture:
-        if picture.mode not in ("P", "L"):
-            raise DataError(f"{path}: a {picture.mode} picture; a mask is an index PNG (palette or 8-bit grey)")
-        return np.asarray(picture)
 
 
 def write_mask(path: Path, mask: NDArray[np.uint8]) -> None:
@@ -221,7 +226,7 @@ def write_mask(path: Path, mask: NDArray[np.uint8]) -> None:
 def suggested_size_hw(dataset: VocDataset, *, limit: int = 512, sample: int = 64) -> tuple[int, int]:
     """A network input for a set: its pictures' median size in multiples of 32, the longer side at most `limit` (ours)."""
     split = "train" if "train" in dataset.splits else dataset.splits[0]
-    sizes = [read_size(dataset.image_path(image_id)) for image_id in dataset.ids(split)[:sample]]
+    sizes = [dataset.image_hw(image_id) for image_id in dataset.ids(split)[:sample]]
     height, width = np.median(np.array(sizes), axis=0)
     ratio = min(1.0, limit / max(height, width))
     return max(32, round(height * ratio / 32) * 32), max(32, round(width * ratio / 32) * 32)

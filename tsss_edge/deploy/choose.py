@@ -12,7 +12,17 @@ from pathlib import Path
 
 import msgspec
 
-from tsss_edge.artifacts import Candidate, Checkpoint, Choice, Engine, OnnxModel, Precision, Target
+from tsss_edge.artifacts import (
+    Candidate,
+    Checkpoint,
+    Choice,
+    Engine,
+    OnnxModel,
+    Precision,
+    Reference,
+    Target,
+    load_reference,
+)
 from tsss_edge.backends import open_backend
 from tsss_edge.bench import latency_record, time_networks
 from tsss_edge.errors import ArtifactError, GateError, UnavailableError
@@ -28,7 +38,7 @@ def choose_engine(
     *,
     eval_data: Path,
     precision: Precision | None = None,
-    reference: Path | Checkpoint | None = None,
+    reference: Path | Reference | None = None,
     calib_data: Path | None = None,
     split: str = "val",
     duration_s: float = 2.0,
@@ -36,7 +46,7 @@ def choose_engine(
 ) -> Engine:
     """Build, time and gate every precision of `target` that `model` allows; keep the best at `out`.
 
-    Args:    eval_data: labelled set for the gate (`split`); `reference`: its PyTorch checkpoint, default `model` itself.
+    Args:    eval_data: labelled set for the gate (`split`); `reference`: its checkpoint or imported graph, default `model`.
              precision: the only one to try; None tries all of the target that `model` allows.
              duration_s: timing of each engine.
     Returns: the engine; `record.build.chosen` says why, and what the others did.
@@ -44,23 +54,24 @@ def choose_engine(
              ValueError: `model` is an ONNX file and `reference` is missing.
     """
     sources = EngineSources(model, target, calib_data)
-    checkpoint = sources.model if reference is None else reference
-    if isinstance(checkpoint, OnnxModel):
+    origin = sources.model if reference is None else reference
+    if isinstance(origin, OnnxModel) and origin.meta.imported is None:
         raise ValueError("an ONNX file needs --reference CKPT, the checkpoint it came from, for the accuracy gate")
     paths = {p: engine_path(out, target, p) for p in ((precision,) if precision else sources.possible())}
     for wanted, path in paths.items():
         require_free_names(path, sources, wanted)
     with folder_beside(out) as folder:
         built, candidates = _build_all(folder, paths, sources)
-        checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.load(checkpoint)
+        loaded = load_reference(origin)
         engines = []
         for timed in _time_all(built, duration_s, threads):
             report = check_parity(
                 timed,
-                checkpoint,
+                loaded,
                 eval_data,
                 split=split,
                 max_drop=target.max_drop,
+                min_reference=target.min_reference,
                 graphs=sources.known(),
                 threads=threads,
                 store=False,

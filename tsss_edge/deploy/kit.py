@@ -17,7 +17,16 @@ from typing import Any
 import msgspec
 
 import tsss_edge
-from tsss_edge.artifacts import Checkpoint, DlaUse, OnnxModel, Precision, Struct, Target
+from tsss_edge.artifacts import (
+    Checkpoint,
+    DlaUse,
+    OnnxModel,
+    Precision,
+    Reference,
+    Struct,
+    Target,
+    load_reference,
+)
 from tsss_edge.backends.cuda.gpus import first_gpu
 from tsss_edge.deploy.bundle import write_wheel
 from tsss_edge.deploy.dla_rules import expected_dla
@@ -70,8 +79,10 @@ echo "bring back $(pwd)/result.tar.gz"
 exit $failed
 """
 BUILD = """edge build-engine {onnx} --target target.toml --precision {precision} --out out/{stem} || failed=1"""
-PARITY = """if [ -f out/{engine} ] && [ -d answers ]; then
-    edge parity out/{engine} --reference answers --data data --split {split} --max-drop {max_drop} \\
+PARITY = """reference=answers
+[ -d "$reference" ] || reference=reference.onnx
+if [ -f out/{engine} ] && [ -e "$reference" ] && [ -d data ]; then
+    edge parity out/{engine} --reference "$reference" --data data --split {split} --max-drop {max_drop}{least} \\
         --report out/parity-{precision} --json out/parity-{precision}.json || failed=$?
 fi"""
 BENCH = """[ ! -f out/{engine} ] || edge bench out/{engine} --json out/bench-{precision}.json || failed=1"""
@@ -116,7 +127,7 @@ def write_kit(
     out: Path,
     *,
     calib_data: Path | None = None,
-    reference: Path | Checkpoint | None = None,
+    reference: Path | Reference | None = None,
     eval_data: Path | None = None,
     split: str = "val",
     precision: Precision | None = None,
@@ -124,7 +135,7 @@ def write_kit(
     """Write the kit to the folder `out`; a failure leaves nothing.
 
     Args:    model: graph of ours or a checkpoint, loaded or by its path; INT8 needs a calibrated file or `calib_data`.
-             reference: checkpoint for parity there (default `model` when it is one).
+             reference: checkpoint or imported graph for parity there (default `model` when it is one).
              eval_data: labelled set; the split's pictures and the reference's answers on them come along.
              precision: the only one to build there; None: all of the target that `model` allows.
     Raises:  ArtifactError: `out` exists, or `model` gives none of the target's precisions.
@@ -140,11 +151,13 @@ def write_kit(
     precisions = (precision,) if precision else possible
     with folder_beside(out) as staging:
         graphs = {p: _graph(sources, p, staging) for p in precisions}
-        checkpoint = Checkpoint.load(reference) if isinstance(reference, Path) else reference or sources.model
+        origin = sources.model if reference is None else load_reference(reference)
+        if isinstance(origin, OnnxModel) and origin.meta.imported is not None and origin.meta.precision == "fp32":
+            shutil.copyfile(origin.path, staging / "reference.onnx")
         if eval_data is not None:
             _copy_split(eval_data, split, staging / "data")
-        if eval_data is not None and isinstance(checkpoint, Checkpoint):
-            _answer(checkpoint, split, staging)
+        if eval_data is not None and isinstance(origin, Checkpoint):
+            _answer(origin, split, staging)
         kit = _describe(target, graphs, split)
         _write_rest(staging, kit, graphs)
         staging.chmod(0o755)
@@ -235,6 +248,7 @@ def script_text(kit: Kit, wheel: str) -> str:
             "engine": shlex.quote(f"{stem}.{precision}{suffix}"),
             "split": shlex.quote(kit.split),
             "max_drop": kit.target.max_drop,
+            "least": "" if kit.target.min_reference is None else f" --min-reference {kit.target.min_reference:g}",
         }
         steps += [text.format(**names) for text in (BUILD, PARITY, BENCH)]
     description = kit.target.description.replace("\n", " ")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tsss_edge.artifacts import Checkpoint, Engine, OnnxModel, Struct
+from tsss_edge.artifacts import Engine, OnnxModel, Reference, Struct
 from tsss_edge.backends.cuda.gpus import first_gpu
 from tsss_edge.backends.plan import read_header, require_record, require_runnable
 from tsss_edge.backends.trt_api import load
@@ -34,7 +34,7 @@ def rebuild_engine(
     engine: Path,
     *,
     reason: str = "asked for",
-    reference: Path | Checkpoint | None = None,
+    reference: Path | Reference | None = None,
     eval_data: Path | None = None,
     split: str = "val",
     threads: int | None = None,
@@ -49,7 +49,15 @@ def rebuild_engine(
     built = build_engine(source, target, engine, precision=record.precision)
     if reference is None or eval_data is None:
         return Rebuilt(engine=str(engine), reason=reason)
-    report = check_parity(built, reference, eval_data, split=split, max_drop=target.max_drop, threads=threads)
+    report = check_parity(
+        built,
+        reference,
+        eval_data,
+        split=split,
+        max_drop=target.max_drop,
+        min_reference=target.min_reference,
+        threads=threads,
+    )
     return Rebuilt(engine=str(engine), reason=reason, parity=report)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from tsss_edge.artifacts import Checkpoint, Engine, EngineRecord, TensorSpec
+from tsss_edge.artifacts import Engine, EngineRecord, Reference, TensorSpec
 from tsss_edge.errors import ArtifactError, GateError
 from tsss_edge.export.build import folder_beside
 from tsss_edge.files import write_json
@@ -35,7 +35,7 @@ def write_repository(
     *,
     name: str | None = None,
     instances: int = 1,
-    reference: Path | Checkpoint | None = None,
+    reference: Path | Reference | None = None,
     eval_data: Path | None = None,
 ) -> Path:
     """Write a model repository to the folder `out` and return the model's folder.
@@ -76,7 +76,7 @@ def _fill(folder: Path, engine: Engine, name: str, instances: int) -> None:
     (folder / "config.pbtxt").write_text(config_text(engine.record, name, instances))
 
 
-def prove(folder: Path, engine: Engine, reference: Path | Checkpoint, eval_data: Path) -> None:
+def prove(folder: Path, engine: Engine, reference: Path | Reference, eval_data: Path) -> None:
     """Run the parity gate on the model file as Triton will load it, and put the verdict into `record.json`.
 
     Raises: GateError: it fails.
@@ -85,8 +85,10 @@ def prove(folder: Path, engine: Engine, reference: Path | Checkpoint, eval_data:
 
     with tempfile.TemporaryDirectory(dir=folder) as name:
         copy = _as_engine(folder / "1", engine, Path(name))
-        max_drop = engine.record.build.target.max_drop
-        report = check_parity(copy, reference, eval_data, max_drop=max_drop, store=False)
+        target = engine.record.build.target
+        report = check_parity(
+            copy, reference, eval_data, max_drop=target.max_drop, min_reference=target.min_reference, store=False
+        )
         if not report:
             raise GateError(f"{engine.path}: not written to the repository: {report.verdict()}")
         write_json(folder / "record.json", msgspec.structs.replace(copy.record, parity=report.record()))

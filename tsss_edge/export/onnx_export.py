@@ -138,7 +138,8 @@ def generated_pictures(spec: Preprocess, count: int = 2) -> list[NDArray[np.uint
     rng = np.random.default_rng(0)
     pictures = []
     for _ in range(count):
-        coarse = rng.uniform(0, 255, (1, height // 32, width // 32, 3)).repeat(32, 1).repeat(32, 2)
+        coarse = rng.uniform(0, 255, (1, -(-height // 32), -(-width // 32), 3)).repeat(32, 1).repeat(32, 2)
+        coarse = coarse[:, :height, :width]  # imported networks have sizes of any kind
         pictures.append(np.clip(coarse + rng.normal(0, 16, coarse.shape), 0, 255).astype(np.uint8))
     return pictures
 

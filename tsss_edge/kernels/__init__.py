@@ -56,8 +56,12 @@ class KernelCalls:
         *,
         dtype: str = "float32",
     ) -> None:
-        """(K,h,w) float32 or float16 at `logits` -> (H,W) uint8 at `labels`. `best`: h * w bytes of room."""
+        """(K,h,w) float32 or float16 at `logits` -> (H,W) uint8 at `labels`. `best`: h * w bytes of room.
+
+        Raises: ValueError: a letterbox whose edges lie between the eighths of a grid cell.
+        """
         classes, h, w = grid_shape
+        placement = at_stride_8(placement, (h, w))
         self.launch(f"largest_{dtype}", _blocks(h * w), FLAT, stream, (logits, best, classes, h * w))
         arguments = (logits, best, labels, *_flat(placement), *grid_shape, *frame_hw)
         self.launch(f"labels_{dtype}", _tiles(frame_hw), TILE, stream, arguments)
@@ -66,6 +70,22 @@ class KernelCalls:
         """Blend into the (H,W,3) uint8 BGR at `frame`. `tints` and `keep`: of `overlay.tint_table`, copied to the GPU."""
         size = 3 * frame_hw[0] * frame_hw[1]
         self.launch("overlay", _blocks(size), FLAT, stream, (frame, labels, tints, keep, size))
+
+
+def at_stride_8(placement: Placement, grid_hw: tuple[int, int]) -> Placement:
+    """The same placement on a network input that is 8 pixels a grid point, as the kernel counts: `target` is scaled.
+
+    Raises: ValueError: the scaled target does not lie on whole pixels.
+    """
+    if placement.input_hw is None or placement.input_hw == (8 * grid_hw[0], 8 * grid_hw[1]):
+        return placement
+    left, top, width, height = placement.target
+    (rows, columns), (h, w) = placement.input_hw, grid_hw
+    scaled = [(left * 8 * w, columns), (top * 8 * h, rows), (width * 8 * w, columns), (height * 8 * h, rows)]
+    if any(pixels % side for pixels, side in scaled):
+        raise ValueError(f"{placement} cannot be told in eighths of a {h}x{w} grid; use fit stretch or crop")
+    x, y, w8, h8 = (pixels // side for pixels, side in scaled)
+    return Placement(source=placement.source, target=(x, y, w8, h8))
 
 
 def _flat(placement: Placement) -> tuple[int, ...]:

@@ -1,10 +1,10 @@
-"""Stride-8 logits -> labels at frame resolution on the CPU. The GPU twin is `upsample_argmax.cu`.
+"""Logits of any stride -> labels at frame resolution on the CPU. The GPU twin is `upsample_argmax.cu`.
 
 Between four neighbouring grid points every class is a bilinear function of the position, so a class that is largest at
 all four is largest everywhere between them: bilinear weights are convex. Only the other cells are looked at row by row,
 where every class is a straight line and the labels follow from the points where lines cross.
 """
-# Letters: K class, h, w grid (network input / 8), H, W frame.
+# Letters: K class, h, w grid (network input / stride), H, W frame.
 # A cell lies between grid points; cell (i, j) has the corners (i-1, j-1) to (i, j), at the border the same point twice.
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tsss_edge.artifacts import IGNORE, Placement
 from tsss_edge.kernels.jit import compiled, read, write
 
-STRIDE = 8
+STRIDE = 8  # of our own networks
 
 
 class UpsampleArgmaxPlan:
@@ -33,8 +33,9 @@ class UpsampleArgmaxPlan:
         if placement is None:
             placement = Placement(source=(0, 0, frame_hw[1], frame_hw[0]), target=(0, 0, w * STRIDE, h * STRIDE))
         x, y, columns, rows = placement.source
-        self._rows = axis(y, rows, placement.target[1], placement.target[3], h)
-        self._columns = axis(x, columns, placement.target[0], placement.target[2], w)
+        stride_y, stride_x = strides((h, w), placement)
+        self._rows = axis(y, rows, placement.target[1], placement.target[3], h, stride_y)
+        self._columns = axis(x, columns, placement.target[0], placement.target[2], w, stride_x)
         self._whole = (rows, columns) == frame_hw
         self._grid = np.empty(grid_shape, np.float32)
         self._best = np.empty((h, w), np.uint8)
@@ -83,11 +84,20 @@ def upsample_argmax(
     return plan(logits, np.empty(frame_hw, np.uint8) if out is None else out)
 
 
-def axis(start: int, size: int, target: int, target_size: int, points: int) -> tuple[NDArray[np.int64], float, float]:
+def strides(grid_hw: tuple[int, int], placement: Placement) -> tuple[float, float]:
+    """Pixels of the network input from one grid point to the next, down and across; they need not be whole."""
+    if placement.input_hw is None:
+        return STRIDE, STRIDE
+    return placement.input_hw[0] / grid_hw[0], placement.input_hw[1] / grid_hw[1]
+
+
+def axis(
+    start: int, size: int, target: int, target_size: int, points: int, stride: float = STRIDE
+) -> tuple[NDArray[np.int64], float, float]:
     """Along one axis: the first pixel of every cell and of the end, (points + 2), and the grid position of pixel p,
     first + step * p, that half-pixel centres give."""
-    step = target_size / size / STRIDE
-    first = target / STRIDE - 0.5 + (0.5 - start) * step
+    step = target_size / size / stride
+    first = target / stride - 0.5 + (0.5 - start) * step
     cell = np.floor(first + step * np.arange(start, start + size)).astype(np.int64).clip(-1, points - 1) + 1
     return start + np.searchsorted(cell, np.arange(points + 2)), first, step
 

@@ -1,7 +1,7 @@
-"""Is an engine as good as the PyTorch checkpoint it came from? Engine + checkpoint + labelled pictures -> verdict.
+"""Is an engine as good as the network it came from? Engine + reference + labelled pictures -> verdict.
 
-The reference is the same checkpoint, run now, with the same preprocessing. The ONNX files in between are run too, so
-that a failure names the step that caused it. `docs/parity.md` has the formulas.
+The reference is the same checkpoint (for an imported network its float ONNX file), run now, with the same
+preprocessing. The ONNX files in between are run too, so that a failure names the step that caused it. `docs/parity.md` has the formulas.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from tsss_edge.artifacts import (
     Engine,
     OnnxModel,
     Precision,
+    Reference,
     load_artifact,
     require_same_preprocess,
 )
@@ -31,7 +32,7 @@ from tsss_edge.files import sha256_file
 from tsss_edge.onnxgraph.view import OnnxGraph
 from tsss_edge.parity.int8_checks import LayerError, LayerReport, compare_layers, replay_calibration
 from tsss_edge.parity.measure import StageCounts, WorstImage, look_again, measure
-from tsss_edge.parity.reference_answers import Answers, load_reference
+from tsss_edge.parity.reference_answers import Answers, Compared, load_compared
 from tsss_edge.parity.verdict import ClassChange, ParityReport, StageResult, judge
 from tsss_edge.scoring import require_labelled, require_same_classes
 from tsss_edge.segment import load_picture
@@ -45,7 +46,7 @@ ONNX_NAMES: dict[Precision, str] = {"fp32": "ONNX", "bf16": "ONNX", "fp16": "FP1
 
 def check_parity(
     engine: Path | Artifact,
-    reference: Path | Checkpoint,
+    reference: Path | Compared,
     data: Path,
     *,
     split: str = "val",
@@ -54,6 +55,7 @@ def check_parity(
     graphs: Sequence[OnnxModel] | None = None,
     allow_leak: bool = False,
     allow_gain: bool = False,
+    min_reference: float | None = None,
     threads: int | None = None,
     trust: bool = False,
     store: bool = True,
@@ -67,6 +69,7 @@ def check_parity(
              graphs: those that the engine may have been made from, when the caller has them. None looks for the files that
              the record names, beside the engine, one folder up and beside the checkpoint.
              allow_leak: pass though evaluation pictures were used for calibration; it is written down.
+             min_reference: mIoU that the reference must have; None: twice that of labels drawn by lot.
              trust: run an engine whose hash is not the one in its record (its verdict is not stored).
     Returns: a report that is true when the gate passed.
     Raises:  ArtifactError: a file is missing or damaged, or the reference is another checkpoint than the engine's.
@@ -74,7 +77,7 @@ def check_parity(
              UnavailableError: this machine cannot run the engine.
     """
     subject = load_artifact(engine, trust=trust)
-    checkpoint = load_reference(reference) if isinstance(reference, Path) else reference
+    checkpoint = load_compared(reference)
     require_reference(subject, checkpoint)
     dataset = VocDataset.open(data)
     require_same_classes(checkpoint.meta.classes, dataset)
@@ -90,7 +93,7 @@ def check_parity(
             checkpoint.require_pictures(dataset, ids)
             stages = [StageCounts("PyTorch", checkpoint.path.name, checkpoint)]
         else:
-            models = {"PyTorch": checkpoint, **models}
+            models = {reference_name(checkpoint): checkpoint, **models}
         stages += [
             StageCounts(name, model.path.name, stack.enter_context(open_backend(model, threads=threads)))
             for name, model in models.items()
@@ -109,6 +112,7 @@ def check_parity(
             data_sha256=dataset.split_hash(split),
             notes=notes,
             provenance=_provenance(subject, checkpoint, data),
+            min_reference=min_reference,
         )
         report = _look_into_quantization(report, models, calibration, dataset, ids)
         if report_dir is not None:
@@ -137,13 +141,22 @@ def calibration_of(subject: Artifact) -> CalibrationRecord | None:
     return None if isinstance(subject, Checkpoint) else subject.meta.calibration
 
 
-def require_reference(subject: Artifact, reference: Checkpoint | Answers) -> None:
-    """Refuse a reference that is not the checkpoint the subject was made from.
+def reference_name(reference: Reference) -> str:
+    """What the reference is called among the stages."""
+    return "PyTorch" if isinstance(reference, Checkpoint) else ONNX_NAMES["fp32"]
 
-    Raises: ArtifactError: another checkpoint, other classes, or other preprocessing.
+
+def require_reference(subject: Artifact, reference: Compared) -> None:
+    """Refuse a reference that is not what the subject was made from.
+
+    Raises: ArtifactError: another checkpoint or import, other classes, or other preprocessing.
     """
     made_from = None if isinstance(subject, Checkpoint) else subject.meta.checkpoint_sha256
-    if made_from not in (None, reference.sha256):
+    if isinstance(reference, OnnxModel):
+        imported = None if isinstance(subject, Checkpoint) else subject.meta.imported
+        if imported != reference.meta.imported:
+            raise ArtifactError(f"{subject.path}: not made from {reference.path}; import and build again from one file")
+    elif made_from not in (None, reference.sha256):
         raise ArtifactError(
             f"{subject.path}: made from checkpoint {str(made_from)[:12]}, but {reference.path} is "
             f"{reference.sha256[:12]}; give its own checkpoint, or export and build again"
@@ -154,7 +167,7 @@ def require_reference(subject: Artifact, reference: Checkpoint | Answers) -> Non
 
 
 def find_graphs(
-    subject: Artifact, reference: Checkpoint | Answers, given: Sequence[OnnxModel] | None = None
+    subject: Artifact, reference: Compared, given: Sequence[OnnxModel] | None = None
 ) -> tuple[dict[str, OnnxModel], list[str]]:
     """The graphs between the reference and the subject, each known by its hash -> (by stage, in order; notes on missing ones).
 
@@ -171,6 +184,8 @@ def find_graphs(
     found: dict[str, OnnxModel] = {}
     notes: list[str] = []
     for stage, name, sha256 in wanted:
+        if sha256 == reference.sha256:
+            continue  # an imported network's float graph is the reference itself
         graph = OnnxModel.find(name, sha256, folders) if given is None else known.get(sha256)
         if graph is not None:
             found[stage] = graph
@@ -224,7 +239,7 @@ def count_leak(calibration: CalibrationRecord | None, dataset: VocDataset, ids: 
     return sum(sha256_file(dataset.image_path(image_id)) in used for image_id in ids)
 
 
-def _provenance(subject: Artifact, checkpoint: Checkpoint | Answers, data: Path) -> dict[str, str]:
+def _provenance(subject: Artifact, checkpoint: Compared, data: Path) -> dict[str, str]:
     """Where everything came from, for the report."""
     spec = subject.meta.preprocess
     precision = subject.record.precision if isinstance(subject, Engine) else getattr(subject.meta, "precision", "fp32")

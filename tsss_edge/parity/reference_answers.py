@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image
 
-from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Classes, Struct
+from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Classes, Reference, Struct, load_reference
 from tsss_edge.backends import open_backend
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
@@ -103,9 +104,16 @@ class RecordedAnswer(Answer):
         return cells
 
 
-def load_reference(path: Path) -> Checkpoint | Answers:
-    """A checkpoint, or a folder of answers. Raises: ArtifactError: missing or damaged."""
-    return Answers.load(path) if (path / FILE).is_file() else Checkpoint.load(path)
+Compared: TypeAlias = Reference | Answers
+
+
+def load_compared(model: Path | Compared) -> Compared:
+    """A folder of answers, or a reference. Loaded ones pass. Raises: ArtifactError: missing, damaged, no reference."""
+    if isinstance(model, Answers):
+        return model
+    if isinstance(model, Path) and (model / FILE).is_file():
+        return Answers.load(model)
+    return load_reference(model)
 
 
 def record_answers(checkpoint: Checkpoint, dataset: VocDataset, split: str, folder: Path) -> None:

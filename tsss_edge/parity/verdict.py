@@ -196,6 +196,23 @@ def problems(
     return tuple(found)
 
 
+def empty_reference(reference: StageCounts, names: Sequence[str], least: float | None) -> tuple[str, ...]:
+    """Why a gate against this reference would prove nothing: it draws one class everywhere, or is no better than lots.
+
+    `least`: mIoU that it must have; None: twice that of labels drawn by lot.
+    """
+    if (only := reference.matrix.constant) is not None:
+        return (f"the reference labels every pixel {names[only]}: an engine that agrees with it proves nothing",)
+    wanted = 2 * reference.matrix.chance if least is None else least
+    if reference.matrix.miou >= wanted:
+        return ()
+    why = "twice that of labels drawn by lot" if least is None else "--min-reference"
+    return (
+        f"the reference itself has mIoU {reference.matrix.miou:.2f}, expected at least {wanted:.2f} ({why}): train it, check its "
+        "normalisation and classes, or lower --min-reference",
+    )
+
+
 def judge(
     stages: Sequence[StageCounts],
     *,
@@ -209,6 +226,7 @@ def judge(
     data_sha256: str,
     notes: Sequence[str],
     provenance: dict[str, str],
+    min_reference: float | None = None,
 ) -> ParityReport:
     """Counted stages -> the report."""
     results = stage_results(stages)
@@ -217,6 +235,7 @@ def judge(
     differing = (image for image in engine.images if image.agreement < 1.0)
     images = reference.matrix.images
     found = problems(results, max_drop=max_drop, leak=leak, images=images, allow_leak=allow_leak, allow_gain=allow_gain)
+    found = (*empty_reference(reference, names, min_reference), *found)
     low, high = miou_drop_interval(reference.matrix.per_image, engine.matrix.per_image)
     return ParityReport(
         passed=not found,

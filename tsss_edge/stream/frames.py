@@ -18,6 +18,7 @@ class Frame:
     captured: float
     truth: NDArray[np.uint8] | None = None  # (H,W) true labels, only from synthetic://
     decode_ms: float | None = None  # time to read it; None for live sources, which decode on a thread of their own
+    time_s: float | None = None  # when a video file shows it, from its start; None where the source has no such clock
 
 
 @dataclass(slots=True)

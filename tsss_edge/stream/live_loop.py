@@ -14,8 +14,8 @@ from tsss_edge.stream.opening import open_engine, open_stages, require_gate
 from tsss_edge.stream.pipeline import Pipeline
 from tsss_edge.stream.process import Interrupts, decode_threads, opencv_threads
 from tsss_edge.stream.recorder import Recorder, StreamReport
-from tsss_edge.stream.sinks import WindowSink, open_sinks
-from tsss_edge.stream.sources import Policy, is_live, open_source
+from tsss_edge.stream.sinks import WindowSink, open_sinks, require_sinks
+from tsss_edge.stream.sources import Policy, is_live, open_source, require_source
 from tsss_edge.stream.status import StatusLine
 from tsss_edge.stream.uris import parse_sink, parse_source, require_other_place
 from tsss_edge.stream.watch import Checks
@@ -36,6 +36,7 @@ def stream(
     threads: int | None = None,
     force: bool = False,
     web: str | None = None,
+    audio: bool = False,
 ) -> StreamReport:
     """Segment a source live and write every result to every sink. Sinks are finished whatever ends the stream.
 
@@ -46,6 +47,7 @@ def stream(
              min_agreement: 0-1; a frame that agrees less with the reference ends the stream.
              policy: "latest" or "block"; default by the kind of source. max_frames: with a mask.
              threads: of the network; default: all cores. web: `[HOST:]PORT` of the live page.
+             audio: video files get the sound of the source, which is a file.
     Raises:  GateError: the engine's gate failed (unless `force`), or agreement fell below `min_agreement`.
              ArtifactError: the engine is damaged, or its outputs are not finite. DataError: source or sink.
              UnavailableError: this machine lacks what engine, source or sink needs.
@@ -53,6 +55,8 @@ def stream(
     recorder = Recorder()
     for written in sinks:
         require_other_place(parse_sink(written), parse_source(source))
+    require_source(source)
+    require_sinks(sinks)
     require_gate(engine, force=force)
     with ExitStack() as stack:
         backend = open_engine(engine, live=is_live(source, policy), threads=threads)
@@ -61,7 +65,8 @@ def stream(
         stack.callback(checks.close)
         # The source last: a camera that runs while networks are loaded only drops frames.
         opened = stack.enter_context(closing(open_source(source, policy=policy, decode_threads=decode_threads())))
-        outputs = open_sinks(sinks, fps=opened.fps, size_hw=opened.size_hw, classes=backend.classes)
+        sound = parse_source(source).path if audio else None
+        outputs = open_sinks(sinks, fps=opened.fps, size_hw=opened.size_hw, classes=backend.classes, audio_from=sound)
         # A window first: it may end the stream, and then no file has the frame yet.
         outputs.sort(key=lambda sink: not isinstance(sink, WindowSink))
         for sink in outputs:
@@ -78,6 +83,7 @@ def stream(
             parity=checks.parity,
             miou=checks.miou,
             reconnects=int(getattr(opened, "reconnects", 0)),
+            unreadable=tuple(getattr(opened, "unreadable", ())),
             ended=ended,
             **recorder.numbers(),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from tsss_edge.artifacts import Checkpoint, Engine
@@ -13,6 +14,8 @@ from tsss_edge.stream.cpu_stages import CpuStages
 from tsss_edge.stream.cuda_slot import DeviceEngine
 from tsss_edge.stream.cuda_stages import IN_FLIGHT, open_cuda_stages
 from tsss_edge.stream.pipeline import Stages, ready_results, slots_needed
+
+LOG = logging.getLogger("tsss_edge")
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -32,6 +35,13 @@ def require_gate(path: Path, *, force: bool) -> None:
             f"{path}: expected an engine (.xml, .engine), or on a GPU a checkpoint; make one with `tsss-edge build-engine`"
         )
     parity = Engine.load(path, trust=True).record.parity  # the back end checks the hashes
+    if parity is None:
+        LOG.warning(
+            "%s is UNPROVEN: nobody has compared it with the network it came from. Prove it with `tsss-edge parity %s "
+            "--reference CHECKPOINT --data DATASET`",
+            path,
+            path,
+        )
     if parity is not None and not parity.passed and not force:
         raise GateError(
             f"{path}: failed its accuracy gate (mIoU drop {parity.miou_drop:.2f}, allowed {parity.max_drop:g}); "

@@ -50,6 +50,7 @@ class StreamReport(Struct, frozen=True):
     miou: float | None  # against the known truth of synthetic://
     reconnects: int
     ended: str  # source, max-frames, interrupted
+    unreadable: tuple[str, ...] = ()  # pictures of a folder that were passed over, a line each
 
     def summary(self) -> str:
         """For a terminal."""
@@ -66,6 +67,8 @@ class StreamReport(Struct, frozen=True):
             lines.append(f"live mIoU        {self.miou:.2f}")
         if self.reconnects:
             lines.append(f"reconnects       {self.reconnects}")
+        if self.unreadable:
+            lines.append(f"passed over      {len(self.unreadable)} pictures, the first: {self.unreadable[0]}")
         return "\n".join(lines)
 
 

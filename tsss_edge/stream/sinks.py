@@ -18,52 +18,74 @@ from tsss_edge.artifacts import Classes
 from tsss_edge.data.voc import write_mask
 from tsss_edge.errors import DataError, UnavailableError
 from tsss_edge.files import write_bytes
+from tsss_edge.stream.av_writer import WRITABLE, kind_of
 from tsss_edge.stream.frames import FrameResult, Sink
 from tsss_edge.stream.uris import Uri, parse_sink, printf_pattern
-from tsss_edge.stream.video_sink import SINK_SUFFIXES, VideoSink, writable
+from tsss_edge.stream.video_sink import VideoSink, writable
 
 DEFAULT_FPS = 30.0  # of a video made from a source without a rate (pictures); what jetson-inference uses
 WINDOW_TITLE = "tsss-edge (q quits)"
 
 
-def open_sinks(uris: Sequence[str], *, fps: float, size_hw: tuple[int, int], classes: Classes) -> list[Sink]:
+def open_sinks(
+    uris: Sequence[str], *, fps: float, size_hw: tuple[int, int], classes: Classes, audio_from: str | None = None
+) -> list[Sink]:
     """Open every sink, or none: when one cannot be opened, those before it are closed again.
 
-    Args:    fps, size_hw: of the source (`fps` 0: unknown); a video gets the same.
+    Args:    fps, size_hw: of the source (`fps` 0: unknown); a video gets the same. audio_from: a file whose sound it gets.
     Raises:  DataError: unknown or unwritable. UnavailableError: no display, or a sink that we lack.
     """
     with ExitStack() as opened:
         sinks: list[Sink] = []
         for text in uris:
-            sink = _open_sink(parse_sink(text), fps or DEFAULT_FPS, size_hw, classes)
+            sink = _open_sink(parse_sink(text), fps or DEFAULT_FPS, size_hw, classes, audio_from)
             opened.callback(sink.close)
             sinks.append(sink)
         opened.pop_all()
         return sinks
 
 
-def _open_sink(uri: Uri, fps: float, size_hw: tuple[int, int], classes: Classes) -> Sink:
+def _open_sink(uri: Uri, fps: float, size_hw: tuple[int, int], classes: Classes, audio_from: str | None) -> Sink:
     if uri.scheme == "null":
         return NullSink()
     if uri.scheme == "display":
         return WindowSink()
     if uri.scheme == "jsonl":
         return JsonLinesSink(uri.path, classes)
-    return _open_file_sink(Path(uri.path), uri.path, fps, size_hw)
+    if uri.scheme in ("rtsp", "rtsps"):
+        return VideoSink(uri.text, fps=fps, size_hw=size_hw)
+    if kind_of(uri.path) is not None:
+        return VideoSink(uri.path, fps=fps, size_hw=size_hw, audio_from=audio_from)
+    return _open_file_sink(Path(uri.path), uri.path)
 
 
-def _open_file_sink(path: Path, text: str, fps: float, size_hw: tuple[int, int]) -> Sink:
+def require_sinks(uris: Sequence[str]) -> None:
+    """Raise what `open_sinks` would raise for a name of no known kind, before anything is opened."""
+    for text in uris:
+        uri = parse_sink(text)
+        if uri.scheme == "file" and kind_of(uri.path) is None:
+            _require_file_kind(Path(uri.path), uri.path)
+
+
+def _open_file_sink(path: Path, text: str) -> Sink:
     suffix = path.suffix.lower()
-    if suffix in SINK_SUFFIXES:
-        return VideoSink(path, fps=fps, size_hw=size_hw)
     if text.endswith("/") or path.is_dir():
         return PictureSink(str(path / "%06d.png"))
     if suffix in (".png", ".jpg", ".jpeg"):
         return PictureSink(text)
+    raise _unknown_kind(path, text)
+
+
+def _require_file_kind(path: Path, text: str) -> None:
+    if not (text.endswith("/") or path.is_dir() or path.suffix.lower() in (".png", ".jpg", ".jpeg")):
+        raise _unknown_kind(path, text)
+
+
+def _unknown_kind(path: Path, text: str) -> DataError:
     field = " (a number field needs .png or .jpg after it)" if printf_pattern(path.name) else ""
-    raise DataError(
-        f"{text}: unknown kind of sink{field}; expected NAME{'|'.join(SINK_SUFFIXES)}, NAME.jsonl, -, FOLDER/, "
-        "NAME%06d.png, display://0 or null://"
+    return DataError(
+        f"{text}: unknown kind of sink{field}; expected NAME{'|'.join(WRITABLE)}, rtsp://, NAME.jsonl, -, "
+        "FOLDER/, NAME%06d.png, display://0 or null://"
     )
 
 

@@ -15,16 +15,28 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from tsss_edge.errors import DataError, UnavailableError
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".ts", ".mpg", ".mpeg", ".flv", ".wmv", ".h264")
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+VIDEO_SUFFIXES = (
+    ".mp4",
+    ".m4v",
+    ".mov",
+    ".mkv",
+    ".avi",
+    ".webm",
+    ".ts",
+    ".mpg",
+    ".mpeg",
+    ".flv",
+    ".wmv",
+    ".h264",
+    ".gif",
+)
 
 SOURCE_SCHEMES = ("file", "camera", "v4l2", "csi", "rtsp", "rtsps", "http", "https", "synthetic")
-SINK_SCHEMES = ("file", "jsonl", "display", "null")
+SINK_SCHEMES = ("file", "jsonl", "display", "null", "rtsp", "rtsps")
 _FOREIGN = {  # jetson-inference has these, we do not: what to use instead
     "webrtc": "the web page (`--web`) shows the live masks in a browser",
     "rtp": "use rtsp:// for a network camera",
     "rtmp": "use rtsp:// for a network camera",
-    "rtsp": "the web page (`--web`) shows the live masks on the network",
 }
 
 
@@ -99,7 +111,7 @@ def parse_sink(text: str) -> Uri:
     """A sink as the user wrote it -> `Uri` with one of SINK_SCHEMES. Raises: as `parse_source`."""
     if text == "-" or text.endswith(".jsonl"):
         return Uri(text, "jsonl", text.removeprefix("file://"))
-    return _parse(text, SINK_SCHEMES, "sink", foreign=("webrtc", "rtp", "rtmp", "rtsp"))
+    return _parse(text, SINK_SCHEMES, "sink", foreign=("webrtc", "rtp", "rtmp"))
 
 
 def _parse(text: str, schemes: tuple[str, ...], kind: str, *, foreign: tuple[str, ...]) -> Uri:

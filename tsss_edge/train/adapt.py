@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tsss_edge.artifacts import IGNORE, Checkpoint, Struct
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.supervision import Supervision
-from tsss_edge.data.voc import VocDataset, read_size, write_mask
+from tsss_edge.data.voc import VocDataset, write_mask
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.files import write_json
 from tsss_edge.label.edges import to_frame
@@ -172,7 +172,7 @@ def _known(image_id: str, supervision: Supervision) -> NDArray[np.uint8]:
     """What may be seen of a picture; nothing of one that has no mask."""
     if supervision.dataset.mask_path(image_id).is_file():
         return supervision.pixel_mask(image_id)
-    return np.full(read_size(supervision.dataset.image_path(image_id)), IGNORE, np.uint8)
+    return np.full(supervision.dataset.image_hw(image_id), IGNORE, np.uint8)
 
 
 def _report(old: Checkpoint, new: Checkpoint, dataset: VocDataset, new_class: str, pictures: int) -> AdaptReport:

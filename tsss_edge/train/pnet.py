@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from tsss_edge.artifacts import IGNORE, Checkpoint, Struct
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.augment import TrainAugment
+from tsss_edge.data.pictures import read_mask
 from tsss_edge.data.supervision import MaskOf, Supervision
-from tsss_edge.data.voc import VocDataset, read_mask, read_size
+from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.files import read_json
 from tsss_edge.label.write import MANIFEST, LabelReport, find_classifier, find_labeller, label_path
@@ -196,7 +197,7 @@ def visible_masks(supervision: Supervision, labels: Path, labelled: frozenset[st
         if image_id not in labelled:
             return supervision.pixel_mask(image_id)
         path = label_path(labels, image_id)
-        mask, size = read_mask(path), read_size(supervision.dataset.image_path(image_id))
+        mask, size = read_mask(path), supervision.dataset.image_hw(image_id)
         allowed = {0, IGNORE, *supervision.image_labels(image_id)}
         if mask.shape != size or not set(np.unique(mask).tolist()) <= allowed:
             raise DataError(f"{path}: size or categories are not those of image {image_id}; label this set again")

@@ -151,6 +151,11 @@ class Checkpoints:
         return {"average": self.average, **self.beside}
 
 
+def _grows(key: str, before: Any, now: Any) -> bool:
+    """More epochs than before: the run goes on, at the learning rate that the longer run has there."""
+    return key == "epochs" and bool(now > before)
+
+
 def require_same_run(path: Path, saved: tuple[CheckpointMeta, Any], now: tuple[CheckpointMeta, Any]) -> None:
     """Raise ArtifactError when a run would go on with settings, switches or data it was not started with."""
     a, b = (
@@ -165,7 +170,7 @@ def require_same_run(path: Path, saved: tuple[CheckpointMeta, Any], now: tuple[C
         }
         for meta, options in (saved, now)
     )
-    changed = [key for key in b if a[key] != b[key] and key not in FREE_TO_CHANGE]
+    changed = [key for key in b if a[key] != b[key] and key not in FREE_TO_CHANGE and not _grows(key, a[key], b[key])]
     if changed:
         raise ArtifactError(
             f"{path}: this run was started with other settings or data ({', '.join(changed)}); "

@@ -8,16 +8,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from tsss_edge.data.pictures import is_picture
 from tsss_edge.errors import DataError
 from tsss_edge.stream.frames import Source
 from tsss_edge.stream.sources.capture import open_camera, open_csi, open_network
 from tsss_edge.stream.sources.live import FilePlayer, LiveSource, Retry
 from tsss_edge.stream.sources.recorded import PictureSource, SyntheticSource, VideoSource, find_pictures
-from tsss_edge.stream.uris import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Uri, parse_source, printf_pattern
+from tsss_edge.stream.uris import VIDEO_SUFFIXES, Uri, parse_source, printf_pattern
 
 Policy = Literal["latest", "block"]
 
-__all__ = ["LiveSource", "Policy", "Retry", "is_live", "open_source"]
+__all__ = ["LiveSource", "Policy", "Retry", "is_live", "open_source", "require_source"]
 
 
 def open_source(
@@ -40,6 +41,16 @@ def open_source(
     return LiveSource(lambda: opener(parsed), name=parsed.shown, policy=policy or "latest", retry=retry or Retry())
 
 
+def require_source(uri: str) -> None:
+    """Raise what `open_source` would raise for a file, folder or pattern that is not there, before an engine is loaded."""
+    parsed = parse_source(uri)
+    if parsed.scheme == "file":
+        if _is_pictures(parsed):
+            find_pictures(parsed.path)
+        elif not Path(parsed.path).exists():
+            raise DataError(f"{parsed.path}: no such file or folder")
+
+
 def is_live(uri: str, policy: Policy | None = None) -> bool:
     """Whether `open_source` gives a live source for these, without opening it. Raises: as `parse_source`."""
     parsed = parse_source(uri)
@@ -57,7 +68,7 @@ def _is_remote_file(uri: Uri) -> bool:
 def _is_pictures(uri: Uri) -> bool:
     path = Path(uri.path)
     pattern = printf_pattern(path.name) or "*" in uri.path
-    return bool(pattern) or path.is_dir() or path.suffix.lower() in PICTURE_SUFFIXES
+    return bool(pattern) or path.is_dir() or (is_picture(path) and path.suffix.lower() not in VIDEO_SUFFIXES)
 
 
 def _open_synthetic(uri: Uri, policy: Policy | None, *, live: bool) -> Source:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import math
+import logging
 import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.data.voc import read_image
+from tsss_edge.data.pictures import is_picture, read_image
 from tsss_edge.errors import DataError
+from tsss_edge.stream.av_reader import VideoReader
 from tsss_edge.stream.frames import Frame
-from tsss_edge.stream.process import as_bgr, quiet
-from tsss_edge.stream.uris import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Uri, printf_pattern
+from tsss_edge.stream.uris import VIDEO_SUFFIXES, Uri, printf_pattern
 
+LOG = logging.getLogger("tsss_edge")
 SCENE_FRAMES = 90  # of synthetic://, then the next scene begins; ours: three seconds at 30 frames a second
 
 # (H,W,3) BGR, None at the end; (H,W) true labels where they are known
@@ -52,9 +52,14 @@ class _Recorded(ABC):
             return None
         self.state = "STREAMING"
         self.size_hw = (image.shape[0], image.shape[1])
-        frame = Frame(image, self._index, time.monotonic(), truth=truth)
+        frame = Frame(image, self._index, time.monotonic(), truth=truth, time_s=self._time_s)
         self._index += 1
         return frame
+
+    @property
+    def _time_s(self) -> float | None:
+        """When the last picture is shown, seconds from the start; None where its source has no clock."""
+        return None
 
     def _end(self) -> None:
         self.close()
@@ -65,67 +70,64 @@ class _Recorded(ABC):
 
 
 class VideoSource(_Recorded):
-    """A video file, read with OpenCV's FFmpeg. `length` is what the container says, until the end is reached."""
+    """A video file or address, read with PyAV. `length` is what the container says, until the end is reached."""
 
     def __init__(self, path: str, *, name: str, decode_threads: int | None = None) -> None:
         super().__init__()
-        self._name = name
-        if "://" not in path and Path(path).stat().st_size == 0:
-            raise DataError(f"{name}: the file is empty (0 bytes); copy or record it again")
-        options = [cv2.CAP_PROP_N_THREADS, decode_threads] if decode_threads else []
-        with quiet():
-            self._capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, options)
-        fps = self._capture.get(cv2.CAP_PROP_FPS)
-        count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.fps = fps if math.isfinite(fps) and fps > 0 else 0.0
-        self.length = int(count) if count > 0 else None
-        self._first = self._decode(None) if self._capture.isOpened() else None
-        if self._first is None:
-            self._capture.release()
-            raise DataError(f"{name}: not a readable video (cut short or damaged?); expected a file that FFmpeg plays")
-        self.size_hw = (self._first.shape[0], self._first.shape[1])
+        self._reader = VideoReader(path, name=name, threads=decode_threads)
+        self.fps, self.length, self.size_hw = self._reader.fps, self._reader.length, self._reader.size_hw
 
     def _picture(self, index: int, out: NDArray[np.uint8] | None) -> Picture:
-        return (self._first if index == 0 else self._decode(out)), None
+        return self._reader.read(out), None
 
-    def _decode(self, out: NDArray[np.uint8] | None) -> NDArray[np.uint8] | None:
-        """The next picture, in `out` where that has the size."""
-        ok, picture = self._capture.read(out)
-        return as_bgr(picture) if ok and picture is not None else None
+    @property
+    def _time_s(self) -> float | None:
+        return self._reader.time_s
 
     def _end(self) -> None:
         """Close; complain when frames are missing that the container promised."""
-        promised, got = self.length, self._index
         self.close()
-        self.length = got
-        # MP4 and MOV hold an exact count, the others only duration x rate.
-        exact = Path(self._name).suffix.lower() in (".mp4", ".mov", ".m4v")
-        tolerance = 1 if exact else max(30, (promised or 0) // 10)
-        if promised is not None and got < promised - tolerance:
-            raise DataError(
-                f"{self._name}: ends after {got} of {promised} frames; the file is cut short or damaged "
-                f"(the {got} frames before were processed)"
-            )
+        self.length = self._index
+        self._reader.require_whole()
 
     def close(self) -> None:
         super().close()
-        self._capture.release()
+        self._reader.close()
 
 
 class PictureSource(_Recorded):
-    """Picture files, one frame each, in natural order. They may differ in size; `fps` is 0."""
+    """Picture files, one frame each, in natural order. They may differ in size; `fps` is 0.
+
+    One that cannot be read is named on the log, kept in `unreadable` and passed over, unless none can be read.
+    """
 
     def __init__(self, paths: Sequence[Path]) -> None:
         super().__init__()
         self._paths = list(paths)
-        self.length = len(self._paths)
-        self._first = _read_bgr(self._paths[0])
-        self.size_hw = (self._first.shape[0], self._first.shape[1])
+        self._place = 0  # in the list, of the next picture
+        self.unreadable: list[str] = []
+        first = self._next()
+        if first is None:
+            raise DataError(self.unreadable[0])
+        self._first: NDArray[np.uint8] | None = first
+        self.length = len(self._paths) - len(self.unreadable)
+        self.size_hw = (first.shape[0], first.shape[1])
 
     def _picture(self, index: int, out: NDArray[np.uint8] | None) -> Picture:
-        if index == len(self._paths):
-            return None, None
-        return (self._first if index == 0 else _read_bgr(self._paths[index])), None
+        first, self._first = self._first, None
+        return (self._next() if first is None else first), None
+
+    def _next(self) -> NDArray[np.uint8] | None:
+        """The next picture that can be read, (H,W,3) BGR; None after the last."""
+        while self._place < len(self._paths):
+            path = self._paths[self._place]
+            self._place += 1
+            try:
+                return _read_bgr(path)
+            except DataError as error:
+                LOG.warning("passed over: %s", error)
+                self.unreadable.append(str(error))
+        return None
 
 
 class SyntheticSource(_Recorded):
@@ -168,7 +170,7 @@ def find_pictures(text: str) -> list[Path]:
     path = Path(text)
     field = printf_pattern(path.name)
     if path.is_dir():
-        found = [p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith(".")]
+        found = [p for p in path.iterdir() if is_picture(p)]
     elif field:
         before, _, after = path.name.partition(field)
         numbered = re.compile(re.escape(before) + r"\d+" + re.escape(after))
@@ -180,7 +182,7 @@ def find_pictures(text: str) -> list[Path]:
     else:
         found = [path] if path.is_file() else []
     if not found:
-        raise DataError(f"{text}: no picture there ({', '.join(PICTURE_SUFFIXES)})")
+        raise DataError(f"{text}: no picture there (.jpg, .png, .webp, .tif, ...)")
     return sorted(found, key=_natural)
 
 

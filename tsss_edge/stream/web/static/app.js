@@ -95,6 +95,11 @@ function showClasses(areas) {
     bar.style.width = `${100 * value}%`;
     share.textContent = `${(100 * value).toFixed(1)}%`;
   }
+  // Largest first, by whole percents: the list does not jump about with every frame.
+  const size = (name) => Math.round(100 * (areas[name] ?? 0));
+  const order = [...rows.keys()].sort((a, b) => size(b) - size(a));
+  const list = byId("classes");
+  if (order.some((name, i) => list.children[i] !== rows.get(name).row)) list.append(...order.map((name) => rows.get(name).row));
 }
 
 function showStages(stages) {

@@ -1,0 +1,286 @@
+"""Kinds of video in, made by PyAV; files out that play in part after a kill."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from tsss_edge.errors import DataError
+from tsss_edge.stream.av_reader import VideoReader
+from tsss_edge.stream.av_writer import VideoWriter, kind_of
+
+SIZE_HW = (96, 128)
+COUNT = 24
+
+
+def scene(index: int, size_hw: tuple[int, int] = SIZE_HW) -> np.ndarray:
+    """(H,W,3) BGR: its grey names the index, a red block in the upper left corner names the side."""
+    image = np.full((*size_hw, 3), 40 + 8 * index % 200, np.uint8)
+    image[: size_hw[0] // 3, : size_hw[1] // 3] = (0, 0, 220)
+    return image
+
+
+def encode(
+    path: Path, codec: str, pixels: str, *, turn: int = 0, times: Callable[[int], Fraction] | None = None, sound: bool = False,
+    size_hw: tuple[int, int] = SIZE_HW, **options: str,
+) -> None:  # fmt: skip
+    """COUNT scenes at 12 frames a second, or at `times`."""
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, rate=12, options=options)
+        stream.height, stream.width, stream.pix_fmt = *size_hw, pixels
+        if times:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        voice: Any = container.add_stream("aac", rate=48000) if sound else None
+        for index in range(COUNT):
+            frame = av.VideoFrame.from_ndarray(scene(index, size_hw), format="bgr24").reformat(format=pixels)
+            if times:
+                frame.pts, frame.time_base = round(times(index) * 1000), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+        if voice is not None:
+            for index in range(COUNT * 4):
+                silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+                silence.sample_rate, silence.pts = 48000, index * 1024
+                container.mux(voice.encode(silence))
+            container.mux(voice.encode(None))
+    if turn:
+        write_turn(path, turn)
+
+
+def write_turn(path: Path, degrees: int) -> None:
+    """Set the display matrix of the first track: PyAV writes none, so the 36 bytes in `tkhd` are exchanged."""
+    data = bytearray(path.read_bytes())
+    place = data.index(b"tkhd") + 4 + 40  # version 0
+    unit = 1 << 16
+    matrix = {90: (0, unit, -unit, 0), 180: (-unit, 0, 0, -unit), 270: (0, -unit, unit, 0)}[degrees]
+    a, b, c, d = matrix
+    values = (a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    data[place : place + 36] = b"".join(v.to_bytes(4, "big", signed=True) for v in values)
+    path.write_bytes(data)
+
+
+def variable(index: int) -> Fraction:
+    """Every third frame comes late."""
+    return Fraction(index, 12) + Fraction(index // 3, 10)
+
+
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "H.264": ("a.mp4", {"codec": "libx264", "pixels": "yuv420p"}),
+    "H.264 with B frames and sound": ("a.mp4", {"codec": "libx264", "pixels": "yuv420p", "sound": True, "bf": "3"}),
+    "H.264, 10 bits": ("a.mkv", {"codec": "libx264", "pixels": "yuv420p10le"}),
+    "H.264, 4:4:4": ("a.mp4", {"codec": "libx264", "pixels": "yuv444p"}),
+    "HEVC": ("a.mp4", {"codec": "libx265", "pixels": "yuv420p", "x265-params": "log-level=none"}),
+    "HEVC, 10 bits": ("a.mkv", {"codec": "libx265", "pixels": "yuv420p10le", "x265-params": "log-level=none"}),
+    "AV1": ("a.mp4", {"codec": "libsvtav1", "pixels": "yuv420p", "preset": "12"}),
+    "AV1, 10 bits": ("a.webm", {"codec": "libsvtav1", "pixels": "yuv420p10le", "preset": "12"}),
+    "VP9": ("a.webm", {"codec": "libvpx-vp9", "pixels": "yuv420p", "deadline": "realtime"}),
+    "MPEG-4 part 2": ("a.avi", {"codec": "mpeg4", "pixels": "yuv420p"}),
+    "MJPEG": ("a.avi", {"codec": "mjpeg", "pixels": "yuvj420p"}),
+    "ProRes, 10 bits 4:2:2": ("a.mov", {"codec": "prores", "pixels": "yuv422p10le"}),
+    "FFV1 in grey": ("a.mkv", {"codec": "ffv1", "pixels": "gray"}),
+    "GIF": ("a.gif", {"codec": "gif", "pixels": "rgb8"}),
+    "transport stream": ("a.ts", {"codec": "libx264", "pixels": "yuv420p"}),
+    "variable rate": ("a.mkv", {"codec": "libx264", "pixels": "yuv420p", "times": variable}),
+    "odd sides": ("a.mkv", {"codec": "ffv1", "pixels": "yuv444p", "size_hw": (95, 127)}),
+}
+
+
+def assert_scene(
+    image: np.ndarray, index: int, size_hw: tuple[int, int] = SIZE_HW, *, grey: bool = False, near: int = 9
+) -> None:
+    expected = scene(index, size_hw)
+    assert image.shape == expected.shape
+    if grey:
+        expected = cv2.cvtColor(cv2.cvtColor(expected, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+    inner = np.s_[4:20, 4:30], np.s_[50:90, 60:120]  # away from the edge that codecs smear
+    for part in inner:
+        assert abs(image[part].mean((0, 1)) - expected[part].mean((0, 1))).max() <= near, index
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_frame_in_order(tmp_path: Path, kind: str) -> None:
+    name, how = KINDS[kind]
+    encode(tmp_path / name, **how)
+    reader = VideoReader(str(tmp_path / name))
+    near = 40 if name.endswith(".gif") else 12  # a GIF of rgb8 has 8 levels of red and green, 4 of blue
+    times = []
+    for index in range(COUNT):
+        image = reader.read()
+        assert image is not None, index
+        assert_scene(image, index, how.get("size_hw", SIZE_HW), grey="gray" in how["pixels"], near=near)
+        times.append(reader.time_s)
+    assert reader.read() is None
+    reader.require_whole()
+    reader.close()
+    if kind == "variable rate":
+        np.testing.assert_allclose(
+            np.diff(times[1:]), np.diff([float(variable(i)) for i in range(COUNT)])[1:], atol=2e-3
+        )
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_a_turned_video_comes_upright(tmp_path: Path, degrees: int) -> None:
+    """The file says how a player turns it, clockwise; OpenCV turns by the same matrix, so it is asked as well."""
+    path = tmp_path / "a.mp4"
+    encode(path, "libx264", "yuv420p", turn=degrees)
+    image = VideoReader(str(path)).read()
+    assert image is not None
+    expected = np.rot90(scene(0), -degrees // 90)
+    assert image.shape == expected.shape
+    assert np.abs(image.astype(int) - expected).mean() < 12
+    other = cv2.VideoCapture(str(path))
+    _, seen = other.read()
+    other.release()
+    assert seen.shape == image.shape
+    assert np.abs(image.astype(int) - seen).mean() < 12
+
+
+def test_frames_are_written_into_a_given_array(tmp_path: Path) -> None:
+    encode(tmp_path / "a.mp4", "libx264", "yuv420p")
+    reader = VideoReader(str(tmp_path / "a.mp4"))
+    reader.read()
+    slot = np.empty((*SIZE_HW, 3), np.uint8)
+    assert reader.read(slot) is slot
+    other = np.empty((3, 3, 3), np.uint8)
+    assert reader.read(other) is not other
+
+
+def cut(path: Path, share: float) -> None:
+    encode(path, "libx264", "yuv420p", **{"x264-params": "keyint=6"})
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+
+
+def only_sound(path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        voice: Any = container.add_stream("aac", rate=48000)
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        silence.sample_rate, silence.pts = 48000, 0
+        container.mux(voice.encode(silence))
+        container.mux(voice.encode(None))
+
+
+REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "empty": ("a.mp4", lambda p: p.write_bytes(b""), "0 bytes"),
+    "text": ("a.mp4", lambda p: p.write_text("hello" * 100), "not a readable video"),
+    "cut short before its index": ("a.mp4", lambda p: cut(p, 0.5), "not a readable video"),
+    "sound only": ("a.m4a", only_sound, "holds no pictures"),
+    "missing": ("a.mp4", lambda p: None, "not a readable video"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_is_refused_in_one_line(tmp_path: Path, kind: str) -> None:
+    name, make, message = REFUSED[kind]
+    make(tmp_path / name)
+    with pytest.raises(DataError, match=message) as caught:
+        VideoReader(str(tmp_path / name))
+    assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Out
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".m3u8"])
+def test_written_files_play(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    writer = VideoWriter(str(path), kind=suffix, fps=12, size_hw=SIZE_HW)
+    for index in range(COUNT):
+        writer.write(scene(index))
+    writer.close()
+    writer.close()
+    reader = VideoReader(str(path))
+    for index in range(COUNT):
+        image = reader.read()
+        assert image is not None, index
+        assert_scene(image, index, near=40 if suffix == ".gif" else 12)
+    assert reader.read() is None
+    assert reader.fps == pytest.approx(12, rel=0.05)
+
+
+def test_odd_sides_and_times(tmp_path: Path) -> None:
+    writer = VideoWriter(str(tmp_path / "a.mp4"), kind=".mp4", fps=12, size_hw=(95, 127))
+    for index in range(COUNT):
+        writer.write(scene(index, (95, 127)), float(variable(index)))
+    writer.close()
+    reader = VideoReader(str(tmp_path / "a.mp4"))
+    times = []
+    while (image := reader.read()) is not None:
+        assert image.shape == (96, 128, 3)
+        times.append(reader.time_s)
+    np.testing.assert_allclose(times[2:], [float(variable(i)) for i in range(COUNT)][2:], atol=1e-3)
+
+
+def test_sound_is_copied(tmp_path: Path) -> None:
+    encode(tmp_path / "in.mp4", "libx264", "yuv420p", sound=True)
+    writer = VideoWriter(
+        str(tmp_path / "out.mp4"), kind=".mp4", fps=12, size_hw=SIZE_HW, audio_from=str(tmp_path / "in.mp4")
+    )
+    for index in range(COUNT):
+        writer.write(scene(index))
+    writer.close()
+    with av.open(str(tmp_path / "in.mp4")) as before, av.open(str(tmp_path / "out.mp4")) as after:
+        wanted = [bytes(p) for p in before.demux(before.streams.audio[0]) if p.dts is not None]
+        found = [bytes(p) for p in after.demux(after.streams.audio[0]) if p.dts is not None]
+    assert found == wanted[: len(found)]
+    assert len(found) >= 0.9 * len(wanted)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, the disk that is always full")
+def test_a_full_disk_is_told() -> None:
+    with pytest.raises(DataError, match="cannot"):
+        writer = VideoWriter("/dev/full", kind=".mp4", fps=12, size_hw=SIZE_HW)
+        for index in range(COUNT):
+            writer.write(scene(index))
+        writer.close()
+
+
+def test_unwritable(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot write a 128x96 video"):
+        VideoWriter(str(tmp_path / "no/such/folder/a.mp4"), kind=".mp4", fps=12, size_hw=SIZE_HW)
+
+
+def test_kinds_by_name() -> None:
+    assert [kind_of(t) for t in ("a.MP4", "rtsp://host/x", "b.webm", "c.txt", "live/index.m3u8")] == [
+        ".mp4", "rtsp", ".webm", None, ".m3u8",
+    ]  # fmt: skip
+
+
+WRITE_UNTIL_KILLED = """
+import sys
+from tsss_edge.stream.av_writer import VideoWriter
+import numpy as np
+writer = VideoWriter(sys.argv[1], kind=sys.argv[2], fps=10, size_hw=(96, 128))
+for index in range(1000):
+    writer.write(np.full((96, 128, 3), index % 250, np.uint8))
+    print(index + 1, flush=True)
+    if index + 1 == 45:
+        sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_what_a_killed_process_wrote_plays_up_to_the_last_second(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    command = [sys.executable, "-c", WRITE_UNTIL_KILLED, str(path), suffix]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.strip() == "45":
+                break
+        process.send_signal(signal.SIGKILL)
+    reader, found = VideoReader(str(path)), 0
+    while reader.read() is not None:
+        found += 1
+    assert 35 <= found <= 45  # 45 frames at 10 a second: at most the last second is lost

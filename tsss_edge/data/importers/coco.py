@@ -1,0 +1,162 @@
+"""COCO's instances JSON, one file or a folder of them -> `Found`. Crowds are ignored, small objects stay on top."""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tsss_edge.data.importers.draw import coco_mask, paint
+from tsss_edge.data.importers.found import VOID, Found, Item, ids_of, inside, named
+from tsss_edge.errors import DataError
+
+
+class Category(msgspec.Struct, frozen=True):
+    """A class: COCO's ids have holes."""
+
+    id: int
+    name: str
+
+
+class Picture(msgspec.Struct, frozen=True):
+    """A picture, as the file says."""
+
+    id: int | str
+    file_name: str
+    height: int
+    width: int
+
+
+class Annotation(msgspec.Struct, frozen=True):
+    """One object."""
+
+    image_id: int | str
+    category_id: int
+    segmentation: Any = None
+    iscrowd: int = 0
+
+
+class CocoFile(msgspec.Struct, frozen=True):
+    """The parts of an instances file that count here."""
+
+    images: list[Picture]
+    categories: list[Category]
+    annotations: list[Annotation] = []
+
+
+def read_coco(source: Path, *, tags_only: bool = False) -> Found:
+    """Read a JSON file, or each of SRC/annotations/*.json or SRC/*.json; its name gives the split.
+
+    Pictures are looked for beside the file: SRC/SPLIT2017, SRC/images/SPLIT, SRC/images, SRC.
+    Raises: DataError: no such file, damaged, pictures missing, boxes without masks (unless `tags_only`).
+    """
+    files = _json_files(source)
+    parsed = {path: _read(path) for path in files}
+    names = _names(parsed)
+    items: list[Item] = []
+    missing: list[str] = []
+    for path, file in parsed.items():
+        items += _items(path, file, names, missing, tags_only=tags_only)
+    if not items:
+        raise DataError(
+            f"{source}: none of its {len(missing)} pictures is there; the first is {missing[0] if missing else 'absent'}"
+        )
+    notes = (f"{len(missing)} pictures of the list are not there: {named(missing)}",) if missing else ()
+    return Found(names=names, background=True, items=tuple(items), notes=notes)
+
+
+def _json_files(source: Path) -> list[Path]:
+    if source.is_file():
+        return [source]
+    files = (
+        sorted(source.glob("annotations/*.json")) or sorted(source.glob("*.json")) or sorted(source.glob("*/*.json"))
+    )
+    chosen = [p for p in files if p.name.startswith("instances")] or [p for p in files if _looks(p)]
+    if not chosen:
+        raise DataError(f"{source}: no COCO file; expected annotations/instances_*.json, or name the file itself")
+    return chosen
+
+
+def _looks(path: Path) -> bool:
+    with path.open("rb") as file:
+        return b'"images"' in file.read() and "image_info" not in path.name
+
+
+def _read(path: Path) -> CocoFile:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=CocoFile)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not an instances file of COCO ({error})") from error
+
+
+def _names(parsed: dict[Path, CocoFile]) -> tuple[str, ...]:
+    """Class names in the order of their ids. Raises: DataError: two files have different ones."""
+    tables = {path: tuple(sorted((c.id, c.name) for c in file.categories)) for path, file in parsed.items()}
+    if len(set(tables.values())) > 1:
+        first, second = list(tables)[:2]
+        raise DataError(f"{first} and {second} have different categories; import them one by one")
+    return tuple(name for _, name in next(iter(tables.values())))
+
+
+def split_of(path: Path) -> str | None:
+    """`instances_val2017.json` -> `val`; None where the name tells nothing."""
+    match = re.search(r"(train|val|valid|validation|test)(?=[\d_.]|$)", path.stem) or re.search(
+        r"(train|val|valid|validation|test)(?=[\d_.]|$)", path.parent.name
+    )
+    return {"valid": "val", "validation": "val"}.get(match[1], match[1]) if match else None
+
+
+def _items(path: Path, file: CocoFile, names: tuple[str, ...], missing: list[str], *, tags_only: bool) -> list[Item]:
+    order = {c.id: names.index(c.name) for c in file.categories}
+    objects: dict[int | str, list[Annotation]] = {}
+    for annotation in file.annotations:
+        if annotation.category_id not in order:
+            raise DataError(f"{path}: an annotation has category {annotation.category_id}, which is not in the list")
+        objects.setdefault(annotation.image_id, []).append(annotation)
+    folders = _picture_folders(path)
+    places = {p.id: _place(folders, p.file_name, str(path)) for p in file.images}
+    missing += [p.file_name for p in file.images if places[p.id] is None]
+    there = [p for p in file.images if places[p.id] is not None]
+    found = {p.id: place for p in there if (place := places[p.id]) is not None}
+    ids = ids_of(found.values(), path.parent)
+    return [
+        Item(
+            id=ids[found[p.id]],
+            picture=found[p.id],
+            mask=None if tags_only else functools.partial(_draw, p, objects.get(p.id, []), order, str(path)),
+            tags=frozenset(names[order[a.category_id]] for a in objects.get(p.id, [])) if tags_only else None,
+            split=split_of(path),
+            group=str(Path(p.file_name).parent),
+        )
+        for p in there
+    ]
+
+
+def _picture_folders(path: Path) -> list[Path]:
+    root = path.parent.parent if path.parent.name == "annotations" else path.parent
+    tail = re.search(r"(train|val|valid|test)\d*", path.stem)
+    wanted = [tail[0], re.sub(r"\d", "", tail[0])] if tail else []
+    beside = [root / name for name in wanted] + [root / "images" / name for name in wanted]
+    return [*beside, root / "images", root / "JPEGImages", root / "data", root, path.parent]
+
+
+def _place(folders: list[Path], name: str, where: str) -> Path | None:
+    return next((p for folder in folders if (p := inside(folder, name, where)).is_file()), None)
+
+
+def _draw(picture: Picture, objects: list[Annotation], order: dict[int, int], where: str) -> NDArray[np.int32]:
+    hw, where = (picture.height, picture.width), f"{where}, picture {picture.file_name}"
+    without = [a for a in objects if not a.segmentation]
+    if without:
+        raise DataError(
+            f"{where}: {len(without)} objects have a box but no mask; take the classes alone with --image-labels"
+        )
+    layers = [(VOID if a.iscrowd else order[a.category_id], coco_mask(a.segmentation, hw, where)) for a in objects]
+    return paint(hw, layers)

@@ -1,0 +1,120 @@
+"""Pictures and index masks in two folders, or pictures with tags alone (a folder a class, a CSV) -> `Found`."""
+
+from __future__ import annotations
+
+import csv
+import functools
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsss_edge.artifacts import IGNORE
+from tsss_edge.data.importers.found import UNLABELLED, VOID, Found, Item, ids_of, inside, pictures_below
+from tsss_edge.data.importers.pairs import find_pairs, split_below
+from tsss_edge.data.pictures import read_mask
+from tsss_edge.data.voc import read_text
+from tsss_edge.errors import DataError
+
+
+def read_folders(source: Path, names: Path | None, *, images: str | None = None, masks: str | None = None) -> Found:
+    """Read pairs of pictures and index masks.
+
+    Masks that hold 0 and 255 only, all of them, are background and one object class. `names` is a text file with a
+    class a line, the first being id 0 (default: SRC/classes.txt, else class_1, class_2, ... as far as ids go).
+    Raises: DataError: no pairs, or a mask is no index picture.
+    """
+    pairs = find_pairs(source, images, masks)
+    values = _values(list(pairs.masks.values()))
+    binary = values <= {0, IGNORE} and IGNORE in values
+    listed, background = _listed(source, names, values, binary=binary)
+    ids = ids_of(pairs.masks, source)
+    items = [
+        Item(
+            id=ids[picture],
+            picture=picture,
+            mask=functools.partial(_draw, mask, len(listed), background=background, binary=binary),
+            split=split_below(picture, pairs.pictures),
+            group=str(picture.parent.relative_to(source)),
+        )
+        for picture, mask in pairs.masks.items()
+    ]
+    said = ("masks hold 0 and 255 only: 0 is taken as background, 255 as the object",) if binary else ()
+    return Found(names=listed, background=background, items=tuple(items), notes=(*pairs.notes, *said))
+
+
+def _values(masks: list[Path]) -> set[int]:
+    found: set[int] = set()
+    for path in masks:
+        found |= set(np.unique(read_mask(path)).tolist())
+    return found
+
+
+def _listed(source: Path, names: Path | None, values: set[int], *, binary: bool) -> tuple[tuple[str, ...], bool]:
+    """Names without the background, and whether id 0 is it."""
+    path = names or source / "classes.txt"
+    highest = max(values - {IGNORE}, default=0)
+    if not path.is_file():
+        if names is not None:
+            raise DataError(f"{path}: no such list of class names")
+        return (("object",) if binary else tuple(f"class_{i}" for i in range(1, highest + 1))), True
+    every = tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
+    background = bool(every) and every[0].strip("_").lower() == "background"
+    if not binary and highest >= len(every):
+        raise DataError(f"{path}: names {len(every)} classes, but the masks hold id {highest}; expected a name a line")
+    return (every[1:] if background else every), background
+
+
+def _draw(path: Path, classes: int, *, background: bool, binary: bool) -> NDArray[np.int32]:
+    mask = read_mask(path).astype(np.int32)
+    if binary:
+        return np.where(mask == IGNORE, 0, UNLABELLED).astype(np.int32)
+    ids = mask - 1 if background else mask  # id 0 becomes UNLABELLED (-1) by the same step
+    return np.where(mask == IGNORE, VOID, ids).astype(np.int32)
+
+
+def read_tags(source: Path) -> Found:
+    """Pictures with image-level labels only: SRC/CLASS/*.jpg, or a CSV `file,classes` (classes apart by blanks or `;`).
+
+    Raises: DataError: neither is there.
+    """
+    table = source if source.is_file() else next(iter(sorted(source.glob("*.csv"))), None)
+    return _from_csv(table) if table is not None else _from_class_folders(source)
+
+
+def _from_class_folders(source: Path) -> Found:
+    folders = (
+        sorted(p for p in source.iterdir() if p.is_dir() and not p.name.startswith(".")) if source.is_dir() else []
+    )
+    pictures = {folder.name: pictures_below(folder) for folder in folders}
+    pictures = {name: paths for name, paths in pictures.items() if paths}
+    if not pictures:
+        raise DataError(f"{source}: no tags; expected a folder a class, or a CSV file `file,classes`")
+    ids = ids_of([p for paths in pictures.values() for p in paths], source)
+    items = [
+        Item(id=ids[path], picture=path, tags=frozenset({name}), group=name)
+        for name, paths in pictures.items()
+        for path in paths
+    ]
+    return Found(names=tuple(pictures), background=True, items=tuple(items))
+
+
+def _from_csv(table: Path) -> Found:
+    rows = list(csv.reader(read_text(table).splitlines()))
+    tags: dict[Path, frozenset[str]] = {}
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) < 2:
+            raise DataError(f"{table}, line {number}: expected `file,classes`, got {','.join(row)!r}")
+        path = inside(table.parent, row[0], f"{table}, line {number}")
+        if not path.is_file():
+            path = inside(table.parent / "images", row[0], f"{table}, line {number}")
+        if not path.is_file():
+            raise DataError(f"{table}, line {number}: no picture {row[0]} beside the file")
+        words = [word for cell in row[1:] for word in (cell.split(";") if ";" in cell else cell.split())]
+        tags[path] = tags.get(path, frozenset()) | {word.strip() for word in words if word.strip()}
+    names = tuple(sorted({name for found in tags.values() for name in found}))
+    if not names:
+        raise DataError(f"{table}: names no class; expected a first line `file,classes` and a picture a line")
+    ids = ids_of(tags, table.parent)
+    items = [Item(id=ids[path], picture=path, tags=found, group=str(path.parent)) for path, found in tags.items()]
+    return Found(names=names, background=True, items=tuple(items))

@@ -1,0 +1,206 @@
+"""Pictures -> a video file or stream by PyAV, such that what is written plays, whatever ends the process.
+
+H.264 in fragmented MP4 (or MOV, MKV): a keyframe each second closes a fragment, and every packet is flushed. VP9 in WebM,
+GIF, MJPEG in AVI, H.264 over RTSP and as HLS likewise come from FFmpeg.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from tsss_edge.errors import DataError
+from tsss_edge.stream.av_reader import FAULTS
+
+MOST_PARTS = 10_000  # of a second, that a rate is told in: 239.651 and 30000/1001 alike
+BT601, LIMITED = 6, 1  # H.273: colours as every player reads untagged small video, and as OpenCV reads all of it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """How one kind of file is written: FFmpeg's names and options."""
+
+    format: str
+    codec: str
+    pixels: str
+    options: dict[str, str] = field(default_factory=dict)
+    container: dict[str, str] = field(default_factory=dict)
+
+
+X264 = {"preset": "superfast", "tune": "zerolatency", "crf": "21"}  # zerolatency: no frame waits inside the encoder
+FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
+CLUSTERS = {
+    "cluster_time_limit": "1000",
+    "flush_packets": "1",
+}  # of Matroska and WebM: at most a second waits in memory
+ENCODINGS: dict[str, Encoding] = {
+    ".mp4": Encoding(format="mp4", codec="libx264", pixels="yuv420p", options=X264, container=FRAGMENTS),
+    ".mov": Encoding(format="mov", codec="libx264", pixels="yuv420p", options=X264, container=FRAGMENTS),
+    ".mkv": Encoding(format="matroska", codec="libx264", pixels="yuv420p", options=X264, container=CLUSTERS),
+    ".webm": Encoding(
+        format="webm",
+        codec="libvpx-vp9",
+        pixels="yuv420p",
+        options={"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0", "crf": "32", "b": "0"},
+        container=CLUSTERS,
+    ),
+    ".avi": Encoding(format="avi", codec="mjpeg", pixels="yuvj420p", options={"qmin": "3", "qmax": "6"}),
+    ".gif": Encoding(format="gif", codec="gif", pixels="rgb8"),
+    ".m3u8": Encoding(
+        format="hls",
+        codec="libx264",
+        pixels="yuv420p",
+        options=X264,
+        container={"hls_time": "1", "hls_list_size": "0", "hls_flags": "append_list"},
+    ),
+    "rtsp": Encoding(
+        format="rtsp", codec="libx264", pixels="yuv420p", options=X264, container={"rtsp_transport": "tcp"}
+    ),
+}  # fmt: skip
+WRITABLE = tuple(kind for kind in ENCODINGS if kind.startswith("."))
+
+
+class VideoWriter:
+    """One video being written. The size is that of the first picture's arguments; odd sides repeat their last line."""
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        kind: str,
+        fps: float,
+        size_hw: tuple[int, int],
+        audio_from: str | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """Open a file or address. `kind`: a key of ENCODINGS. `audio_from`: a file whose first sound track is copied.
+
+        Raises: DataError: it cannot be opened or written.
+        """
+        self._target, self._encoding = target, ENCODINGS[kind]
+        self._even_hw = (size_hw[0] + size_hw[0] % 2, size_hw[1] + size_hw[1] % 2)
+        self._step = Fraction(1) / Fraction(fps).limit_denominator(MOST_PARTS)
+        self._next_s, self._last_tick = Fraction(0), -1
+        self.frames = 0
+        self._container: Any = None
+        self._audio: _Audio | None = None
+        try:
+            self._open(fps, threads, audio_from)
+        except FAULTS as error:
+            self._abandon()
+            raise DataError(
+                f"{target}: cannot write a {size_hw[1]}x{size_hw[0]} video at {fps:g} frames a second there ({error})"
+            ) from error
+
+    def _open(self, fps: float, threads: int | None, audio_from: str | None) -> None:
+        encoding = self._encoding
+        self._container = av.open(self._target, "w", format=encoding.format, container_options=encoding.container)
+        rate = Fraction(fps).limit_denominator(MOST_PARTS)
+        stream = self._container.add_stream(encoding.codec, rate=rate, options=encoding.options)
+        stream.height, stream.width = self._even_hw
+        stream.pix_fmt = encoding.pixels
+        context = stream.codec_context
+        context.time_base = 1 / rate if encoding.format in ("gif", "avi") else _clock(rate)
+        context.gop_size = max(1, round(fps))  # a keyframe each second
+        context.max_b_frames = 0
+        if threads:
+            context.thread_count = threads
+        if encoding.pixels == "yuv420p":
+            context.colorspace, context.color_range = BT601, LIMITED
+        self._stream = stream
+        if audio_from is not None:
+            self._audio = _Audio(audio_from, self._container)
+        self._container.start_encoding()  # writes the header now: a place that takes no file shows itself before the first frame
+
+    def write(self, image: NDArray[np.uint8], time_s: float | None = None) -> None:
+        """Append a picture, (H,W,3) uint8 BGR. `time_s`: when it is shown, from the start (default: the rate's next time).
+
+        Raises: DataError: it cannot be written (for one, a full disk).
+        """
+        frame = av.VideoFrame.from_ndarray(self._even(image), format="bgr24").reformat(format=self._encoding.pixels)
+        now = self._next_s if time_s is None else Fraction(time_s)
+        base = self._stream.codec_context.time_base
+        tick = max(self._last_tick + 1, round(now / base))  # times that stand still or go back would be refused
+        frame.pts, frame.time_base = tick, base
+        self._last_tick, self._next_s = tick, tick * base + self._step
+        try:
+            self._container.mux(self._stream.encode(frame))
+            if self._audio is not None:
+                self._audio.copy_until(float(tick * base))
+        except FAULTS as error:
+            raise DataError(f"{self._target}: cannot be written on ({error}); is the disk full?") from error
+        self.frames += 1
+
+    def _even(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if image.shape[:2] == self._even_hw:
+            return np.ascontiguousarray(image)
+        bottom, right = (even - odd for even, odd in zip(self._even_hw, image.shape[:2], strict=True))
+        return np.asarray(cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE), dtype=np.uint8)
+
+    def close(self) -> None:
+        """Finish the file. Safe to call twice. Raises: DataError: the end of it cannot be written."""
+        container, self._container = self._container, None
+        if container is None:
+            return
+        try:
+            if self.frames:
+                container.mux(self._stream.encode(None))
+                if self._audio is not None:
+                    self._audio.copy_until(float(self._next_s))
+            container.close()
+        except FAULTS as error:
+            raise DataError(f"{self._target}: its end cannot be written ({error}); is the disk full?") from error
+        finally:
+            if self._audio is not None:
+                self._audio.close()
+
+    def _abandon(self) -> None:
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+
+
+def _clock(rate: Fraction) -> Fraction:
+    """Seconds a tick: a frame of `rate` takes a whole number of them, and a camera's times are told to 0.1 ms."""
+    return Fraction(1, rate.numerator * max(1, MOST_PARTS // rate.numerator))
+
+
+class _Audio:
+    """Packets of a file's first sound track, copied as they are, as far as the pictures have come."""
+
+    def __init__(self, path: str, target: Any) -> None:
+        self._source = av.open(path)
+        streams = self._source.streams.audio
+        self._packets = self._source.demux(streams[0]) if streams else iter(())
+        self._stream = target.add_stream_from_template(streams[0]) if streams else None
+        self._target = target
+        self._held: Any = None
+
+    def copy_until(self, time_s: float) -> None:
+        """Write the packets that start before `time_s`."""
+        while (packet := self._held or next(self._packets, None)) is not None:
+            self._held = packet
+            if packet.dts is not None:
+                if float(packet.dts * packet.time_base) > time_s:
+                    return
+                packet.stream = self._stream
+                self._target.mux(packet)
+            self._held = None
+
+    def close(self) -> None:
+        self._source.close()
+
+
+def kind_of(target: str) -> str | None:
+    """The key of ENCODINGS for a path or address, None where it names no video."""
+    if target.lower().startswith(("rtsp://", "rtsps://")):
+        return "rtsp"
+    suffix = Path(target).suffix.lower()
+    return suffix if suffix in ENCODINGS else None
