@@ -168,8 +168,8 @@ def test_live_miou_only_where_the_classes_are_those_of_the_scenes() -> None:
     assert Checks.open(fake(), "synthetic://", None, 1, None).miou is None
     engine = fake()
     engine.classes = SYNTHETIC
-    assert Checks.open(engine, "synthetic://", None, 1, None)._accuracy is not None
-    assert Checks.open(engine, "in.mp4", None, 1, None)._accuracy is None
+    assert Checks.open(engine, "synthetic://", None, 1, None).accuracy is not None
+    assert Checks.open(engine, "in.mp4", None, 1, None).accuracy is None
 
 
 # -- the command line ------------------------------------------------------------------------------------------------------
