@@ -189,14 +189,10 @@ def measure_rows(network: Network, args: argparse.Namespace) -> Iterator[EngineR
         **{f"OpenVINO {name}": engine.path for name, engine in network.engines.items()},
     }
     with ExitStack() as stack:
-        stages = [
-            StageCounts(name, path.name, stack.enter_context(open_backend(path, threads=args.threads)))
-            for name, path in paths.items()
-        ]
+        backends = [stack.enter_context(open_backend(path, threads=args.threads)) for path in paths.values()]
+        stages = [StageCounts(name, path.name, b) for (name, path), b in zip(paths.items(), backends, strict=True)]
         run_stages(stages, network.dataset, ids, boundary_px=BOUNDARY_PX)
-        times = time_networks(
-            [s.backend for s in stages], [path.name for path in paths.values()], duration_s=args.duration
-        )
+        times = time_networks(backends, [path.name for path in paths.values()], duration_s=args.duration)
     data_sha256 = network.dataset.split_hash(args.split)
     for stage, timed in zip(stages, times, strict=True):
         report = verdict(network, stages[0], stage, args, data_sha256)
