@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import cv2
+import msgspec
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -20,12 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tsss_edge.artifacts import IGNORE, Checkpoint, Preprocess, Struct
+from tsss_edge.config import TrainConfig
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.label.diffusion import DiffusionConfig, Floats, affinity, diffuse
 from tsss_edge.label.guided import guided
 from tsss_edge.models import load_model
 from tsss_edge.models.classifier import load_classifier
 from tsss_edge.train.loop import pick_device
+from tsss_edge.train.memory import keep_features
 from tsss_edge.train.validate import Views
 
 STRIDE = 8
@@ -52,6 +55,8 @@ class LabelConfig(Struct, frozen=True):
     sure_above: float = 0.7  # probability, where a P-Net labels (relabel.py)
     edges: EdgeFit | None = None  # None: chosen on images with masks (edges.py)
     diffusion: DiffusionConfig | None = DiffusionConfig()  # None: the class maps as they are
+    scales: tuple[float, ...] = SCALES  # of the network input
+    flip: bool = True  # look at the mirrored picture as well
 
 
 class Evidence(Struct, frozen=True):
@@ -64,12 +69,25 @@ class Evidence(Struct, frozen=True):
 
 
 class Annotator:
-    """The L-Net and the classifier of a run. Raises: ArtifactError: a checkpoint of another stage, or damaged."""
+    """The L-Net and the classifier of a run. `scales`, `flip`: how they look, see LabelConfig.
 
-    def __init__(self, lnet: Checkpoint, classifier: Checkpoint, *, device: str = "auto") -> None:
-        self._device = pick_device(device)
+    Raises: ArtifactError: a checkpoint of another stage, or damaged.
+    """
+
+    def __init__(
+        self,
+        lnet: Checkpoint,
+        classifier: Checkpoint,
+        *,
+        device: str = "auto",
+        scales: tuple[float, ...] = SCALES,
+        flip: bool = True,
+    ) -> None:
+        self._device, self._scales, self._flip = pick_device(device), scales, flip
         self._lnet = load_model(lnet).to(self._device)
         self._classifier = load_classifier(classifier).to(self._device)
+        for net, checkpoint in ((self._lnet, lnet), (self._classifier, classifier)):
+            keep_features(net, msgspec.convert(checkpoint.meta.training, TrainConfig))
 
     def foreground(self, views: Views) -> Iterator[tuple[str, Floats]]:
         """(id, M) of each picture: (1,h,w), 0-1."""
@@ -93,7 +111,7 @@ class Annotator:
     @torch.inference_mode()
     def _see(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(N,3,H,W) -> objectness (N,1,h,w), class maps (N,K_all,h,w), L-Net's features, mean colours."""
-        looks = [self._look(x, scale) for scale in SCALES]
+        looks = [self._look(x, scale) for scale in self._scales]
         features = looks[-1][2]
         grid = (features.shape[-2], features.shape[-1])
         logit, maps = (torch.stack([resized(look[k], grid) for look in looks]).mean(dim=0) for k in (0, 1))
@@ -102,10 +120,12 @@ class Annotator:
     def _look(self, x: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
         """Objectness logit, class maps and features at one scale, on that scale's stride-8 grid."""
         x = scaled(x, scale)
-        both = torch.cat([x, x.flip(-1)])
+        both = torch.cat([x, x.flip(-1)]) if self._flip else x
         features = self._lnet.features(both)
         assert self._lnet.object_head is not None
-        logit, maps = unflipped(self._lnet.object_head(features)), unflipped(self._classifier(both).maps)
+        logit, maps = self._lnet.object_head(features), self._classifier(both).maps
+        if self._flip:
+            logit, maps = unflipped(logit), unflipped(maps)
         return logit, maps, features[: len(x)]
 
 

@@ -11,25 +11,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 
 from tsss_edge.artifacts import IGNORE, Checkpoint
+from tsss_edge.config import TrainConfig
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.label.annotate import SCALES, LabelConfig, Mask, resized, scaled, sharpened, unflipped
 from tsss_edge.label.diffusion import Floats
 from tsss_edge.models import load_model
 from tsss_edge.train.loop import pick_device
+from tsss_edge.train.memory import keep_features
 from tsss_edge.train.validate import Views
 
 
 class Relabeller:
-    """A P-Net as the one who labels. Raises: ArtifactError: a damaged checkpoint."""
+    """A P-Net as the one who labels. `scales`, `flip`: see LabelConfig. Raises: ArtifactError: a damaged checkpoint."""
 
-    def __init__(self, pnet: Checkpoint, *, device: str = "auto") -> None:
-        self._device = pick_device(device)
+    def __init__(
+        self, pnet: Checkpoint, *, device: str = "auto", scales: tuple[float, ...] = SCALES, flip: bool = True
+    ) -> None:
+        self._device, self._scales, self._flip = pick_device(device), scales, flip
         self._net = load_model(pnet).to(self._device)
+        keep_features(self._net, msgspec.convert(pnet.meta.training, TrainConfig))
 
     def foreground(self, views: Views) -> Iterator[tuple[str, Floats]]:
         """(id, probability of any category) of each picture: (1,h,w), 0-1."""
@@ -55,8 +61,10 @@ class Relabeller:
     def _see(self, x: Tensor) -> Tensor:
         """(N,3,H,W) -> (N,K,h,w) logits, a mean over scales and mirrored pictures."""
         looks = []
-        for scale in SCALES:
+        for scale in self._scales:
             larger = scaled(x, scale)
-            looks.append(unflipped(self._net(torch.cat([larger, larger.flip(-1)])).logits.float()))
+            both = torch.cat([larger, larger.flip(-1)]) if self._flip else larger
+            logits = self._net(both).logits.float()
+            looks.append(unflipped(logits) if self._flip else logits)
         size = (looks[-1].shape[-2], looks[-1].shape[-1])
         return torch.stack([resized(look, size) for look in looks]).mean(dim=0)

@@ -81,7 +81,7 @@ def write_labels(
     dataset = VocDataset.open(data)
     _require_same_classes(first, dataset)
     supervision = Supervision(dataset, tuple(first.meta.strong if strong is None else strong))
-    labeller, networks = _labeller(first, data, supervision, classifier, device)
+    labeller, networks = _labeller(first, data, supervision, classifier, device, config)
     views = Views(dataset, supervision.weak_ids(split), first.meta.preprocess)
     config = config if config.edges else _with_edges(config, labeller, supervision, source, views.preprocess)
     pictures: list[Pair] = []
@@ -110,14 +110,20 @@ def write_labels(
 
 
 def _labeller(
-    first: Checkpoint, data: Path, supervision: Supervision, classifier: Path | None, device: str
+    first: Checkpoint,
+    data: Path,
+    supervision: Supervision,
+    classifier: Path | None,
+    device: str,
+    config: LabelConfig,
 ) -> tuple[Annotator | Relabeller, tuple[Checkpoint, ...]]:
     """Who labels, and the checkpoints it is made of."""
     if first.meta.stage == "pnet":
-        return Relabeller(first, device=device), (first,)
+        return Relabeller(first, device=device, scales=config.scales, flip=config.flip), (first,)
     found = Checkpoint.load(classifier) if classifier else find_classifier(first)
     sorter = found or _new_classifier(first, data, supervision)
-    return Annotator(first, sorter, device=device), (first, sorter)
+    labeller = Annotator(first, sorter, device=device, scales=config.scales, flip=config.flip)
+    return labeller, (first, sorter)
 
 
 def _with_edges(

@@ -8,6 +8,7 @@ from functools import partial
 from tsss_edge.artifacts import Checkpoint
 from tsss_edge.errors import ArtifactError
 from tsss_edge.models.edge import EDGE_M, EDGE_S, edge_net
+from tsss_edge.models.lite import LITE0, LITE1, LITE2, lite_net
 from tsss_edge.models.segnet import Heads, SegNet
 from tsss_edge.models.vgg16 import vgg16_largefov
 
@@ -16,6 +17,9 @@ __all__ = ["ARCHITECTURES", "Heads", "SegNet", "build_model", "load_model"]
 ARCHITECTURES: dict[str, Callable[..., SegNet]] = {
     "edge-s": partial(edge_net, EDGE_S),
     "edge-m": partial(edge_net, EDGE_M),
+    "lite0": partial(lite_net, LITE0),
+    "lite1": partial(lite_net, LITE1),
+    "lite2": partial(lite_net, LITE2),
     "vgg16-largefov": vgg16_largefov,
 }
 

@@ -27,6 +27,7 @@ from tsss_edge.train.common import freeze, fresh_net, require_background, take_o
 from tsss_edge.train.loader import Batch, Samples, network_input
 from tsss_edge.train.loop import Moment, Stage, pick_device, train
 from tsss_edge.train.losses import cell_shares, class_loss, object_loss
+from tsss_edge.train.memory import keep_features
 from tsss_edge.train.validate import Views
 
 IMAGE_WEIGHT, PIXEL_WEIGHT, PARTIAL_WEIGHT, FAIR_WEIGHT, OBJECT_WEIGHT = 0.3, 1.0, 1.0, 0.5, 0.5  # of the losses (ours)
@@ -48,6 +49,7 @@ def train_classifier(
     supervision = Supervision(dataset, tuple(start.meta.strong if strong is None else strong))
     net = take_over(fresh_net(config, num_classes=len(dataset.classes)), start, config.arch)
     teacher = freeze(load_model(start).to(pick_device(config.device)))
+    keep_features(teacher, config)
     classifier = Classifier(net)
     samples = Samples(
         dataset,
@@ -58,6 +60,7 @@ def train_classifier(
         seed=config.seed + 1,  # other crops than L-Net saw
         labels_of=supervision.image_labels,
         weak=frozenset(supervision.weak_ids("train")),
+        views=config.views,
     )
     stage = Stage(
         name="classifier",

@@ -22,7 +22,7 @@ from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import DataError
 from tsss_edge.models import SegNet
-from tsss_edge.train.common import fresh_net, load_encoder, require_background, training_split
+from tsss_edge.train.common import fresh_net, load_encoder, require_background, start_from, training_split
 from tsss_edge.train.loader import Augment, Batch, Samples, network_input
 from tsss_edge.train.loop import Moment, Stage, train
 from tsss_edge.train.losses import cell_shares, object_loss
@@ -52,6 +52,7 @@ def train_lnet(
     supervision = Supervision(dataset, tuple(strong))
     net = fresh_net(config, num_classes=0)
     load_encoder(net, config)
+    start_from(net, config)
     stage = Stage(
         name="lnet",
         net=net,
@@ -65,18 +66,24 @@ def train_lnet(
 
 
 def _samples(config: TrainConfig, dataset: VocDataset, supervision: Supervision, source: Path | None) -> Samples:
-    augment = AnyHue(TrainAugment(config.view_hw, config.preprocess, config.scale_range, color=COLOR))
+    augment: Augment = AnyHue(TrainAugment(config.view_hw, config.preprocess, config.scale_range, color=COLOR))
+    if config.views:  # the views of the other stages
+        augment = TrainAugment(config.view_hw, config.preprocess, config.scale_range)
     if source is not None:
         other = VocDataset.open(source)
         require_background(other, "L-Net")
-        return Samples(other, training_split(other), other.mask, augment, batch=config.batch, seed=config.seed)
+        return Samples(
+            other, training_split(other), other.mask, augment, batch=config.batch, seed=config.seed, views=config.views
+        )
     ids = supervision.strong_ids("train")
     if len(ids) < 2:
         raise DataError(
             f"{dataset.root}: {len(ids)} training images hold strong categories only; "
             "name more strong categories, or give the masks of another set with --source"
         )
-    return Samples(dataset, ids, supervision.pixel_mask, augment, batch=config.batch, seed=config.seed)
+    return Samples(
+        dataset, ids, supervision.pixel_mask, augment, batch=config.batch, seed=config.seed, views=config.views
+    )
 
 
 class AnyHue:

@@ -116,6 +116,7 @@ def train_from(
         seed=config.seed,
         labels_of=supervision.image_labels,
         weak=weak,
+        views=config.views,
     )
     duel = Duel(config) if switches.adversarial and 0 < len(weak) < len(ids) else None
     weights = class_weights(dataset, ids, mask_of, config.balance)

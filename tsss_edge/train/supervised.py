@@ -10,7 +10,7 @@ from tsss_edge.artifacts import Checkpoint
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.augment import TrainAugment
 from tsss_edge.data.voc import VocDataset
-from tsss_edge.train.common import class_weights, fresh_net, load_encoder, training_split
+from tsss_edge.train.common import class_weights, fresh_net, load_encoder, start_from, training_split
 from tsss_edge.train.cutmix import cut_and_mix
 from tsss_edge.train.loader import Batch, Samples, network_input
 from tsss_edge.train.loop import Moment, Stage, train
@@ -32,6 +32,7 @@ def train_supervised(
     dataset = VocDataset.open(data)
     net = fresh_net(config, num_classes=len(dataset.classes))
     load_encoder(net, config)
+    start_from(net, config)
     return train(supervised_stage(config, dataset, net, cutmix=cutmix), config, out, resume=resume)
 
 
@@ -39,7 +40,7 @@ def supervised_stage(config: TrainConfig, dataset: VocDataset, net: nn.Module, *
     """The stage that trains `net`, which gives `Heads`, on the masks of all categories."""
     augment = TrainAugment(config.view_hw, config.preprocess, config.scale_range)
     ids = training_split(dataset)
-    samples = Samples(dataset, ids, dataset.mask, augment, batch=config.batch, seed=config.seed)
+    samples = Samples(dataset, ids, dataset.mask, augment, batch=config.batch, seed=config.seed, views=config.views)
     weights = class_weights(dataset, ids, dataset.mask, config.balance)
     views = Views(dataset, dataset.ids("val"), config.preprocess)
     return Stage(
