@@ -91,7 +91,7 @@ class Normalize(nn.Module):
         self.gain, self.offset = gain, offset
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.gain - self.offset
+        return (x if self.gain == 1 else x * self.gain) - self.offset
 
 
 class ConvBn(nn.Sequential):

@@ -2,7 +2,7 @@
 
 Explicit, symmetric, TensorRT's rules (`NvInfer.h`, IQuantizeLayer; NVIDIA's explicit quantization guide): a pair on the
 activation input and on the weight of a convolution, never on a bias, a graph output, before a Resize, or between
-convolution and ReLU; of an Add after a convolution, a pair on the other ("skip") input only. One tensor gets one pair,
+convolution and ReLU (or Clip); of an Add after a convolution, a pair on the other ("skip") input only. One tensor gets one pair,
 whoever uses it. Each rule below is a function that gives the reason why a layer stays float, or None.
 """
 
@@ -69,10 +69,20 @@ class Graph:
         self.outputs = {o.name for o in model.graph.output}
 
     def is_picture(self, tensor: str) -> bool:
-        """Whether a tensor holds the pixel values of the graph's input, only cast or moved."""
-        while tensor in self.maker and self.maker[tensor].op_type in _MOVES:
-            tensor = self.maker[tensor].input[0]
-        return tensor in self.inputs
+        """Whether a tensor holds the pixel values of the graph's input, only cast, moved, or less a mean."""
+        return self.picture_peak(tensor) is not None
+
+    def picture_peak(self, tensor: str) -> float | None:
+        """Largest magnitude of a tensor that holds the picture; None for another tensor."""
+        mean = 0.0
+        while tensor in self.maker and self.maker[tensor].op_type in (*_MOVES, "Sub"):
+            node = self.maker[tensor]
+            if node.op_type == "Sub":
+                if node.input[1] not in self.weights or self.weights[node.input[1]].size != 1:
+                    return None
+                mean += float(self.weights[node.input[1]].item())
+            tensor = node.input[0]
+        return max(abs(mean), abs(INPUT_PEAK - mean)) if tensor in self.inputs else None
 
     def reaches_output(self, node: onnx.NodeProto) -> bool:
         """Whether a graph output depends on `node` without another layer between."""
@@ -188,6 +198,8 @@ def plan(model: onnx.ModelProto, options: Options | None = None) -> Plan:
 _OTHERS = {
     "Resize": "no pair before a Resize; what reads it may have one",
     "Relu": "part of the layer before it",
+    "Clip": "part of the layer before it",
+    "Sub": "takes the mean from the picture",
     "Concat": "its users have the pairs",
     "Cast": "moves values only",
     "Transpose": "moves values only",
@@ -218,4 +230,4 @@ def wanted_tensors(model: onnx.ModelProto) -> tuple[str, ...]:
 def exact_ranges(model: onnx.ModelProto, tensors: Collection[str]) -> dict[str, float]:
     """Ranges that need no measuring: of the picture itself."""
     graph = Graph(model)
-    return {t: INPUT_PEAK for t in tensors if graph.is_picture(t)}
+    return {t: peak for t in tensors if (peak := graph.picture_peak(t)) is not None}

@@ -21,7 +21,15 @@ from tsss_edge.onnxgraph.half import cast_fp16, overflowing_nodes
 QDQ = ("QuantizeLinear", "DequantizeLinear")
 AS_ASKED, FP16_SCALES = "as asked", "FP16 scales"
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-FOLLOWERS = ("Relu", "Add", "Resize", "Concat", "MaxPool", "AveragePool")  # take the type of what they come from
+FOLLOWERS = (
+    "Relu",
+    "Clip",
+    "Add",
+    "Resize",
+    "Concat",
+    "MaxPool",
+    "AveragePool",
+)  # take the type of what they come from
 
 
 class TypedGraph(Struct, frozen=True):

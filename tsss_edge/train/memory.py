@@ -12,7 +12,9 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import threading
+from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from io import BufferedRandom
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from tsss_edge.models.lite import LiteEncoder
 KEY = 16  # bytes of a hash
 
 Halves = NDArray[np.float16]
+Look = Callable[[Tensor], list[Tensor]]  # network input -> features of the frozen stages
 
 
 def freeze_stages(net: nn.Module, stride: int) -> list[nn.Module]:
@@ -76,6 +79,7 @@ class Memory:
         self._encoder, self._count = encoder, stride.bit_length() - 3  # features: one for 8, two for 16, three for 32
         self._folder = cache_folder("features") / f"{_fingerprint(encoder, self._stages)}-{stride}"
         self._stores: dict[tuple[int, int], Store] = {}
+        self._looks: dict[tuple[int, int], Look] = {}
 
     @property
     def _stages(self) -> nn.ModuleList:
@@ -93,7 +97,7 @@ class Memory:
         new = [n for n, key in enumerate(keys) if key not in store]
         fresh: dict[bytes, Halves] = {}
         if new:
-            computed = torch.cat([f.flatten(1) for f in self._compute(x[new])], dim=1).half().cpu().numpy()
+            computed = torch.cat([f.flatten(1) for f in self._look(x)(x[new])], dim=1).half().cpu().numpy()
             fresh = dict(zip((keys[n] for n in new), computed, strict=True))
             store.add(fresh)
         found = np.stack([fresh[key] if key in fresh else store[key] for key in keys])
@@ -102,12 +106,11 @@ class Memory:
         views = [p.view(len(x), *shape) for p, shape in zip(parts, shapes, strict=True)]
         return [v.contiguous(memory_format=torch.channels_last) for v in views]
 
-    def _compute(self, x: Tensor) -> list[Tensor]:
-        x, features = self._encoder.normalize(x), []
-        for stage in self._stages:
-            x = stage(x)
-            features.append(x)
-        return features[-self._count :]
+    def _look(self, x: Tensor) -> Look:
+        size_hw = (x.shape[-2], x.shape[-1])
+        if size_hw not in self._looks:
+            self._looks[size_hw] = fast_look(FrozenPart(self._encoder, self._stages, self._count), x)
+        return self._looks[size_hw]
 
     def _shapes(self, x: Tensor) -> list[tuple[int, int, int]]:
         height, width = x.shape[-2:]
@@ -118,6 +121,41 @@ class Memory:
         if size_hw not in self._stores:
             self._stores[size_hw] = open_store(self._folder / f"{size_hw[0]}x{size_hw[1]}", length)
         return self._stores[size_hw]
+
+
+class FrozenPart(nn.Module):
+    """The frozen stages alone: (N,3,H,W) -> their last `count` features."""
+
+    def __init__(self, encoder: LiteEncoder, stages: nn.ModuleList, count: int) -> None:
+        super().__init__()
+        self.normalize, self.stages, self._count = encoder.normalize, stages, count
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x, features = self.normalize(x), []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features[-self._count :]
+
+
+def fast_look(part: FrozenPart, like: Tensor) -> Look:
+    """The function of `part` on batches of any size: by OpenVINO in float32 on a CPU where that is installed, which is 3.3
+    times as fast as PyTorch (measured, lite0 at 224x224, one thread); else by PyTorch."""
+    if like.device.type != "cpu" or find_spec("openvino") is None or find_spec("onnx") is None:
+        return part
+    from tsss_edge.backends.common import import_extra
+    from tsss_edge.export.emit import emit_floats
+
+    core = import_extra("openvino", "cpu").Core()
+    model = core.read_model(emit_floats(part, like.shape[1:]).SerializeToString())
+    exact = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+    request = core.compile_model(model, "CPU", exact).create_infer_request()
+
+    def look(x: Tensor) -> list[Tensor]:
+        found = request.infer([x.contiguous().numpy()])
+        return [torch.from_numpy(found[i].copy()) for i in range(len(found))]
+
+    return look
 
 
 def _fingerprint(encoder: LiteEncoder, stages: nn.ModuleList) -> str:
