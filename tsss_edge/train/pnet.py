@@ -200,10 +200,13 @@ class Duel:
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=D_LR, betas=(0.5, 0.99))
 
     def learn(self, image: Tensor, probabilities: Tensor, weak: Tensor) -> Tensor:
-        """One step of D on detached predictions: strong images to 0.9, weak ones to 0. Returns its loss."""
+        """One step of D on detached predictions: strong cells to 0.9, weak ones to 0. Returns its loss.
+
+        Args: weak: (N,1,h,w) on any grid, 1 where the cell comes of a weak picture.
+        """
         self.net.requires_grad_(True)
         score = self.net(image, probabilities.detach()).float()
-        target = torch.where(weak, 0.0, STRONG_TARGET)[:, None, None, None].expand_as(score)
+        target = STRONG_TARGET * (1 - weak_share(weak, score))
         loss = F.binary_cross_entropy_with_logits(score, target)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -212,11 +215,18 @@ class Duel:
         return loss
 
     def fool(self, image: Tensor, probabilities: Tensor, weak: Tensor) -> Tensor:
-        """S's loss: its predictions on weak images should be taken for strong ones (non-saturating, arXiv 1406.2661)."""
+        """S's loss: its predictions in weak cells should be taken for strong ones (non-saturating, arXiv 1406.2661)."""
         if not bool(weak.any()):
             return probabilities.new_zeros(())
         self.net.requires_grad_(False)
-        return F.softplus(-self.net(image[weak], probabilities[weak]).float()).mean()
+        score = self.net(image, probabilities).float()
+        share = weak_share(weak, score)
+        return (share * F.softplus(-score)).sum() / share.sum()
+
+
+def weak_share(weak: Tensor, score: Tensor) -> Tensor:
+    """(N,1,h,w), 1 in weak cells -> the share of them in each cell of D's `score`: (N,1,h/2,w/2)."""
+    return F.adaptive_avg_pool2d(weak, (score.shape[-2], score.shape[-1]))
 
 
 class PNetStep:
@@ -238,8 +248,9 @@ class PNetStep:
         shares = cell_shares(batch.masks, batch.labels.shape[1], self._config.loss_stride)
         if self._switches.mean_teacher and moment.average is not None:
             shares = refine(shares, x, batch, moment.average, moment.done)
+        weak = weak_cells(batch.weak, x)
         if self._switches.cutmix:
-            x, shares = cut_and_mix(x, shares, self._config.seed, moment.step)
+            x, shares, weak = cut_and_mix(self._config.seed, moment.step, x, shares, weak)
         logits, objectness = self._net(x)
         weights = self._weights.to(shares.device) if self._weights is not None else None
         loss, parts = category_losses(logits, shares, weights, self._config.jaccard)
@@ -247,9 +258,15 @@ class PNetStep:
         loss = loss + OBJECT_WEIGHT * parts["object"]
         if self._duel is not None:
             image, probabilities = F.avg_pool2d(x, 8), logits.float().softmax(dim=1)
-            parts["d"] = self._duel.learn(image, probabilities, batch.weak)
+            parts["d"] = self._duel.learn(image, probabilities, weak)
             say = min(1.0, max(0.0, (moment.done - D_ALONE) / (D_FULL - D_ALONE)))
             if say > 0:
-                parts["fool"] = self._duel.fool(image, probabilities, batch.weak)
+                parts["fool"] = self._duel.fool(image, probabilities, weak)
                 loss = loss + say * ADVERSARIAL_WEIGHT * parts["fool"]
         return loss, parts
+
+
+def weak_cells(weak: Tensor, x: Tensor) -> Tensor:
+    """(N,) bool and the pictures (N,3,H,W) -> (N,1,H/8,W/8), 1 in the cells of weak pictures."""
+    cells = (x.shape[-2] // 8, x.shape[-1] // 8)
+    return weak.to(x.dtype)[:, None, None, None].repeat(1, 1, *cells)

@@ -68,7 +68,7 @@ class SupervisedStep:
         x = network_input(batch.images, self._config.preprocess.scale)
         shares = cell_shares(batch.masks, batch.labels.shape[1], self._config.loss_stride)
         if self._cutmix:
-            x, shares = cut_and_mix(x, shares, self._config.seed, moment.step)
+            x, shares = cut_and_mix(self._config.seed, moment.step, x, shares)
         logits, objectness = self._net(x)
         weights = self._weights.to(shares.device) if self._weights is not None else None
         loss, parts = category_losses(logits, shares, weights, self._config.jaccard)
