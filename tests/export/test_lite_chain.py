@@ -14,11 +14,11 @@ from onnx import helper
 
 from tsss_edge.artifacts import OnnxModel
 from tsss_edge.calib.calibrate import calibrate
-from tsss_edge.calib.placement import plan, wanted_tensors
 from tsss_edge.config import load_target
 from tsss_edge.export.engine import build_engine
 from tsss_edge.export.graph import export_onnx
 from tsss_edge.models import load_model
+from tsss_edge.onnxgraph.placement import plan, wanted_tensors
 from tsss_edge.train.qat import find_checkpoint, load_calibration, rounded
 
 DEPTHWISE = 16  # of lite0

@@ -18,8 +18,8 @@ from tsss_edge.artifacts import Checkpoint, Struct
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
+from tsss_edge.label.annotate import LabelConfig
 from tsss_edge.train.all import draft_epochs, label_once, with_epochs
-from tsss_edge.train.annotate import LabelConfig
 from tsss_edge.train.classifier import train_classifier
 from tsss_edge.train.lnet import train_lnet
 from tsss_edge.train.pnet import PLAIN, Switches, train_pnet
