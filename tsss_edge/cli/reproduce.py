@@ -31,12 +31,28 @@ def reproduce(
     size: Size = None,
     epochs: Epochs = None,
     config: Config = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Of a benchmark: score what is there, train nothing.")
+    ] = False,
     json: Json = None,
 ) -> None:
     """The paper's table: supervised, 50% and 0% strong, with each part on and off. Run it again to go on.
 
+    A --config that names [folds] is a benchmark, such as benchmarks/photos.toml: it brings its own settings, folds and seeds.
+
     Example: tsss-edge reproduce --data runs/rendered --source runs/source --seeds 0 --jobs 2 --out runs/table
+
+    Example: tsss-edge reproduce --data voc_photos --source objects_source --config benchmarks/photos.toml --out runs/photos
     """
+    from tsss_edge.config import toml_keys
+
+    if config is not None and "folds" in toml_keys(config):
+        chosen_elsewhere = {"--strong": strong, "--rows": rows, "--arch": arch, "--size": size, "--epochs": epochs}
+        if given := [name for name, value in chosen_elsewhere.items() if value is not None]:
+            raise typer.BadParameter(f"{config} is a benchmark, which says that itself; leave {', '.join(given)} out")
+        return benchmark(config, data, source, out, report, json)
+    if report:
+        raise typer.BadParameter("--report is for a benchmark: give a --config with [folds]")
     from tsss_edge.reproduce import choose_rows
     from tsss_edge.reproduce import reproduce as make_table
 
@@ -48,6 +64,15 @@ def reproduce(
         choose_rows(chosen, with_source=source is not None)
     table = make_table(settings, data, out, source=source, seeds=numbers, strong=categories, rows=chosen, jobs=jobs)
     emit(table, table.summary(), json)
+
+
+def benchmark(config: Path, data: Path, source: Path | None, out: Path, report: bool, json: str | None) -> None:
+    """Run a benchmark file, or score what is there of it."""
+    from tsss_edge.reproduce.results import collect, read_benchmark, run_benchmark
+
+    settings = read_benchmark(config, data)
+    result = (collect if report else run_benchmark)(settings, data, source, out)
+    emit(result, result.summary(), json)
 
 
 def seed_numbers(text: str) -> list[int]:

@@ -1,24 +1,25 @@
-"""A benchmark file (photos.toml) -> the method on folds of a photo set, with its denominators; resumable.
+"""A benchmark file (benchmarks/photos.toml) -> the method on folds of a photo set, with its denominators; resumable.
 
-A benchmark differs from the table of `reproduce` in what it compares: folds given by name, each with other strong
-categories; a score over the categories that have enough validation pictures; a supervised network of equal epochs and one
-of equal optimizer steps, of which the better is the denominator. OUT/seed-N/{supervised,supervised-long,FOLD/...} are runs
-like any other, and what is found there is not made again.
+It differs from the table of `reproduce` in what it compares: folds given by name, each with other strong categories; a
+score over the categories that have enough validation pictures; a supervised network of equal epochs and one of equal
+optimizer steps, of which the better is the denominator. OUT/seed-N/{supervised,supervised-long,FOLD/...} are runs like any
+other, rows on other data stand in OUT/seed-N/ROW/, and what is found there is not made again.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from tsss_edge.artifacts import Checkpoint, Struct
 from tsss_edge.config import TrainConfig
-from tsss_edge.data.supervision import Supervision
-from tsss_edge.data.voc import VocDataset
 from tsss_edge.label.annotate import LabelConfig
+from tsss_edge.reproduce.derived import with_noisy_labels, without_categories
 from tsss_edge.train.all import draft_epochs, label_once, with_epochs
 from tsss_edge.train.classifier import train_classifier
 from tsss_edge.train.lnet import train_lnet
@@ -26,9 +27,10 @@ from tsss_edge.train.pnet import PLAIN, Switches, train_pnet
 from tsss_edge.train.supervised import train_supervised
 
 ZERO = "0"  # name of the fold in which nothing is strong
+NOISE = 0.1  # share of wrong image-level labels in the rows that have them
 
 
-class Epochs(Struct, frozen=True):
+class PartEpochs(Struct, frozen=True):
     """Of each part of the method; P-Net's include its draft's."""
 
     lnet: int
@@ -42,18 +44,62 @@ class Benchmark(Struct, frozen=True):
     """What a benchmark file says. Every setting in it is fixed before a weak mask of the set is looked at."""
 
     train: TrainConfig
-    epochs: Epochs
+    epochs: PartEpochs
     folds: dict[str, tuple[str, ...]]  # name -> strong categories
     score: tuple[str, ...]  # object categories of the headline mean, background beside them
     seeds: tuple[int, ...] = (0, 1, 2)
-    source_without: tuple[str, ...] = ()  # categories of the source set that a strict 0% leaves out
+    source_without: tuple[str, ...] = ()  # categories of the source set that the row "strict-source" leaves out
     relabel: bool = True
     labels: LabelConfig = LabelConfig()
     switches: Switches = Switches()
 
 
 @dataclass(frozen=True)
-class Step:
+class Variant:
+    """One row of the method. `first_seed_only`: rows that say where the method loses, not what it reaches.
+
+    switches, relabel: P-Net's, where they are not the benchmark's. noise: share of wrong image-level labels.
+    strict: the source set without the categories that are near the target's.
+    """
+
+    protocol: str  # "50" (all folds) or "0"
+    name: str
+    switches: Switches | None = None
+    relabel: bool = True
+    noise: float = 0.0
+    strict: bool = False
+    first_seed_only: bool = True
+
+    @property
+    def key(self) -> str:
+        """As the table names it."""
+        return f"{self.protocol}:{self.name}"
+
+    @property
+    def other_data(self) -> bool:
+        """Whether all its parts are made apart, on a set of its own."""
+        return bool(self.noise) or self.strict
+
+    @property
+    def folder(self) -> str:
+        """Of its P-Net, in that of the fold."""
+        return "pnet" if self.name == "full" or self.other_data else self.name
+
+
+VARIANTS = (
+    Variant("50", "full", first_seed_only=False),
+    Variant("0", "full", first_seed_only=False),
+    Variant("50", "labels-only", PLAIN, relabel=False),
+    Variant("0", "labels-only", PLAIN, relabel=False),
+    Variant("50", "without-d", Switches(adversarial=False)),  # at 0% no picture is strong, so D is out by itself
+    Variant("50", "noisy-labels", noise=NOISE),
+    Variant("0", "noisy-labels", noise=NOISE),
+    Variant("0", "strict-source", strict=True),
+)
+
+
+@dataclass(frozen=True)
+class WorkStep:
     """One piece of work, named as its folder. Done again it costs a look."""
 
     name: str
@@ -75,81 +121,112 @@ class BenchmarkRun:
         """The training settings with this seed."""
         return msgspec.structs.replace(self.benchmark.train, seed=self.seed)
 
-    def folds(self) -> dict[str, tuple[str, ...]]:
-        """Strong categories by fold; "0" is there when a source set is."""
-        return {**self.benchmark.folds, **({ZERO: ()} if self.source else {})}
+    def folds(self, protocol: str | None = None) -> dict[str, tuple[str, ...]]:
+        """Strong categories by fold, of one protocol or of both; "0" is there when a source set is."""
+        half = self.benchmark.folds if protocol in (None, "50") else {}
+        zero: dict[str, tuple[str, ...]] = {ZERO: ()} if self.source and protocol in (None, "0") else {}
+        return {**half, **zero}
 
-    def steps(self) -> Iterator[Step]:
-        """In the order in which numbers are wanted: L-Nets, the supervised network, then fold by fold."""
+    def variants(self, *, first: bool) -> list[Variant]:
+        """The rows of this seed; `first`: it makes all of them. One that differs from "full" in nothing is left out."""
+        wanted = [v for v in VARIANTS if (first or not v.first_seed_only) and (v.protocol != "0" or self.source)]
+        return [v for v in wanted if v.name == "full" or v.other_data or self._differs(v)]
+
+    def _differs(self, variant: Variant) -> bool:
+        ours = (self.benchmark.switches, self.benchmark.relabel)
+        return (variant.switches or ours[0], variant.relabel and ours[1]) != ours
+
+    def steps(self, *, first: bool) -> Iterator[WorkStep]:
+        """All work of this seed, in the order in which numbers are wanted: L-Nets, the supervised networks, the rows."""
         for fold in self.folds():
-            yield Step(f"{fold}/lnet", lambda fold=fold: self.lnet(fold))  # type: ignore[misc]
-        yield Step("supervised", lambda: self.supervised("supervised", self.benchmark.epochs.pnet))
-        for fold in self.folds():
-            yield Step(f"{fold}/classifier", lambda fold=fold: self.classifier(fold))  # type: ignore[misc]
-            yield Step(f"{fold}/labels", lambda fold=fold: self.label(fold))  # type: ignore[misc]
-            if self.benchmark.relabel:
-                yield Step(f"{fold}/relabels", lambda fold=fold: self.relabel(fold))  # type: ignore[misc]
-            yield Step(f"{fold}/pnet", lambda fold=fold: self.pnet(fold))  # type: ignore[misc]
-        if self.benchmark.epochs.long:
-            yield Step("supervised-long", lambda: self.supervised("supervised-long", self.benchmark.epochs.long))
+            yield WorkStep(f"{fold}/lnet", partial(self.lnet, fold))
+        for name in self.supervised_names():
+            yield WorkStep(name, partial(self.supervised, name))
+        for variant in self.variants(first=first):
+            for fold in self.folds(variant.protocol):
+                yield from self._method(variant, fold)
+
+    def _method(self, variant: Variant, fold: str) -> Iterator[WorkStep]:
+        """The parts of the method for a row and a fold."""
+        prefix = f"{variant.name}/{fold}" if variant.other_data else fold
+        parts: list[tuple[str, Callable[[BenchmarkRun], object]]] = [
+            ("classifier", lambda run: run.classifier(fold)),
+            ("labels", lambda run: run.label(fold)),
+            (variant.folder, lambda run: run.pnet(fold, variant)),
+        ]
+        if variant.other_data:
+            parts.insert(0, ("lnet", lambda run: run.lnet(fold)))
+        if self.benchmark.relabel and variant.relabel:
+            parts.insert(-1, ("relabels", lambda run: run.relabel(fold)))
+        for name, part in parts:
+            yield WorkStep(f"{prefix}/{name}", partial(self._do, variant, part))
+
+    def _do(self, variant: Variant, part: Callable[[BenchmarkRun], object]) -> object:
+        return part(self.of(variant))
+
+    def of(self, variant: Variant) -> BenchmarkRun:
+        """The run that makes a row: this one or, where data differ, one in a folder of its own on data made for it."""
+        if not variant.other_data:
+            return self
+        out, data, source = self.out / variant.name, self.data, self.source
+        if variant.noise:
+            data = with_noisy_labels(data, out / "data", share=variant.noise, seed=self.seed)
+        if variant.strict and source is not None:
+            source = without_categories(source, out / "source", self.benchmark.source_without)
+        return dataclasses.replace(self, data=data, source=source, out=out)
+
+    # -- parts; each trains, or finds what was trained
 
     def lnet(self, fold: str) -> Checkpoint:
-        """Train the fold's L-Net, or find it."""
+        """The fold's L-Net."""
         epochs, source = self.benchmark.epochs, self.source if fold == ZERO else None
         config = with_epochs(self.config, epochs.lnet_source if source else epochs.lnet)
         strong = self.folds()[fold]
         return train_lnet(config, self.data, self.out / fold / "lnet", strong=strong, source=source, resume=True)
 
-    def supervised(self, folder: str, epochs: int) -> Checkpoint:
-        """Train the supervised network, from the same initial weights as the method, or find it."""
-        return train_supervised(with_epochs(self.config, epochs), self.data, self.out / folder, resume=True)
+    def supervised_names(self) -> tuple[str, ...]:
+        """Folders of the supervised networks, which start from the same weights as the method."""
+        return ("supervised", "supervised-long") if self.benchmark.epochs.long else ("supervised",)
+
+    def supervised(self, name: str) -> Checkpoint:
+        """The supervised network of as many epochs as P-Net, or of as many steps as all parts of the method."""
+        epochs = self.benchmark.epochs.long if name == "supervised-long" else self.benchmark.epochs.pnet
+        return train_supervised(with_epochs(self.config, epochs), self.data, self.out / name, resume=True)
 
     def classifier(self, fold: str) -> Checkpoint:
-        """Train the fold's classifier, or find it; after its L-Net."""
+        """The fold's classifier; after its L-Net."""
         config, run = with_epochs(self.config, self.benchmark.epochs.classifier), self.out / fold
-        return train_classifier(
-            config, self.data, run / "classifier", lnet=run / "lnet", strong=self.folds()[fold], resume=True
-        )
+        strong = self.folds()[fold]
+        return train_classifier(config, self.data, run / "classifier", lnet=run / "lnet", strong=strong, resume=True)
 
     def label(self, fold: str) -> None:
         """The fold's labels Lw; after its classifier."""
         run, source = self.out / fold, self.source if fold == ZERO else None
-        label_once(
-            run,
-            self.data,
-            run / "labels",
-            strong=self.folds()[fold],
-            source=source,
-            config=self.benchmark.labels,
-            device=self.config.device,
-            resume=True,
-        )
+        self._label(fold, run, run / "labels", source)
 
     def relabel(self, fold: str) -> None:
         """A draft of P-Net and its labels; after `label`."""
         run = self.out / fold
         self._pnet(fold, "draft", run / "lnet", run / "labels", draft_epochs(self._whole), PLAIN)
-        label_once(
-            run / "draft",
-            self.data,
-            run / "relabels",
-            strong=self.folds()[fold],
-            config=self.benchmark.labels,
-            device=self.config.device,
-            resume=True,
-        )
+        self._label(fold, run / "draft", run / "relabels", None)
 
-    def pnet(self, fold: str) -> Checkpoint:
-        """The fold's P-Net; after `label` or, where the benchmark has a second round, `relabel`."""
-        run, whole = self.out / fold, self._whole
-        if not self.benchmark.relabel:
-            return self._pnet(fold, "pnet", run / "lnet", run / "labels", whole.epochs, self.benchmark.switches)
+    def pnet(self, fold: str, variant: Variant) -> Checkpoint:
+        """A row's P-Net; after `label` or, where the row has a second round, `relabel`."""
+        run, whole, switches = self.out / fold, self._whole, variant.switches or self.benchmark.switches
+        if not (self.benchmark.relabel and variant.relabel):
+            return self._pnet(fold, variant.folder, run / "lnet", run / "labels", whole.epochs, switches)
         epochs = whole.epochs - draft_epochs(whole)
-        return self._pnet(fold, "pnet", run / "draft", run / "relabels", epochs, self.benchmark.switches)
+        return self._pnet(fold, variant.folder, run / "draft", run / "relabels", epochs, switches)
 
     @property
     def _whole(self) -> TrainConfig:
         return with_epochs(self.config, self.benchmark.epochs.pnet)
+
+    def _label(self, fold: str, run: Path, out: Path, source: Path | None) -> None:
+        strong, settings = self.folds()[fold], self.benchmark.labels
+        label_once(
+            run, self.data, out, strong=strong, source=source, config=settings, device=self.config.device, resume=True
+        )
 
     def _pnet(self, fold: str, folder: str, start: Path, labels: Path, epochs: int, switches: Switches) -> Checkpoint:
         return train_pnet(
@@ -162,8 +239,3 @@ class BenchmarkRun:
             switches=switches,
             resume=True,
         )
-
-
-def weak_names(data: Path, strong: tuple[str, ...]) -> tuple[str, ...]:
-    """Categories of a set that are weak in a fold."""
-    return Supervision(VocDataset.open(data), strong).weak

@@ -25,6 +25,12 @@ def has_begun(out: Path, resume: bool) -> bool:
     return begun
 
 
+def epochs_done(out: Path) -> int:
+    """Epochs that the log of a run holds; 0 of a run that has not begun."""
+    path = out / "log.jsonl"
+    return len(path.read_text().splitlines()) if path.is_file() else 0
+
+
 def write_config(out: Path, config: TrainConfig) -> None:
     """Write config.toml, which `--config` reads."""
     write_bytes(out / "config.toml", to_toml(config).encode())

@@ -1,0 +1,103 @@
+"""Networks of a benchmark + the validation pictures -> their scores, kept beside the networks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsss_edge.artifacts import Checkpoint, Struct
+from tsss_edge.data.supervision import Supervision
+from tsss_edge.data.voc import VocDataset
+from tsss_edge.files import read_json, write_json
+from tsss_edge.metrics import ConfusionMatrix, per_class
+from tsss_edge.models import load_model
+from tsss_edge.reproduce.score import training_seconds
+from tsss_edge.train.loop import pick_device
+from tsss_edge.train.validate import Views, object_iou
+
+NET_SCORE, OBJECT_SCORE = "headline.json", "object-score.json"  # beside a network
+
+
+class NetScore(Struct, frozen=True):
+    """IoU in percent. `headline`: mean over the background and the benchmark's categories; `miou`: over all classes."""
+
+    headline: float
+    miou: float
+    per_class: dict[str, float | None]
+    seconds: float  # of training, this network alone
+    checkpoint_sha256: str
+
+
+class ObjectScore(Struct, frozen=True):
+    """Object IoU in percent on validation pictures of strong categories alone, and on the others. None: no such picture."""
+
+    strong: float | None
+    weak: float | None
+    seconds: float
+    checkpoint_sha256: str
+
+
+def net_score(checkpoint: Checkpoint, data: Path, names: Sequence[str]) -> NetScore:
+    """Measure a network with a class head, or read what was measured before."""
+    path = checkpoint.path.parent / NET_SCORE
+    if path.is_file() and (kept := read_json(path, NetScore)).checkpoint_sha256 == checkpoint.sha256:
+        return kept
+    dataset = VocDataset.open(data)
+    views = Views(dataset, dataset.ids("val"), checkpoint.meta.preprocess)
+    net = load_model(checkpoint).to(pick_device("auto"))
+    found = ((i, views.labels(heads.logits, i)) for i, heads in views.predict(net) if heads.logits is not None)
+    headline, miou, classes = label_scores(found, dataset, names)
+    score = NetScore(
+        headline=headline,
+        miou=miou,
+        per_class=classes,
+        seconds=training_seconds(checkpoint.path.parent),
+        checkpoint_sha256=checkpoint.sha256,
+    )
+    write_json(path, score)
+    return score
+
+
+def label_scores(
+    found: Iterable[tuple[str, NDArray[np.uint8]]], dataset: VocDataset, names: Sequence[str]
+) -> tuple[float, float, dict[str, float | None]]:
+    """(headline mean, mean over all classes, IoU by class), in percent, of (id, labels) pairs."""
+    matrix = ConfusionMatrix(len(dataset.classes))
+    for image_id, labels in found:
+        matrix.update(labels, dataset.mask(image_id))
+    counted = [0, *dataset.classes.ids(tuple(names))]
+    return float(100 * np.nanmean(matrix.iou[counted])), matrix.miou, per_class(matrix.iou, dataset.classes.names)
+
+
+def object_score(checkpoint: Checkpoint, data: Path, strong: Sequence[str]) -> ObjectScore:
+    """Measure an L-Net, or read what was measured before. `strong` parts the validation pictures, not what L-Net saw."""
+    path = checkpoint.path.parent / OBJECT_SCORE
+    if path.is_file() and (kept := read_json(path, ObjectScore)).checkpoint_sha256 == checkpoint.sha256:
+        return kept
+    net = load_model(checkpoint).to(pick_device("auto"))
+    dataset = VocDataset.open(data)
+
+    def iou(ids: Sequence[str]) -> float:
+        return object_iou(net, Views(dataset, ids, checkpoint.meta.preprocess))
+
+    strong_iou, weak_iou = on_both(Supervision(dataset, tuple(strong)), iou)
+    score = ObjectScore(
+        strong=strong_iou,
+        weak=weak_iou,
+        seconds=training_seconds(checkpoint.path.parent),
+        checkpoint_sha256=checkpoint.sha256,
+    )
+    write_json(path, score)
+    return score
+
+
+def on_both(supervision: Supervision, iou: Callable[[Sequence[str]], float]) -> tuple[float | None, float | None]:
+    """`iou` of the validation pictures of strong categories alone, and of the others; None where there is none."""
+    groups = (supervision.strong_ids("val"), supervision.weak_ids("val"))
+    values = [iou(ids) if ids else math.nan for ids in groups]
+    strong, weak = (None if math.isnan(value) else value for value in values)
+    return strong, weak
