@@ -33,7 +33,7 @@ demo: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy tsss_edge
+	$(BIN)/mypy
 
 test: lint
 	$(TEST_ENV) $(BIN)/pytest -n 2 --dist loadfile

@@ -19,4 +19,5 @@ if [ -z "${PYTHON:-}" ]; then
 fi
 tests=""
 [ -d "$here/tests" ] && tests="--tests $here/tests"
-exec "$PYTHON" -m tsss_edge.acceptance $tests "$@"
+export PYTHONPATH="$here/scripts${PYTHONPATH:+:$PYTHONPATH}"  # the tool lies in scripts/acceptance
+exec "$PYTHON" -m acceptance $tests "$@"

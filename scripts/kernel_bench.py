@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from datetime import date
 from itertools import cycle
 from pathlib import Path
 
@@ -21,14 +20,12 @@ import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pages import TOOL, command, met, table, today, watch_machine, write_page
 
-from tsss_edge import __version__
-from tsss_edge.artifacts import Placement, Preprocess, Struct, voc_color
-from tsss_edge.bench.conditions import examine_machine, notes_on, read_load, read_mhz
-from tsss_edge.bench.result import Machine
+from tsss_edge.artifacts import Checkpoint, Placement, Preprocess, Struct, voc_color
+from tsss_edge.bench.conditions import Machine, notes_on
 from tsss_edge.bench.timing import alternate
 from tsss_edge.data.voc import IMAGE_SUFFIXES, read_image
-from tsss_edge.files import write_bytes, write_json
 from tsss_edge.kernels.overlay import OverlayPlan
 from tsss_edge.kernels.preprocess import PreprocessPlan
 from tsss_edge.kernels.upsample_argmax import UpsampleArgmaxPlan
@@ -41,7 +38,7 @@ SECONDS, ROUNDS = 0.8, 4
 TARGET_MS = 6.0  # upsample_argmax, 21 classes, to 1080p
 
 
-class Row(Struct, frozen=True):
+class KernelRow(Struct, frozen=True):
     """One kernel on one frame size. Milliseconds are medians; `ratio` is rival / ours."""
 
     kernel: str
@@ -55,10 +52,10 @@ class Row(Struct, frozen=True):
     note: str
 
 
-class Bench(Struct, frozen=True):
+class KernelBench(Struct, frozen=True):
     """Everything that was measured, and where."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[KernelRow, ...]
     date: str
     command: str
     machine: Machine
@@ -73,31 +70,24 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    mhz, load = read_mhz(), read_load()
+    watched = watch_machine(1)
     logits = {name: [random_field(blur)] for name, blur in FIELDS.items()}
     for name, checkpoint, pictures in args.network:
         logits[name] = network_logits(Path(checkpoint), Path(pictures))
     rows = [upsample_row(case, grids, hw) for case, grids in logits.items() for hw in FRAMES]
     rows += [overlay_row(hw, logits["smooth field"][0]) for hw in FRAMES[1:]]
     rows += [preprocess_row(hw) for hw in FRAMES[1:]]
-    machine = examine_machine(threads=1, mhz_before=mhz, load_before=load)
-    bench = Bench(
+    machine = watched()
+    bench = KernelBench(
         rows=tuple(rows),
-        date=date.today().isoformat(),
-        command="python scripts/kernel_bench.py " + " ".join(_shown(a) for a in sys.argv[1:]),
+        date=today(),
+        command=command("kernel_bench.py"),
         machine=machine,
         notes=tuple(notes_on(machine)),
-        tool=__version__,
+        tool=TOOL,
     )
-    write_bytes(args.out, page(bench).encode())
-    write_json(args.out.with_suffix(".json"), bench)
+    write_page(args.out, page(bench), bench)
     sys.stdout.write(page(bench))
-
-
-def _shown(argument: str) -> str:
-    """A command-line word without the folders of this machine."""
-    path = Path(argument)
-    return "/".join(path.parts[-2:]) if path.is_absolute() else f'"{argument}"' if " " in argument else argument
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -117,11 +107,11 @@ def random_field(blur: float) -> NDArray[np.float32]:
 
 def network_logits(checkpoint: Path, pictures: Path) -> list[NDArray[np.float32]]:
     """Logits of a trained network on some pictures of a folder."""
-    from tsss_edge.backends.pt import PyTorchBackend
+    from tsss_edge.backends.reference import PyTorchBackend
     from tsss_edge.segment import run_network
 
     paths = sorted(p for p in pictures.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-    with PyTorchBackend(checkpoint, threads=1) as backend:
+    with PyTorchBackend(Checkpoint.load(checkpoint), threads=1) as backend:
         return [run_network(backend, read_image(p))["logits"][0] for p in paths[:: max(1, len(paths) // PICTURES)]]
 
 
@@ -136,7 +126,7 @@ def boundary_share(logits: NDArray[np.float32]) -> float:
 # Kernels and rivals
 
 
-def upsample_row(case: str, grids: list[NDArray[np.float32]], frame_hw: tuple[int, int]) -> Row:
+def upsample_row(case: str, grids: list[NDArray[np.float32]], frame_hw: tuple[int, int]) -> KernelRow:
     classes, h, w = grids[0].shape
     plan, out = UpsampleArgmaxPlan((classes, h, w), frame_hw), np.empty(frame_hw, np.uint8)
     share, differing, margin = float(np.mean([boundary_share(g) for g in grids])), 0, 0.0
@@ -168,7 +158,7 @@ def torch_upsample(logits: NDArray[np.float32], frame_hw: tuple[int, int]) -> to
     return torch.nn.functional.interpolate(grid, frame_hw, mode="bilinear", align_corners=False)[0]
 
 
-def overlay_row(frame_hw: tuple[int, int], logits: NDArray[np.float32]) -> Row:
+def overlay_row(frame_hw: tuple[int, int], logits: NDArray[np.float32]) -> KernelRow:
     frame = np.random.default_rng(1).integers(0, 256, (*frame_hw, 3), dtype=np.uint8)
     labels = UpsampleArgmaxPlan((CLASSES, *GRID), frame_hw)(logits, np.empty(frame_hw, np.uint8))
     palette = tuple(voc_color(k) for k in range(CLASSES))
@@ -197,7 +187,7 @@ def opencv_overlay(
     return out
 
 
-def preprocess_row(frame_hw: tuple[int, int]) -> Row:
+def preprocess_row(frame_hw: tuple[int, int]) -> KernelRow:
     frame = np.random.default_rng(2).integers(0, 256, (*frame_hw, 3), dtype=np.uint8)
     spec = Preprocess(size_hw=(512, 512))
     plan = PreprocessPlan(frame_hw, spec, bgr=True)
@@ -246,11 +236,11 @@ def time_row(
     rival: str,
     rival_call: Callable[[], object],
     note: str,
-) -> Row:
+) -> KernelRow:
     ours()
     rival_call()
     mine, theirs = alternate([ours, rival_call], duration_s=SECONDS, rounds=ROUNDS)
-    return Row(
+    return KernelRow(
         kernel=kernel,
         case=case,
         frame_hw=frame_hw,
@@ -267,7 +257,7 @@ def time_row(
 # Page
 
 
-def page(bench: Bench) -> str:
+def page(bench: KernelBench) -> str:
     m = bench.machine
     worst = max(r.ours_ms for r in bench.rows if r.kernel == "upsample_argmax" and r.frame_hw == FRAMES[-1])
     lines = [
@@ -280,16 +270,10 @@ def page(bench: Bench) -> str:
         "A boundary cell is one whose four grid points do not agree on the class.",
         "",
         f"Target: `upsample_argmax`, {CLASSES} classes, to 1080p in at most {TARGET_MS:g} ms on one core: "
-        f"**{'met' if worst <= TARGET_MS else 'missed'}**, {worst:.2f} ms in the slowest case.",
+        f"**{met(worst <= TARGET_MS)}**, {worst:.2f} ms in the slowest case.",
         "",
-        "| kernel | input | frame | ms | best ms | rival | rival ms | rival / ours | |",
-        "|---|---|---|---|---|---|---|---|---|",
+        table(COLUMNS, [cells(row) for row in bench.rows]),
     ]
-    for r in bench.rows:
-        lines.append(
-            f"| {r.kernel} | {r.case} | {r.frame_hw[1]}x{r.frame_hw[0]} | {r.ours_ms:.2f} | {r.ours_best_ms:.2f} "
-            f"| {r.rival} | {r.rival_ms:.1f} | {r.ratio:.1f} | {r.note} |"
-        )
     lines += ["", *(f"Note: {note}." for note in bench.notes)]
     lines += [
         "",
@@ -301,6 +285,15 @@ def page(bench: Bench) -> str:
         "The GPU kernels (`.cu`) compute the same formulas; their times need a GPU and are not in this page.",
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+COLUMNS = ("kernel", "input", "frame", "ms", "best ms", "rival", "rival ms", "rival / ours", "")
+
+
+def cells(row: KernelRow) -> tuple[str, ...]:
+    frame = f"{row.frame_hw[1]}x{row.frame_hw[0]}"
+    times = (f"{row.ours_ms:.2f}", f"{row.ours_best_ms:.2f}")
+    return row.kernel, row.case, frame, *times, row.rival, f"{row.rival_ms:.1f}", f"{row.ratio:.1f}", row.note
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pages import table as markdown_table
+
 from tsss_edge.artifacts import Struct
 from tsss_edge.bench import Machine
 
 
-class Row(Struct, frozen=True):
+class EngineRow(Struct, frozen=True):
     """One engine. mIoU in percent, agreement 0-1, latency of the network alone in milliseconds."""
 
     network: str
@@ -36,10 +38,10 @@ class Section(Struct, frozen=True):
     rows: tuple[tuple[str, ...], ...] = ()
 
 
-class Table(Struct, frozen=True):
+class QuantizationTable(Struct, frozen=True):
     """Everything that was measured, and where."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[EngineRow, ...]
     max_drop: float
     split: str
     calibration_images: int
@@ -50,7 +52,7 @@ class Table(Struct, frozen=True):
     more: tuple[Section, ...] = ()
 
 
-def page(table: Table) -> str:
+def page(table: QuantizationTable) -> str:
     """The Markdown page: one table a network."""
     m = table.machine
     lines = [
@@ -76,23 +78,20 @@ def page(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def markdown(rows: Sequence[Row]) -> list[str]:
+def markdown(rows: Sequence[EngineRow]) -> list[str]:
     head = ["engine", "mIoU", "drop", "95% interval", "agreement", "at boundaries", "gate", "median ms", "best ms"]
     head += ["x PyTorch", ""]
-    lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
-    for r in rows:
-        low, high = r.drop_interval
-        cells = [
-            r.engine, f"{r.miou:.2f}", f"{r.drop:+.2f}", f"{low:+.2f} to {high:+.2f}", f"{r.pixel_agreement:.4f}",
-            f"{r.boundary_agreement:.4f}", "passed" if r.passed else "FAILED", f"{r.p50_ms:.2f}", f"{r.best_ms:.2f}",
-            f"{r.speedup:.1f}", r.note,
-        ]  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+    return [markdown_table(head, [row_cells(row) for row in rows], right=True)]
+
+
+def row_cells(r: EngineRow) -> list[str]:
+    low, high = r.drop_interval
+    return [
+        r.engine, f"{r.miou:.2f}", f"{r.drop:+.2f}", f"{low:+.2f} to {high:+.2f}", f"{r.pixel_agreement:.4f}",
+        f"{r.boundary_agreement:.4f}", "passed" if r.passed else "FAILED", f"{r.p50_ms:.2f}", f"{r.best_ms:.2f}",
+        f"{r.speedup:.1f}", r.note,
+    ]  # fmt: skip
 
 
 def section_table(section: Section) -> list[str]:
-    if not section.columns:
-        return []
-    lines = ["", f"| {' | '.join(section.columns)} |", "|---" * len(section.columns) + "|"]
-    return [*lines, *(f"| {' | '.join(cells)} |" for cells in section.rows)]
+    return ["", markdown_table(section.columns, section.rows)] if section.columns else []

@@ -17,18 +17,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 
 import msgspec
-import onnx
-from quantization_page import Row, Section, Table, page
+from pages import TOOL, today, watch_machine, write_page
+from quantization_page import EngineRow, QuantizationTable, Section, page
 
-from tsss_edge import __version__
 from tsss_edge.artifacts import Checkpoint, Engine, OnnxModel, Precision
 from tsss_edge.backends import open_backend
 from tsss_edge.bench import Timed, time_networks
-from tsss_edge.bench.conditions import examine_machine, notes_on, read_load, read_mhz
+from tsss_edge.bench.conditions import notes_on
 from tsss_edge.calib.calibrate import (
     calibrate,
     choose_pictures,
@@ -37,16 +35,16 @@ from tsss_edge.calib.calibrate import (
     write_int8,
     write_searched,
 )
-from tsss_edge.calib.heldout import load_samples
 from tsss_edge.calib.methods import METHODS, Method
+from tsss_edge.calib.sets import load_held_back
 from tsss_edge.data.voc import VocDataset
-from tsss_edge.evaluate import require_same_classes
-from tsss_edge.files import read_json, write_bytes, write_json
-from tsss_edge.onnxgraph.placement import Options
+from tsss_edge.files import read_json, write_json
+from tsss_edge.onnxgraph.qdq import PairOptions
 from tsss_edge.parity import BOUNDARY_PX, ParityReport, count_leak
-from tsss_edge.parity.gate import judge
-from tsss_edge.parity.measure import Stage
+from tsss_edge.parity.measure import StageCounts
 from tsss_edge.parity.measure import measure as run_stages
+from tsss_edge.parity.verdict import judge
+from tsss_edge.scoring import require_same_classes
 
 SEARCHED = "auto+search"
 TUNED = "PyTorch FP32 after QAT"
@@ -67,8 +65,8 @@ class Network:
 
 def main() -> None:
     args = parse_args()
-    mhz, load = read_mhz(), read_load()
-    rows: list[Row] = []
+    watched = watch_machine(args.threads)
+    rows: list[EngineRow] = []
     for name, checkpoint, data in args.network:
         folder = args.work / name.lower().replace(" ", "-")
         network = Network(name, Checkpoint.load(Path(checkpoint)), VocDataset.open(Path(data)), folder)
@@ -77,21 +75,20 @@ def main() -> None:
             for run in (Path(run) for owner, run in args.qat if owner == name):
                 build_qat(network, run, size=args.calibration_images, seed=args.seed)
             write_json(folder / "rows.json", tuple(with_auto(network, list(measure_rows(network, args)))))
-        rows += read_json(folder / "rows.json", tuple[Row, ...])
-    machine = examine_machine(threads=args.threads, mhz_before=mhz, load_before=load)
-    table = Table(
+        rows += read_json(folder / "rows.json", tuple[EngineRow, ...])
+    machine = watched()
+    table = QuantizationTable(
         rows=tuple(rows),
         max_drop=args.max_drop,
         split=args.split,
         calibration_images=args.calibration_images,
         machine=machine,
         notes=tuple(notes_on(machine)),
-        measured=date.today().isoformat(),
-        tool=f"tsss-edge {__version__}",
+        measured=today(),
+        tool=TOOL,
         more=read_json(args.more, tuple[Section, ...]) if args.more else (),
     )
-    write_bytes(args.out, page(table).encode())
-    write_json(args.out.with_suffix(".json"), table)
+    write_page(args.out, page(table), table)
     print(f"{args.out}: {len(rows)} rows", file=sys.stderr)
 
 
@@ -134,15 +131,15 @@ def quantize(
     """One INT8 graph a method, and the one that `calibrate --method auto --search` makes, all from the same pictures."""
     if all((network.folder / f"{m}.int8.onnx").is_file() for m in (*methods, SEARCHED)):
         return
-    data, graph = network.dataset.root, onnx.load(floating.path)
+    data = network.dataset.root
     chosen, held_back = choose_pictures(floating, data, calib_set=None, size=size, seed=seed, hold_back=True)
-    histograms = measure(graph, chosen)
-    tables = {m: table_of(floating, graph, histograms, chosen, m) for m in methods}
+    histograms = measure(floating, chosen)
+    tables = {m: table_of(floating, histograms, chosen, m) for m in methods}
     for method, table in tables.items():
-        write_int8(floating, graph, table, chosen, network.folder / f"{method}.int8.onnx", Options())
-    samples = load_samples(network.dataset, held_back, floating.meta.preprocess)
+        write_int8(floating, table, chosen, network.folder / f"{method}.int8.onnx", PairOptions())
+    pictures = load_held_back(network.dataset, held_back, floating.meta.preprocess)
     out = network.folder / f"{SEARCHED}.int8.onnx"
-    write_searched(floating, graph, tables, chosen, out, Options(), samples=samples, max_drop=max_drop)
+    write_searched(floating, tables, chosen, out, PairOptions(), pictures=pictures, max_drop=max_drop)
 
 
 def build_qat(network: Network, run: Path, *, size: int, seed: int) -> None:
@@ -150,7 +147,7 @@ def build_qat(network: Network, run: Path, *, size: int, seed: int) -> None:
     network.tuned = Checkpoint.load(run)
     floating = exported(network.tuned, network.folder / "qat.onnx")
     path = network.folder / "qat.int8.onnx"
-    model = once(path) or calibrate(floating.path, network.dataset.root, path, size=size, method="auto", seed=seed)
+    model = once(path) or calibrate(floating, network.dataset.root, path, size=size, method="auto", seed=seed)
     network.engines["INT8 QAT"] = engine(network, model, "int8", "qat")
 
 
@@ -158,7 +155,7 @@ def exported(
     checkpoint: Checkpoint, path: Path, precision: Precision = "fp32", dataset: VocDataset | None = None
 ) -> OnnxModel:
     """The graph of a checkpoint, from before where it is there; FP16 is scanned for overflow on training pictures."""
-    from tsss_edge.export.graph import export_onnx
+    from tsss_edge.export.onnx_export import export_onnx
 
     pictures = [dataset.image_path(i) for i in dataset.ids("train")[:32]] if dataset else []
     return once(path) or export_onnx(checkpoint.path, path, precision=precision, check_images=pictures)
@@ -172,13 +169,13 @@ def once(path: Path) -> OnnxModel | None:
 def engine(network: Network, model: OnnxModel, precision: Precision, name: str) -> Engine:
     """A CPU engine, built again each time: it takes a second, and what is measured is what was just built."""
     from tsss_edge.config import load_target
-    from tsss_edge.export.engine import build_engine
+    from tsss_edge.export.build import build_engine
 
     out = network.folder / f"{name.replace(' ', '-')}.xml"
     return build_engine(model.path, load_target("cpu"), out, precision=precision)
 
 
-def measure_rows(network: Network, args: argparse.Namespace) -> Iterator[Row]:
+def measure_rows(network: Network, args: argparse.Namespace) -> Iterator[EngineRow]:
     """PyTorch and all engines: accuracy in one pass over the split, latency in alternating rounds."""
     require_same_classes(network.checkpoint.meta.classes, network.dataset)
     ids = network.dataset.ids(args.split)
@@ -193,11 +190,13 @@ def measure_rows(network: Network, args: argparse.Namespace) -> Iterator[Row]:
     }
     with ExitStack() as stack:
         stages = [
-            Stage(name, path.name, stack.enter_context(open_backend(path, threads=args.threads)))
+            StageCounts(name, path.name, stack.enter_context(open_backend(path, threads=args.threads)))
             for name, path in paths.items()
         ]
         run_stages(stages, network.dataset, ids, boundary_px=BOUNDARY_PX)
-        times = time_networks([s.backend for s in stages], list(paths.values()), duration_s=args.duration)
+        times = time_networks(
+            [s.backend for s in stages], [path.name for path in paths.values()], duration_s=args.duration
+        )
     data_sha256 = network.dataset.split_hash(args.split)
     for stage, timed in zip(stages, times, strict=True):
         report = verdict(network, stages[0], stage, args, data_sha256)
@@ -206,7 +205,7 @@ def measure_rows(network: Network, args: argparse.Namespace) -> Iterator[Row]:
         yield row(network, stage, report, timed)
 
 
-def with_auto(network: Network, rows: list[Row]) -> list[Row]:
+def with_auto(network: Network, rows: list[EngineRow]) -> list[EngineRow]:
     """`auto` is the method that it chose: the same graph, so the same row; and what search gave back is noted."""
     if (searched := network.int8.get(f"INT8 {SEARCHED}")) is None or searched.meta.calibration is None:
         return rows
@@ -219,12 +218,12 @@ def with_auto(network: Network, rows: list[Row]) -> list[Row]:
     return [*rows[:at], auto, *rows[at:]]
 
 
-def engine_of(network: Network, stage: Stage) -> Engine | None:
+def engine_of(network: Network, stage: StageCounts) -> Engine | None:
     return network.engines.get(stage.name.removeprefix("OpenVINO "))
 
 
 def verdict(
-    network: Network, reference: Stage, stage: Stage, args: argparse.Namespace, data_sha256: str
+    network: Network, reference: StageCounts, stage: StageCounts, args: argparse.Namespace, data_sha256: str
 ) -> ParityReport:
     """The gate on one engine alone."""
     built = engine_of(network, stage)
@@ -233,7 +232,7 @@ def verdict(
         [reference, stage],
         names=network.dataset.classes.names,
         max_drop=args.max_drop,
-        leak=count_leak(built.record.calibration if built else None, network.dataset, ids),
+        leak=count_leak(built.record.meta.calibration if built else None, network.dataset, ids),
         allow_leak=False,
         allow_gain=stage.name in (TUNED, "OpenVINO INT8 QAT"),  # they were trained further
         boundary_px=BOUNDARY_PX,
@@ -244,8 +243,8 @@ def verdict(
     )
 
 
-def row(network: Network, stage: Stage, report: ParityReport, timed: Timed) -> Row:
-    return Row(
+def row(network: Network, stage: StageCounts, report: ParityReport, timed: Timed) -> EngineRow:
+    return EngineRow(
         network=network.name,
         engine=stage.name,
         runs_on=stage.backend.name,

@@ -27,15 +27,15 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Classes, Preprocess
 from tsss_edge.backends.fake import FakeBackend
-from tsss_edge.stream.frames import Frame, Result
-from tsss_edge.stream.loop import run
-from tsss_edge.stream.report import Recorder
+from tsss_edge.stream.frames import Frame, FrameResult
+from tsss_edge.stream.live_loop import run
+from tsss_edge.stream.recorder import Recorder
 from tsss_edge.stream.sinks import open_sinks
 from tsss_edge.stream.sources import LiveSource, Retry, open_source
 from tsss_edge.stream.sources.live import FilePlayer
-from tsss_edge.stream.sources.synthetic import SyntheticSource
+from tsss_edge.stream.sources.recorded import SyntheticSource
+from tsss_edge.stream.status import Status
 from tsss_edge.stream.web import open_web
-from tsss_edge.stream.web.hub import Status
 
 CLASSES = Classes(names=("background", *(f"class {i}" for i in range(1, 21))))
 SERVER = Path(__file__).parents[1] / "tests/stream/rtsp_server.py"
@@ -129,7 +129,7 @@ class Probe:
         self.memory: list[float] = []
         self._started = time.monotonic()
 
-    def write(self, result: Result) -> None:
+    def write(self, result: FrameResult) -> None:
         self.ages.append(result.age_ms)
         self.at.append(time.monotonic())
         self.network.append(result.stages_ms["network"])
@@ -151,11 +151,11 @@ def soak_live(seconds: float, engine_ms: float, fps: float, size: str) -> dict[s
     probe, recorder, stops = Probe(), Recorder(), Stops()
     with tempfile.TemporaryDirectory() as folder:
         (log,) = open_sinks([f"{folder}/log.jsonl"], fps=fps, size_hw=source.size_hw, classes=CLASSES)
-        web = open_web("0", classes=CLASSES, source=source)
+        web = open_web("0", classes=CLASSES, recorder=recorder, source=source)
         viewer = Viewer(web.url)
         run(source, backend, [log, web, probe], recorder)
         viewer.close()
-        page = web.hub.status()
+        page = web.live.status()
         log.close()
         web.close()
         stops.close()
@@ -220,7 +220,7 @@ class Restarter:
         self._restarted = 0.0
         self.server = start_server(port, colours[0])
 
-    def write(self, result: Result) -> None:
+    def write(self, result: FrameResult) -> None:
         self.frames += 1
         self.wrong += all(off_by(result.frame, colour) >= 40 for colour in self._colours)
         if off_by(result.frame, self._colours[self._at]) >= 40:

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from pages import percent, write_page
+from pages import table as markdown_table
 
-from tsss_edge.files import read_json, write_bytes, write_json
+from tsss_edge.files import read_json
 from tsss_edge.label.write import LabelReport
 from tsss_edge.reproduce import ROWS
 from tsss_edge.reproduce.table import PAPER, Table
@@ -27,19 +29,21 @@ BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 def rows_of(table: Table) -> str:
     """The table of all its seeds."""
-    lines = [
-        f"Seeds: {', '.join(str(seed.seed) for seed in table.seeds)}.",
-        "",
-        "| strong | row | mIoU | ratio | paper (VOC) | strong categories | weak categories | object IoU | training, s |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in table.rows:
-        paper = f"{PAPER[row.protocol]:.3f}" if row.name == "full" else ""
-        cells = [row.miou.text(), row.ratio.text(3), paper, row.miou_strong.text(), row.miou_weak.text()]
-        lines.append(
-            f"| {row.protocol}% | {row.name} | {' | '.join(cells)} | {row.object_iou.text()} | {row.seconds.mean:.0f} |"
+    columns = ("strong", "row", "mIoU", "ratio", "paper (VOC)", "strong categories", "weak categories", "object IoU")
+    rows = [
+        (
+            f"{row.protocol}%",
+            row.name,
+            row.miou.text(),
+            row.ratio.text(3),
+            f"{PAPER[row.protocol]:.3f}" if row.name == "full" else "",
+            *(spread.text() for spread in (row.miou_strong, row.miou_weak, row.object_iou)),
+            f"{row.seconds.mean:.0f}",
         )
-    return "\n".join(lines)
+        for row in table.rows
+    ]
+    seeds = ", ".join(str(seed.seed) for seed in table.seeds)
+    return f"Seeds: {seeds}.\n\n{markdown_table((*columns, 'training, s'), rows)}"
 
 
 def missing_rows(tables: Sequence[Table]) -> str:
@@ -52,22 +56,20 @@ def missing_rows(tables: Sequence[Table]) -> str:
 def ladders_of(table: Table) -> str:
     """Where the labels lose, of the first seed."""
     first = table.seeds[0]
-    lines = [
-        "| strong | weak val images | class maps in the true foreground | and diffusion | and L-Net's foreground: Lw "
-        "| its object IoU | Lw of train, where sure | unsure | labelled again, where sure | unsure |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for protocol, rungs in first.ladders.items():
         steps = (rungs.maps_in_true_foreground, rungs.diffusion_in_true_foreground, rungs.lw, rungs.object_iou)
-        cells = [f"{value:.2f}" for value in steps]
+        cells = [f"{protocol}%", str(rungs.images), *(f"{value:.2f}" for value in steps)]
         for report in (first.labels[protocol], first.relabels.get(protocol)):
-            cells += ["-", "-"] if report is None else [_percent(report.miou), f"{100 * report.unsure:.1f}%"]
-        lines.append(f"| {protocol}% | {rungs.images} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            cells += ["-", "-"] if report is None else [percent(report.miou, 2), f"{100 * report.unsure:.1f}%"]
+        rows.append(cells)
+    return markdown_table(LADDER_COLUMNS, rows)
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+LADDER_COLUMNS = (
+    "strong", "weak val images", "class maps in the true foreground", "and diffusion", "and L-Net's foreground: Lw",
+    "its object IoU", "Lw of train, where sure", "unsure", "labelled again, where sure", "unsure",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -102,8 +104,7 @@ def main() -> None:
     pattern = re.compile(re.escape(BEGIN) + ".*" + re.escape(END), re.DOTALL)
     if not pattern.search(text):
         raise SystemExit(f"{given.page}: no lines {BEGIN} and {END}")
-    write_bytes(given.page, pattern.sub(lambda _: block, text).encode())
-    write_json(twin, content)
+    write_page(given.page, pattern.sub(lambda _: block, text), content)
 
 
 if __name__ == "__main__":

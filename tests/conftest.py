@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tsss_edge.cli import main
+from tsss_edge.config import TrainConfig
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +20,22 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real pictures at {folder} (set TSSS_EDGE_SHARED_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny set of trainkit.py, for reading only."""
+    from trainkit import write_squares  # imports torch, which most tests can do without
+
+    return write_squares(tmp_path_factory.mktemp("squares") / "data")
+
+
+@pytest.fixture
+def config() -> TrainConfig:
+    """Settings for the tiny set: two epochs of three steps, one thread."""
+    return TrainConfig(
+        size_hw=(64, 64), epochs=2, batch=4, lr=2e-3, warmup_epochs=0.5, ema=0.5, scale_range=(0.9, 1.1), threads=1
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

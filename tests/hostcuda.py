@@ -1,4 +1,4 @@
-"""A stand-in for a CUDA GPU: PyCUDA's driver module and the C calls of `backends/cuda/graph.py`, on host memory.
+"""A stand-in for a CUDA GPU: PyCUDA's driver module and the C calls of `backends/cuda/driver.py`, on host memory.
 
 "Device" memory is host memory that only kernels and copies may touch, so a wrong pointer, size or order shows as a wrong
 answer or an error. Work waits in its stream until somebody synchronizes. Kernels are the `.cu` files, built by g++, and get
@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 from tsss_edge.artifacts import Placement, Preprocess
-from tsss_edge.backends.cuda import graph
+from tsss_edge.backends.cuda import driver
 from tsss_edge.kernels import fatbin
 
 CAPTURE_UNSUPPORTED = 900  # CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
@@ -116,39 +116,6 @@ class Stream:
                 self._cuda.clock_ms += 1
 
 
-class Memory:
-    """A piece of device memory."""
-
-    def __init__(self, cuda: HostCuda, size: int) -> None:
-        cuda.need_context()
-        self._buffer = ctypes.create_string_buffer(size)
-        self._cuda, self._address = cuda, ctypes.addressof(self._buffer)
-        cuda.device_memory[self._address] = size
-
-    def __int__(self) -> int:
-        return self._address
-
-    def free(self) -> None:
-        self._cuda.need_context()
-        del self._cuda.device_memory[self._address]
-
-
-class Pinned:
-    """Host memory; with `mapped` the GPU may use its address."""
-
-    def __init__(self, cuda: HostCuda, shape: tuple[int, ...], dtype: Any, mapped: bool) -> None:
-        cuda.need_context()
-        self._cuda, self._mapped = cuda, mapped
-        self._array = np.full(shape, 0xA5, dtype)  # not zero: nobody may rely on it
-        self.__array_interface__ = self._array.__array_interface__
-        cuda.pinned[self._array.ctypes.data] = self._array.nbytes
-
-    def get_device_pointer(self) -> int:
-        assert self._mapped, "not allocated with DEVICEMAP"
-        self._cuda.device_memory[self._array.ctypes.data] = self._array.nbytes
-        return self._array.ctypes.data
-
-
 class Kernel:
     """A kernel's function. Its arguments go through the bytes that PyCUDA packs."""
 
@@ -190,6 +157,9 @@ class HostCuda:
         self.streams: dict[int, Stream] = {}
         self.device_memory: dict[int, int] = {}
         self.pinned: dict[int, int] = {}
+        self.mapped: set[int] = set()
+        self.most_bytes = 1 << 40
+        self._buffers: dict[int, Any] = {}
         self.events: dict[int, float | None] = {}
         self.graphs: dict[int, list[Work]] = {}
         self.captures = self.launches = 0
@@ -199,7 +169,7 @@ class HostCuda:
     def install(self, monkeypatch: pytest.MonkeyPatch, cache: Path) -> HostCuda:
         monkeypatch.setitem(__import__("sys").modules, "pycuda", SimpleNamespace(driver=self.driver))
         monkeypatch.setitem(__import__("sys").modules, "pycuda.driver", self.driver)
-        monkeypatch.setattr(graph, "_driver", lambda: self)
+        monkeypatch.setattr(driver, "_driver", lambda: self)
         (cache / "fatbin").write_bytes(b"fatbin")
         monkeypatch.setattr("tsss_edge.backends.cuda.device.find_or_build", lambda capability: cache / "fatbin")
         return self
@@ -238,37 +208,72 @@ class HostCuda:
             get_attribute=lambda attribute: self.integrated,
             retain_primary_context=lambda: SimpleNamespace(push=self.push, pop=self.pop, detach=lambda: None),
         )
-        driver = ModuleType("pycuda.driver")
-        driver.__dict__.update(
+        pycuda = ModuleType("pycuda.driver")
+        pycuda.__dict__.update(
             Error=Error,
             MemoryError=MemoryError,
             init=lambda: None,
             Device=lambda ordinal: gpu,
             device_attribute=SimpleNamespace(INTEGRATED=18),
-            host_alloc_flags=SimpleNamespace(DEVICEMAP=2),
             Stream=lambda flags: Stream(self),
-            mem_alloc=lambda size: Memory(self, size),
-            pagelocked_empty=lambda shape, dtype, mem_flags: np.asarray(Pinned(self, shape, dtype, mem_flags == 2)),
-            memcpy_htod_async=self._copy_in,
-            memcpy_dtoh_async=self._copy_out,
             module_from_buffer=lambda data: SimpleNamespace(get_function=lambda name: Kernel(self, name)),
         )
-        return driver
+        return pycuda
 
-    def _copy_in(self, address: int, array: np.ndarray, stream: Stream) -> None:
-        self._need_copy(address, array)
-        stream.put(lambda: ctypes.memmove(address, array.ctypes.data, array.nbytes))
+    # cuda.h, as `backends/cuda/driver.py` calls it: every function gives an error code
 
-    def _copy_out(self, array: np.ndarray, address: int, stream: Stream) -> None:
-        self._need_copy(address, array)
-        stream.put(lambda: ctypes.memmove(array.ctypes.data, address, array.nbytes))
+    def cuMemAlloc_v2(self, address: Any, size: Any) -> int:
+        self.need_context()
+        if size.value > self.most_bytes:
+            return driver.OUT_OF_MEMORY
+        address._obj.value = self._reserve(size.value)
+        self.device_memory[address._obj.value] = size.value
+        return 0
 
-    def _need_copy(self, address: int, array: np.ndarray) -> None:
+    def cuMemFree_v2(self, address: Any) -> int:
+        self.need_context()
+        del self.device_memory[address.value], self._buffers[address.value]
+        return 0
+
+    def cuMemHostAlloc(self, pointer: Any, size: Any, flags: Any) -> int:
+        self.need_context()
+        pointer._obj.value = self._reserve(size.value)
+        self.pinned[pointer._obj.value] = size.value
+        if flags.value == driver.MAPPED:
+            self.mapped.add(pointer._obj.value)
+        return 0
+
+    def cuMemHostGetDevicePointer_v2(self, address: Any, pointer: Any, flags: Any) -> int:
+        assert pointer.value in self.mapped, "not allocated with DEVICEMAP"
+        address._obj.value = pointer.value
+        self.device_memory[pointer.value] = self.pinned[pointer.value]
+        return 0
+
+    def cuMemFreeHost(self, pointer: Any) -> int:
+        self.need_context()
+        self.mapped.discard(pointer.value)
+        self.device_memory.pop(pointer.value, None)
+        del self.pinned[pointer.value], self._buffers[pointer.value]
+        return 0
+
+    def _reserve(self, size: int) -> int:
+        buffer = ctypes.create_string_buffer(size)
+        self._buffers[ctypes.addressof(buffer)] = buffer
+        return ctypes.addressof(buffer)
+
+    def cuMemcpyHtoDAsync_v2(self, address: Any, pointer: Any, size: Any, stream: Any) -> int:
+        return self._copy(address.value, pointer.value, size.value, stream, inwards=True)
+
+    def cuMemcpyDtoHAsync_v2(self, pointer: Any, address: Any, size: Any, stream: Any) -> int:
+        return self._copy(address.value, pointer.value, size.value, stream, inwards=False)
+
+    def _copy(self, address: int, pointer: int, size: int, stream: Any, *, inwards: bool) -> int:
         self.need_device_memory(address)
-        assert array.nbytes <= self.device_memory[address]
-        assert array.nbytes <= self.pinned[array.ctypes.data], "an asynchronous copy needs pinned memory"
-
-    # cuda.h, as `backends/cuda/graph.py` calls it: every function gives an error code
+        assert size <= self.device_memory[address]
+        assert size <= self.pinned[pointer], "an asynchronous copy needs pinned memory"
+        to, source = (address, pointer) if inwards else (pointer, address)
+        self.streams[stream.value].put(lambda: ctypes.memmove(to, source, size))
+        return 0
 
     def cuGetErrorString(self, code: int, text: Any) -> int:
         text._obj.value = {CAPTURE_UNSUPPORTED: b"operation not permitted when stream is capturing"}[code]
@@ -282,7 +287,7 @@ class HostCuda:
 
     def cuEventRecordWithFlags(self, event: Any, stream: Any, flags: Any) -> int:
         where = self.streams[stream.value]
-        assert (flags.value == graph.EXTERNAL) == (where.recording is not None)
+        assert (flags.value == driver.EXTERNAL) == (where.recording is not None)
         where.put(lambda: self.events.update({event.value: self.clock_ms}))
         return 0
 
@@ -305,7 +310,7 @@ class HostCuda:
         return 0
 
     def cuStreamBeginCapture_v2(self, stream: Any, mode: Any) -> int:
-        assert mode.value == graph.THREAD_LOCAL
+        assert mode.value == driver.THREAD_LOCAL
         where = self.streams[stream.value]
         with self.lock:
             assert not where.queue, "work is still waiting"

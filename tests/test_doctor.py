@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from tsss_edge.backends.cuda.gpus import Gpu
-from tsss_edge.doctor import Check, DoctorReport, cuda, examine, host, packages
+from tsss_edge.doctor import Check, DoctorReport, checks, examine
 
 H100 = Gpu(name="NVIDIA H100", compute_capability="9.0", total_bytes=80 << 30, free_bytes=79 << 30, driver_cuda="13.0")
 
@@ -35,7 +35,7 @@ def test_every_missing_thing_has_a_fix() -> None:
 
 
 def test_hidden_packages_are_missing_and_the_abilities_follow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
     report = examine()
     assert find(report, "OpenVINO").status == "missing"
     assert find(report, "OpenVINO").fix == "pip install 'tsss-edge[cpu]'"
@@ -45,9 +45,9 @@ def test_hidden_packages_are_missing_and_the_abilities_follow(monkeypatch: pytes
 
 def test_a_gpu_opens_what_needs_one(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = msgspec.structs.replace(H100, driver_cuda="12.4")
-    monkeypatch.setattr(cuda, "gpus", lambda: (gpu,))
-    monkeypatch.setattr(cuda, "driver_problem", lambda: "")
-    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(checks, "gpus", lambda: (gpu,))
+    monkeypatch.setattr(checks, "driver_problem", lambda: "")
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: True)
     report = examine()
     assert "not served by TensorRT-RTX" in find(report, "GPU 0").found
     assert "79.0 GiB free of 80.0" in find(report, "GPU 0").found
@@ -57,7 +57,7 @@ def test_a_gpu_opens_what_needs_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_driver_closes_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "driver_problem", lambda: "no CUDA GPU on this machine")
+    monkeypatch.setattr(checks, "driver_problem", lambda: "no CUDA GPU on this machine")
     report = examine()
     assert find(report, "CUDA driver").found == "no CUDA GPU on this machine"
     assert not report.can["run engines on the GPU"]
@@ -66,59 +66,44 @@ def test_no_driver_closes_it(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_version_pairs_are_compared_with_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     versions = {"torch": "2.13.0+cu130"}
     names = [SimpleNamespace(metadata={"Name": name}) for name in ("tensorrt_cu12_libs", "tensorrt-cu12", "numpy")]
-    monkeypatch.setattr(cuda.importlib.metadata, "version", versions.__getitem__)
-    monkeypatch.setattr(cuda.importlib.metadata, "distributions", lambda: names)
-    monkeypatch.setattr(cuda, "gpus", lambda: (msgspec.structs.replace(H100, driver_cuda="12.4"),))
-    torch, tensorrt = cuda._pairs()
+    monkeypatch.setattr(checks.importlib.metadata, "version", versions.__getitem__)
+    monkeypatch.setattr(checks.importlib.metadata, "distributions", lambda: names)
+    monkeypatch.setattr(checks, "gpus", lambda: (msgspec.structs.replace(H100, driver_cuda="12.4"),))
+    torch, tensorrt = checks._pairs()
     assert (torch.name, torch.status) == ("PyTorch + driver", "warning")
     assert torch.found == "built for CUDA 13, the driver serves 12.4" and "CUDA 12" in torch.fix
     assert (tensorrt.name, tensorrt.status) == ("TensorRT + driver", "ok")
     versions["torch"] = "2.13.0+cpu"
-    assert [check.name for check in cuda._pairs()] == ["TensorRT + driver"]
-    monkeypatch.setattr(cuda, "gpus", lambda: ())
-    assert cuda._pairs() == []
+    assert [check.name for check in checks._pairs()] == ["TensorRT + driver"]
+    monkeypatch.setattr(checks, "gpus", lambda: ())
+    assert checks._pairs() == []
 
 
 def test_hardware_decoder_of_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cuda._nvdec() == [], "no GPU, no decoder"
-    monkeypatch.setattr(cuda, "gpus", lambda: (H100,))
-    monkeypatch.setattr(cuda, "output", lambda *command: "")
-    (missing,) = cuda._nvdec("libnone.so.1")
+    assert checks._nvdec() == [], "no GPU, no decoder"
+    monkeypatch.setattr(checks, "gpus", lambda: (H100,))
+    monkeypatch.setattr(checks, "output", lambda *command: "")
+    (missing,) = checks._nvdec("libnone.so.1")
     assert missing.status == "missing" and "NVIDIA_DRIVER_CAPABILITIES" in missing.fix
-    (partly,) = cuda._nvdec("libc.so.6")
+    (partly,) = checks._nvdec("libc.so.6")
     assert partly.status == "warning" and "gstreamer1.0-plugins-bad" in partly.fix
-    monkeypatch.setattr(cuda, "output", lambda *command: "nvh264dec: NVDEC h264 Video Decoder")
-    assert cuda._nvdec("libc.so.6")[0].status == "ok"
-
-
-def test_cpuinfo_and_meminfo_are_read_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu = tmp_path / "cpuinfo"
-    cpu.write_text("model name\t: Intel(R) Xeon(R)\nflags\t\t: fpu avx2 avx512f avx512_vnni amx_int8 amx_bf16\n")
-    read = host._cpuinfo
-    monkeypatch.setattr(host, "_cpuinfo", lambda key: read(key, cpu))
-    assert host.cpu_name() == "Intel(R) Xeon(R)"
-    assert host.isa_flags() == ("avx2", "avx512f", "avx512_vnni", "amx_int8", "amx_bf16")
-    cpu.write_text("Processor\t: 0\nFeatures\t: fp asimd asimddp bf16\n")
-    assert host.isa_flags() == ("asimd", "asimddp", "bf16")
-    memory = tmp_path / "meminfo"
-    memory.write_text("MemTotal:  2048 kB\nMemFree: 10 kB\nMemAvailable: 1024 kB\n")
-    assert host.memory_bytes(memory) == (2048 * 1024, 1024 * 1024)
-    assert host.memory_bytes(tmp_path / "none") == (0, 0)
+    monkeypatch.setattr(checks, "output", lambda *command: "nvh264dec: NVDEC h264 Video Decoder")
+    assert checks._nvdec("libc.so.6")[0].status == "ok"
 
 
 def test_old_cpu_and_little_space_are_warnings() -> None:
-    assert host._isa(("avx2",)).status == "warning"
-    assert host._isa(("avx2", "avx512_vnni")).status == "ok"
-    assert host._amount("disk", 1 << 20, host.LITTLE_DISK, "1 MiB").status == "warning"
+    assert checks._isa(("avx2",)).status == "warning"
+    assert checks._isa(("avx2", "avx512_vnni")).status == "ok"
+    assert checks._amount("disk", 1 << 20, checks.LITTLE_DISK, "1 MiB").status == "warning"
 
 
 def test_jetson_only_where_l4t_is(tmp_path: Path) -> None:
-    assert cuda._jetson(tmp_path / "none") == []
+    assert checks._jetson(tmp_path / "none") == []
     release = tmp_path / "nv_tegra_release"
     release.write_text("# R36 (release), REVISION: 4.0\n")
-    checks = {c.name: c for c in cuda._jetson(release)}
-    assert checks["Jetson"].found == "R36 (release), REVISION: 4.0"
-    assert set(checks) == {"Jetson", "DLA", "NVDEC"}
+    found = {c.name: c for c in checks._jetson(release)}
+    assert found["Jetson"].found == "R36 (release), REVISION: 4.0"
+    assert set(found) == {"Jetson", "DLA", "NVDEC"}
 
 
 def test_doctor_imports_no_torch() -> None:

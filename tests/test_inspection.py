@@ -13,7 +13,7 @@ from tiny import CLASSES, PREPROCESS, tiny_onnx
 from tsss_edge.artifacts import Checkpoint, CheckpointMeta, ParityRecord
 from tsss_edge.config import load_target, shared_folder
 from tsss_edge.errors import ArtifactError, DataError
-from tsss_edge.export.engine import build_engine
+from tsss_edge.export.build import build_engine
 from tsss_edge.files import write_json
 from tsss_edge.inspection import describe, inspect_path
 from tsss_edge.models import build_model
@@ -127,13 +127,13 @@ def test_an_int8_file_says_why_each_node_is_what_it_is(tmp_path: Path) -> None:
     import netkit
 
     from tsss_edge.calib.calibrate import calibrate
-    from tsss_edge.export.graph import export_onnx
-    from tsss_edge.onnxgraph.placement import Options
+    from tsss_edge.export.onnx_export import export_onnx
+    from tsss_edge.onnxgraph.qdq import PairOptions
 
     floating = export_onnx(netkit.checkpoint(tmp_path / "best.pt").path, tmp_path / "f.onnx")
     data = netkit.write_set(tmp_path / "data", train=2)
-    kept = Options(float_nodes=("encoder.stages.0.0",))
-    facts = inspect_path(calibrate(floating.path, data, tmp_path / "q.onnx", options=kept).path).facts
+    kept = PairOptions(float_nodes=("encoder.stages.0.0",))
+    facts = inspect_path(calibrate(floating, data, tmp_path / "q.onnx", options=kept).path).facts
     assert facts["node encoder.stem (Conv)"] == "INT8, input per tensor, weight per output channel"
     assert facts["node class_head (Conv)"] == "float, makes a graph output"
     assert facts["node encoder.stages.0.0 (Conv)"].startswith("float, kept by choice")

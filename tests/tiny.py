@@ -13,7 +13,20 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tsss_edge.artifacts import CalibrationRecord, Classes, Head, OnnxMeta, OnnxModel, Precision, Preprocess
+from tsss_edge.artifacts import (
+    BuildInfo,
+    CalibrationRecord,
+    Classes,
+    Engine,
+    EngineRecord,
+    Head,
+    OnnxMeta,
+    OnnxModel,
+    Precision,
+    Preprocess,
+    Target,
+)
+from tsss_edge.files import sha256_bytes, write_json
 
 CLASSES = Classes(names=("background", "cat", "dog", "cow"))
 PREPROCESS = Preprocess(size_hw=(64, 96))
@@ -141,3 +154,34 @@ class _Graph:
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
         onnx.checker.check_model(model, full_check=True)
         return model
+
+
+def written_engine(path: Path, meta: OnnxMeta, *, onnx: str = "", onnx_sha256: str = "") -> Engine:
+    """An engine file that nobody can run, with a record that fits it."""
+    path.write_bytes(b"<net/>")
+    target = Target(name="cpu", backend="openvino", precisions=(meta.precision,))
+    record = EngineRecord(
+        backend="openvino",
+        files={path.name: sha256_bytes(b"<net/>")},
+        precision=meta.precision,
+        onnx_sha256=onnx_sha256,
+        meta=meta,
+        build=BuildInfo(target=target, onnx=onnx, command=""),
+    )
+    write_json(Engine.record_path(path), record)
+    return Engine.load(path)
+
+
+def tiny_meta(
+    classes: Classes = CLASSES, preprocess: Preprocess = PREPROCESS, precision: Precision = "int8", sha256: str = ""
+) -> OnnxMeta:
+    """Of a graph with logits that no file holds."""
+    return OnnxMeta(
+        arch="edge-s",
+        classes=classes,
+        preprocess=preprocess,
+        head="logits",
+        objectness=False,
+        precision=precision,
+        checkpoint_sha256=sha256,
+    )

@@ -6,17 +6,21 @@ preprocess hashes differ never work together silently (`require_same_preprocess`
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
 from tsss_edge.errors import ArtifactError
-from tsss_edge.files import read_json, sha256_bytes, sha256_file, write_bytes, write_json
+from tsss_edge.files import decode_json, read_json, sha256_bytes, sha256_file, write_bytes, write_json
 
 if TYPE_CHECKING:
     import torch
+    from onnx import ModelProto
 
 IGNORE = 255  # label of a pixel that no loss and no metric may see (PASCAL VOC's "void")
 
@@ -24,6 +28,7 @@ Fit = Literal["stretch", "letterbox", "crop"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Head = Literal["logits", "labels", "both"]
 Stage = Literal["lnet", "classifier", "pnet", "supervised"]
+BackendName = Literal["openvino", "tensorrt", "tensorrt-rtx"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -148,6 +153,7 @@ class CheckpointMeta(Struct, frozen=True):
     arch: str
     classes: Classes
     preprocess: Preprocess
+    format: int = 2
     strong: tuple[str, ...] = ()
     metrics: dict[str, float] = {}
     training: dict[str, Any] = {}
@@ -155,8 +161,11 @@ class CheckpointMeta(Struct, frozen=True):
     tool: str = ""
 
 
-class Checkpoint(Struct, frozen=True):
-    """Trained weights on disk: a `.pt` that loads with `weights_only` and never runs code."""
+class Checkpoint(Struct, frozen=True, dict=True):
+    """Trained weights on disk: a `.pt` that loads with `weights_only` and never runs code.
+
+    `load` reads the file once and keeps what it holds; a copy in another process reads it again when asked.
+    """
 
     path: Path
     sha256: str
@@ -164,19 +173,18 @@ class Checkpoint(Struct, frozen=True):
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint:
-        """Read and check the description of a checkpoint (a file, or a run folder that holds `best.pt`).
+        """Read a checkpoint: a file, or a run folder that holds `best.pt`.
 
-        Raises: ArtifactError: missing, truncated, not ours.
+        Raises: ArtifactError: missing, truncated, not ours, of another format.
         """
         path = path / "best.pt" if path.is_dir() else path
-        content = _load_torch(path)
-        try:
-            meta = msgspec.json.decode(content["meta"], type=CheckpointMeta)
-        except (KeyError, TypeError, msgspec.DecodeError) as error:
-            raise ArtifactError(
-                f"{path}: not a tsss-edge checkpoint ({error}); train one with `tsss-edge train`"
-            ) from error
-        return cls(path=path, sha256=sha256_file(path), meta=meta)
+        sha256, content = read_torch(path)
+        if not isinstance(meta := content.get("meta"), str):
+            raise ArtifactError(f"{path}: not a tsss-edge checkpoint; train one with `tsss-edge train`")
+        described = decode_json(meta, CheckpointMeta, path, "train again with `tsss-edge train`")
+        checkpoint = cls(path=path, sha256=sha256, meta=described)
+        checkpoint.__dict__["_content"] = content
+        return checkpoint
 
     @classmethod
     def save(
@@ -193,35 +201,53 @@ class Checkpoint(Struct, frozen=True):
         return cls(path=path, sha256=sha256_bytes(buffer.getvalue()), meta=meta)
 
     def state(self) -> dict[str, torch.Tensor]:
-        """The weights, on the CPU. Raises: ArtifactError: a weight is NaN or infinite."""
-        state: dict[str, torch.Tensor] = _load_torch(self.path)["state"]
+        """The weights, on the CPU; do not change them. Raises: ArtifactError: a weight is NaN or infinite."""
+        state: dict[str, torch.Tensor] = self._content["state"]
         for name, tensor in state.items():
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise ArtifactError(
                     f"{self.path}: weight {name} holds NaN or infinity; use an earlier checkpoint or train again"
                 )
-        return state
+        return dict(state)
 
     def resume(self) -> dict[str, Any]:
-        """Optimizer, scheduler and counters of `last.pt`. Raises: ArtifactError: the file holds none."""
-        resume: dict[str, Any] = _load_torch(self.path).get("resume", {})
+        """A copy of the optimizer, scheduler and counters of `last.pt`. Raises: ArtifactError: the file holds none."""
+        import copy
+
+        resume: dict[str, Any] = self._content.get("resume", {})
         if not resume:
             raise ArtifactError(f"{self.path}: holds weights only, training cannot go on from it; use last.pt")
-        return resume
+        return copy.deepcopy(resume)  # an optimizer goes on with the very tensors that it is given
+
+    @cached_property
+    def _content(self) -> dict[str, Any]:
+        sha256, content = read_torch(self.path)
+        require_unchanged(self.path, sha256, self.sha256)
+        return content
 
 
-def _load_torch(path: Path) -> dict[str, Any]:
+def read_torch(path: Path) -> tuple[str, dict[str, Any]]:
+    """A file of tensors, read once -> (its SHA-256, what it holds). Raises: ArtifactError: missing, truncated, not a dict."""
+    import io
+
     import torch
 
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        data = path.read_bytes()
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ArtifactError(f"{path}: no such checkpoint") from error
     except Exception as error:  # torch raises many kinds for a damaged zip; all mean the same to a user
         raise ArtifactError(f"{path}: not a readable checkpoint (truncated, or not made by tsss-edge)") from error
     if not isinstance(content, dict):
         raise ArtifactError(f"{path}: not a tsss-edge checkpoint; train one with `tsss-edge train`")
-    return content
+    return sha256_bytes(data), content
+
+
+def require_unchanged(path: Path, found: str, expected: str) -> None:
+    """Raise ArtifactError when a file is not the one that was loaded before (both SHA-256)."""
+    if found != expected:
+        raise ArtifactError(f"{path}: changed since it was read; run the command again")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -238,12 +264,16 @@ class CalibrationRecord(Struct, frozen=True):
     split: str
     seed: int
     onnx_sha256: str  # the float graph the ranges were measured on
+    onnx: str = ""  # its name; it lies beside the INT8 graph
     random: bool = False
     peaks: dict[str, float] = {}  # largest magnitude of each measured tensor, by which `parity` replays the calibration
 
 
 class OnnxMeta(Struct, frozen=True):
-    """What an exported graph says of itself; stored in the file's own `metadata_props` under `tsss_edge`."""
+    """What an exported graph says of itself; stored in the file's own `metadata_props` under `tsss_edge`.
+
+    Engine records hold it too: raise their format number together with this one.
+    """
 
     arch: str
     classes: Classes
@@ -252,6 +282,7 @@ class OnnxMeta(Struct, frozen=True):
     objectness: bool
     precision: Precision
     checkpoint_sha256: str
+    format: int = 2
     calibration: CalibrationRecord | None = None
     float_nodes: tuple[str, ...] = ()  # nodes kept in float by range scan or search, with the reason in `inspect`
     tool: str = ""
@@ -260,8 +291,11 @@ class OnnxMeta(Struct, frozen=True):
 ONNX_KEY = "tsss_edge"
 
 
-class OnnxModel(Struct, frozen=True):
-    """An exported graph on disk. Input `image`: uint8 (N,H,W,3) RGB. Outputs: `logits`, `labels`, `objectness`."""
+class OnnxModel(Struct, frozen=True, dict=True):
+    """An exported graph on disk. Input `image`: uint8 (N,H,W,3) RGB. Outputs: `logits`, `labels`, `objectness`.
+
+    `load` reads and parses the file once and `save` keeps what it wrote: both give `graph` for nothing.
+    """
 
     path: Path
     sha256: str
@@ -269,33 +303,77 @@ class OnnxModel(Struct, frozen=True):
 
     @classmethod
     def load(cls, path: Path) -> OnnxModel:
-        """Read the description inside an ONNX file. Raises: ArtifactError: missing, damaged, not exported by us."""
-        import onnx
-
-        if not path.is_file():
-            raise ArtifactError(f"{path}: no such ONNX file; make one with `tsss-edge export`")
-        try:
-            props = {p.key: p.value for p in onnx.load(path).metadata_props}
-        except Exception as error:  # protobuf's DecodeError and friends
-            raise ArtifactError(f"{path}: not a readable ONNX file (truncated?)") from error
-        if ONNX_KEY not in props:
-            raise ArtifactError(f"{path}: not exported by tsss-edge (no description inside); use `tsss-edge export`")
-        try:
-            meta = msgspec.json.decode(props[ONNX_KEY], type=OnnxMeta)
-        except msgspec.DecodeError as error:
-            raise ArtifactError(f"{path}: its description is damaged: {error}; export again") from error
-        return cls(path=path, sha256=sha256_file(path), meta=meta)
+        """Read an ONNX file. Raises: ArtifactError: missing, damaged, not exported by us, of another format."""
+        sha256, graph = _read_onnx(path)
+        return cls._described(path, sha256, graph)
 
     @classmethod
-    def save(cls, path: Path, graph: Any, meta: OnnxMeta) -> OnnxModel:
-        """Write `graph` (onnx.ModelProto) with `meta` inside it, atomically."""
+    def find(cls, name: str, sha256: str, folders: Iterable[Path]) -> OnnxModel | None:
+        """The graph of this name and hash in the first of `folders` that has it; other files are not parsed."""
+        for path in (folder / name for folder in dict.fromkeys(folders) if name):
+            if path.is_file() and sha256_bytes(data := path.read_bytes()) == sha256:
+                return cls._described(path, sha256, _parse_onnx(path, data))
+        return None
+
+    @classmethod
+    def _described(cls, path: Path, sha256: str, graph: ModelProto) -> OnnxModel:
+        props = {p.key: p.value for p in graph.metadata_props}
+        if ONNX_KEY not in props:
+            raise ArtifactError(f"{path}: not exported by tsss-edge (no description inside); use `tsss-edge export`")
+        meta = decode_json(props[ONNX_KEY], OnnxMeta, path, "export it again with `tsss-edge export`")
+        return cls(path=path, sha256=sha256, meta=meta)._with_graph(graph)
+
+    @classmethod
+    def save(cls, path: Path, graph: ModelProto, meta: OnnxMeta) -> OnnxModel:
+        """Write `graph` with `meta` inside it, atomically, and keep it: do not change it afterwards."""
         import onnx
 
         del graph.metadata_props[:]
         onnx.helper.set_model_props(graph, {ONNX_KEY: msgspec.json.encode(meta).decode()})
         data = graph.SerializeToString(deterministic=True)
         write_bytes(path, data)
-        return cls(path=path, sha256=sha256_bytes(data), meta=meta)
+        return cls(path=path, sha256=sha256_bytes(data), meta=meta)._with_graph(graph)
+
+    def moved(self, path: Path) -> OnnxModel:
+        """The same graph, whose file now lies at `path` (the caller has moved or copied it)."""
+        there = msgspec.structs.replace(self, path=path)
+        return there._with_graph(self.graph)
+
+    @cached_property
+    def graph(self) -> ModelProto:
+        """The parsed graph, shared by all who hold this model: do not change it (`graph_copy` is yours)."""
+        sha256, graph = _read_onnx(self.path)
+        require_unchanged(self.path, sha256, self.sha256)
+        return graph
+
+    def graph_copy(self) -> ModelProto:
+        """A copy of the graph that the caller may change."""
+        import onnx
+
+        copy = onnx.ModelProto()
+        copy.CopyFrom(self.graph)
+        return copy
+
+    def _with_graph(self, graph: ModelProto) -> OnnxModel:
+        self.__dict__["graph"] = graph
+        return self
+
+
+def _read_onnx(path: Path) -> tuple[str, ModelProto]:
+    """(SHA-256, parsed graph)."""
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such ONNX file; make one with `tsss-edge export`")
+    data = path.read_bytes()
+    return sha256_bytes(data), _parse_onnx(path, data)
+
+
+def _parse_onnx(path: Path, data: bytes) -> ModelProto:
+    import onnx
+
+    try:
+        return onnx.load_model_from_string(data)
+    except Exception as error:  # protobuf's DecodeError and friends
+        raise ArtifactError(f"{path}: not a readable ONNX file (truncated?)") from error
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -327,27 +405,120 @@ class ParityRecord(Struct, frozen=True):
     leak: int = 0  # evaluation images that were also calibration images
 
 
+class Target(Struct, frozen=True):
+    """Where an engine will run and what it must hold. One TOML file in export/ each; `config.load_target` reads it."""
+
+    name: str
+    backend: BackendName
+    precisions: tuple[Precision, ...]
+    description: str = ""
+    head: Head = "logits"
+    batch: tuple[int, int, int] = (1, 1, 1)  # min, opt, max
+    max_drop: float = 0.5  # mIoU points an engine may lose against its PyTorch reference
+    min_int8_speedup: float = 1.1  # INT8 is only chosen when at least this much faster than FP16 (or FP32)
+    workspace_mib: int = 0  # 0: 256 MiB
+    optimization_level: int = 3
+    timing_cache: bool = True
+    dla_core: int | None = None
+    compute_capabilities: tuple[str, ...] = ()  # "8.7"; empty: of this machine
+    local: bool = True  # False: a device that is not this machine, so build-engine writes a build kit
+
+
+class DlaUse(Struct, frozen=True):
+    """Which layers run on a Jetson's DLA. `hops` counts changes of device along the network's order; `on_gpu`: layer -> reason."""
+
+    on_dla: int
+    on_gpu: dict[str, str]
+    hops: int
+
+    @classmethod
+    def of(cls, layers: Sequence[str], refused: Mapping[str, str]) -> DlaUse:
+        """All layers in the network's order, and those that the DLA refuses with the reason."""
+        devices = [name in refused for name in layers]
+        hops = sum(a != b for a, b in itertools.pairwise(devices))
+        on_gpu = {name: refused[name] for name in layers if name in refused}
+        return cls(on_dla=devices.count(False), on_gpu=on_gpu, hops=hops)
+
+    def text(self, most_named: int = 4) -> str:
+        """One line: 30 layers on the DLA, 3 on the GPU (argmax: ..., ...), 2 hops."""
+        named = ", ".join(f"{name}: {reason}" for name, reason in list(self.on_gpu.items())[:most_named])
+        more = ", ..." if len(self.on_gpu) > most_named else ""
+        told = f" ({named}{more})" if named else ""
+        return f"{self.on_dla} layers on the DLA, {len(self.on_gpu)} on the GPU{told}, {self.hops} hops"
+
+
+class Candidate(Struct, frozen=True):
+    """One precision that `build-engine --eval-data` tried. Numbers are None where `reason` says why."""
+
+    precision: Precision
+    engine: str = ""
+    p50_ms: float | None = None
+    miou: float | None = None
+    miou_drop: float | None = None
+    pixel_agreement: float | None = None
+    passed: bool | None = None
+    reason: str = ""
+
+    def row(self) -> str:
+        """One line of a table."""
+        if self.p50_ms is None or self.miou is None:
+            return f"  {self.precision:<5} {self.reason}"
+        return (
+            f"  {self.precision:<5} {self.p50_ms:8.2f} ms  mIoU {self.miou:6.2f} (drop {self.miou_drop:+.2f})  "
+            f"agreement {self.pixel_agreement:.4f}  {self.reason}"
+        )
+
+
+class Choice(Struct, frozen=True):
+    """The engine that is kept, why, and all that were tried."""
+
+    engine: str
+    precision: Precision
+    why: str
+    candidates: tuple[Candidate, ...]
+
+    def summary(self) -> str:
+        """A table, the chosen one and the reason."""
+        return "\n".join([*(c.row() for c in self.candidates), f"{self.engine}: {self.why}"])
+
+
+class BuildInfo(Struct, frozen=True, omit_defaults=True):
+    """How an engine was built: what is needed to build and prove it again, and what the builder said."""
+
+    target: Target
+    onnx: str  # name of the graph it was built from; its hash is in the record
+    command: str  # of the stock tool that does the same
+    kept: tuple[str, ...] = ()  # files made on the way, beside the engine, which needs none of them to run
+    parsed_onnx: str = ""  # the graph with casts that TensorRT parsed, where it is not `onnx`
+    options: dict[str, str | int | bool] = {}  # OpenVINO's
+    strongly_typed: bool | None = None  # TensorRT's, like all that follows
+    typed: dict[str, int] = {}  # convolutions by the type that the network gives them
+    workspace_bytes: int = 0
+    optimization_level: int | None = None
+    compute_capabilities: tuple[str, ...] = ()
+    kept_fp32: tuple[str, ...] = ()
+    given_back_to_fp16: tuple[str, ...] = ()
+    timing_cache: dict[str, str] = {}  # file name -> SHA-256 after the build
+    failed_attempts: dict[str, str] = {}  # name -> error
+    dla: DlaUse | None = None
+    chosen: Choice | None = None
+
+
 class EngineRecord(Struct, frozen=True):
     """`NAME.json` beside `NAME.engine` or `NAME.xml`: what the engine is and how it may be trusted."""
 
-    backend: Literal["openvino", "tensorrt", "tensorrt-rtx"]
+    backend: BackendName
     files: dict[str, str]  # file name -> SHA-256
-    target: str
-    onnx_sha256: str
-    checkpoint_sha256: str
-    arch: str
-    classes: Classes
-    preprocess: Preprocess
-    head: Head
-    objectness: bool
     precision: Precision  # asked
+    onnx_sha256: str
+    meta: OnnxMeta  # of the graph it was built from
+    build: BuildInfo
+    format: int = 2
     realised: dict[str, int] = {}  # layers by the precision they really run in, where the back end tells
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
-    calibration: CalibrationRecord | None = None
     device: str = ""
     versions: dict[str, str] = {}
-    flags: dict[str, Any] = {}
     latency: LatencyRecord | None = None
     parity: ParityRecord | None = None
     created: str = ""
@@ -359,6 +530,17 @@ class Engine(Struct, frozen=True):
 
     path: Path
     record: EngineRecord
+    checked: bool = True  # False: loaded with `trust`, so nobody knows whether the files are those of the record
+
+    @property
+    def meta(self) -> OnnxMeta:
+        """What the graph it was built from says of itself."""
+        return self.record.meta
+
+    @property
+    def sha256(self) -> str:
+        """Of the engine's file, as the record says."""
+        return self.record.files[self.path.name]
 
     @staticmethod
     def record_path(path: Path) -> Path:
@@ -369,16 +551,11 @@ class Engine(Struct, frozen=True):
     def load(cls, path: Path, *, trust: bool = False) -> Engine:
         """Read the record and check every file's hash against it (an engine is code; `trust` skips the hashes).
 
-        Raises: ArtifactError: engine or record missing, damaged, or the hash differs.
+        Raises: ArtifactError: engine or record missing, damaged, of another format, or the hash differs.
         """
         if not path.is_file():
             raise ArtifactError(f"{path}: no such engine; make one with `tsss-edge build-engine`")
-        record_path = cls.record_path(path)
-        if not record_path.is_file():
-            raise ArtifactError(
-                f"{path}: no record {record_path.name} beside it; build it with `tsss-edge build-engine`"
-            )
-        record = read_json(record_path, EngineRecord)
+        record_path, record = cls.record_path(path), cls.load_record(path)
         if path.name not in record.files:
             raise ArtifactError(
                 f"{record_path}: describes {', '.join(record.files)}, not {path.name}; build the engine again"
@@ -392,10 +569,43 @@ class Engine(Struct, frozen=True):
                     f"{file}: its hash is not the one in {record_path.name} (changed or damaged after the build); "
                     "build it again (`eval` and `bench` take --trust, for those who made the change)"
                 )
-        return cls(path=path, record=record)
+        return cls(path=path, record=record, checked=not trust)
+
+    @classmethod
+    def load_record(cls, path: Path) -> EngineRecord:
+        """The record alone. Raises: ArtifactError: missing, damaged, of another format."""
+        record_path = cls.record_path(path)
+        if not record_path.is_file():
+            raise ArtifactError(
+                f"{path}: no record {record_path.name} beside it; build it with `tsss-edge build-engine`"
+            )
+        return read_json(record_path, EngineRecord, "build the engine again with `tsss-edge build-engine`")
 
     def with_record(self, **changes: Any) -> Engine:
         """The same engine with fields of its record replaced, written back atomically."""
         record = msgspec.structs.replace(self.record, **changes)
         write_json(self.record_path(self.path), record)
-        return Engine(path=self.path, record=record)
+        return msgspec.structs.replace(self, record=record)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The door
+
+Artifact: TypeAlias = Checkpoint | OnnxModel | Engine
+
+
+def load_artifact(model: Path | Artifact, *, trust: bool = False) -> Artifact:
+    """A checkpoint (`.pt` or run folder), ONNX file (`.onnx`) or engine (`.xml`, `.engine`), read once; loaded ones pass.
+
+    Args:    trust: load an engine whose hash is not the one in its record.
+    Raises:  ArtifactError: another kind of file, missing, damaged, of another format.
+    """
+    if not isinstance(model, Path):
+        return model
+    if model.is_dir() or model.suffix == ".pt":
+        return Checkpoint.load(model)
+    if model.suffix == ".onnx":
+        return OnnxModel.load(model)
+    if model.suffix in (".xml", ".engine"):
+        return Engine.load(model, trust=trust)
+    raise ArtifactError(f"{model}: expected a checkpoint (.pt), ONNX file (.onnx) or engine (.xml, .engine)")

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from tsss_edge.artifacts import Fit, Head, Precision, Preprocess, Struct
+from tsss_edge.artifacts import Fit, Preprocess, Struct, Target
 from tsss_edge.errors import ArtifactError, UnavailableError
 
 if sys.version_info >= (3, 11):
@@ -72,25 +72,6 @@ class TrainConfig(Struct, frozen=True):
     def preprocess(self) -> Preprocess:
         """The network input this configuration trains for."""
         return Preprocess(size_hw=self.size_hw, fit=self.fit)
-
-
-class Target(Struct, frozen=True):
-    """Where an engine will run and what it must hold. One TOML file in export/ each."""
-
-    name: str
-    backend: Literal["openvino", "tensorrt", "tensorrt-rtx"]
-    precisions: tuple[Precision, ...]
-    description: str = ""
-    head: Head = "logits"
-    batch: tuple[int, int, int] = (1, 1, 1)  # min, opt, max
-    max_drop: float = 0.5  # mIoU points an engine may lose against its PyTorch reference
-    min_int8_speedup: float = 1.1  # INT8 is only chosen when at least this much faster than FP16 (or FP32)
-    workspace_mib: int = 0  # 0: 256 MiB
-    optimization_level: int = 3
-    timing_cache: bool = True
-    dla_core: int | None = None
-    compute_capabilities: tuple[str, ...] = ()  # "8.7"; empty: of this machine
-    local: bool = True  # False: a device that is not this machine, so build-engine writes a build kit
 
 
 class CalibSet(Struct, frozen=True):

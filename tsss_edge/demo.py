@@ -22,7 +22,7 @@ from tsss_edge.files import write_json
 if TYPE_CHECKING:
     from tsss_edge.bench import BenchReport
     from tsss_edge.parity import ParityReport
-    from tsss_edge.stream.report import StreamReport
+    from tsss_edge.stream.recorder import StreamReport
 
 STRONG_FRACTION = 0.5
 # L-Net sees only the quarter of the pictures that is strong, so it takes more epochs than the others.
@@ -124,7 +124,7 @@ def _train(out: Path, data: Path, clock: _Clock, seed: int) -> tuple[Checkpoint,
     from tsss_edge.data.voc import VocDataset
     from tsss_edge.files import read_json
     from tsss_edge.train.all import train_all
-    from tsss_edge.train.supervised import train_supervised
+    from tsss_edge.train.pnet import train_supervised
 
     with clock.step("data: 20 categories, image-level labels for all, masks used for half of them"):
         write_synthetic(data, seed=seed)
@@ -143,15 +143,15 @@ def _build(method: Checkpoint, out: Path, data: Path, clock: _Clock) -> tuple[Pa
     """Export, calibrate, build -> (FP32 engine, INT8 engine), both OpenVINO; TensorRT-RTX too where it is installed."""
     from tsss_edge.calib.calibrate import calibrate
     from tsss_edge.data.voc import VocDataset
-    from tsss_edge.export.engine import build_engine
-    from tsss_edge.export.graph import export_onnx
+    from tsss_edge.export.build import build_engine
+    from tsss_edge.export.onnx_export import export_onnx
 
     dataset = VocDataset.open(data)
     pictures = [dataset.image_path(image_id) for image_id in dataset.ids("val")[:8]]
     with clock.step("export the fused graph, check it against PyTorch"):
         onnx = export_onnx(method.path, out / "fused.onnx", objectness=True, check_images=pictures)
     with clock.step("calibrate INT8 on the training split"):
-        int8 = calibrate(onnx.path, data, out / "fused.int8.onnx", size=256)
+        int8 = calibrate(onnx, data, out / "fused.int8.onnx", size=256)
     with clock.step("build engines: OpenVINO FP32 and INT8"):
         cpu = load_target("cpu")
         fp32_engine = build_engine(onnx.path, cpu, out / "fused.xml", precision="fp32")
@@ -168,7 +168,7 @@ def _prove(
     """What `parity`, `bench` and `stream` found."""
     from tsss_edge.bench import bench_engine
     from tsss_edge.parity import check_parity
-    from tsss_edge.stream.loop import stream
+    from tsss_edge.stream.live_loop import stream
 
     with clock.step("parity: INT8 engine against the PyTorch checkpoint on the validation split"):
         parity = check_parity(int8, method.path, data, max_drop=1.0, report_dir=out / "report")

@@ -60,14 +60,44 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
 
 
-def read_json(path: Path, kind: type[T]) -> T:
-    """Read a JSON file as `kind`.
-
-    Raises: ArtifactError: the file is missing, is not JSON, or has other fields or types than `kind`.
-    """
+def read_json(path: Path, kind: type[T], remedy: str = "make it again") -> T:
+    """Read a JSON file as `kind`. Raises: ArtifactError: the file is missing, or as `decode_json`."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        data = path.read_bytes()
     except FileNotFoundError as error:
         raise ArtifactError(f"{path}: no such file") from error
+    return decode_json(data, kind, path, remedy)
+
+
+class _Header(msgspec.Struct):
+    """The one field that every version of an artifact has. Version 1 did not write it."""
+
+    format: int = 1
+
+
+def decode_json(data: bytes | str, kind: type[T], path: Path, remedy: str = "make it again") -> T:
+    """JSON of `path` as `kind`. Where `kind` has a `format`, its default is the one that this version reads.
+
+    Args:    remedy: what to do about a file that cannot be read, as it stands in the error.
+    Raises:  ArtifactError: not JSON, other fields or types than `kind`, an older or a newer format.
+    """
+    try:
+        if (current := _format_of(kind)) is not None:
+            _require_format(msgspec.json.decode(data, type=_Header).format, current, path, remedy)
+        return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path}: not a valid {kind.__name__}: {error}; make it again") from error
+        raise ArtifactError(f"{path}: not a valid {kind.__name__}: {error}; {remedy}") from error
+
+
+def _format_of(kind: type) -> int | None:
+    fields = msgspec.structs.fields(kind) if issubclass(kind, msgspec.Struct) else ()
+    return next((int(field.default) for field in fields if field.name == "format"), None)
+
+
+def _require_format(found: int, current: int, path: Path, remedy: str) -> None:
+    if found < current:
+        raise ArtifactError(f"{path}: made by an older tsss-edge (format {found}, this one reads {current}); {remedy}")
+    if found > current:
+        raise ArtifactError(
+            f"{path}: made by a newer tsss-edge (format {found}, this one reads {current}); update tsss-edge"
+        )

@@ -17,9 +17,10 @@ from tsss_edge.artifacts import (
     OnnxModel,
     Preprocess,
     Struct,
+    Target,
 )
 from tsss_edge.backends.plan import read_header
-from tsss_edge.config import CalibSet, Target, TrainConfig, read_toml
+from tsss_edge.config import CalibSet, TrainConfig, read_toml
 from tsss_edge.deploy.bundle import Bundle
 from tsss_edge.deploy.kit import Kit
 from tsss_edge.errors import ArtifactError, TsssEdgeError
@@ -106,10 +107,8 @@ def _checkpoint(path: Path) -> Description:
 
 
 def _onnx(path: Path) -> Description:
-    import onnx
-
     model = OnnxModel.load(path)
-    meta, graph = model.meta, onnx.load(path)
+    meta, graph = model.meta, model.graph
     kinds = Counter(node.op_type for node in graph.graph.node)
     facts: dict[str, Any] = {"architecture": meta.arch, "precision": meta.precision, "head": meta.head}
     facts |= {"objectness": meta.objectness, "opset": graph.opset_import[0].version}
@@ -124,7 +123,7 @@ def _onnx(path: Path) -> Description:
 
 def _placement(graph: Any) -> dict[str, str]:
     """Node by node: INT8 or float, and why."""
-    from tsss_edge.calib.qdq import explain
+    from tsss_edge.onnxgraph.qdq import explain
 
     return {
         f"node {d.node} ({d.op})": f"{'INT8' if d.quantized else 'float'}, {d.reason}"
@@ -143,7 +142,7 @@ def _engine(path: Path) -> Description:
     if not Engine.record_path(path).is_file():
         facts["record"] = "none: not built by tsss-edge, or its .json is lost; it cannot be trusted"
         return Description(path=str(path), kind="engine without a record", facts=facts)
-    record = Engine.load(path, trust=True).record
+    record = Engine.load_record(path)
     facts |= {"files": {name: _check_file(path.parent / name, digest) for name, digest in record.files.items()}}
     return Description(path=str(path), kind=f"engine, {record.backend}", facts=facts | _record_facts(record))
 
@@ -155,16 +154,19 @@ def _check_file(path: Path, digest: str) -> str:
 
 
 def _record_facts(record: EngineRecord) -> dict[str, Any]:
-    facts: dict[str, Any] = {"target": record.target, "architecture": record.arch, "precision": record.precision}
-    facts["convolutions run in"] = record.realised or record.flags.get("typed") or "not known"
-    facts |= {"head": record.head, "objectness": record.objectness} | _classes(record.classes)
-    facts |= {"input": _input(record.preprocess)}
+    meta, build = record.meta, record.build
+    facts: dict[str, Any] = {"target": build.target.name, "architecture": meta.arch, "precision": record.precision}
+    facts["convolutions run in"] = record.realised or build.typed or "not known"
+    facts |= {"head": meta.head, "objectness": meta.objectness} | _classes(meta.classes)
+    facts |= {"input": _input(meta.preprocess)}
     facts |= {f"tensor {s.name}": f"{s.dtype} {s.shape}" for s in (*record.inputs, *record.outputs)}
-    facts |= _calibration(record.calibration) | {"built on": record.device}
+    facts |= _calibration(meta.calibration) | {"built on": record.device}
     facts |= {f"version {name}": value for name, value in record.versions.items()}
-    facts |= {f"flag {name}": value for name, value in record.flags.items() if name not in ("target", "chosen")}
-    if chosen := record.flags.get("chosen"):
-        facts["chosen because"] = chosen["why"]
+    told = msgspec.to_builtins(build)
+    facts |= {f"build {name}": value for name, value in told.items() if value and name not in ("target", "chosen")}
+    facts["build batch"] = build.target.batch
+    if build.chosen is not None:
+        facts["chosen because"] = build.chosen.why
     latency, parity = record.latency, record.parity
     facts["latency"] = f"p50 {latency.p50_ms:.2f} ms, p95 {latency.p95_ms:.2f} ms" if latency else "not measured"
     facts["parity"] = (
@@ -173,15 +175,18 @@ def _record_facts(record: EngineRecord) -> dict[str, Any]:
         if parity
         else "not checked; run `tsss-edge parity`"
     )
-    facts |= {"onnx sha256": record.onnx_sha256, "checkpoint sha256": record.checkpoint_sha256}
+    facts |= {"onnx sha256": record.onnx_sha256, "checkpoint sha256": meta.checkpoint_sha256}
     return facts | {"created": record.created, "made by": record.tool}
 
 
 def _json(path: Path) -> Description:
-    try:
-        record = read_json(path, EngineRecord)
-    except ArtifactError:
+    """An engine record or a calibration table, told apart by a field that every format of them has."""
+    content = read_json(path, dict)
+    if "ranges" in content:
         return _calib_table(path)
+    if "backend" not in content:
+        raise ArtifactError(f"{path}: JSON, but neither an engine record nor a calibration table")
+    record = read_json(path, EngineRecord, "build the engine again")
     engine = path.parent / next(iter(record.files))
     if engine.is_file():
         return _engine(engine)

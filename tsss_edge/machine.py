@@ -1,8 +1,9 @@
-"""This machine and its terminal: cores that may be used, memory, progress bars."""
+"""This machine and its terminal: its processor, cores that may be used, memory, progress bars."""
 
 from __future__ import annotations
 
 import os
+import platform
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,11 +12,30 @@ from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
+CPUINFO = Path("/proc/cpuinfo")
+RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")  # compute capabilities that TensorRT-RTX serves
 
 
 def usable_cores() -> int:
     """Cores that this process may use. A container or `taskset` may allow fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """The processor's name, as /proc/cpuinfo tells it."""
+    return _cpuinfo("model name", "Model") or platform.processor() or platform.machine()
+
+
+def cpu_flags(wanted: Sequence[str]) -> tuple[str, ...]:
+    """Of the `wanted` instruction sets (as Linux names them) those that this processor has."""
+    flags = set(_cpuinfo("flags", "Features").split())
+    return tuple(flag for flag in wanted if flag in flags)
+
+
+def _cpuinfo(*keys: str) -> str:
+    text = CPUINFO.read_text() if CPUINFO.is_file() else ""
+    found = re.search(rf"^(?:{'|'.join(keys)})\s*:\s*(.*)$", text, re.MULTILINE)
+    return found.group(1).strip() if found else ""
 
 
 def memory_bytes(path: Path = Path("/proc/meminfo")) -> tuple[int, int]:

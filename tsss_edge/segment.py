@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import IGNORE, Placement, Struct
 from tsss_edge.backends import Backend, Outputs, open_backend
-from tsss_edge.backends.common import fill_batch
-from tsss_edge.data.voc import IMAGE_SUFFIXES, read_image, write_mask
+from tsss_edge.backends.base import fill_batch
+from tsss_edge.data.voc import IMAGE_SUFFIXES, read_image
 from tsss_edge.errors import ArtifactError, DataError
-from tsss_edge.files import write_bytes
 from tsss_edge.machine import track
+from tsss_edge.segmentation import Segmentation
 
 T = TypeVar("T")
 
@@ -120,23 +120,10 @@ def segment_files(
 def segment_file(backend: Backend, picture: Path, target: Path, overlay: bool) -> None:
     """Write the mask of one picture, and the blended JPEG with `overlay`. Raises: DataError: it cannot be read."""
     image = read_image(picture)
-    labels = segment_image(backend, image)
-    write_mask(target, labels)
+    found = Segmentation(segment_image(backend, image), image, backend.classes)
+    found.save(target)
     if overlay:
-        write_bytes(target.with_suffix(".overlay.jpg"), _blended_jpeg(image, labels, backend))
-
-
-def _blended_jpeg(image: NDArray[np.uint8], labels: NDArray[np.uint8], backend: Backend) -> bytes:
-    import cv2
-
-    from tsss_edge.kernels.overlay import overlay
-
-    classes = backend.classes
-    frame = np.ascontiguousarray(image[..., ::-1])
-    overlay(frame, labels, classes.palette, out=frame, shown=classes.objects)
-    done, data = cv2.imencode(".jpg", frame)
-    assert done, "OpenCV could not encode a JPEG"
-    return data.tobytes()
+        found.save(target.with_suffix(".overlay.jpg"))
 
 
 def plan(inputs: Sequence[str], out: Path) -> dict[Path, Path]:

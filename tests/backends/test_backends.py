@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from tiny import CLASSES, PREPROCESS, pictures, tiny_onnx
 
-from tsss_edge.artifacts import Checkpoint, CheckpointMeta
+from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Engine
 from tsss_edge.backends import AsyncBackend, Backend, open_backend
 from tsss_edge.backends.fake import FakeBackend
 from tsss_edge.backends.ov import OpenVinoBackend, compile_options
 from tsss_edge.config import load_target
 from tsss_edge.errors import ArtifactError, UnavailableError
-from tsss_edge.export.engine import build_engine
+from tsss_edge.export.build import build_engine
 from tsss_edge.models import build_model
 
 
@@ -62,7 +62,7 @@ def test_openvino_int8_answers_as_the_fake(tmp_path: Path) -> None:
 
 def test_openvino_slots_do_not_mix(engine: Path) -> None:
     images = [pictures(seed=s) for s in range(3)]
-    with OpenVinoBackend(engine, threads=1, slots=3) as backend:
+    with OpenVinoBackend(Engine.load(engine), threads=1, slots=3) as backend:
         for _ in range(3):
             for slot in range(3):
                 backend.start(slot, images[slot])
@@ -72,7 +72,7 @@ def test_openvino_slots_do_not_mix(engine: Path) -> None:
 
 def test_openvino_reads_the_callers_memory_and_reuses_its_outputs(engine: Path) -> None:
     image = pictures(seed=1)
-    with OpenVinoBackend(engine, threads=1) as backend:
+    with OpenVinoBackend(Engine.load(engine), threads=1) as backend:
         first = backend.infer(image)["logits"]
         image[...] = pictures(seed=2)  # same memory, other picture: no rebinding happens, and none is needed
         second = backend.infer(image)["logits"]
@@ -83,7 +83,7 @@ def test_openvino_reads_the_callers_memory_and_reuses_its_outputs(engine: Path) 
 def test_openvino_takes_a_view_that_is_not_contiguous(engine: Path) -> None:
     wide = np.zeros((1, 64, 192, 3), np.uint8)
     wide[:, :, ::2] = pictures()
-    with OpenVinoBackend(engine, threads=1) as backend:
+    with OpenVinoBackend(Engine.load(engine), threads=1) as backend:
         assert (backend.infer(wide[:, :, ::2])["logits"].argmax(1) == expected_classes(pictures())).all()
 
 
@@ -106,11 +106,11 @@ def test_fixed_batch_and_size_are_enforced(engine: Path) -> None:
 
 def test_unknown_openvino_device(engine: Path) -> None:
     with pytest.raises(UnavailableError, match="no OpenVINO device 'NPU' on this machine; it has CPU"):
-        OpenVinoBackend(engine, device="NPU")
+        OpenVinoBackend(Engine.load(engine), device="NPU")
 
 
 def test_close_twice(engine: Path) -> None:
-    backend = OpenVinoBackend(engine, threads=1)
+    backend = OpenVinoBackend(Engine.load(engine), threads=1)
     backend.close()
     backend.close()
 

@@ -15,10 +15,10 @@ from tsss_edge.bench import time_networks
 from tsss_edge.bench.timing import network_call, time_end_to_end
 from tsss_edge.config import load_target
 from tsss_edge.errors import ArtifactError
-from tsss_edge.export.engine import build_engine
-from tsss_edge.onnxgraph.view import QdqGraph
+from tsss_edge.export.build import build_engine
+from tsss_edge.onnxgraph.sessions import run_tensors
 from tsss_edge.segment import run_network
-from tsss_edge.stream.engine import open_engine
+from tsss_edge.stream.opening import open_engine
 
 FOUR = msgspec.structs.replace(load_target("cpu"), batch=(4, 4, 4))
 
@@ -49,17 +49,15 @@ def test_times_are_a_call_and_rates_and_ratios_a_picture(monkeypatch: pytest.Mon
     batched.min_batch = 4
     monkeypatch.setattr("tsss_edge.bench.warm_up", lambda call: call())
     monkeypatch.setattr("tsss_edge.bench.alternate", lambda calls, duration_s: [[9.0, 10.0, 11.0], [20.0, 20.0, 20.0]])
-    one, four = time_networks([single, batched], [Path("a"), Path("b")], duration_s=1)
+    one, four = time_networks([single, batched], ["a", "b"], duration_s=1)
     assert (one.latency_ms.p50, one.throughput_fps, one.ratio) == (10, pytest.approx(100), 1)
     assert (four.latency_ms.p50, four.throughput_fps, four.ratio) == (20, pytest.approx(200), 0.5)
     assert (four.best_ms, four.ratio_best) == (20, pytest.approx(5 / 9))
 
 
 def test_a_graph_of_a_fixed_batch_is_compared_picture_by_picture(tmp_path: Path) -> None:
-    import onnx
-
-    graph = QdqGraph(onnx.load(tiny_onnx(tmp_path / "t.onnx", batch=4).path))
-    (logits,) = graph.session(["logits"])(np.zeros((1, 64, 96, 3), np.uint8))
+    run = run_tensors(tiny_onnx(tmp_path / "t.onnx", batch=4).graph, ["logits"])
+    logits = run(np.zeros((1, 64, 96, 3), np.uint8))["logits"]
     assert logits.shape == (1, 4, 8, 12)
 
 

@@ -15,7 +15,7 @@ from tsss_edge.backends.plan import foreign_prefix, read_header, require_record,
 from tsss_edge.backends.trt_api import Trt
 from tsss_edge.config import load_target
 from tsss_edge.errors import ArtifactError, UnavailableError
-from tsss_edge.export.engine import build_engine
+from tsss_edge.export.build import build_engine
 
 ADA = Gpu(name="NVIDIA L4", compute_capability="8.9", total_bytes=1 << 34, free_bytes=1 << 34, driver_cuda="13.0")
 HOPPER = msgspec.structs.replace(ADA, name="NVIDIA H100 80GB HBM3", compute_capability="9.0")
@@ -111,9 +111,7 @@ def test_record_of_another_builder(engine: Engine, tmp_path: Path) -> None:
 
 
 def as_tensorrt(record: EngineRecord, version: str, device: str = "") -> EngineRecord:
-    return msgspec.structs.replace(
-        record, backend="tensorrt", versions={"tensorrt": version}, device=device, target="datacenter"
-    )
+    return msgspec.structs.replace(record, backend="tensorrt", versions={"tensorrt": version}, device=device)
 
 
 def test_machine_mismatches_name_both_sides_and_the_way_out(engine: Engine, tmp_path: Path) -> None:

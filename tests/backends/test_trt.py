@@ -23,9 +23,9 @@ from tsss_edge.backends.fake import FakeBackend
 from tsss_edge.backends.trt_api import Trt
 from tsss_edge.config import load_target
 from tsss_edge.errors import ArtifactError, UnavailableError
-from tsss_edge.export.engine import build_engine
-from tsss_edge.stream.cpu import CpuStages
-from tsss_edge.stream.cuda import DeviceEngine
+from tsss_edge.export.build import build_engine
+from tsss_edge.stream.cpu_stages import CpuStages
+from tsss_edge.stream.cuda_slot import DeviceEngine
 from tsss_edge.stream.frames import Frame
 
 ADA = Gpu(name="NVIDIA L4", compute_capability="8.9", total_bytes=1 << 34, free_bytes=1 << 34, driver_cuda="13.0")
@@ -40,7 +40,7 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Engine:
 
 
 class HostCuda:
-    """`Cuda` with host memory. Copies wait in the stream until somebody synchronizes, as on a device, and a thread must have
+    """`PrimaryContext` with host memory. Copies wait in the stream until somebody synchronizes, as on a device, and a thread must have
     made the context its own before it calls anything."""
 
     def __init__(self) -> None:
@@ -125,7 +125,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, engine: Engine, gpu: Gpu = ADA, br
     deserialize = SimpleNamespace(deserialize_cuda_engine=lambda data: loaded if broken != "plan" else None)
     module = SimpleNamespace(Runtime=lambda logger: deserialize)
     version = tuple(map(int, engine.record.versions["tensorrt-rtx"].split(".")))
-    monkeypatch.setattr(trt, "Cuda", lambda: cuda)
+    monkeypatch.setattr(trt, "PrimaryContext", lambda: cuda)
     monkeypatch.setattr(trt, "first_gpu", lambda: gpu)
     monkeypatch.setattr(trt, "load", lambda flavour: Trt(module, flavour, version))
     monkeypatch.setattr(trt, "make_logger", lambda trt: SimpleNamespace(last="bad magic"))
@@ -134,7 +134,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, engine: Engine, gpu: Gpu = ADA, br
 
 def test_slots_and_batches_reach_the_right_memory(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
     cuda = stand_in(monkeypatch, engine)
-    most = engine.record.flags["batch"][2]
+    most = engine.record.build.target.batch[2]
     with open_backend(engine.path, slots=2) as backend:
         assert isinstance(backend, AsyncBackend)
         for batch in {1, most, 1 + most // 2}:
@@ -158,7 +158,7 @@ def test_slots_and_batches_reach_the_right_memory(monkeypatch: pytest.MonkeyPatc
 
 def test_enqueue_runs_on_memory_that_a_gpu_loop_filled(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
     cuda = stand_in(monkeypatch, engine)
-    backend = trt.TensorRTBackend(engine.path)
+    backend = trt.TensorRTBackend(engine)
     assert isinstance(backend, DeviceEngine)
     image, stream = pictures(), cuda.stream()
     ctypes.memmove(backend.addresses(0)["image"], image.ctypes.data, image.nbytes)
@@ -189,7 +189,7 @@ def test_the_live_loop_runs_it_from_its_own_threads(monkeypatch: pytest.MonkeyPa
 
 def test_batches_beyond_the_engine(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
     stand_in(monkeypatch, engine)
-    most = engine.record.flags["batch"][2]
+    most = engine.record.build.target.batch[2]
     with open_backend(engine.path) as backend, pytest.raises(ValueError, match=f"{most}, got {most + 1}$"):
         backend.infer(pictures(most + 1))
 

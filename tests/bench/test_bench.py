@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import tiny_meta, written_engine
 
 import tsss_edge.bench
-from tsss_edge.artifacts import Classes, Engine, EngineRecord, Preprocess
+from tsss_edge.artifacts import Classes, Engine, Preprocess
 from tsss_edge.backends.fake import FakeBackend
-from tsss_edge.bench import BenchReport, bench_engine
-from tsss_edge.bench.benchmark_app import command, parse
-from tsss_edge.bench.conditions import examine_machine, notes_on
-from tsss_edge.bench.result import Machine
+from tsss_edge.bench import BenchReport, app_command, bench_engine, parse_app
+from tsss_edge.bench.conditions import Machine, examine_machine, notes_on
 from tsss_edge.bench.timing import alternate, time_end_to_end
 from tsss_edge.errors import ArtifactError
-from tsss_edge.files import sha256_bytes, write_json
 from tsss_edge.metrics import percentiles
 
 CLASSES = Classes(names=("background", "cat", "dog", "cow"))
@@ -30,12 +30,17 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeBackend]:
     """`open_backend` gives fakes: 20 ms for a file that has `slow` in its name, 2 ms otherwise."""
     opened: dict[str, FakeBackend] = {}
 
-    def open_fake(path: Path, **_: object) -> FakeBackend:
+    def load_fake(path: Path, *, trust: bool = False) -> object:
+        return Engine.load(path, trust=trust) if path.suffix == ".xml" else SimpleNamespace(path=path)
+
+    def open_fake(model: Any, **_: object) -> FakeBackend:
+        path = model.path
         backend = FakeBackend(CLASSES, SPEC, latency_ms=20 if "slow" in path.name else 2)
         backend.name = f"fake {path.stem}"
         opened[path.name] = backend
         return backend
 
+    monkeypatch.setattr(tsss_edge.bench, "load_artifact", load_fake)
     monkeypatch.setattr(tsss_edge.bench, "open_backend", open_fake)
     return opened
 
@@ -150,7 +155,7 @@ def test_instructions_that_decide_what_int8_gains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpuinfo: str, units: tuple[str, ...]
 ) -> None:
     (tmp_path / "cpuinfo").write_text(cpuinfo)
-    monkeypatch.setattr("tsss_edge.bench.conditions.CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr("tsss_edge.machine.CPUINFO", tmp_path / "cpuinfo")
     assert examine_machine(threads=None, mhz_before=None, load_before=None).units == units
 
 
@@ -168,17 +173,14 @@ APP_OUTPUT = """[Step 11/11] Dumping statistics report
 
 
 def test_benchmark_app_output_is_read() -> None:
-    assert parse(APP_OUTPUT) == {"median": 1.91, "average": 1.94, "min": 1.85, "max": 9.03, "count": 1543.0}
-    assert parse("[ ERROR ] no such file") is None
+    assert parse_app(APP_OUTPUT) == {"median": 1.91, "average": 1.94, "min": 1.85, "max": 9.03, "count": 1543.0}
+    assert parse_app("[ ERROR ] no such file") is None
 
 
 @pytest.mark.parametrize(("precision", "hint"), [("fp32", "f32"), ("bf16", "bf16"), ("int8", None)])
-def test_benchmark_app_runs_in_the_engines_precision(precision: str, hint: str | None) -> None:
-    record = EngineRecord(
-        backend="openvino", files={}, target="cpu", onnx_sha256="", checkpoint_sha256="", arch="edge-s", classes=CLASSES,
-        preprocess=SPEC, head="logits", objectness=False, precision=precision,  # type: ignore[arg-type]
-    )  # fmt: skip
-    args = command("benchmark_app", Path("f.xml"), record, duration_s=2.0, threads=2)
+def test_benchmark_app_runs_in_the_engines_precision(tmp_path: Path, precision: str, hint: str | None) -> None:
+    engine = written_engine(tmp_path / "f.xml", tiny_meta(precision=precision))  # type: ignore[arg-type]
+    args = app_command("benchmark_app", engine, duration_s=2.0, threads=2)
     assert ("-infer_precision" in args) == (hint is not None)
     assert hint is None or args[args.index("-infer_precision") + 1] == hint
     assert args[args.index("-nthreads") + 1] == "2" and args[args.index("-t") + 1] == "2"
@@ -195,14 +197,7 @@ def fake_tool(folder: Path, text: str, code: int = 0) -> str:
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Path:
-    path = tmp_path / "net.xml"
-    path.write_bytes(b"<net/>")
-    record = EngineRecord(
-        backend="openvino", files={"net.xml": sha256_bytes(b"<net/>")}, target="cpu", onnx_sha256="", checkpoint_sha256="",
-        arch="edge-s", classes=CLASSES, preprocess=SPEC, head="logits", objectness=False, precision="int8",
-    )  # fmt: skip
-    write_json(Engine.record_path(path), record)
-    return path
+    return written_engine(tmp_path / "net.xml", tiny_meta(CLASSES, SPEC)).path
 
 
 def test_benchmark_app_is_compared(

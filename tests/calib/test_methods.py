@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tsss_edge.calib.histogram import Histogram
 from tsss_edge.calib.methods import (
     DEAD_RANGE,
     ENTROPY_QUANTA,
     METHODS,
+    Histogram,
     Method,
     choose_range,
     entropy,

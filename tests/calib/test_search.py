@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,19 +16,28 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
+import tsss_edge.calib.search as module
 from tsss_edge.artifacts import Classes, Precision
 from tsss_edge.backends.base import Outputs
-from tsss_edge.calib.heldout import Judge, Sample, Score, held_back_ids, load_samples
 from tsss_edge.calib.methods import METHODS, Method
-from tsss_edge.calib.pareto import pareto_front, pareto_svg, ticks
-from tsss_edge.calib.qdq import explain, insert_qdq
-from tsss_edge.calib.ranges import CalibTable
-from tsss_edge.calib.search import LayerCost, SearchReport, Step, graphs_to_judge, search, units_of
+from tsss_edge.calib.ranges import CalibTable, collect, make_table
+from tsss_edge.calib.search import (
+    HeldBackScore,
+    Judge,
+    LayerCost,
+    SearchReport,
+    TriedGraph,
+    draw_search,
+    pareto_front,
+    search,
+    units_of,
+)
+from tsss_edge.calib.sets import HeldBackPicture, held_back_ids, load_held_back
 from tsss_edge.data.voc import VocDataset
-from tsss_edge.errors import DataError, GateError
-from tsss_edge.export.graph import export_onnx
-from tsss_edge.onnxgraph.placement import Options
-from tsss_edge.onnxgraph.sessions import Network, OnnxRuntimeCompiler, OpenVinoCompiler, pick_compiler, time_in_turn
+from tsss_edge.errors import DataError, GateError, UnavailableError
+from tsss_edge.export.onnx_export import export_onnx
+from tsss_edge.onnxgraph.qdq import PairOptions, explain, insert_qdq, wanted_tensors
+from tsss_edge.onnxgraph.sessions import OnnxRuntimeCompiler, OpenVinoCompiler, RunPicture, pick_compiler, time_in_turn
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +56,12 @@ class FakeJudge:
 
     judged: list[Any] = field(default_factory=list)
     miou: float = 70.0
-    samples: Sequence[Sample] = ()
+    pictures: Sequence[HeldBackPicture] = ()
     floor: float = 0.0
 
     def __post_init__(self) -> None:
         blank = np.zeros((1, *netkit.SPEC.size_hw, 3), np.uint8)
-        self.samples = [Sample(blank, blank[0, ..., 0], netkit.SPEC.place(netkit.SPEC.size_hw))]
+        self.pictures = [HeldBackPicture(blank, blank[0, ..., 0], netkit.SPEC.place(netkit.SPEC.size_hw))]
 
     @property
     def compiler(self) -> FakeJudge:
@@ -59,17 +70,17 @@ class FakeJudge:
     name = "fake"
     floats: tuple[Precision, ...] = ("fp32",)
 
-    def __call__(self, graph: Any, precision: Precision) -> Network:
+    def __call__(self, graph: Any, precision: Precision) -> RunPicture:
         return _GraphNetwork(graph, precision)
 
-    def score(self, network: Any) -> Score:
+    def score(self, network: Any) -> HeldBackScore:
         self.judged.append(network)
         if network.precision == "fp32":
-            return Score(miou=70.0, drop=0.0, drop_high=0.0, change=0.0)
+            return HeldBackScore(miou=70.0, drop=0.0, drop_high=0.0, change=0.0)
         quantized = {d.node for d in explain(network.graph) if d.quantized}
         change = sum(COSTS.get(node, 0.0) for node in quantized) + self.floor
         change += METHOD_COST[method_of(network.graph)]
-        return Score(miou=70 - change, drop=change - 0.05, drop_high=change, change=change)
+        return HeldBackScore(miou=70 - change, drop=change - 0.05, drop_high=change, change=change)
 
 
 @dataclass
@@ -89,8 +100,6 @@ def method_of(graph: Any) -> Method:
 
 
 def tables(graph: Any, methods: Sequence[Method] = METHODS) -> dict[Method, CalibTable]:
-    from tsss_edge.onnxgraph.placement import wanted_tensors
-
     return {
         m: CalibTable(
             method=m, images=1, onnx_sha256="", preprocess="", peaks={},
@@ -115,7 +124,7 @@ def test_layers_are_ranked_by_what_they_cost(floating: Any) -> None:
     report = run(floating, FakeJudge(), 5.0)
     assert [layer.node for layer in report.layers[:3]] == list(COSTS)
     assert [layer.cost for layer in report.layers[:3]] == pytest.approx(list(COSTS.values()))
-    assert len(report.layers) == len(units_of(floating, Options()))
+    assert len(report.layers) == len(units_of(floating, PairOptions()))
     assert report.chosen == "INT8 mse"  # the budget holds: nothing is given back
 
 
@@ -135,28 +144,31 @@ def test_the_upper_end_of_the_interval_must_hold(floating: Any) -> None:
 
 def test_a_budget_that_cannot_hold_is_a_failed_gate(floating: Any) -> None:
     judge = FakeJudge(floor=1.0)
-    units = len(units_of(floating, Options()))
+    units = len(units_of(floating, PairOptions()))
     with pytest.raises(GateError, match=rf"with {(units + 1) // 2} of {units} layers in float .* --qat"):
         run(floating, judge, 0.3)
 
 
 def test_layers_kept_by_the_caller_stay_kept(floating: Any) -> None:
-    report = run(floating, FakeJudge(), 0.45, options=Options(float_nodes=("decoder.smooth.0",)))
+    report = run(floating, FakeJudge(), 0.45, options=PairOptions(float_nodes=("decoder.smooth.0",)))
     assert report.result.float_nodes == ("decoder.smooth.0", "encoder.stem")
     assert all(layer.node != "decoder.smooth.0" for layer in report.layers)
 
 
-def test_progress_is_told_in_advance(floating: Any) -> None:
-    ticks_seen: list[int] = []
-    run(floating, FakeJudge(), 5.0, tick=lambda: ticks_seen.append(1))
-    assert len(ticks_seen) == graphs_to_judge(floating, tables(floating), 5.0, Options())
-    assert graphs_to_judge(floating, tables(floating), None, Options()) == 4
+def test_progress_is_told_in_advance(floating: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    ticks: list[int] = []
 
+    @contextmanager
+    def watched(what: str, total: int) -> Iterator[Callable[[], None]]:
+        told.append(total)
+        yield lambda: ticks.append(1)
 
-def test_summary_names_the_choice_and_the_costliest(floating: Any) -> None:
-    text = run(floating, FakeJudge(), 0.45).summary()
-    assert "1 held-back training pictures on fake, float mIoU 70.00" in text
-    assert "> INT8 but 2: drop +0.25 (to +0.30)" in text and "INT8 of encoder.stem costs +0.400" in text
+    monkeypatch.setattr(module, "progress", watched)
+    run(floating, FakeJudge(), 5.0)
+    assert told == [len(ticks)] == [4 + len(units_of(floating, PairOptions()))]
+    run(floating, FakeJudge(), None)
+    assert told[1:] == [4]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -166,8 +178,11 @@ def test_summary_names_the_choice_and_the_costliest(floating: Any) -> None:
 CLASSES = Classes(names=("background", "cat", "dog"))
 
 
-def samples(masks: list[NDArray[np.uint8]]) -> list[Sample]:
-    return [Sample(np.full((1, 64, 64, 3), i, np.uint8), m, netkit.SPEC.place((64, 64))) for i, m in enumerate(masks)]
+def samples(masks: list[NDArray[np.uint8]]) -> list[HeldBackPicture]:
+    return [
+        HeldBackPicture(np.full((1, 64, 64, 3), i, np.uint8), m, netkit.SPEC.place((64, 64)))
+        for i, m in enumerate(masks)
+    ]
 
 
 class LabelCompiler:
@@ -176,7 +191,7 @@ class LabelCompiler:
     name = "labels"
     floats: tuple[Precision, ...] = ("fp32",)
 
-    def __call__(self, graph: Any, precision: Precision) -> Network:
+    def __call__(self, graph: Any, precision: Precision) -> RunPicture:
         return lambda picture: {"labels": graph[int(picture[0, 0, 0, 0])][None]}
 
 
@@ -188,7 +203,7 @@ def halves(left: int, right: int) -> NDArray[np.uint8]:
 
 def judge_of(truth: list[NDArray[np.uint8]], floats: list[NDArray[np.uint8]]) -> Judge:
     spec = netkit.SPEC.__class__(size_hw=(64, 64))
-    made = [Sample(np.full((1, 64, 64, 3), i, np.uint8), m, spec.place((64, 64))) for i, m in enumerate(truth)]
+    made = [HeldBackPicture(np.full((1, 64, 64, 3), i, np.uint8), m, spec.place((64, 64))) for i, m in enumerate(truth)]
     return Judge(floats, made, len(CLASSES), LabelCompiler())
 
 
@@ -251,8 +266,6 @@ def test_compilers_give_the_graph_s_own_answers(tmp_path: Path, compiler: Any) -
 
 
 def test_without_openvino_onnx_runtime_judges(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     assert pick_compiler().name == "OpenVINO"
     monkeypatch.setitem(sys.modules, "openvino", None)
     assert pick_compiler().name == "ONNX Runtime"
@@ -260,27 +273,23 @@ def test_without_openvino_onnx_runtime_judges(monkeypatch: pytest.MonkeyPatch) -
 
 def test_networks_take_turns() -> None:
     order: list[int] = []
-    networks: list[Network] = [lambda _, i=i: order.append(i) or {} for i in range(2)]  # type: ignore[misc]
+    networks: list[RunPicture] = [lambda _, i=i: order.append(i) or {} for i in range(2)]  # type: ignore[misc]
     times = time_in_turn(networks, np.zeros((1, 1, 1, 3), np.uint8), rounds=3)
     assert order == [0, 1] * 4 and len(times) == 2 and all(t >= 0 for t in times)
 
 
 def test_search_on_a_real_network(tmp_path: Path, floating: Any) -> None:
     """Every step is what its graph really gives."""
-    from tsss_edge.calib.ranges import collect, make_table
-
     dataset = VocDataset.open(netkit.write_set(tmp_path, train=10, size_hw=netkit.SPEC.size_hw))
-    samples = load_samples(dataset, dataset.ids("train")[:3], netkit.SPEC)
-    from tsss_edge.onnxgraph.placement import wanted_tensors
-
+    samples = load_held_back(dataset, dataset.ids("train")[:3], netkit.SPEC)
     histograms = collect(floating, wanted_tensors(floating), [lambda s=s: s.picture for s in samples])
     table = make_table(histograms, "minmax", images=3, onnx_sha256="", preprocess="", exact={})
     judge = Judge(floating, samples, len(netkit.CLASSES), OnnxRuntimeCompiler())
     report = search(floating, {"minmax": table}, judge, max_drop=100.0)
-    whole = judge.score(OnnxRuntimeCompiler()(insert_qdq(floating, table), "int8"))
+    whole = judge.score(OnnxRuntimeCompiler()(insert_qdq(floating, table.ranges), "int8"))
     assert report.result.score == whole and whole.change > 0
     first = report.layers[0]
-    without = insert_qdq(floating, table, Options(float_nodes=(first.node,)))
+    without = insert_qdq(floating, table.ranges, PairOptions(float_nodes=(first.node,)))
     assert first.cost == whole.change - judge.score(OnnxRuntimeCompiler()(without, "int8")).change
 
 
@@ -288,9 +297,9 @@ def test_search_on_a_real_network(tmp_path: Path, floating: Any) -> None:
 # The picture
 
 
-def step(name: str, drop: float, ms: float, *, nodes: tuple[str, ...] = ()) -> Step:
-    score = Score(miou=70 - drop, drop=drop, drop_high=drop + 0.1, change=drop)
-    return Step(name=name, score=score, latency_ms=ms, float_nodes=nodes)
+def step(name: str, drop: float, ms: float, *, nodes: tuple[str, ...] = ()) -> TriedGraph:
+    score = HeldBackScore(miou=70 - drop, drop=drop, drop_high=drop + 0.1, change=drop)
+    return TriedGraph(name=name, score=score, latency_ms=ms, float_nodes=nodes)
 
 
 STEPS = (
@@ -305,36 +314,28 @@ def test_the_front_holds_what_nothing_beats() -> None:
     assert [s.name for s in pareto_front(STEPS)] == ["INT8 a<b", "INT8 but 1", "FP32"]
 
 
-def test_the_picture_holds_every_step_and_the_budget() -> None:
+def test_the_plot_names_every_graph_and_the_budget(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
     report = SearchReport(
         runs_on="OpenVINO", held_back=9, miou_float=70.0, max_drop=0.3, method="mse", steps=STEPS,
         layers=(LayerCost(node="stem", cost=0.3),), chosen="INT8 but 1",
     )  # fmt: skip
-    root = ElementTree.fromstring(pareto_svg(report))
-    space = "{http://www.w3.org/2000/svg}"
-    titles = [t.text for t in root.iter(f"{space}title")]
-    assert titles == [
-        "FP32: drop 0.00, 10.00 ms",
-        "INT8 a<b: drop 0.80, 3.00 ms",
-        "INT8 c: drop 0.50, 4.00 ms",
-        "INT8 but 1: drop 0.20, 4.00 ms, float: stem",
-    ]
-    circles = list(root.iter(f"{space}circle"))
-    by_time = sorted(circles, key=lambda c: float(c.get("cx", 0)))
-    assert [circles.index(c) for c in by_time] == [1, 2, 3, 0]
-    assert float(circles[1].get("cy", 0)) < float(circles[0].get("cy", 0))  # a larger drop is higher up
-    assert "budget 0.30" in pareto_svg(report)
-    assert len({c.get("fill") for c in circles}) == 3
+    files = [tmp_path / folder / "q.search.svg" for folder in ("first", "second")]
+    for file in files:
+        file.parent.mkdir()
+        draw_search(report, file)
+    texts = [t.text for t in ElementTree.parse(files[0]).getroot().iter("{http://www.w3.org/2000/svg}text")]
+    title = "9 held-back training pictures on OpenVINO, float mIoU 70.00"
+    assert {*(s.name for s in STEPS), "budget 0.30", title} <= set(texts)
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([0, 10], [0, 2, 4, 6, 8, 10]),
-        ([0.0, 0.31], [0, 0.1, 0.2, 0.3]),
-        ([-1, 1], [-1, -0.5, 0, 0.5, 1]),
-        ([2, 2], [2]),
-    ],
-)
-def test_ticks_are_round(values: list[float], expected: list[float]) -> None:
-    assert ticks(values) == pytest.approx(expected)
+def test_without_matplotlib_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    report = SearchReport(
+        runs_on="OpenVINO", held_back=9, miou_float=70.0, max_drop=None, method="mse", steps=STEPS, layers=(),
+        chosen="FP32",
+    )  # fmt: skip
+    with pytest.raises(UnavailableError, match=r"pip install 'tsss-edge\[report\]'"):
+        draw_search(report, tmp_path / "q.search.svg")
+    assert not list(tmp_path.iterdir())

@@ -10,12 +10,12 @@ import pytest
 from netkit import checkpoint, write_set
 from tiny import tiny_onnx
 
-from tsss_edge.artifacts import Engine
+from tsss_edge.artifacts import Engine, OnnxModel
 from tsss_edge.calib.calibrate import calibrate
 from tsss_edge.config import load_target
 from tsss_edge.deploy import bundle as bundles
-from tsss_edge.export.engine import build_engine
-from tsss_edge.export.graph import export_onnx
+from tsss_edge.export.build import build_engine
+from tsss_edge.export.onnx_export import export_onnx
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -33,7 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_set(root / "data")
     checkpoint(root / "net.pt")
     export_onnx(root / "net.pt", root / "net.onnx")
-    calibrate(root / "net.onnx", root / "data", root / "net.int8.onnx")
+    calibrate(OnnxModel.load(root / "net.onnx"), root / "data", root / "net.int8.onnx")
     return root
 
 
@@ -48,7 +48,7 @@ def test_candidates_are_built_gated_and_the_chosen_one_is_kept(made: Path, tmp_p
     (engine,) = tmp_path.glob("n.*.xml")
     record = Engine.load(engine).record
     assert record.parity is not None and record.latency is not None
-    tried = {candidate["precision"] for candidate in record.flags["chosen"]["candidates"]}
+    tried = {candidate.precision for candidate in record.build.chosen.candidates}
     assert tried == {"int8", "fp32"}, "INT8 from the graph that lies beside the float one"
 
 
@@ -163,7 +163,9 @@ def test_bundle_options_reach_the_library(tmp_path: Path, run: Run, monkeypatch:
     )
     code, out, _ = run("bundle", "--out", "b", *options, "--level", "0")
     assert code == 0 and "for Python 3.11 on aarch64" in out and "sh b/install.sh" in out
-    assert "cp311" in asked[0] and "pytest" in asked[0] and any(a.endswith("[rtx]") for a in asked[0])
+    wheel, download = asked
+    assert wheel[0] == "wheel" and "cp311" in download and "pytest" in download
+    assert any(a.endswith("[rtx]") for a in download)
     code, out, _ = run("inspect", "b")
     assert code == 0 and "bundle for a host without a network" in out and "bundle.tar.xz.000: as built" in out
     assert run("bundle", "--out", "c", "--python", "2.7")[0] == 2

@@ -17,8 +17,8 @@ from PIL import Image
 from tsss_edge.artifacts import Checkpoint
 from tsss_edge.config import load_target
 from tsss_edge.data.voc import VocDataset
-from tsss_edge.export.engine import build_engine
-from tsss_edge.export.graph import export_onnx
+from tsss_edge.export.build import build_engine
+from tsss_edge.export.onnx_export import export_onnx
 
 
 @pytest.fixture(scope="module")

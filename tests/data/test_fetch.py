@@ -15,10 +15,8 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from tsss_edge.data import download as download_module
 from tsss_edge.data import fetch as fetch_module
-from tsss_edge.data.download import download
-from tsss_edge.data.fetch import ARCHIVES, Archive, fetch, members, read_sbd
+from tsss_edge.data.fetch import ARCHIVES, Archive, download, fetch, members, read_sbd
 from tsss_edge.data.voc import VocDataset, read_mask
 from tsss_edge.errors import DataError
 
@@ -251,7 +249,7 @@ def offered(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
         )
         monkeypatch.setitem(ARCHIVES, name, small)
         server.files[f"/mirror/{small.file}"] = content
-    monkeypatch.setattr(download_module, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(fetch_module, "FIRST_WAIT_S", 0.001)
     return server
 
 

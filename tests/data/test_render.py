@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tsss_edge.artifacts import Classes
-from tsss_edge.data import appearance, silhouettes, textures
+from tsss_edge.data import appearance, patterns
 from tsss_edge.data.check import check_dataset
 from tsss_edge.data.render import SOURCE, _look, _pieces, _shrunk, render, render_layouts, render_source
 from tsss_edge.data.synthetic import EMBEDDED
@@ -124,7 +124,7 @@ def test_source_and_target_share_nothing() -> None:
     assert not {frozenset(t) for t in SOURCE.tones} & {frozenset(t) for t in EMBEDDED.tones}
     assert len({frozenset(t) for t in SOURCE.tones}) == len(SOURCE.tones)
     assert set(SOURCE.shapes) | set(SOURCE.materials) == {part for pair in SOURCE.pairs for part in pair.split("-")}
-    assert {len(silhouettes.SECOND), len(textures.SECOND)} == {6}
+    assert {len(patterns.MORE_OUTLINES), len(patterns.MORE_TEXTURES)} == {6}
     assert len(appearance.OTHER_PAIRS) == 16
 
 

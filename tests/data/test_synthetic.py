@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tsss_edge.artifacts import IGNORE
-from tsss_edge.data import appearance, silhouettes, textures
+from tsss_edge.data import appearance, patterns
 from tsss_edge.data.check import check_dataset
 from tsss_edge.data.synthetic import CLASSES, Scenes, mask_with_border, write_synthetic
 from tsss_edge.data.voc import VOC_NAMES, VocDataset, read_mask
@@ -218,10 +218,10 @@ def test_too_small() -> None:
         Scenes(0, (16, 64))
 
 
-@pytest.mark.parametrize("name", [*textures.FIRST, *textures.SECOND])
+@pytest.mark.parametrize("name", [*patterns.TEXTURES, *patterns.MORE_TEXTURES])
 def test_textures_fill_their_range(name: str) -> None:
-    texture = (textures.FIRST | textures.SECOND)[name]
-    u, v = textures.coordinates((96, 96), (48, 48), angle=0.4, period=(14.0, 14.0))
+    texture = (patterns.TEXTURES | patterns.MORE_TEXTURES)[name]
+    u, v = patterns.coordinates((96, 96), (48, 48), angle=0.4, period=(14.0, 14.0))
     weight = texture(u, v)
     assert weight.shape == (96, 96)
     assert weight.dtype == np.int32
@@ -232,19 +232,19 @@ def test_textures_fill_their_range(name: str) -> None:
 
 def test_stripes_by_hand() -> None:
     """Period 8 along x, bright where the cell begins, dark in its middle."""
-    u, v = textures.coordinates((2, 16), (0, 0), angle=0.0, period=(8.0, 8.0))
-    row = textures.stripes(u, v)[0]
+    u, v = patterns.coordinates((2, 16), (0, 0), angle=0.0, period=(8.0, 8.0))
+    row = patterns.stripes(u, v)[0]
     assert row[[0, 1, 7]].tolist() == [255] * 3
     assert row[[3, 4, 5]].tolist() == [0] * 3
     np.testing.assert_array_equal(row[:8], row[8:])
 
 
-@pytest.mark.parametrize("name", [*silhouettes.FIRST, *silhouettes.SECOND])
+@pytest.mark.parametrize("name", [*patterns.OUTLINES, *patterns.MORE_OUTLINES])
 def test_silhouettes_are_bodies(name: str) -> None:
     """Each draws another shape, in one piece, of sensible area, inside the radius."""
-    family, areas = (silhouettes.FIRST | silhouettes.SECOND)[name], set()
+    family, areas = (patterns.OUTLINES | patterns.MORE_OUTLINES)[name], set()
     for seed in range(12):
-        points = silhouettes.place(
+        points = patterns.place(
             family(np.random.default_rng(seed)), radius=40, angle=0.3, stretch=1.0, origin_xy=(64, 64)
         )
         canvas = np.zeros((128, 128), np.uint8)

@@ -6,16 +6,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import netkit
 import pytest
 from tiny import tiny_onnx
 
-from tsss_edge.artifacts import Engine
+from tsss_edge.artifacts import Candidate, Checkpoint, Choice, Engine, ParityRecord
 from tsss_edge.bench import Percentiles
 from tsss_edge.config import load_target
 from tsss_edge.deploy import choose
-from tsss_edge.deploy.choose import Candidate, choose_engine, pick
+from tsss_edge.deploy.choose import choose_engine, pick
 from tsss_edge.errors import ArtifactError, GateError
-from tsss_edge.export import sources
+from tsss_edge.export.onnx_export import EngineSources
 
 CPU = load_target("cpu")
 
@@ -47,28 +48,34 @@ def test_pick_of_nothing() -> None:
 def arrange(monkeypatch: pytest.MonkeyPatch, folder: Path, *, ms: dict[str, float], drops: dict[str, float]) -> Path:
     """Real engines from hand-made graphs; times and mIoU drops as told."""
     model = tiny_onnx(folder / "tiny.onnx")
-    monkeypatch.setattr(sources, "_convert", lambda given, need, out, data: tiny_onnx(out, precision=need))
+    monkeypatch.setattr(EngineSources, "_calibrate", lambda self, floating, out: tiny_onnx(out, precision="int8"))
 
-    def timed(backends: Any, files: list[Path], *, duration_s: float) -> list[SimpleNamespace]:
-        p50 = [ms[file.name.split(".")[1]] for file in files]
+    def timed(backends: Any, files: list[str], *, duration_s: float) -> list[SimpleNamespace]:
+        p50 = [ms[file.split(".")[1]] for file in files]
         return [SimpleNamespace(latency_ms=Percentiles(p50=t, p95=t, p99=t), runs=3) for t in p50]
 
-    def parity(path: Path, reference: Path, data: Path, **options: Any) -> SimpleNamespace:
-        assert options["max_drop"] == CPU.max_drop and reference == Path("ckpt.pt")
-        drop = drops[path.name.split(".")[1]]
+    def parity(engine: Engine, reference: Checkpoint, data: Path, **options: Any) -> SimpleNamespace:
+        assert options["max_drop"] == CPU.max_drop and reference.meta.arch == "edge-s"
+        drop = drops[engine.path.name.split(".")[1]]
         passed = drop <= options["max_drop"]
         problems = () if passed else (f"lost {drop}",)
-        return SimpleNamespace(
-            passed=passed, miou_engine=70 - drop, miou_drop=drop, pixel_agreement=0.99, problems=problems
-        )
+        record = ParityRecord(
+            passed=passed, miou_reference=70, miou_engine=70 - drop, miou_drop=drop, pixel_agreement=0.99,
+            boundary_agreement=0.9, images=3, max_drop=CPU.max_drop, data_sha256="",
+        )  # fmt: skip
+        return SimpleNamespace(record=lambda: record, problems=problems)
 
     monkeypatch.setattr(choose, "time_networks", timed)
     monkeypatch.setattr(choose, "check_parity", parity)
     return model.path
 
 
-def run(model: Path, out: Path) -> choose.Choice:
-    return choose_engine(model, CPU, out, eval_data=Path("data"), reference=Path("ckpt.pt"), calib_data=Path("data"))
+def run(model: Path, out: Path) -> Choice:
+    reference = netkit.checkpoint(model.parent / "ckpt.pt")
+    reference.path.unlink()  # it was loaded at the door
+    engine = choose_engine(model, CPU, out, eval_data=Path("data"), reference=reference, calib_data=Path("data"))
+    assert engine == Engine.load(engine.path) and engine.record.build.chosen is not None
+    return engine.record.build.chosen
 
 
 def test_the_chosen_engine_stays_and_the_others_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -80,7 +87,7 @@ def test_the_chosen_engine_stays_and_the_others_go(monkeypatch: pytest.MonkeyPat
     assert names == {"t.int8.xml", "t.int8.bin", "t.int8.json", "t.int8.onnx"}
     record = Engine.load(tmp_path / "out" / choice.engine).record
     assert record.latency is not None and record.latency.p50_ms == 5.0
-    assert record.flags["chosen"]["precision"] == "int8"
+    assert record.build.chosen == choice
     assert "drop +0.20" in choice.summary() and "INT8 passes the gate" in choice.summary()
 
 
@@ -95,14 +102,14 @@ def test_a_failed_gate_moves_on_to_the_next(monkeypatch: pytest.MonkeyPatch, tmp
 
 def test_a_refused_candidate_does_not_end_the_choice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     model = arrange(monkeypatch, tmp_path, ms={"bf16": 8.0, "fp32": 20.0}, drops={"bf16": 0, "fp32": 0})
-    build = choose.build_engine
+    build = choose.build_in
 
-    def refuse_int8(*args: Any, precision: str, **options: Any) -> Engine:
+    def refuse_int8(folder: Path, name: str, sources: EngineSources, precision: Any) -> Engine:
         if precision == "int8":
             raise ArtifactError("no convolution would run in INT8")
-        return build(*args, precision=precision, **options)  # type: ignore[arg-type]
+        return build(folder, name, sources, precision)
 
-    monkeypatch.setattr(choose, "build_engine", refuse_int8)
+    monkeypatch.setattr(choose, "build_in", refuse_int8)
     choice = run(model, tmp_path / "t")
     assert choice.precision in ("bf16", "fp32")  # bf16 where the CPU has it
     assert "int8  no convolution would run in INT8" in choice.summary()
@@ -111,10 +118,10 @@ def test_a_refused_candidate_does_not_end_the_choice(monkeypatch: pytest.MonkeyP
 def test_when_all_are_refused_the_first_reason_decides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     model = arrange(monkeypatch, tmp_path, ms={}, drops={})
 
-    def refuse(*args: Any, precision: str, **options: Any) -> Engine:
+    def refuse(folder: Path, name: str, sources: EngineSources, precision: str) -> Engine:
         raise ArtifactError(f"{precision} refused")
 
-    monkeypatch.setattr(choose, "build_engine", refuse)
+    monkeypatch.setattr(choose, "build_in", refuse)
     with pytest.raises(ArtifactError, match="int8 refused; bf16 refused; fp32 refused"):
         run(model, tmp_path / "t")
     assert [p.name for p in tmp_path.iterdir()] == ["tiny.onnx"]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib.metadata import Distribution
 from pathlib import Path
 
 import msgspec
@@ -15,13 +16,13 @@ import pytest
 from PIL import Image
 from tiny import CALIBRATION, CLASSES, tiny_onnx
 
-from tsss_edge.artifacts import CalibrationRecord, EngineRecord
-from tsss_edge.config import Target, load_target, read_toml, shared_folder
+from tsss_edge.artifacts import CalibrationRecord, EngineRecord, Target
+from tsss_edge.config import load_target, read_toml, shared_folder
 from tsss_edge.deploy import kit as kits
+from tsss_edge.deploy.bundle import write_wheel
 from tsss_edge.deploy.kit import Kit, runs_here, script_text, toml_text, write_kit
-from tsss_edge.deploy.wheel import write_wheel
 from tsss_edge.errors import ArtifactError
-from tsss_edge.export import sources
+from tsss_edge.export.onnx_export import EngineSources
 from tsss_edge.files import read_json
 
 ORIN = load_target("jetson-orin")
@@ -34,7 +35,8 @@ def test_toml_text_reads_back(tmp_path: Path, name: str) -> None:
 
 
 def test_kit_for_a_jetson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_convert", lambda given, need, out, data: tiny_onnx(out, precision=need))
+    monkeypatch.setattr(EngineSources, "_calibrate", lambda self, floating, out: tiny_onnx(out, precision="int8"))
+    monkeypatch.setattr(EngineSources, "_half", lambda self, given, out: tiny_onnx(out, precision="fp16"))
     write_kit(tiny_onnx(tmp_path / "fused.onnx").path, ORIN, tmp_path / "kit", calib_data=tmp_path)
     names = {p.name for p in (tmp_path / "kit").iterdir()}
     wheel = next(n for n in names if n.endswith(".whl"))
@@ -65,7 +67,7 @@ def test_build_script_builds_and_packs(tmp_path: Path) -> None:
         names = {Path(n).name for n in archive.getnames()}
     assert {"fused.fp32.xml", "fused.fp32.bin", "fused.fp32.json", "doctor.json"} <= names
     record = read_json(tmp_path / "kit/out/fused.fp32.json", EngineRecord)
-    assert (record.target, record.precision) == ("cpu", "fp32")
+    assert (record.build.target.name, record.precision) == ("cpu", "fp32")
 
 
 def test_changed_file_stops_the_script(tmp_path: Path) -> None:
@@ -133,10 +135,10 @@ def test_local_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
     assert runs_here(ORIN) and not runs_here(load_target("jetson-thor"))
 
 
-def test_wheel_holds_the_package_and_is_the_same_twice(tmp_path: Path) -> None:
+def test_wheel_holds_the_package_and_is_packed_again_where_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = write_wheel(tmp_path)
-    content = first.read_bytes()
-    assert write_wheel(tmp_path).read_bytes() == content
     with zipfile.ZipFile(first) as archive:
         names = set(archive.namelist())
         assert archive.testzip() is None
@@ -149,3 +151,11 @@ def test_wheel_holds_the_package_and_is_the_same_twice(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "t/tsss_edge/artifacts.py").is_file()
+    (installed,) = Distribution.discover(name="tsss-edge", path=[str(tmp_path / "t")])
+    monkeypatch.setattr("importlib.metadata.files", lambda _: installed.files)
+    monkeypatch.setattr("tsss_edge.__file__", str(tmp_path / "t/tsss_edge/__init__.py"))
+    (tmp_path / "again").mkdir()
+    with zipfile.ZipFile(write_wheel(tmp_path / "again")) as archive:
+        assert set(archive.namelist()) == names
+        record = next(archive.read(n).decode() for n in names if n.endswith("/RECORD"))
+    assert {line.split(",")[0] for line in record.splitlines()} == names

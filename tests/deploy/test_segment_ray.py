@@ -16,7 +16,7 @@ from tsss_edge.config import load_target
 from tsss_edge.deploy import segment_ray
 from tsss_edge.deploy.segment_ray import segment_on_ray
 from tsss_edge.errors import ArtifactError, UnavailableError
-from tsss_edge.export.engine import build_engine
+from tsss_edge.export.build import build_engine
 from tsss_edge.segment import segment_files
 
 

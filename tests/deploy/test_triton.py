@@ -12,7 +12,7 @@ from tsss_edge.artifacts import Engine
 from tsss_edge.config import load_target
 from tsss_edge.deploy.triton import write_repository
 from tsss_edge.errors import ArtifactError
-from tsss_edge.export.engine import build_engine
+from tsss_edge.export.build import build_engine
 from tsss_edge.files import sha256_file, write_json
 
 CPU = load_target("cpu")

@@ -18,7 +18,7 @@ from tsss_edge.backends.cuda.gpus import Gpu
 from tsss_edge.backends.trt_api import load
 from tsss_edge.config import load_target
 from tsss_edge.errors import ArtifactError, TsssEdgeError, UnavailableError
-from tsss_edge.export.engine import build_engine
+from tsss_edge.export.build import build_engine
 from tsss_edge.files import sha256_file
 
 Damage = Callable[[Path], None]

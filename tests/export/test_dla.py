@@ -15,34 +15,33 @@ from netkit import checkpoint
 from onnx import TensorProto, helper, numpy_helper
 from tiny import tiny_onnx
 
-from tsss_edge.artifacts import OnnxModel
+from tsss_edge.artifacts import DlaUse, OnnxModel
 from tsss_edge.backends.trt_api import Trt
 from tsss_edge.config import load_target
+from tsss_edge.deploy.dla_rules import expected_dla
 from tsss_edge.export import tensorrt_build, tensorrt_worker
-from tsss_edge.export.dla import Dla, dla_of, expected_dla
-from tsss_edge.export.graph import export_onnx
-from tsss_edge.export.tensorrt_build import parsed_graphs, plan_job
-from tsss_edge.export.trtexec import cache_text
+from tsss_edge.export.onnx_export import export_onnx
+from tsss_edge.export.tensorrt_build import cache_text, parsed_graphs, plan_job
 
 DLA = load_target("jetson-agx-orin-dla")
 
 
 def test_hops_and_reasons() -> None:
-    report = dla_of(["a", "b", "c", "d"], {"b": "too wide", "d": "argmax"})
-    assert report == Dla(on_dla=2, on_gpu={"b": "too wide", "d": "argmax"}, hops=3)
+    report = DlaUse.of(["a", "b", "c", "d"], {"b": "too wide", "d": "argmax"})
+    assert report == DlaUse(on_dla=2, on_gpu={"b": "too wide", "d": "argmax"}, hops=3)
     assert report.text() == "2 layers on the DLA, 2 on the GPU (b: too wide, d: argmax), 3 hops"
-    assert dla_of(["a"], {}).text() == "1 layers on the DLA, 0 on the GPU, 0 hops"
+    assert DlaUse.of(["a"], {}).text() == "1 layers on the DLA, 0 on the GPU, 0 hops"
 
 
 @pytest.mark.parametrize("arch", ["edge-s", "edge-m"])
 def test_our_networks_stay_on_the_dla_after_the_input(tmp_path: Path, arch: str) -> None:
-    report = expected_dla(export_onnx(checkpoint(tmp_path / "c.pt", arch).path, tmp_path / "f.onnx").path)
+    report = expected_dla(export_onnx(checkpoint(tmp_path / "c.pt", arch).path, tmp_path / "f.onnx").graph)
     assert list(report.on_gpu) == ["cast", "transpose"]
     assert report.hops == 1 and report.on_dla > 40
 
 
 def test_labels_leave_it_for_the_wide_upsampling(tmp_path: Path) -> None:
-    report = expected_dla(tiny_onnx(tmp_path / "t.onnx", head="labels").path)
+    report = expected_dla(tiny_onnx(tmp_path / "t.onnx", head="labels").graph)
     assert report.on_gpu["wide"] == "linear resize by [8.0, 8.0], factors 1 to 4 are possible"
     assert "best" in report.on_gpu  # ArgMax
 
@@ -59,12 +58,12 @@ def test_labels_leave_it_for_the_wide_upsampling(tmp_path: Path) -> None:
         ("MaxPool", {"kernel_shape": [2, 2]}, ""),
     ],
 )
-def test_rules(tmp_path: Path, kind: str, attributes: dict[str, Any], reason: str) -> None:
+def test_rules(kind: str, attributes: dict[str, Any], reason: str) -> None:
     node = helper.make_node(kind, ["x", "w"], ["y"], name="layer", **attributes)
     weight = numpy_helper.from_array(np.zeros((1, 1, 1, 1), np.float32), "w")
     x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 1, 64, 64]) for n in "xy")
-    onnx.save(helper.make_model(helper.make_graph([node], "g", [x], [y], [weight])), tmp_path / "g.onnx")
-    told = expected_dla(tmp_path / "g.onnx").on_gpu.get("layer", "")
+    graph = helper.make_model(helper.make_graph([node], "g", [x], [y], [weight]))
+    told = expected_dla(graph).on_gpu.get("layer", "")
     assert reason in told and bool(reason) == bool(told)
 
 

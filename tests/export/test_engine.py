@@ -11,13 +11,13 @@ import msgspec
 import pytest
 from tiny import CALIBRATION, CLASSES, tiny_onnx
 
-from tsss_edge.artifacts import Engine, EngineRecord, OnnxModel
+from tsss_edge.artifacts import Engine, EngineRecord, OnnxModel, Target
 from tsss_edge.backends.cuda.gpus import Gpu, first_gpu
 from tsss_edge.backends.trt_api import Trt
-from tsss_edge.config import Target, load_target
+from tsss_edge.config import load_target
 from tsss_edge.errors import ArtifactError, UnavailableError
-from tsss_edge.export import builder_process, tensorrt_build
-from tsss_edge.export.engine import build_engine, dry_run, engine_path
+from tsss_edge.export import tensorrt_attempts, tensorrt_build
+from tsss_edge.export.build import build_engine, dry_run, engine_path
 from tsss_edge.files import read_json, sha256_file
 
 CPU, RTX = load_target("cpu"), load_target("rtx")
@@ -51,8 +51,13 @@ def test_int8_cpu_engine_and_its_record(tmp_path: Path) -> None:
     record = read_json(tmp_path / "out" / "tiny.int8.json", EngineRecord)
     assert record == engine.record == Engine.load(engine.path).record
     assert record.files["tiny.int8.bin"] == sha256_file(tmp_path / "out" / "tiny.int8.bin")
-    assert (record.backend, record.target, record.precision, record.classes) == ("openvino", "cpu", "int8", CLASSES)
-    assert (record.onnx_sha256, record.calibration) == (model.sha256, CALIBRATION)
+    assert (record.backend, record.build.target.name, record.precision, record.meta.classes) == (
+        "openvino",
+        "cpu",
+        "int8",
+        CLASSES,
+    )
+    assert (record.onnx_sha256, record.meta.calibration) == (model.sha256, CALIBRATION)
     assert record.realised == {"int8": 2}
     assert [(s.name, s.dtype, s.shape) for s in (*record.inputs, *record.outputs)] == [
         ("image", "uint8", (1, 64, 96, 3)),
@@ -95,8 +100,8 @@ def test_rtx_plans_build_without_a_gpu(
     )
     engine = build_engine(model.path, msgspec.structs.replace(RTX, batch=batch), tmp_path / "t", precision=precision)
     assert engine.path.name == f"t.{precision}.engine"
-    assert engine.record.flags["typed"] == typed
-    assert engine.record.flags["strongly_typed"] is True
+    assert engine.record.build.typed == typed
+    assert engine.record.build.strongly_typed is True
     assert engine.record.outputs[0].dtype == "uint8"
     assert engine.record.inputs[0].shape[0] == (1 if batch == (1, 1, 1) else -1)
     parsed = {"t.int8.trt.onnx"} if precision == "int8" else set()  # the graph with casts
@@ -111,8 +116,8 @@ def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precisi
     engine = build_engine(Path("t.onnx"), RTX, Path("out/t.engine"), precision=precision)
     made = {"t.fp16.onnx"} if precision == "fp16" else set()
     assert {p.name for p in Path("out").iterdir()} == {f"t.{precision}.engine", f"t.{precision}.json", *made}
-    assert "parsed_onnx" not in engine.record.flags
-    assert f"--onnx={next(iter(made), 't.onnx')} " in engine.record.flags["command"]
+    assert engine.record.build.parsed_onnx == ""
+    assert f"--onnx={next(iter(made), 't.onnx')} " in engine.record.build.command
 
 
 def test_record_of_another_engine_is_never_overwritten(tmp_path: Path) -> None:
@@ -174,7 +179,7 @@ def test_crashing_and_killed_builder_is_one_clear_error(tmp_path: Path, monkeypa
     pytest.importorskip("tensorrt_rtx")
     model = tiny_onnx(tmp_path / "t.onnx")
     script = tmp_path / "python"
-    monkeypatch.setattr(builder_process.sys, "executable", str(script))
+    monkeypatch.setattr(tensorrt_attempts.sys, "executable", str(script))
     for number, words in ((signal.SIGKILL, "out of memory"), (signal.SIGSEGV, "crashed with SIGSEGV")):
         script.write_text(f"#!/bin/sh\ncat > /dev/null\nkill -{int(number)} $$\n")
         script.chmod(0o755)
@@ -198,7 +203,7 @@ def test_fp16_engine_with_fp32_convolutions_is_refused(tmp_path: Path) -> None:
         onnx.load(model.path),
         msgspec.structs.replace(model.meta, precision="fp16", float_nodes=("logits",)),
     )
-    assert build_engine(asked.path, RTX, tmp_path / "t").record.flags["typed"] == {"fp32": 1}
+    assert build_engine(asked.path, RTX, tmp_path / "t").record.build.typed == {"fp32": 1}
 
 
 GPU = Gpu(name="NVIDIA T4 (x)", compute_capability="7.5", total_bytes=16 << 30, free_bytes=1 << 28, driver_cuda="13.0")

@@ -15,9 +15,9 @@ from torch import nn
 
 from tsss_edge.artifacts import Checkpoint, Head, OnnxModel
 from tsss_edge.errors import ArtifactError, DataError
-from tsss_edge.export import graph as graph_module
+from tsss_edge.export import onnx_export as graph_module
 from tsss_edge.export.emit import emit
-from tsss_edge.export.graph import ExportCheck, compare, export_onnx, generated_pictures, require_agreement
+from tsss_edge.export.onnx_export import ExportCheck, compare, export_onnx, generated_pictures, require_agreement
 from tsss_edge.models import load_model
 
 

@@ -16,9 +16,8 @@ from tsss_edge.calib.calibrate import calibrate
 from tsss_edge.config import load_target
 from tsss_edge.deploy.kit import write_kit
 from tsss_edge.errors import ArtifactError
-from tsss_edge.export.engine import build_engine, dry_run
-from tsss_edge.export.graph import export_onnx
-from tsss_edge.export.sources import quantized_twin, source_onnx
+from tsss_edge.export.build import build_engine, dry_run
+from tsss_edge.export.onnx_export import EngineSources, export_onnx
 from tsss_edge.files import sha256_file
 from tsss_edge.parity import check_parity
 
@@ -31,7 +30,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("made")
     checkpoint(root / "net.pt")
     export_onnx(root / "net.pt", root / "net.onnx")
-    calibrate(root / "net.onnx", write_set(root / "data"), root / "net.int8.onnx", method="minmax")
+    calibrate(OnnxModel.load(root / "net.onnx"), write_set(root / "data"), root / "net.int8.onnx", method="minmax")
     return root
 
 
@@ -44,9 +43,9 @@ def world(made: Path, tmp_path: Path) -> Path:
 def test_a_calibrated_file_is_taken_and_left_as_it_is_even_where_there_is_data(world: Path) -> None:
     before = sha256_file(world / "net.int8.onnx")
     engine = build_engine(world / "net.onnx", CPU, world / "net.xml", precision="int8", calib_data=world / "data")
-    assert engine.record.calibration is not None and engine.record.calibration.method == "minmax"
+    assert engine.record.meta.calibration is not None and engine.record.meta.calibration.method == "minmax"
     assert (sha256_file(world / "net.int8.onnx"), engine.record.onnx_sha256) == (before, before)
-    assert engine.record.flags["kept"] == []
+    assert engine.record.build.kept == ()
 
 
 def test_a_graph_that_someone_made_is_not_overwritten(world: Path) -> None:
@@ -71,7 +70,7 @@ def test_an_int8_engine_of_a_checkpoint_keeps_what_proves_it(world: Path) -> Non
     out = world / "out"
     engine = build_engine(world / "net.pt", CPU, out / "net.xml", precision="int8", calib_data=world / "data")
     kept = ["net.fp32.onnx", "net.int8.onnx", "net.int8.ranges.json"]
-    assert engine.record.flags["kept"] == kept
+    assert engine.record.build.kept == tuple(kept)
     assert sorted(p.name for p in out.iterdir()) == sorted([*kept, *engine.record.files, "net.int8.json"])
     report = check_parity(engine.path, world / "net.pt", world / "data", max_drop=100, allow_gain=True)
     assert report.layers is not None and not report.notes
@@ -86,7 +85,7 @@ def test_twins_are_calibrated_files_of_ours(world: Path) -> None:
     """Not those with TensorRT's casts, which carry the same description, and nothing of other people's."""
     shutil.copyfile(world / "net.int8.onnx", world / "a.int8.trt.onnx")
     (world / "a_int8.onnx").write_bytes(b"something else")
-    twin = quantized_twin(OnnxModel.load(world / "net.onnx"))
+    twin = EngineSources(world / "net.onnx", CPU).twin
     assert twin is not None and twin.path.name == "net.int8.onnx"
     assert build_engine(world / "net.onnx", CPU, world / "f.xml", precision="fp32").record.precision == "fp32"
     assert dry_run(world / "net.onnx", CPU, world / "f.xml", precision="int8")[0].onnx == "net.int8.onnx"
@@ -96,7 +95,7 @@ def test_twins_are_calibrated_files_of_ours(world: Path) -> None:
 def test_fp16_is_scanned_on_the_pictures_that_are_there(
     world: Path, monkeypatch: pytest.MonkeyPatch, model: str
 ) -> None:
-    import tsss_edge.export.graph as graph
+    import tsss_edge.export.onnx_export as graph
 
     scanned: list[int] = []
     to_half = graph.to_half
@@ -107,8 +106,8 @@ def test_fp16_is_scanned_on_the_pictures_that_are_there(
 
     monkeypatch.setattr(graph, "to_half", spy)
     target = msgspec.structs.replace(CPU, precisions=("fp16",))
-    source_onnx(world / model, target, "fp16", world / "a.fp16.onnx", world / "data")
-    source_onnx(world / model, target, "fp16", world / "b.fp16.onnx", None)
+    EngineSources(world / model, target, world / "data").graph("fp16", world, "a")
+    EngineSources(world / model, target).graph("fp16", world, "b")
     assert scanned == [6, 2]  # the training split; two generated pictures
 
 

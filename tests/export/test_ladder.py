@@ -15,17 +15,16 @@ from tsss_edge.backends.cuda.gpus import Gpu
 from tsss_edge.backends.trt_api import Trt
 from tsss_edge.config import load_target
 from tsss_edge.errors import ArtifactError
-from tsss_edge.export.ladder import climb, fixed_attempts
-from tsss_edge.export.tensorrt_build import parsed_graphs, plan_job
-from tsss_edge.export.tensorrt_worker import Job, Result
-from tsss_edge.export.trtexec import trtexec_command
+from tsss_edge.export.tensorrt_attempts import climb, fixed_attempts
+from tsss_edge.export.tensorrt_build import parsed_graphs, plan_job, trtexec_command
+from tsss_edge.export.tensorrt_worker import BuildJob, BuildResult
 
 RTX = load_target("rtx")
 GPU = Gpu(name="NVIDIA T4 (x)", compute_capability="7.5", total_bytes=16 << 30, free_bytes=1 << 28, driver_cuda="13.0")
 TRT_8, TRT_10, TRT_11 = (Trt(None, "tensorrt", v) for v in ((8, 5, 3), (10, 3, 0), (11, 4, 0)))
 
 
-def job_for(trt: Trt, folder: Path, gpu: Gpu | None = None, batch: int = 1, **changes: object) -> Job:
+def job_for(trt: Trt, folder: Path, gpu: Gpu | None = None, batch: int = 1, **changes: object) -> BuildJob:
     model = tiny_onnx(folder / "t.onnx", precision="int8", batch=batch)
     target = msgspec.structs.replace(RTX, compute_capabilities=(), batch=(1, 1, 1) if batch else (1, 2, 4), **changes)
     return plan_job(trt, gpu, model, target, "int8", folder, "t.engine")
@@ -44,11 +43,11 @@ def test_order_by_version(tmp_path: Path) -> None:
     assert attempts(TRT_11, tmp_path, GPU) == ["as asked", "FP16 scales", *levels], "the GPU has no room for more"
 
 
-def try_all(trt: Trt, folder: Path, answers: list[Result]) -> tuple[list[Job], object]:
+def try_all(trt: Trt, folder: Path, answers: list[BuildResult]) -> tuple[list[BuildJob], object]:
     """Climb with a builder that gives `answers`, the last one for ever -> (jobs it saw, what came of it)."""
-    seen: list[Job] = []
+    seen: list[BuildJob] = []
 
-    def builder(job: Job) -> Result:
+    def builder(job: BuildJob) -> BuildResult:
         seen.append(job)
         return answers[min(len(seen), len(answers)) - 1]
 
@@ -60,12 +59,12 @@ def try_all(trt: Trt, folder: Path, answers: list[Result]) -> tuple[list[Job], o
         return seen, error
 
 
-FAILS = Result(error="no implementation", retryable=True)
-REFUSED = Result(error="bad graph", retryable=False)
+FAILS = BuildResult(error="no implementation", retryable=True)
+REFUSED = BuildResult(error="bad graph", retryable=False)
 
 
 def test_stops_at_the_first_that_works(tmp_path: Path) -> None:
-    seen, climbed = try_all(TRT_10, tmp_path, [FAILS, FAILS, FAILS, Result()])
+    seen, climbed = try_all(TRT_10, tmp_path, [FAILS, FAILS, FAILS, BuildResult()])
     assert len(seen) == 4 and climbed.attempt.job.optimization_level == 5
     assert list(climbed.failed) == ["as asked", "FP16 scales", "four times the workspace"]
 
@@ -88,11 +87,11 @@ def test_the_layer_that_a_builder_names_is_given_back_to_fp16(tmp_path: Path) ->
     meta = msgspec.structs.replace(tiny_onnx(tmp_path / "t.onnx", precision="int8").meta, preprocess=PREPROCESS)
     source = OnnxModel.save(tmp_path / "chain.onnx", chain.int8_chain(), meta)
     job = msgspec.structs.replace(job_for(TRT_11, tmp_path), onnx=str(source.path), shape=(1, 64, 96, 3))
-    named = Result(error="Could not find any implementation for node {ForeignNode[conv1 + x2]}.", retryable=True)
+    named = BuildResult(error="Could not find any implementation for node {ForeignNode[conv1 + x2]}.", retryable=True)
 
-    def builder(job: Job) -> Result:
+    def builder(job: BuildJob) -> BuildResult:
         quantized = [n.name for n in onnx.load(job.onnx).graph.node if n.op_type == "Conv" and "dq" in n.input[0]]
-        return Result() if "conv1" not in quantized else named
+        return BuildResult() if "conv1" not in quantized else named
 
     climbed = climb(TRT_11, None, job, parsed_graphs(source, job, tmp_path), source, builder)
     assert climbed.attempt.dropped == ("conv1",)

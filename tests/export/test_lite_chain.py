@@ -11,14 +11,14 @@ import onnxruntime
 import pytest
 import torch
 from onnx import helper
+from tsss_edge.export.build import build_engine
 
 from tsss_edge.artifacts import OnnxModel
 from tsss_edge.calib.calibrate import calibrate
 from tsss_edge.config import load_target
-from tsss_edge.export.engine import build_engine
-from tsss_edge.export.graph import export_onnx
+from tsss_edge.export.onnx_export import export_onnx
 from tsss_edge.models import load_model
-from tsss_edge.onnxgraph.placement import plan, wanted_tensors
+from tsss_edge.onnxgraph.qdq import plan, wanted_tensors
 from tsss_edge.train.qat import find_checkpoint, load_calibration, rounded
 
 DEPTHWISE = 16  # of lite0
@@ -30,8 +30,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lite")
     checkpoint = netkit.checkpoint(folder / "best.pt", "lite0")
     data = netkit.write_set(folder / "data", train=6)
-    floating = export_onnx(checkpoint.path, folder / "fused.onnx", objectness=True)
-    calibrate(floating.path, data, folder / "fused.int8.onnx", method="minmax")
+    floating = export_onnx(checkpoint, folder / "fused.onnx", objectness=True)
+    calibrate(floating, data, folder / "fused.int8.onnx", method="minmax")
     return folder
 
 

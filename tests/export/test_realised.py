@@ -14,9 +14,8 @@ from tiny import tiny_onnx
 from tsss_edge.config import load_target
 from tsss_edge.errors import ArtifactError
 from tsss_edge.export import tensorrt_build, tensorrt_worker
-from tsss_edge.export.engine import build_engine
-from tsss_edge.export.realised import realised_precisions
-from tsss_edge.export.tensorrt_worker import Job, Result
+from tsss_edge.export.build import build_engine
+from tsss_edge.export.tensorrt_worker import BuildJob, BuildResult, realised_precisions
 
 
 def layer(name: str, kind: str, weights: str = "", input_format: str = "", parameter: str = "Convolution") -> Any:
@@ -52,7 +51,7 @@ def worker_that_found(monkeypatch: pytest.MonkeyPatch, realised: dict[str, int],
     """The real builder, and an inspector that says so (it needs a GPU)."""
     real = tensorrt_build.run_worker
 
-    def run(job: Job) -> Result:
+    def run(job: BuildJob) -> BuildResult:
         return msgspec.structs.replace(real(job), realised=realised, realised_float=left)
 
     monkeypatch.setattr(tensorrt_build, "run_worker", run)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tsss_edge.artifacts import Precision
-from tsss_edge.config import Target, load_target, shared_folder
+from tsss_edge.artifacts import Precision, Target
+from tsss_edge.config import load_target, shared_folder
 
 FOLDER = shared_folder("export")
 NAMES = sorted(p.stem for p in FOLDER.glob("*.toml"))

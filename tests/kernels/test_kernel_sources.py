@@ -13,9 +13,9 @@ from hostcuda import HostKernels, PlacementStruct, signature
 from kernelkit import assert_labels, random_logits, whole
 
 from tsss_edge.artifacts import Preprocess, voc_color
-from tsss_edge.backends.cuda.device import PARAMETERS, CudaDevice
+from tsss_edge.backends.cuda.device import CudaDevice
 from tsss_edge.errors import UnavailableError
-from tsss_edge.kernels import fatbin
+from tsss_edge.kernels import PARAMETERS, fatbin
 from tsss_edge.kernels.overlay import overlay, tint_table
 from tsss_edge.kernels.preprocess import preprocess
 from tsss_edge.kernels.upsample_argmax import upsample_argmax

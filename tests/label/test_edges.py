@@ -12,7 +12,7 @@ import pytest
 from tsss_edge.artifacts import Preprocess
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.label.edges import CAREFUL, RADII, choose_edges
-from tsss_edge.train.validate import Views
+from tsss_edge.scoring import Views
 
 PREPROCESS = Preprocess(size_hw=(64, 64))
 

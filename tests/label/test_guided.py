@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tsss_edge.label.guided import guided
+from tsss_edge.label.edges import guided
 
 
 def picture(height: int = 24, width: int = 30) -> np.ndarray:

@@ -9,10 +9,9 @@ import onnx
 import torch
 from torch import nn
 
-from tsss_edge.export.graph import export_onnx
+from tsss_edge.export.onnx_export import export_onnx
 from tsss_edge.models import build_model
 from tsss_edge.models.fused import FusedNet
-from tsss_edge.models.segnet import num_parameters
 from tsss_edge.models.vgg16 import IMAGENET_MEAN, IMAGENET_STD, Vgg16Encoder, from_torchvision
 
 
@@ -24,7 +23,7 @@ def test_layers_are_numbered_as_torchvision_numbers_them() -> None:
 def test_logits_have_stride_8_and_weights_the_papers_size() -> None:
     """14.71 M of VGG16's convolutions, 512*1024*9 + 1024 of fc6, 1024*1024 + 1024 of fc7, 1025 a class."""
     net = build_model("vgg16-largefov", num_classes=21, objectness=False).eval()
-    assert num_parameters(net) == 14_714_688 + 4_719_616 + 1_049_600 + 21 * 1025
+    assert sum(p.numel() for p in net.parameters()) == 14_714_688 + 4_719_616 + 1_049_600 + 21 * 1025
     with torch.no_grad():
         assert net(torch.rand(1, 3, 64, 96)).logits.shape == (1, 21, 8, 12)
 

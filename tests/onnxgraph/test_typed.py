@@ -15,7 +15,8 @@ from onnx import TensorProto, numpy_helper
 from tiny import tiny_onnx
 
 from tsss_edge.artifacts import OnnxModel
-from tsss_edge.onnxgraph.typed import calibrated_peaks, named_layers, typed_graphs, unquantized, without_qdq
+from tsss_edge.onnxgraph.casts import named_layers, typed_graphs, unquantized
+from tsss_edge.onnxgraph.qdq import calibrated_peaks, without_qdq
 
 
 def run(graph: onnx.ModelProto) -> Any:

@@ -19,8 +19,8 @@ import tsss_edge.calib.sets
 from tsss_edge.artifacts import OnnxModel
 from tsss_edge.calib.calibrate import MethodOrAuto, calibrate
 from tsss_edge.config import load_target
-from tsss_edge.export.engine import build_engine
-from tsss_edge.export.graph import export_onnx
+from tsss_edge.export.build import build_engine
+from tsss_edge.export.onnx_export import export_onnx
 from tsss_edge.parity import ParityReport, check_parity
 
 pytest.importorskip("openvino")
@@ -38,7 +38,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(picture.astype(np.uint8)).save(path)
     (folder / "run").mkdir()
     floating = export_onnx(netkit.checkpoint(folder / "run/best.pt").path, folder / "run/fused.onnx")
-    calibrate(floating.path, data, folder / "run/fused.int8.onnx", method="minmax")
+    calibrate(floating, data, folder / "run/fused.int8.onnx", method="minmax")
     return folder
 
 
@@ -94,7 +94,9 @@ def test_calibration_with_swapped_channels_is_found(
 
     monkeypatch.setattr(tsss_edge.calib.sets, "load_picture", swapped)
     shutil.copytree(made / "run", tmp_path / "run")
-    int8 = calibrate(tmp_path / "run/fused.onnx", made / "data", tmp_path / "run/fused.int8.onnx", method=method)
+    int8 = calibrate(
+        OnnxModel.load(tmp_path / "run/fused.onnx"), made / "data", tmp_path / "run/fused.int8.onnx", method=method
+    )
     engine = build_engine(int8.path, load_target("cpu"), tmp_path / "run/fused.xml")
     report = check_parity(engine.path, tmp_path / "run/best.pt", made / "data", max_drop=MAX_DROP, allow_gain=True)
     assert not report.passed

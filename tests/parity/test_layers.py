@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import chain
@@ -10,20 +9,18 @@ import numpy as np
 import onnx
 import pytest
 
-from tsss_edge.onnxgraph.view import QdqGraph
-from tsss_edge.parity.layers import NO_ERROR_DB, LayerReport, compare_layers, decibels
+from tsss_edge.onnxgraph.view import OnnxGraph
+from tsss_edge.parity.int8_checks import NO_ERROR_DB, LayerReport, compare_layers, decibels
 
 LAYERS = (0, 1, 2)
 
 
-def compare(folder: Path, int8: Any) -> LayerReport:
-    onnx.save(chain.float_chain(), folder / "float.onnx")
-    onnx.save(int8, folder / "int8.onnx")
-    return compare_layers(folder / "float.onnx", folder / "int8.onnx", chain.pictures())
+def compare(int8: Any) -> LayerReport:
+    return compare_layers(chain.float_chain(), int8, chain.pictures())
 
 
-def test_healthy_graph_has_no_guilty_layer(tmp_path: Path) -> None:
-    report = compare(tmp_path, chain.int8_chain())
+def test_healthy_graph_has_no_guilty_layer() -> None:
+    report = compare(chain.int8_chain())
     assert report.guilty == "" and report.structure == () == report.scales and report.images == 3
     assert [layer.layer for layer in report.layers] == ["conv0", "conv1", "conv2"]
     for i, layer in enumerate(report.layers):
@@ -35,45 +32,45 @@ def test_healthy_graph_has_no_guilty_layer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_scale_times_eight_on_an_activation(tmp_path: Path, layer: int) -> None:
-    report = compare(tmp_path, chain.int8_chain(input_scale={layer: 8.0}))
+def test_scale_times_eight_on_an_activation(layer: int) -> None:
+    report = compare(chain.int8_chain(input_scale={layer: 8.0}))
     assert f"layer conv{layer} " in report.guilty
     assert f"the scale of x{layer} is too large: its values use 16 of 127 steps" in report.guilty
     assert len(report.scales) == 1 and f"layer conv{layer}: the scale of x{layer} is too large" in report.scales[0]
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_scale_times_eight_on_weights(tmp_path: Path, layer: int) -> None:
-    report = compare(tmp_path, chain.int8_chain(weight_scale={layer: 8.0}))
+def test_scale_times_eight_on_weights(layer: int) -> None:
+    report = compare(chain.int8_chain(weight_scale={layer: 8.0}))
     assert f"layer conv{layer} " in report.guilty and "its INT8 weights are only" in report.guilty
     assert len(report.scales) == 1 and f"layer conv{layer}: its INT8 weights" in report.scales[0]
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_scale_too_small_clips(tmp_path: Path, layer: int) -> None:
-    report = compare(tmp_path, chain.int8_chain(input_scale={layer: 1 / 8}))
+def test_scale_too_small_clips(layer: int) -> None:
+    report = compare(chain.int8_chain(input_scale={layer: 1 / 8}))
     assert f"layer conv{layer} " in report.guilty and f"the scale of x{layer} clips" in report.guilty
     assert report.scales == ()  # a method may clip on purpose: only what it costs is judged
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_wrong_bias(tmp_path: Path, layer: int) -> None:
-    report = compare(tmp_path, chain.int8_chain(bias={layer: 1.0}))
+def test_wrong_bias(layer: int) -> None:
+    report = compare(chain.int8_chain(bias={layer: 1.0}))
     assert f"layer conv{layer} " in report.guilty and "bias or wiring" in report.guilty
 
 
-def test_the_first_of_two_faults_is_named(tmp_path: Path) -> None:
-    assert "layer conv0 " in compare(tmp_path, chain.int8_chain(input_scale={0: 8.0, 2: 8.0})).guilty
+def test_the_first_of_two_faults_is_named() -> None:
+    assert "layer conv0 " in compare(chain.int8_chain(input_scale={0: 8.0, 2: 8.0})).guilty
 
 
-def test_quantized_output_is_a_fault_of_form(tmp_path: Path) -> None:
-    report = compare(tmp_path, chain.int8_chain(output=True))
+def test_quantized_output_is_a_fault_of_form() -> None:
+    report = compare(chain.int8_chain(output=True))
     assert report.guilty.startswith("output logits is quantized")
     assert len(report.layers) == 3 and report.layers[2].weight_db is not None  # the layer behind the Q/DQ is compared
 
 
-def test_two_ends_of_a_pair_that_differ_are_a_fault_of_form(tmp_path: Path) -> None:
-    report = compare(tmp_path, chain.int8_chain(dequantize_scale={1: 8.0}))
+def test_two_ends_of_a_pair_that_differ_are_a_fault_of_form() -> None:
+    report = compare(chain.int8_chain(dequantize_scale={1: 8.0}))
     assert report.structure == ("x1 is quantized with one scale and dequantized with another",)
 
 
@@ -83,9 +80,9 @@ def test_decibels_by_hand() -> None:
     assert decibels(0.0, 1.0) == -NO_ERROR_DB
 
 
-def test_own_error_is_the_slow_formula(tmp_path: Path) -> None:
+def test_own_error_is_the_slow_formula() -> None:
     """Of x0 = picture / 255, computed here with plain NumPy."""
-    report = compare(tmp_path, chain.int8_chain(input_scale={0: 4.0}))
+    report = compare(chain.int8_chain(input_scale={0: 4.0}))
     step = np.float32(chain.measured_ranges()[0] / 127 * 4)
     x = np.concatenate(chain.pictures()).astype(np.float32) * np.float32(1 / 255)
     y = np.round(x.astype(np.float64) / step) * step
@@ -95,29 +92,27 @@ def test_own_error_is_the_slow_formula(tmp_path: Path) -> None:
     assert first.used == pytest.approx(0.25, rel=1e-3)
 
 
-def test_share_of_clipped_values(tmp_path: Path) -> None:
+def test_share_of_clipped_values() -> None:
     """x0 is uniform on 0 to 1 with 127 steps of 1/1016: all above 127.5 steps are clipped."""
-    first = compare(tmp_path, chain.int8_chain(input_scale={0: 1 / 8})).layers[0].activation
+    first = compare(chain.int8_chain(input_scale={0: 1 / 8})).layers[0].activation
     assert first is not None and first.saturated == pytest.approx(1 - 127.5 / 1016, abs=0.01)
 
 
-def test_dead_channels_are_counted(tmp_path: Path) -> None:
+def test_dead_channels_are_counted() -> None:
     model = chain.float_chain()
     bias = next(t for t in model.graph.initializer if t.name == "b0")
     values = onnx.numpy_helper.to_array(bias).copy()
     values[[1, 5]] = -1000.0  # the ReLU after it lets nothing through
     bias.CopyFrom(onnx.numpy_helper.from_array(values, "b0"))
-    onnx.save(model, tmp_path / "float.onnx")
-    onnx.save(chain.int8_chain(bias={}), tmp_path / "int8.onnx")
-    report = compare_layers(tmp_path / "float.onnx", tmp_path / "int8.onnx", chain.pictures())
+    report = compare_layers(model, chain.int8_chain(bias={}), chain.pictures())
     second = report.layers[1].activation
     assert second is not None and (second.dead_channels, second.channels) == (2, 8)
 
 
 def test_weights_behind_a_pair_of_nodes_are_read_too() -> None:
     """Some tools keep float weights and put QuantizeLinear + DequantizeLinear after them."""
-    stored = QdqGraph(chain.int8_chain())
-    steps = stored.initializers["w1_step"]
+    stored = OnnxGraph(chain.int8_chain())
+    steps = stored.weight("w1_step")
     weight = chain.weights()[1][0]
     model = chain.int8_chain()
     model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w1_float"))
@@ -125,7 +120,7 @@ def test_weights_behind_a_pair_of_nodes_are_read_too() -> None:
         0, onnx.helper.make_node("QuantizeLinear", ["w1_float", "w1_step", "w1_zero"], ["w1_pair"], axis=0)
     )
     next(n for n in model.graph.node if n.output[0] == "w1_dq").input[0] = "w1_pair"
-    paired = QdqGraph(model).constant("w1_dq")
+    paired = OnnxGraph(model).constant("w1_dq")
     assert paired is not None
     np.testing.assert_array_equal(paired, stored.constant("w1_dq"))
     assert np.abs(paired - weight).max() <= steps.max() / 2 * 1.0001

@@ -13,9 +13,9 @@ from PIL import Image
 
 from tsss_edge.artifacts import Classes
 from tsss_edge.parity import ClassChange, LayerError, LayerReport, ParityReport, StageResult, WorstImage
-from tsss_edge.parity.layers import QuantizedTensor
+from tsss_edge.parity.int8_checks import QuantizedTensor
 from tsss_edge.parity.measure import Seen
-from tsss_edge.parity.page import LOST, OTHER, TILE_SIDE, WON, difference_map, render, write_report
+from tsss_edge.parity.parity_page import LOST, OTHER, TILE_SIDE, WON, difference_map, render, write_report
 
 CLASSES = Classes(names=("background", "cat", "<b>dog</b>"))
 

@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from tiny import written_engine
 
 import tsss_edge.parity
 from tsss_edge.artifacts import (
+    Artifact,
     CalibrationRecord,
     Checkpoint,
     CheckpointMeta,
     Classes,
     Engine,
-    EngineRecord,
     OnnxMeta,
     OnnxModel,
     Precision,
@@ -30,7 +31,7 @@ from tsss_edge.artifacts import (
 from tsss_edge.backends.fake import FakeBackend, brightness_cells
 from tsss_edge.data.voc import VocDataset, write_mask
 from tsss_edge.errors import ArtifactError, DataError
-from tsss_edge.files import sha256_bytes, sha256_file, write_json
+from tsss_edge.files import sha256_file
 from tsss_edge.parity import ParityReport, check_parity
 
 CLASSES = Classes(names=("background", "cat", "dog", "cow"))
@@ -71,7 +72,8 @@ class World:
     def engine(self) -> Path:
         return self.root / "fused.int8.xml"
 
-    def open(self, path: Path, **_: object) -> FakeBackend:
+    def open(self, model: Artifact, **_: object) -> FakeBackend:
+        path = model.path
         self.opened.append(path.name)
         answer = self.answers.get(path.name, brightness_cells)
         backend = FakeBackend(CLASSES, SPEC, answer=answer, objectness=path.name in self.objectness)
@@ -117,14 +119,14 @@ def write_graph(
 
 
 def write_engine(path: Path, source: OnnxModel) -> Engine:
-    path.write_bytes(b"<net/>")
-    record = EngineRecord(
-        backend="openvino", files={path.name: sha256_bytes(b"<net/>")}, target="cpu", onnx_sha256=source.sha256,
-        checkpoint_sha256=source.meta.checkpoint_sha256, arch="edge-s", classes=CLASSES, preprocess=SPEC, head="logits",
-        objectness=False, precision=source.meta.precision, calibration=source.meta.calibration,
-    )  # fmt: skip
-    write_json(Engine.record_path(path), record)
-    return Engine.load(path)
+    return written_engine(path, source.meta, onnx=source.path.name, onnx_sha256=source.sha256)
+
+
+def recalibrated(engine: Engine, **changes: Any) -> Engine:
+    """The engine, with another calibration in its record."""
+    assert engine.meta.calibration is not None
+    calibration = msgspec.structs.replace(engine.meta.calibration, **changes)
+    return engine.with_record(meta=msgspec.structs.replace(engine.meta, calibration=calibration))
 
 
 @pytest.fixture
@@ -136,7 +138,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     floating = write_graph(tmp_path / "fused.onnx", checkpoint, "fp32", None)
     calibration = CalibrationRecord(
         method="minmax", images=2, image_list_sha256="0" * 64, image_sha256=("0" * 64,), split="train", seed=0,
-        onnx_sha256=floating.sha256,
+        onnx_sha256=floating.sha256, onnx=floating.path.name,
     )  # fmt: skip
     write_engine(world.engine, write_graph(tmp_path / "fused.int8.onnx", checkpoint, "int8", calibration))
     monkeypatch.setattr(tsss_edge.parity, "open_backend", world.open)
@@ -277,9 +279,9 @@ def test_gate_is_on_the_budget_itself(world: World) -> None:
 def test_leak_fails_unless_allowed_and_is_written_down(world: World) -> None:
     dataset = VocDataset.open(world.data)
     engine = Engine.load(world.engine)
-    assert engine.record.calibration is not None
+    assert engine.record.meta.calibration is not None
     used = (sha256_file(dataset.image_path("p1")), sha256_file(dataset.image_path("p4")), "1" * 64)
-    engine.with_record(calibration=msgspec.structs.replace(engine.record.calibration, image_sha256=used))
+    recalibrated(engine, image_sha256=used)
     report = world.check()
     assert not report and report.leak == 2
     assert "2 of 6 evaluation pictures also calibrated the engine" in report.problems[0]
@@ -298,8 +300,8 @@ def test_nan_logits_fail_even_where_the_labels_agree(world: World) -> None:
 
 def test_calibrated_on_noise_is_noted(world: World) -> None:
     engine = Engine.load(world.engine)
-    assert engine.record.calibration is not None
-    engine.with_record(calibration=msgspec.structs.replace(engine.record.calibration, random=True))
+    assert engine.record.meta.calibration is not None
+    recalibrated(engine, random=True)
     assert any("calibrated on noise" in note for note in world.check().notes)
 
 
@@ -317,7 +319,8 @@ def test_reference_of_another_engine_is_refused(world: World) -> None:
 def test_other_preprocessing_is_refused(world: World) -> None:
     meta = msgspec.structs.replace(Checkpoint.load(world.reference).meta, preprocess=Preprocess(size_hw=(32, 96)))
     other = Checkpoint.save(world.root / "other.pt", meta, {})
-    Engine.load(world.engine).with_record(checkpoint_sha256=other.sha256)
+    engine = Engine.load(world.engine)
+    engine.with_record(meta=msgspec.structs.replace(engine.meta, checkpoint_sha256=other.sha256))
     with pytest.raises(ArtifactError, match="different preprocessing"):
         check_parity(world.engine, other.path, world.data)
 
@@ -332,14 +335,22 @@ def test_graphs_that_are_gone_are_left_out_with_a_note(world: World) -> None:
     assert "something between PyTorch and the engine" in report.guilty
 
 
-def test_graphs_elsewhere_can_be_given_and_wrong_ones_are_refused(world: World, tmp_path: Path) -> None:
+def test_graphs_that_are_given_are_known_by_hash_and_nothing_is_searched(world: World, tmp_path: Path) -> None:
     elsewhere = tmp_path / "a/b/c"
     elsewhere.mkdir(parents=True)
-    moved = (tmp_path / "fused.onnx").rename(elsewhere / "f.onnx")
-    report = world.check(onnx=moved)
+    moved = OnnxModel.load((tmp_path / "fused.onnx").rename(elsewhere / "f.onnx"))
+    int8 = OnnxModel.load(tmp_path / "fused.int8.onnx")
+    report = world.check(graphs=[int8, moved])
     assert [s.file for s in report.stages] == ["best.pt", "f.onnx", "fused.int8.onnx", "fused.int8.xml"]
-    with pytest.raises(ArtifactError, match="but the engine was made from"):
-        world.check(onnx=tmp_path / "fused.int8.onnx")
+    report = world.check(graphs=[moved])
+    assert [s.file for s in report.stages] == ["best.pt", "f.onnx", "fused.int8.xml"]
+
+
+def test_only_the_files_that_the_record_names_are_read(world: World, tmp_path: Path) -> None:
+    (tmp_path / "other.onnx").write_bytes(b"not a graph")
+    (tmp_path / "fused.onnx").write_bytes(b"the right name, another content")
+    report = world.check()
+    assert [s.file for s in report.stages] == ["best.pt", "fused.int8.onnx", "fused.int8.xml"]
 
 
 def test_onnx_and_checkpoint_can_be_checked_too(world: World) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from tsss_edge.artifacts import CalibrationRecord, Preprocess
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.files import sha256_file
-from tsss_edge.parity.replay import Replay, calibration_pictures, replay_calibration
+from tsss_edge.parity.int8_checks import Replay, calibration_pictures, replay_calibration
 
 SPEC = Preprocess(size_hw=chain.SIZE_HW)
 
@@ -56,23 +56,19 @@ def ranges_on(pictures: list[NDArray[np.uint8]]) -> list[float]:
     return [max(float(np.abs(run[i]).max()) for run in runs) for i in range(3)]
 
 
-def replay(
-    folder: Path, ranges: list[float], record: CalibrationRecord, dataset: VocDataset, limit: int = 16
-) -> Replay | None:
-    onnx.save(chain.float_chain(), folder / "float.onnx")
-    onnx.save(chain.int8_chain(ranges), folder / "int8.onnx")
-    return replay_calibration(folder / "float.onnx", folder / "int8.onnx", record, dataset, SPEC, limit=limit)
+def replay(ranges: list[float], record: CalibrationRecord, dataset: VocDataset, limit: int = 16) -> Replay | None:
+    return replay_calibration(chain.float_chain(), chain.int8_chain(ranges), record, dataset, SPEC, limit=limit)
 
 
 def test_true_calibration_is_confirmed(tmp_path: Path, record: CalibrationRecord, dataset: VocDataset) -> None:
-    result = replay(tmp_path, ranges_on(red_pictures()[::2]), record, dataset)
+    result = replay(ranges_on(red_pictures()[::2]), record, dataset)
     assert result is not None and result.images == 10
     assert abs(result.excess) < 1e-4 and result.fault == ""
 
 
 def test_swapped_channels_are_proven(tmp_path: Path, record: CalibrationRecord, dataset: VocDataset) -> None:
     swapped = ranges_on([p[..., ::-1] for p in red_pictures()[::2]])
-    result = replay(tmp_path, swapped, record, dataset)
+    result = replay(swapped, record, dataset)
     assert result is not None and result.complete
     assert "not measured on the network's own input" in result.fault
 
@@ -81,13 +77,13 @@ def test_ranges_that_are_too_large_are_proven_by_the_whole_set_only(
     tmp_path: Path, record: CalibrationRecord, dataset: VocDataset
 ) -> None:
     large = [2 * r for r in ranges_on(red_pictures()[::2])]
-    whole, part = (replay(tmp_path, large, record, dataset, limit=n) for n in (10, 9))
+    whole, part = (replay(large, record, dataset, limit=n) for n in (10, 9))
     assert whole is not None and whole.unreached == 1.0 and "100% of the tensors stay below their range" in whole.fault
     assert part is not None and not part.complete and part.fault == ""
 
 
 def test_other_scaling_is_proven(tmp_path: Path, record: CalibrationRecord, dataset: VocDataset) -> None:
-    result = replay(tmp_path, ranges_on([(p * 0.8).astype(np.uint8) for p in red_pictures()[::2]]), record, dataset)
+    result = replay(ranges_on([(p * 0.8).astype(np.uint8) for p in red_pictures()[::2]]), record, dataset)
     assert result is not None and "exceeds its recorded peak by 2" in result.fault
 
 
@@ -100,20 +96,20 @@ def test_recorded_peaks_prove_it_for_methods_that_clip(
     for seen, found in ((pictures, False), ([p[..., ::-1] for p in pictures], True)):
         peaks = dict(zip(("x0", "x1", "x2"), ranges_on(seen), strict=True))
         told = msgspec.structs.replace(record, method=method, peaks=peaks)
-        result = replay(tmp_path, [0.3] * 3, told, dataset)
+        result = replay([0.3] * 3, told, dataset)
         assert result is not None and bool(result.fault) == found
     true = ranges_on(pictures)
     short = msgspec.structs.replace(record, method=method, peaks={"x0": true[0], "x1": 1.05 * true[1]})
-    result = replay(tmp_path, [0.3] * 3, short, dataset)
+    result = replay([0.3] * 3, short, dataset)
     assert result is not None and "x1 stays 5% below its recorded peak" in result.fault
-    assert (part := replay(tmp_path, [0.3] * 3, short, dataset, limit=9)) is not None and part.fault == ""
+    assert (part := replay([0.3] * 3, short, dataset, limit=9)) is not None and part.fault == ""
 
 
 @pytest.mark.parametrize("change", [{"method": "entropy"}, {"random": True}, {"split": "other"}, {"image_sha256": ()}])
 def test_where_it_proves_nothing_it_says_nothing(
     tmp_path: Path, record: CalibrationRecord, dataset: VocDataset, change: dict[str, object]
 ) -> None:
-    assert replay(tmp_path, [1e-3] * 3, msgspec.structs.replace(record, **change), dataset) is None
+    assert replay([1e-3] * 3, msgspec.structs.replace(record, **change), dataset) is None
 
 
 def test_only_recorded_pictures_are_run(record: CalibrationRecord, dataset: VocDataset) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from trainkit import write_squares
@@ -19,7 +17,7 @@ from tsss_edge.reproduce.trivial import (
     low_level_features,
     most_frequent,
 )
-from tsss_edge.train.validate import Views
+from tsss_edge.scoring import Views
 
 
 @pytest.fixture(scope="module")

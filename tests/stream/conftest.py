@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 import pytest
-from streamkit import MakeResult, MakeVideo, gray_image
+from streamkit import MakeResult, MakeVideo, gray_image, write_video
 
-from tsss_edge.stream.frames import Frame, Result
+from tsss_edge.stream.frames import Frame, FrameResult
 
 
 @pytest.fixture
 def make_video(tmp_path: Path) -> MakeVideo:
-    """Writes a video whose n-th frame is grey of value 20 + 10 n."""
+    """`write_video` in the test's folder."""
 
-    def make(name: str = "v.mp4", *, frames: int = 10, fps: float = 25.0, size_hw: tuple[int, int] = (48, 64)) -> Path:
-        path = tmp_path / name
-        writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), fps, size_hw[::-1])
-        for n in range(frames):
-            writer.write(gray_image(20 + 10 * n % 220, size_hw))
-        writer.release()
-        return path
+    def make(name: str = "v.mp4", **options: Any) -> Path:
+        return write_video(tmp_path / name, **options)
 
     return make
 
@@ -31,10 +26,12 @@ def make_video(tmp_path: Path) -> MakeVideo:
 def make_result() -> MakeResult:
     """A result whose labels are 0 on the left half and 1 on the right."""
 
-    def make(index: int = 0, *, size_hw: tuple[int, int] = (48, 64), value: int = 100, captured: float = 0.0) -> Result:
+    def make(
+        index: int = 0, *, size_hw: tuple[int, int] = (48, 64), value: int = 100, captured: float = 0.0
+    ) -> FrameResult:
         labels = np.zeros(size_hw, np.uint8)
         labels[:, size_hw[1] // 2 :] = 1
         image = gray_image(value, size_hw)
-        return Result(Frame(image, index, captured), labels, None, image, {"infer": 1.5}, age_ms=12.0)
+        return FrameResult(Frame(image, index, captured), labels, None, image, {"infer": 1.5}, age_ms=12.0)
 
     return make

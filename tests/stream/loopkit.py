@@ -13,7 +13,7 @@ from streamkit import gray_image
 
 from tsss_edge.artifacts import Classes, Preprocess
 from tsss_edge.backends.fake import FakeBackend
-from tsss_edge.stream.frames import Frame, Result
+from tsss_edge.stream.frames import Frame, FrameResult
 from tsss_edge.stream.sources.live import EndOfStream, Shot
 
 CLASSES = Classes(names=("background", "cat", "dog", "cow"))
@@ -95,7 +95,7 @@ class Seen:
     """A sink that notes index, label and overlay of every result. `on_write` may sleep or raise."""
 
     def __init__(
-        self, *, wants_overlay: bool = False, on_write: Callable[[Result], None] = lambda result: None
+        self, *, wants_overlay: bool = False, on_write: Callable[[FrameResult], None] = lambda result: None
     ) -> None:
         self.wants_overlay = wants_overlay
         self.indices: list[int] = []
@@ -105,16 +105,18 @@ class Seen:
         self.overlays: list[NDArray[np.uint8]] = []
         self.verdicts: list[dict[str, Any] | None] = []
         self.stages: list[list[str]] = []
+        self.dropped: list[int] = []
         self.closed = 0
         self._on_write = on_write
 
-    def write(self, result: Result) -> None:
+    def write(self, result: FrameResult) -> None:
         self.indices.append(result.frame.index)
         self.labels.append(np.unique(result.labels).tolist())
         self.shapes.append(result.labels.shape)
         self.ages_ms.append(result.age_ms)
         self.verdicts.append(result.parity)
         self.stages.append(list(result.stages_ms))
+        self.dropped.append(result.dropped)
         if result.overlay is not None:
             self.overlays.append(result.overlay.copy())
         self._on_write(result)

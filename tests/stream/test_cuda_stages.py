@@ -15,14 +15,13 @@ from tsss_edge.backends.cuda.device import CudaDevice
 from tsss_edge.backends.fake import FakeBackend
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.kernels.overlay import overlay
-from tsss_edge.stream.cpu import CpuStages
-from tsss_edge.stream.cuda import slots_needed
-from tsss_edge.stream.cuda.stages import CudaStages
-from tsss_edge.stream.engine import open_stages
-from tsss_edge.stream.frames import Frame, Result
-from tsss_edge.stream.loop import run
-from tsss_edge.stream.pipeline import ready_results
-from tsss_edge.stream.report import Recorder
+from tsss_edge.stream.cpu_stages import CpuStages
+from tsss_edge.stream.cuda_stages import IN_FLIGHT, CudaStages
+from tsss_edge.stream.frames import Frame, FrameResult
+from tsss_edge.stream.live_loop import run
+from tsss_edge.stream.opening import open_stages
+from tsss_edge.stream.pipeline import slots_needed
+from tsss_edge.stream.recorder import Recorder
 
 CLASSES = Classes(names=("sky", "road", "car", "tree"), background=False)  # class 0, black, is shown too
 SPEC = Preprocess(size_hw=(64, 96), fit="letterbox")
@@ -87,7 +86,7 @@ def expected(library: Path, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return labels, overlay(image, labels, CLASSES.palette, shown=CLASSES.objects)
 
 
-def answer(stages: CudaStages, slot: int, image: np.ndarray | None = None) -> Result:
+def answer(stages: CudaStages, slot: int, image: np.ndarray | None = None) -> FrameResult:
     """One frame through a slot; without `image` the one that was started there."""
     times: dict[str, float] = {}
     if image is not None:
@@ -163,14 +162,14 @@ def test_without_graphs_it_runs_and_says_why(
     engine = FakeEngine(cuda, device)
     engine.cannot_be_captured, cuda.refuses_capture = by == "engine", by == "driver"
     if by == "pycuda":
-        launch, refused = device._launch, cuda.driver.Error("operation not permitted when stream is capturing")
+        launch, refused = device.launch, cuda.driver.Error("operation not permitted when stream is capturing")
 
-        def fail_in_capture(name: str, grid: object, block: object, stream: object, arguments: object) -> None:
+        def fail_in_capture(kernel: str, grid: object, block: object, stream: object, arguments: object) -> None:
             if stream.recording is not None:  # type: ignore[attr-defined]
                 raise refused
-            launch(name, grid, block, stream, arguments)  # type: ignore[arg-type]
+            launch(kernel, grid, block, stream, arguments)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(device, "_launch", fail_in_capture)
+        monkeypatch.setattr(device, "launch", fail_in_capture)
     stages = CudaStages(engine, device, blend=True)
     with stages.thread():
         for seed in (0, 1):
@@ -202,7 +201,7 @@ class NullSink:
     def __init__(self) -> None:
         self.shown: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
-    def write(self, result: Result) -> None:
+    def write(self, result: FrameResult) -> None:
         assert result.overlay is not None
         self.shown.append((result.frame.image.copy(), result.labels.copy(), result.overlay.copy()))
 
@@ -230,7 +229,7 @@ class Frames:
 
 
 def test_a_file_runs_on_the_gpu(cuda: HostCuda, library: Path) -> None:
-    slots = slots_needed(live=False, ready=ready_results(live=False))
+    slots = slots_needed(IN_FLIGHT)
     sink, recorder = NullSink(), Recorder()
     assert run(Frames(24), FakeEngine(cuda, CudaDevice(), slots=slots), [sink], recorder) == "source"
     assert recorder.frames == 24
@@ -305,7 +304,7 @@ def test_the_loop_on_a_gpu(library: Path) -> None:
     """Bit for bit the kernels that g++ built, through graphs, slots and a change of the frame size."""
     pytest.importorskip("pycuda.driver")
     device, sink, recorder = CudaDevice(), NullSink(), Recorder()
-    engine = FixedEngine(device, slots_needed(live=False, ready=ready_results(live=False)))
+    engine = FixedEngine(device, slots_needed(IN_FLIGHT))
     assert run(Frames(60), engine, [sink], recorder) == "source"
     assert recorder.runs_on == "fixed, all stages on the GPU, CUDA graphs"
     kernels = HostKernels(library)

@@ -14,7 +14,7 @@ from tsss_edge.errors import DataError
 from tsss_edge.stream.frames import Frame
 from tsss_edge.stream.sources import LiveSource, Retry, open_source
 from tsss_edge.stream.sources.live import Capture, EndOfStream, FilePlayer, Shot
-from tsss_edge.stream.sources.synthetic import SyntheticSource
+from tsss_edge.stream.sources.recorded import SyntheticSource
 
 QUICK = Retry(first_s=0.001, longest_s=0.004, attempts=3, stall_s=0.05, frozen_s=0.05)
 PATIENCE_S = 20.0

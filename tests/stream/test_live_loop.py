@@ -15,9 +15,9 @@ from loopkit import CLASSES, GRAYS, Beat, Pictures, Seen, fake
 
 from tsss_edge.backends.fake import FakeBackend
 from tsss_edge.errors import ArtifactError, DataError
-from tsss_edge.stream.frames import Result, Source
-from tsss_edge.stream.loop import run
-from tsss_edge.stream.report import Recorder
+from tsss_edge.stream.frames import FrameResult, Source
+from tsss_edge.stream.live_loop import run
+from tsss_edge.stream.recorder import Recorder
 from tsss_edge.stream.sources import LiveSource
 from tsss_edge.stream.sources.live import Shot
 
@@ -80,7 +80,7 @@ def test_a_resolution_change_in_mid_stream() -> None:
 def test_objectness_comes_along() -> None:
     grids: list[tuple[tuple[int, ...], float]] = []
 
-    def note(result: Result) -> None:
+    def note(result: FrameResult) -> None:
         assert result.objectness is not None
         grids.append((result.objectness.shape, float(result.objectness.min())))
 
@@ -113,36 +113,47 @@ def test_a_live_source_on_a_slow_engine_drops_counts_and_stays_young() -> None:
     assert seen.indices == sorted(set(seen.indices)), "in order, none twice"
     assert seen.labels == [[n % 4] for n in seen.indices], "the labels of the very frame"
     assert recorder.dropped == seen.indices[-1] + 1 - 8 > 8
+    assert seen.dropped == [index - n for n, index in enumerate(seen.indices)], (
+        "sinks know the drops before their frame"
+    )
     assert min(seen.ages_ms) >= engine_ms  # an engine time is in every age,
     assert np.median(seen.ages_ms) < 2 * engine_ms  # but no second one: nothing waited in a queue
 
 
+class Unhurried(Beat):
+    """Gives a frame when the one before has been seen, however slow the machine is."""
+
+    def __init__(self, seen: Seen, frames: int = 1_000_000) -> None:
+        super().__init__(0.001, frames)
+        self._seen = seen
+
+    def read(self) -> Shot | None:
+        self.wait_until_seen()
+        return super().read()
+
+    def wait_until_seen(self) -> None:
+        while len(self._seen.indices) < min(self._next, self._frames) and not self._stopped.wait(0.001):
+            pass
+
+
 def test_a_live_source_slower_than_the_engine_drops_nothing() -> None:
     seen = Seen()
-
-    class Unhurried(Beat):
-        """Gives a frame when the one before has been seen, however slow the machine is."""
-
-        def read(self) -> Shot | None:
-            while len(seen.indices) < min(self._next, self._frames) and not self._stopped.wait(0.001):
-                pass
-            return super().read()
-
-    source = LiveSource(lambda: Unhurried(0.001, frames=15), name="beat")
+    source = LiveSource(lambda: Unhurried(seen, frames=15), name="beat")
     ended, recorder = play(source, fake(slots=1), seen)
     assert (ended, recorder.dropped, seen.indices) == ("source", 0, list(range(15)))
 
 
 def test_a_live_source_that_fails_is_an_error_after_its_last_frame() -> None:
-    class Dying(Beat):
-        def read(self) -> object:  # type: ignore[override]
+    class Dying(Unhurried):
+        def read(self) -> Shot | None:
             if self._next == 3:
+                self.wait_until_seen()
                 raise RuntimeError("cable pulled")
             return super().read()
 
     seen = Seen()
     with pytest.raises(DataError, match="cable pulled"):
-        play(LiveSource(lambda: Dying(0.02), name="beat"), fake(slots=1), seen)
+        play(LiveSource(lambda: Dying(seen), name="beat"), fake(slots=1), seen)
     assert seen.indices == [0, 1, 2]
 
 
@@ -164,7 +175,7 @@ def test_an_engine_that_fails_in_mid_stream() -> None:
 
 
 def test_a_sink_that_fails_ends_everything() -> None:
-    def full(result: Result) -> None:
+    def full(result: FrameResult) -> None:
         if result.frame.index == 5:
             raise DataError("o.mp4: disk full")
 
@@ -174,7 +185,7 @@ def test_a_sink_that_fails_ends_everything() -> None:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, BrokenPipeError])
 def test_the_window_or_a_reader_that_goes_away_ends_the_stream_quietly(error: type[BaseException]) -> None:
-    def leave(result: Result) -> None:
+    def leave(result: FrameResult) -> None:
         if result.frame.index == 5:
             raise error
 
@@ -183,7 +194,7 @@ def test_the_window_or_a_reader_that_goes_away_ends_the_stream_quietly(error: ty
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_the_stream_while_it_waits_for_a_camera(number: signal.Signals) -> None:
-    def ask_for_the_end(result: Result) -> None:
+    def ask_for_the_end(result: FrameResult) -> None:
         threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
 
     before = signal.getsignal(number)
@@ -193,7 +204,7 @@ def test_signals_end_the_stream_while_it_waits_for_a_camera(number: signal.Signa
 
 
 def test_a_signal_does_not_cut_a_frame_in_two() -> None:
-    def signal_here(result: Result) -> None:
+    def signal_here(result: FrameResult) -> None:
         if result.frame.index == 5:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -204,7 +215,7 @@ def test_a_signal_does_not_cut_a_frame_in_two() -> None:
 
 
 def test_a_second_signal_does_not_wait() -> None:
-    def signal_twice(result: Result) -> None:
+    def signal_twice(result: FrameResult) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         pytest.fail("the second signal was held too")
@@ -238,7 +249,7 @@ def test_an_empty_source_gives_an_empty_report() -> None:
 def test_no_array_is_made_for_a_frame_once_the_loop_runs(monkeypatch: pytest.MonkeyPatch, head: str) -> None:
     size_hw, marks = (360, 640), dict[int, int]()
 
-    def measure(self: Seen, result: Result) -> None:
+    def measure(self: Seen, result: FrameResult) -> None:
         if result.frame.index < 30:
             time.sleep(0.003)  # every queue fills up, so every array that is ever needed exists
         if result.frame.index == 40:

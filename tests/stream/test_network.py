@@ -261,15 +261,19 @@ def test_http_that_is_no_video(port: int) -> None:
 def test_our_own_page_is_a_source(port: int) -> None:
     """What one machine shows, another may stream: the page's MJPEG through `http://`."""
     from tsss_edge.artifacts import Classes
-    from tsss_edge.stream.frames import Result
+    from tsss_edge.stream.frames import FrameResult
+    from tsss_edge.stream.recorder import Recorder
     from tsss_edge.stream.web import open_web
 
-    sink, stop = open_web(str(port), classes=Classes(names=("background", "cat"))), threading.Event()
+    sink, stop = (
+        open_web(str(port), classes=Classes(names=("background", "cat")), recorder=Recorder()),
+        threading.Event(),
+    )
 
     def produce() -> None:
         labels = np.zeros((96, 160), np.uint8)
         for n in range(100_000):
-            sink.write(Result(Frame(gray_image(120, (96, 160)), n, time.monotonic()), labels, None, None))
+            sink.write(FrameResult(Frame(gray_image(120, (96, 160)), n, time.monotonic()), labels, None, None))
             if stop.wait(0.02):
                 return
 

@@ -10,29 +10,27 @@ from contextlib import closing, contextmanager
 import numpy as np
 import pytest
 
-from tsss_edge.stream.cuda import slots_needed
-from tsss_edge.stream.frames import Frame, Result
-from tsss_edge.stream.pipeline import READY, Pipeline
-from tsss_edge.stream.ring import SlotRing
+from tsss_edge.stream.frames import Frame, FrameResult
+from tsss_edge.stream.pipeline import READY, Pipeline, slots_needed
+from tsss_edge.stream.threads import SlotRing
 
 PATIENCE_S = 20.0
 IN_FLIGHT = 3
-SLOTS = slots_needed(live=False, ready=READY)
+SLOTS = slots_needed(IN_FLIGHT)
+LIVE_SLOTS = slots_needed(1, ready=1)
 
 
 class FakeStages:
     """Slots like a GPU's: `start` returns at once, networks run one after the other, `wait` takes what is left.
 
-    With `holds_slot` the labels of a result are overwritten by its slot's next `start`, as pinned memory is.
+    The labels of a result are overwritten by its slot's next `start`, as pinned memory is.
     """
 
     name, in_flight = "fake", IN_FLIGHT
 
-    def __init__(
-        self, slots: int = SLOTS, *, holds_slot: bool = True, latency_s: float = 0.002, fail: str = ""
-    ) -> None:
-        self.slots, self.in_flight, self.holds_slot = slots, min(IN_FLIGHT, slots), holds_slot
-        self.running = self.most = self.starts = self.recycled = 0
+    def __init__(self, slots: int = SLOTS, *, latency_s: float = 0.002, fail: str = "") -> None:
+        self.slots, self.in_flight = slots, min(IN_FLIGHT, slots)
+        self.running = self.most = self.starts = 0
         self._latency_s, self._fail = latency_s, fail
         self._labels = [np.zeros((2, 2), np.uint8) for _ in range(slots)]
         self._ready_at, self._idle_at = [0.0] * slots, 0.0
@@ -62,17 +60,12 @@ class FakeStages:
         self._maybe_fail("wait", int(self._labels[slot][0, 0]))
         with self._lock:
             self.running -= 1
-        if not self.holds_slot:
-            self._kept = self._labels[slot].copy()
         stages_ms["network"] = 1.0
 
-    def result(self, slot: int, frame: Frame, stages_ms: dict[str, float]) -> Result:
+    def result(self, slot: int, frame: Frame, stages_ms: dict[str, float]) -> FrameResult:
         assert self._local.inside
         self._maybe_fail("result", frame.index)
-        return Result(frame, self._labels[slot] if self.holds_slot else self._kept, None, None, stages_ms)
-
-    def recycle(self, result: Result) -> None:
-        self.recycled += 1
+        return FrameResult(frame, self._labels[slot], None, None, stages_ms)
 
     def close(self) -> None:
         """Nothing to free."""
@@ -106,7 +99,7 @@ class FakeSource:
 
 
 @contextmanager
-def streaming(source: FakeSource, stages: FakeStages) -> Iterator[tuple[Pipeline, Generator[Result, None, None]]]:
+def streaming(source: FakeSource, stages: FakeStages) -> Iterator[tuple[Pipeline, Generator[FrameResult, None, None]]]:
     """As `loop.run` opens and closes it; afterwards no thread may be left."""
     before = threading.active_count()
     pipeline = Pipeline(source, stages)
@@ -117,9 +110,8 @@ def streaming(source: FakeSource, stages: FakeStages) -> Iterator[tuple[Pipeline
         assert threading.active_count() == before
 
 
-@pytest.mark.parametrize("holds_slot", [True, False])
-def test_every_frame_of_a_file_in_order_and_untouched_until_recycled(holds_slot: bool) -> None:
-    stages = FakeStages(holds_slot=holds_slot, latency_s=0.0005)
+def test_every_frame_of_a_file_in_order_and_untouched_until_recycled() -> None:
+    stages = FakeStages(latency_s=0.0005)
     indices = []
     with streaming(FakeSource(60), stages) as (pipeline, results):
         for result in results:
@@ -130,7 +122,6 @@ def test_every_frame_of_a_file_in_order_and_untouched_until_recycled(holds_slot:
             indices.append(result.frame.index)
             pipeline.recycle(result)
     assert indices == list(range(60))
-    assert stages.recycled == 60
     assert stages.most <= IN_FLIGHT
 
 
@@ -147,9 +138,8 @@ def test_a_file_fills_the_device_while_a_sink_is_slow() -> None:
         assert (first.labels == 0).all()
 
 
-@pytest.mark.parametrize("holds_slot", [True, False])
-def test_a_live_source_is_read_only_when_a_frame_can_start(holds_slot: bool) -> None:
-    source, stages = FakeSource(30, live=True), FakeStages(slots_needed(live=True, ready=1), holds_slot=holds_slot)
+def test_a_live_source_is_read_only_when_a_frame_can_start() -> None:
+    source, stages = FakeSource(30, live=True), FakeStages(LIVE_SLOTS)
     with streaming(source, stages) as (pipeline, results):
         for result in results:
             assert source.reads <= stages.starts + 1
@@ -176,14 +166,13 @@ def test_errors_come_to_the_consumer_after_the_results_before_them(where: str, l
 @pytest.mark.parametrize("live", [True, False])
 def test_a_consumer_that_stops_ends_every_thread(live: bool) -> None:
     """The slots are all taken at that time: whoever waits for one is woken."""
-    with streaming(FakeSource(255, live=live), FakeStages(slots_needed(live=live, ready=1))) as (_, results):
+    with streaming(FakeSource(255, live=live), FakeStages(LIVE_SLOTS)) as (_, results):
         next(results)
         next(results)
 
 
-@pytest.mark.parametrize("holds_slot", [True, False])
-def test_one_slot_is_slower_but_right(holds_slot: bool) -> None:
-    stages = FakeStages(1, holds_slot=holds_slot)
+def test_one_slot_is_slower_but_right() -> None:
+    stages = FakeStages(1)
     with streaming(FakeSource(9), stages) as (pipeline, results):
         for index, result in enumerate(results):
             assert (result.labels == index).all()

@@ -14,8 +14,7 @@ from tsss_edge.artifacts import Classes
 from tsss_edge.data.voc import read_mask
 from tsss_edge.errors import DataError, UnavailableError
 from tsss_edge.stream.frames import Sink
-from tsss_edge.stream.sinks import VideoSink, open_sinks
-from tsss_edge.stream.sinks.jsonl import class_areas, label_histogram
+from tsss_edge.stream.sinks import VideoSink, class_areas, label_histogram, open_sinks
 
 CLASSES = Classes(names=("background", "cat", "dog"))
 
@@ -99,7 +98,7 @@ def test_json_lines(tmp_path: Path, make_result: MakeResult) -> None:
     assert not sink.wants_overlay
     sink.write(make_result(0, captured=5.0))
     result = make_result(3, captured=5.125)
-    result.parity = {"agreement": 0.99}
+    result.parity, result.dropped = {"agreement": 0.99}, 2
     sink.write(result)
     lines = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]  # there before close
     sink.close()

@@ -15,8 +15,7 @@ from tsss_edge.errors import DataError, UnavailableError
 from tsss_edge.stream.frames import Frame, Source
 from tsss_edge.stream.sources import Policy, is_live, open_source
 from tsss_edge.stream.sources.capture import csi_pipeline, has_gstreamer
-from tsss_edge.stream.sources.files import find_pictures
-from tsss_edge.stream.sources.synthetic import SCENE_FRAMES, SyntheticSource
+from tsss_edge.stream.sources.recorded import SCENE_FRAMES, SyntheticSource, find_pictures
 from tsss_edge.stream.uris import parse_source
 
 

@@ -16,7 +16,7 @@ from loopkit import GRAYS, Pictures, fake
 from streamkit import MakeVideo, gray_image, read_video
 from tiny import CLASSES, tiny_onnx
 
-import tsss_edge.stream.loop
+import tsss_edge.stream.live_loop
 import tsss_edge.stream.watch
 import tsss_edge.stream.web
 from tsss_edge.artifacts import Engine, ParityRecord
@@ -24,9 +24,9 @@ from tsss_edge.config import load_target
 from tsss_edge.data.synthetic import CLASSES as SYNTHETIC
 from tsss_edge.data.voc import read_mask
 from tsss_edge.errors import ArtifactError, DataError, GateError
-from tsss_edge.export.engine import build_engine
-from tsss_edge.stream.loop import stream
-from tsss_edge.stream.report import StreamReport
+from tsss_edge.export.build import build_engine
+from tsss_edge.stream.live_loop import stream
+from tsss_edge.stream.recorder import StreamReport
 from tsss_edge.stream.watch import Checks
 from tsss_edge.stream.web import WebSink
 
@@ -129,7 +129,7 @@ def test_a_sink_never_takes_the_source_s_place(engine: Path, make_video: MakeVid
 
 def test_a_source_that_breaks_leaves_whole_files(engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = Pictures(100, errors={9: DataError("in.mp4: cut short")})
-    monkeypatch.setattr(tsss_edge.stream.loop, "open_source", lambda source, **_: broken)
+    monkeypatch.setattr(tsss_edge.stream.live_loop, "open_source", lambda source, **_: broken)
     with pytest.raises(DataError, match="cut short"):
         stream(engine, "in.mp4", [str(tmp_path / "o.mp4"), str(tmp_path / "o.jsonl")])
     assert len(read_video(tmp_path / "o.mp4")[1]) == len((tmp_path / "o.jsonl").read_text().splitlines()) == 9
@@ -148,7 +148,7 @@ def test_the_page_counts_what_the_loop_gives(
     monkeypatch.setattr(tsss_edge.stream.web, "open_web", open_and_note)
     stream(engine, str(make_video()), [], web="0")
     assert f"live page: {pages[0].url}" in capsys.readouterr().err
-    status = pages[0].hub.status()
+    status = pages[0].live.status()
     assert (status.frames, status.dropped, status.size) == (10, 0, (64, 48))
     assert set(status.stages_ms) == {"decode", "preprocess", "network", "upsample_argmax"}
 

@@ -16,9 +16,9 @@ import tsss_edge.stream.watch
 from tsss_edge.artifacts import Classes, Preprocess
 from tsss_edge.backends.fake import FakeBackend, brightness_cells
 from tsss_edge.errors import ArtifactError, GateError
-from tsss_edge.stream.frames import Frame, Result
-from tsss_edge.stream.loop import run
-from tsss_edge.stream.report import Recorder
+from tsss_edge.stream.frames import Frame, FrameResult
+from tsss_edge.stream.live_loop import run
+from tsss_edge.stream.recorder import Recorder
 from tsss_edge.stream.watch import MIOU_FRAMES, Checks, LiveAccuracy, ParityWatch, open_reference
 
 
@@ -30,10 +30,10 @@ def left_half_is_dog(images: NDArray[np.uint8], num_classes: int) -> NDArray[np.
     return ids
 
 
-def result(index: int = 0, *, value: int = 2, truth: NDArray[np.uint8] | None = None) -> Result:
+def result(index: int = 0, *, value: int = 2, truth: NDArray[np.uint8] | None = None) -> FrameResult:
     """Labels of one class everywhere."""
     image = np.full((64, 96, 3), 100, np.uint8)
-    return Result(Frame(image, index, 0.0, truth=truth), np.full((64, 96), value, np.uint8), None, None)
+    return FrameResult(Frame(image, index, 0.0, truth=truth), np.full((64, 96), value, np.uint8), None, None)
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def watches() -> Iterator[list[ParityWatch]]:
     for watch in made:
         watch.close()
         watch.close()
-    assert not [t for t in threading.enumerate() if t.name == "parity watch"]
+    assert not [t for t in threading.enumerate() if t.name.startswith("parity watch")]
 
 
 def test_agreement_is_the_share_of_equal_pixels(watches: list[ParityWatch]) -> None:

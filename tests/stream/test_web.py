@@ -19,11 +19,12 @@ from streamkit import MakeResult
 
 from tsss_edge.artifacts import Classes, Preprocess
 from tsss_edge.errors import DataError, UnavailableError
-from tsss_edge.stream.frames import Frame
+from tsss_edge.stream.frames import Frame, FrameResult
+from tsss_edge.stream.recorder import Recorder
+from tsss_edge.stream.status import LiveStatus, Status
 from tsss_edge.stream.web import WebSink, open_web, parse_bind
 from tsss_edge.stream.web.app import BOUNDARY, Info, _jpegs, make_app
-from tsss_edge.stream.web.hub import Hub
-from tsss_edge.stream.web.painter import MAX_WIDTH, UNKNOWN_BGR, Painter, View, blend, draw_unknown, unknown_mask
+from tsss_edge.stream.web.painter import MAX_WIDTH, UNKNOWN_BGR, Painter, View, draw_unknown, unknown_mask
 
 CLASSES = Classes(names=("background", "cat", "dog"))
 INFO = Info(engine="e.xml", source="0", classes=(("cat", "#800000"),), background=True, objectness=True)
@@ -52,18 +53,33 @@ class StubSource:
         pass
 
 
+class Page:
+    """The numbers of a page, fed as the loop feeds them: sinks first, then the recorder."""
+
+    def __init__(self, *, source: StubSource | None = None, clock: Clock | None = None) -> None:
+        self.recorder = Recorder(clock=clock) if clock else Recorder()
+        self.live = LiveStatus(CLASSES, self.recorder, source)
+
+    def add(self, result: FrameResult) -> None:
+        self.live.add(result)
+        self.recorder.add(result)
+
+    def status(self) -> Status:
+        return self.live.status()
+
+
 # -- numbers -----------------------------------------------------------------------------------------------------------
 
 
 def test_rate_drops_and_percentiles(make_result: MakeResult) -> None:
     clock = Clock()
-    hub = Hub(CLASSES, source=StubSource(), clock=clock)
+    page = Page(source=StubSource(), clock=clock)
     for n in range(11):  # every second frame of a source: 0, 2, .., 20
         result = make_result(2 * n)
         result.age_ms = float(n)
-        hub.add(result)
+        page.add(result)
         clock.now += 0.1
-    status = hub.status()
+    status = page.status()
     assert status.fps == pytest.approx(10.0)
     assert (status.frames, status.dropped, status.reconnects, status.source_fps) == (11, 10, 2, 30.0)
     assert status.age_ms is not None and (status.age_ms.p50, status.age_ms.now) == (5.0, 10.0)
@@ -74,61 +90,46 @@ def test_rate_drops_and_percentiles(make_result: MakeResult) -> None:
 
 def test_a_stall_shows_as_growing_age_and_no_rate(make_result: MakeResult) -> None:
     clock = Clock()
-    hub = Hub(CLASSES, clock=clock)
-    hub.add(make_result(0))
+    page = Page(clock=clock)
+    page.add(make_result(0))
     clock.now += 5.0
-    status = hub.status()
+    status = page.status()
     assert status.fps == 0.0
     assert status.age_ms is not None and status.age_ms.now == 12.0 + 5000.0
     assert status.history.age_ms == [5012.0]
     assert status.history.latency_ms == [1.5]
     clock.now += 2.0
-    assert hub.status().history.latency_ms == [1.5, None]  # nothing was measured in that second
+    assert page.status().history.latency_ms == [1.5, None]  # nothing was measured in that second
 
 
 def test_history_counts_the_drops_of_each_second(make_result: MakeResult) -> None:
     clock = Clock()
-    hub = Hub(CLASSES, clock=clock)
+    page = Page(clock=clock)
     for index in (0, 3, 10):
-        hub.add(make_result(index))
+        page.add(make_result(index))
         clock.now += 1.0
-    status = hub.status()
+    status = page.status()
     assert status.dropped == 8
     assert sum(status.history.dropped) == 8
     assert status.history.t == sorted(status.history.t) and status.history.t[-1] <= 0
 
 
 def test_checks_come_from_the_parity_watch(make_result: MakeResult) -> None:
-    hub = Hub(CLASSES)
-    assert hub.status().agreement is None
+    page = Page()
+    assert page.status().agreement is None
     result = make_result(0)
     result.parity = {"agreement": 0.98, "frame": 0}
-    hub.add(result)
-    hub.add(make_result(1))  # no new verdict: the last one stands
-    assert (hub.status().agreement, hub.status().miou) == (0.98, None)
+    page.add(result)
+    page.add(make_result(1))  # no new verdict: the last one stands
+    assert (page.status().agreement, page.status().miou) == (0.98, None)
 
 
 def test_nothing_yet() -> None:
-    status = Hub(CLASSES).status()
+    status = Page().status()
     assert (status.fps, status.age_ms, status.latency_ms, status.areas) == (0.0, None, None, {})
 
 
 # -- pictures ----------------------------------------------------------------------------------------------------------
-
-
-def test_blend_leaves_background_and_ignored_pixels() -> None:
-    image = np.full((1, 4, 3), 100, np.uint8)
-    labels = np.array([[0, 1, 2, 255]], np.uint8)  # VOC: class 1 is RGB 128,0,0 and class 2 is 0,128,0
-    half = blend(image, labels, CLASSES, 0.5)
-    assert half.tolist() == [[[100, 100, 100], [50, 50, 114], [50, 114, 50], [100, 100, 100]]]
-    assert blend(image, labels, CLASSES, 1.0)[0, 1].tolist() == [0, 0, 128]
-    assert np.array_equal(blend(image, labels, CLASSES, 0.0), image)
-    assert image.max() == 100
-
-
-def test_without_a_background_class_every_class_is_shown() -> None:
-    sky = Classes(names=("sky", "road"), background=False)
-    assert blend(np.full((1, 1, 3), 100, np.uint8), np.zeros((1, 1), np.uint8), sky, 0.5).tolist() == [[[50, 50, 50]]]
 
 
 def test_unknown_is_object_where_the_class_is_background() -> None:
@@ -227,9 +228,9 @@ class Client:
         return asyncio.run(self._client.post(path, **options))
 
 
-def client(token: str | None = None, *, host: str = "127.0.0.1:8080") -> tuple[Client, Hub, Painter]:
-    hub, painter = Hub(CLASSES, source=StubSource()), Painter(CLASSES)
-    return Client(make_app(hub, painter, INFO, token=token), host), hub, painter
+def client(token: str | None = None, *, host: str = "127.0.0.1:8080") -> tuple[Client, Page, Painter]:
+    page, painter = Page(source=StubSource()), Painter(CLASSES)
+    return Client(make_app(page.live, painter, INFO, token=token), host), page, painter
 
 
 def test_page_and_its_files_come_from_here_alone() -> None:
@@ -249,8 +250,8 @@ def test_page_and_its_files_come_from_here_alone() -> None:
 
 
 def test_info_status_and_view(make_result: MakeResult) -> None:
-    web, hub, painter = client()
-    hub.add(make_result(0))
+    web, shown, painter = client()
+    shown.add(make_result(0))
     assert web.get("/api/info").json()["classes"] == [["cat", "#800000"]]
     assert web.get("/api/status").json()["areas"] == {"background": 0.5, "cat": 0.5}
     assert web.post("/api/view", json={"alpha": 0.25, "unknown": False}).json() == {"alpha": 0.25, "unknown": False}
@@ -265,8 +266,8 @@ def test_a_bad_view_is_refused(body: str) -> None:
 
 
 def test_metrics_are_prometheus_text(make_result: MakeResult) -> None:
-    web, hub, _ = client()
-    hub.add(make_result(3))
+    web, shown, _ = client()
+    shown.add(make_result(3))
     answer = web.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     lines = answer.text.splitlines()
@@ -277,8 +278,8 @@ def test_metrics_are_prometheus_text(make_result: MakeResult) -> None:
 
 @pytest.mark.parametrize(("state", "code"), [("STREAMING", 200), ("ENDED", 200), ("FAILED", 503), ("STALLED", 503)])
 def test_health(state: str, code: int) -> None:
-    web, hub, _ = client()
-    hub._source.state = state  # type: ignore[union-attr]
+    web, shown, _ = client()
+    shown.live._source.state = state  # type: ignore[union-attr]
     answer = web.get("/healthz")
     assert (answer.status_code, answer.json()) == (code, {"state": state})
 
@@ -327,7 +328,7 @@ def test_cookies_of_other_programs_on_the_host_are_in_nobody_s_way(others: str) 
 
 @pytest.fixture
 def web_sink() -> Iterator[WebSink]:
-    sink = open_web("0", classes=CLASSES, source=StubSource(), engine_name="e", source_name="s")
+    sink = open_web("0", classes=CLASSES, recorder=Recorder(), source=StubSource(), engine_name="e", source_name="s")
     yield sink
     sink.close()
 
@@ -403,7 +404,10 @@ def test_a_client_that_reads_nothing_costs_the_loop_nothing(web_sink: WebSink, m
             result.frame.image = noise
             web_sink.painter._offered_at = float("-inf")
             web_sink.write(result)
-        assert httpx.get(f"{web_sink.url}api/status", timeout=PATIENCE_S).json()["frames"] == 60
+        assert httpx.get(f"{web_sink.url}api/status", timeout=PATIENCE_S).json()["areas"] == {
+            "background": 0.5,
+            "cat": 0.5,
+        }
 
 
 def test_a_client_that_leaves_is_forgotten(web_sink: WebSink, make_result: MakeResult) -> None:
@@ -421,7 +425,7 @@ def test_a_client_that_leaves_is_forgotten(web_sink: WebSink, make_result: MakeR
 
 
 def test_closing_ends_streams_and_frees_the_port(make_result: MakeResult) -> None:
-    sink = open_web("0", classes=CLASSES)
+    sink = open_web("0", classes=CLASSES, recorder=Recorder())
     sink.write(make_result(0))
     port = int(sink.url.rstrip("/").rpartition(":")[2])
     with httpx.stream("GET", f"{sink.url}video.mjpg", timeout=PATIENCE_S) as answer:
@@ -431,11 +435,11 @@ def test_closing_ends_streams_and_frees_the_port(make_result: MakeResult) -> Non
         assert b"".join(chunks).count(b"--frame") <= 1
     sink.close()
     assert not sink._thread.is_alive()
-    open_web(str(port), classes=CLASSES).close()
+    open_web(str(port), classes=CLASSES, recorder=Recorder()).close()
 
 
 def test_beyond_loopback_a_token_is_made(make_result: MakeResult) -> None:
-    sink = open_web("0.0.0.0:0", classes=CLASSES)
+    sink = open_web("0.0.0.0:0", classes=CLASSES, recorder=Recorder())
     try:
         token = re.fullmatch(r"http://[^/]+:(\d+)/\?token=([\w-]{32})", sink.url)
         assert token is not None
@@ -448,7 +452,7 @@ def test_beyond_loopback_a_token_is_made(make_result: MakeResult) -> None:
 
 def test_a_port_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy, pytest.raises(DataError, match="choose another port"):
-        open_web(str(busy.getsockname()[1]), classes=CLASSES)
+        open_web(str(busy.getsockname()[1]), classes=CLASSES, recorder=Recorder())
 
 
 @pytest.mark.parametrize(
@@ -476,4 +480,4 @@ def test_without_fastapi_the_fix_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(UnavailableError, match=r"pip install 'tsss-edge\[web\]'"):
-        open_web("0", classes=CLASSES)
+        open_web("0", classes=CLASSES, recorder=Recorder())

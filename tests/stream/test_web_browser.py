@@ -14,7 +14,8 @@ import pytest
 from streamkit import gray_image
 
 from tsss_edge.artifacts import Classes, Preprocess
-from tsss_edge.stream.frames import Frame, Result
+from tsss_edge.stream.frames import Frame, FrameResult
+from tsss_edge.stream.recorder import Recorder
 from tsss_edge.stream.web import WebSink, open_web
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
@@ -27,8 +28,8 @@ PATIENCE_S = PATIENCE_MS / 1000
 class Producer:
     """Feeds the page: frame n is grey of a value that walks, right half cat, upper left quarter an unknown object."""
 
-    def __init__(self, sink: WebSink) -> None:
-        self.sink = sink
+    def __init__(self, sink: WebSink, recorder: Recorder) -> None:
+        self.sink, self.recorder = sink, recorder
         self.stop = threading.Event()
         self.gray: int | None = None  # a fixed grey, else it walks
         self._thread = threading.Thread(target=self._run)
@@ -42,9 +43,10 @@ class Producer:
         for n in range(0, 1_000_000, 2):  # every other frame is dropped
             image = gray_image(60 + n % 60 if self.gray is None else self.gray, (96, 128))
             frame = Frame(image, n, time.monotonic())
-            self.sink.write(
-                Result(frame, labels, objectness, None, {"infer": 2.0, "post": 1.0}, 20.0, {"agreement": 0.99})
-            )
+            times, verdict = {"infer": 2.0, "post": 1.0}, {"agreement": 0.99}
+            result = FrameResult(frame, labels, objectness, None, times, 20.0, verdict)
+            self.sink.write(result)
+            self.recorder.add(result)
             if self.stop.wait(0.03):
                 return
 
@@ -66,15 +68,17 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def producer() -> Iterator[Producer]:
+    recorder = Recorder()
     sink = open_web(
         "0",
         classes=CLASSES,
+        recorder=recorder,
         preprocess=Preprocess(size_hw=(64, 64)),
         engine_name="e.xml",
         source_name="0",
         objectness=True,
     )
-    made = Producer(sink)
+    made = Producer(sink, recorder)
     yield made
     made.close()
     sink.close()
@@ -198,7 +202,7 @@ def test_light_and_dark(page: Any) -> None:
 
 
 def test_a_server_that_goes_away_is_said(browser: Any) -> None:
-    sink = open_web("0", classes=CLASSES)
+    sink = open_web("0", classes=CLASSES, recorder=Recorder())
     opened = browser.new_page()
     opened.goto(sink.url)
     wait_for_js(opened, "document.getElementById('state').textContent === 'STREAMING'")

@@ -21,7 +21,7 @@ from tsss_edge.files import read_json
 from tsss_edge.models import Heads, load_model
 from tsss_edge.train.adapt import AdaptReport, adapt, explain, widened
 from tsss_edge.train.lnet import train_lnet
-from tsss_edge.train.supervised import train_supervised
+from tsss_edge.train.pnet import train_supervised
 
 NEW = 3  # "blue"
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from tsss_edge.config import TrainConfig
-from tsss_edge.train.common import fresh_net
 from tsss_edge.train.loader import Batch
 from tsss_edge.train.loop import Moment
-from tsss_edge.train.pnet import STRONG_TARGET, Duel, PNetStep, Switches, weak_share
+from tsss_edge.train.pnet import STRONG_TARGET, ClassStep, Duel, Switches, weak_share
+from tsss_edge.train.start import fresh_net
 
 CONFIG = TrainConfig(size_hw=(64, 64), batch=2, threads=1, amp=False)
 
@@ -37,7 +37,7 @@ def black_and_white() -> Batch:
 def test_a_pasted_rectangle_keeps_its_own_domain(cutmix: bool) -> None:
     """White cells come of the weak picture, wherever they were pasted; D's target says so cell by cell."""
     duel = Recorder(CONFIG)
-    step = PNetStep(fresh_net(CONFIG, num_classes=3), CONFIG, None, duel, Switches(cutmix=cutmix))
+    step = ClassStep(fresh_net(CONFIG, num_classes=3), CONFIG, None, duel, Switches(cutmix=cutmix), objectness=True)
     step(black_and_white(), Moment(step=3, done=0.5))
     torch.testing.assert_close(duel.weak, duel.image[:, :1], rtol=0, atol=0)
     mixed = 0 < duel.weak[0].mean() < 1

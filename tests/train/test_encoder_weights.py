@@ -13,7 +13,7 @@ from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Classes
 from tsss_edge.config import TrainConfig
 from tsss_edge.errors import ArtifactError
 from tsss_edge.models.vgg16 import IMAGENET_STD
-from tsss_edge.train.common import fresh_net, load_encoder
+from tsss_edge.train.start import fresh_net, load_encoder
 
 
 def with_weights(config: TrainConfig, arch: str, path: Path) -> TrainConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -19,17 +20,18 @@ from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset, read_mask, write_mask
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.files import read_json
-from tsss_edge.label.annotate import EdgeFit, Evidence, LabelConfig, annotate, sharpened, to_frame
-from tsss_edge.label.relabel import Relabeller
+from tsss_edge.label.annotate import Evidence, LabelConfig, Relabeller, annotate
+from tsss_edge.label.edges import EdgeFit, sharpened, to_frame
 from tsss_edge.label.write import LabelReport, write_labels
 from tsss_edge.models import load_model
-from tsss_edge.models.classifier import load_classifier
+from tsss_edge.models.class_maps import load_classifier
 from tsss_edge.models.discriminator import Discriminator
+from tsss_edge.scoring import Views
 from tsss_edge.train.all import draft_epochs, last_pnet, train_all, with_epochs
 from tsss_edge.train.lnet import AnyHue, train_lnet
 from tsss_edge.train.loader import Batch
 from tsss_edge.train.pnet import Switches, starting_net, train_pnet
-from tsss_edge.train.validate import Views
+from tsss_edge.train.runfolder import to_toml
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +128,25 @@ def test_without_the_discriminator_the_result_differs(finished: Path, squares: P
     assert "fool" in (finished / "pnet/log.jsonl").read_text()
 
 
-def test_label_trains_a_missing_classifier(finished: Path, squares: Path, tmp_path: Path) -> None:
-    shutil.copytree(finished / "lnet", tmp_path / "lnet")
-    write_labels(tmp_path / "lnet", squares, tmp_path / "labels")
-    assert (tmp_path / "lnet/classifier/best.pt").is_file()
+def test_label_never_trains_and_says_who_does(finished: Path, squares: Path, tmp_path: Path) -> None:
+    lnet = shutil.copytree(finished / "lnet", tmp_path / "lnet")
+    with pytest.raises(ArtifactError, match="no classifier; train one with `tsss-edge train lnet --resume"):
+        write_labels(lnet, squares, tmp_path / "labels")
+    assert not (tmp_path / "labels").exists()
+    assert not (lnet / "classifier").exists()
+
+
+def test_train_lnet_trains_the_classifier_that_label_needs(
+    run: Callable[..., tuple[int, str, str]], squares: Path, tmp_path: Path
+) -> None:
+    settings = tmp_path / "settings.toml"
+    settings.write_text(to_toml(msgspec.structs.replace(short(), epochs=1)))
+    options = ("--data", squares, "--strong", ",".join(STRONG), "--config", settings, "--out", tmp_path / "lnet")
+    assert run("train", "lnet", *options)[0] == 0
+    shutil.rmtree(tmp_path / "lnet/classifier")  # as after a kill between the two
+    assert run("train", "lnet", *options, "--resume")[0] == 0
+    assert run("label", "--lnet", tmp_path / "lnet", "--data", squares, "--out", tmp_path / "labels")[0] == 0
+    assert (tmp_path / "labels/manifest.json").is_file()
 
 
 def test_pnet_refuses_labels_of_another_set(finished: Path, squares: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tsss_edge.train.muon import MATRIX_LR, Muon, orthogonalize
+from tsss_edge.train.loop import MATRIX_LR, Muon, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(16, 144), (64, 16), (48, 48)])

@@ -16,10 +16,10 @@ from tsss_edge.artifacts import Checkpoint, OnnxModel, Preprocess
 from tsss_edge.calib.calibrate import calibrate
 from tsss_edge.config import TrainConfig
 from tsss_edge.errors import ArtifactError
-from tsss_edge.export.graph import export_onnx
+from tsss_edge.export.onnx_export import export_onnx
 from tsss_edge.models import load_model
 from tsss_edge.models.fused import FusedNet
-from tsss_edge.onnxgraph.placement import Options
+from tsss_edge.onnxgraph.qdq import PairOptions
 from tsss_edge.train.qat import LR_SHARE, RoundedConv, Rounding, find_checkpoint, load_calibration, rounded, train_qat
 
 KEPT = ("encoder.stages.1.1.second", "decoder.smooth.0")  # layers that stay float, one with its Add
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoint = netkit.checkpoint(folder / "best.pt", spec=Preprocess(size_hw=netkit.SPEC.size_hw, scale=1.0))
     data = netkit.write_set(folder / "data", train=6)
     floating = export_onnx(checkpoint.path, folder / "fused.onnx", objectness=True)
-    calibrate(floating.path, data, folder / "fused.int8.onnx", method="mse", options=Options(float_nodes=KEPT))
+    calibrate(floating, data, folder / "fused.int8.onnx", method="mse", options=PairOptions(float_nodes=KEPT))
     return folder
 
 
@@ -109,7 +109,7 @@ def test_a_run_gives_an_ordinary_checkpoint(folder: Path, tmp_path: Path) -> Non
     moved = [name for name in before if not torch.equal(before[name], after[name])]
     assert "encoder.stem.0.weight" in moved and set(before) == set(after)
     exported = export_onnx(result.path, tmp_path / "fused.onnx")
-    assert calibrate(exported.path, folder / "data", tmp_path / "q.onnx").meta.calibration is not None
+    assert calibrate(exported, folder / "data", tmp_path / "q.onnx").meta.calibration is not None
 
 
 # -- what does not belong together

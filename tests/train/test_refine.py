@@ -7,7 +7,7 @@ from torch import nn
 
 from tsss_edge.models import Heads
 from tsss_edge.train.loader import Batch
-from tsss_edge.train.refine import HEARD_FROM, HEARD_FULL, SURE, refine
+from tsss_edge.train.losses import HEARD_FROM, HEARD_FULL, SURE, refine
 
 
 class Loud(nn.Module):

@@ -1,4 +1,4 @@
-"""One loaded network on one device, whatever runs it.
+"""One loaded network on one device, whatever runs it: the protocol, and what every back end shares.
 
 A back end takes uint8 pictures in and gives named arrays out; it never resizes and never takes an argmax. Loading is a
 function (`tsss_edge.backends.open_backend`), running is one method. `fake.py` implements the same protocol without any
@@ -8,17 +8,22 @@ network and is what the tests of everything else use.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import Classes, Preprocess, TensorSpec
+from tsss_edge.artifacts import Classes, Head, OnnxMeta, Preprocess, TensorSpec
+from tsss_edge.errors import UnavailableError
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from typing_extensions import Self
+
+STRIDE = 8  # of the logits and objectness grids against the network input (design: decoder at stride 8)
 Outputs = Mapping[str, NDArray[Any]]
 
 
@@ -61,3 +66,65 @@ class AsyncBackend(Backend, Protocol):
     def slots(self) -> int: ...
     def start(self, slot: int, images: NDArray[np.uint8]) -> None: ...
     def wait(self, slot: int) -> Outputs: ...
+
+
+class Closing:
+    """Context manager that calls `close`."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def require_images(images: NDArray[Any], size_hw: tuple[int, int]) -> None:
+    """Raise ValueError unless `images` is (N,H,W,3) uint8 at `size_hw`."""
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (*size_hw, 3) or not images.shape[0]:
+        raise ValueError(f"expected (N,{size_hw[0]},{size_hw[1]},3) uint8, got {images.shape} {images.dtype}")
+
+
+def output_specs(
+    classes: Classes, preprocess: Preprocess, *, head: Head, objectness: bool, batch: int = -1
+) -> tuple[TensorSpec, ...]:
+    """Outputs of a fused graph: logits (N,K,H/8,W/8), labels (N,H,W), objectness (N,1,H/8,W/8)."""
+    height, width = preprocess.size_hw
+    grid = (height // STRIDE, width // STRIDE)
+    specs = []
+    if head in ("logits", "both"):
+        specs.append(TensorSpec(name="logits", dtype="float32", shape=(batch, len(classes), *grid)))
+    if head in ("labels", "both"):
+        specs.append(TensorSpec(name="labels", dtype="uint8", shape=(batch, height, width)))
+    if objectness:
+        specs.append(TensorSpec(name="objectness", dtype="float32", shape=(batch, 1, *grid)))
+    return tuple(specs)
+
+
+def expected_outputs(meta: OnnxMeta) -> tuple[TensorSpec, ...]:
+    """What a graph's description promises to give, batch free."""
+    return output_specs(meta.classes, meta.preprocess, head=meta.head, objectness=meta.objectness)
+
+
+def allocate(specs: tuple[TensorSpec, ...], batch: int) -> dict[str, NDArray[Any]]:
+    """Zeroed arrays for `specs`, with `batch` for a free batch dimension."""
+    return {s.name: np.zeros([batch if d < 0 else d for d in s.shape], np.dtype(s.dtype)) for s in specs}
+
+
+def fill_batch(picture: NDArray[np.uint8], min_batch: int) -> NDArray[np.uint8]:
+    """(1,H,W,3), repeated as often as a back end's `min_batch` wants it."""
+    return picture if min_batch == 1 else picture.repeat(min_batch, axis=0)
+
+
+def import_extra(module: str, extra: str) -> Any:
+    """Import a heavy module. Raises: UnavailableError: it is not installed, with the command that installs it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UnavailableError(
+            f"Python module {module} cannot be imported ({error}); install it with `pip install 'tsss-edge[{extra}]'`"
+        ) from error

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Classes, Head, Preprocess, TensorSpec
-from tsss_edge.backends.base import Outputs
-from tsss_edge.backends.common import STRIDE, Closing, allocate, output_specs, require_images
+from tsss_edge.backends.base import STRIDE, Closing, Outputs, allocate, output_specs, require_images
 
 Answer = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
 

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Engine, Precision, TensorSpec
-from tsss_edge.backends.base import Outputs
-from tsss_edge.backends.common import Closing, allocate, import_extra, require_images
+from tsss_edge.backends.base import Closing, Outputs, allocate, import_extra, require_images
 from tsss_edge.errors import ArtifactError, UnavailableError
 
 MAX_STREAMS = 4  # pictures that a CPU works on side by side; more cores share them
@@ -76,25 +75,18 @@ class OpenVinoBackend(Closing):
     """An `AsyncBackend` on OpenVINO. The input array of `start` must stay untouched until `wait`."""
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        device: str | None = None,
-        threads: int | None = None,
-        slots: int = 1,
-        trust: bool = False,
+        self, engine: Engine, *, device: str | None = None, threads: int | None = None, slots: int = 1
     ) -> None:
-        """Load the engine at `path` (`.xml`).
+        """Compile the network of an engine (`.xml`).
 
-        Raises: ArtifactError: no record, wrong hash, damaged. UnavailableError: no OpenVINO, no such device.
+        Raises: ArtifactError: of another back end, damaged. UnavailableError: no OpenVINO, no such device.
         """
-        engine = Engine.load(path, trust=trust)
-        record = engine.record
+        path, record = engine.path, engine.record
         if record.backend != "openvino":
             raise ArtifactError(f"{path}: its record is of {record.backend}, an .xml is OpenVINO; build it again")
         self.name = f"openvino {record.precision}"
-        self.classes = record.classes
-        self.preprocess = record.preprocess
+        self.classes = record.meta.classes
+        self.preprocess = record.meta.preprocess
         self.outputs: tuple[TensorSpec, ...] = record.outputs
         self.slots = slots
         device = device or "CPU"
@@ -103,7 +95,7 @@ class OpenVinoBackend(Closing):
         options = compile_options(record.precision, slots=slots, threads=threads, device=device)
         self._compiled = compile_ir(model, device, options)
         self._slots = [_Slot(self._compiled.create_infer_request(), record.outputs) for _ in range(slots)]
-        self._size_hw = record.preprocess.size_hw
+        self._size_hw = self.preprocess.size_hw
         self._batch = record.inputs[0].shape[0]
         self.min_batch = max(1, self._batch)
 

@@ -18,11 +18,12 @@ from tsss_edge.backends.cuda.gpus import Gpu
 from tsss_edge.backends.trt_api import Flavour, Trt
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.files import write_bytes
+from tsss_edge.machine import RTX_CAPABILITIES
 
 TAGS: dict[int, Flavour] = {0x74727466: "tensorrt", 0x74727476: "tensorrt-rtx"}
 NAMES: dict[Flavour, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 RTX_HEADER_BYTES = 36
-RTX_BITS = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1", "later")  # of the mask (plans built for each one looked at)
+RTX_BITS = (*RTX_CAPABILITIES, "later")  # of the mask (plans built for each one looked at)
 OTHER_KINDS = {
     b"PK\x03\x04": "a zip (a PyTorch checkpoint?)",
     b"<?xm": "an XML file (OpenVINO?)",

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Engine, EngineRecord, TensorSpec
-from tsss_edge.backends.base import Outputs
-from tsss_edge.backends.common import Closing, require_images
+from tsss_edge.backends.base import Closing, Outputs, require_images
+from tsss_edge.backends.cuda.driver import PrimaryContext
 from tsss_edge.backends.cuda.gpus import first_gpu
-from tsss_edge.backends.cuda.runtime import Cuda
 from tsss_edge.backends.plan import PlanHeader, read_header, require_record, require_runnable
 from tsss_edge.backends.trt_api import Trt, load, make_logger
 from tsss_edge.errors import ArtifactError, UnavailableError
@@ -25,35 +24,35 @@ from tsss_edge.errors import ArtifactError, UnavailableError
 class TensorRTBackend(Closing):
     """An `AsyncBackend` on device 0. Pictures are copied before `start` returns. Any thread may call it, one at a time a slot."""
 
-    def __init__(self, path: Path, *, slots: int = 1, trust: bool = False) -> None:
-        """Load the plan at `path`. Record and header are checked before TensorRT or CUDA are touched.
+    def __init__(self, engine: Engine, *, slots: int = 1) -> None:
+        """Load the plan of an engine. Record and header are checked before TensorRT or CUDA are touched.
 
-        Raises: ArtifactError: no record, wrong hash, damaged. UnavailableError: no driver, no TensorRT, another GPU.
+        Raises: ArtifactError: of another back end, damaged. UnavailableError: no driver, no TensorRT, another GPU.
         """
-        record = Engine.load(path, trust=trust).record
+        path, record = engine.path, engine.record
         header = read_header(path)
         require_record(path, header, record)
         self.name = f"{header.flavour} {record.precision}"
-        self.classes = record.classes
-        self.preprocess = record.preprocess
+        self.classes = record.meta.classes
+        self.preprocess = record.meta.preprocess
         self.outputs: tuple[TensorSpec, ...] = record.outputs
         self.slots = slots
         fixed = record.inputs[0].shape[0]
-        least, _, most = (fixed, fixed, fixed) if fixed > 0 else record.flags["batch"]
-        self.min_batch = int(least)
+        least, _, most = (fixed, fixed, fixed) if fixed > 0 else record.build.target.batch
+        self.min_batch = least
         self._slots: list[_Slot] = []
         self._engine: Any = None
         self._runtime: Any = None
-        self._cuda = Cuda()
+        self._cuda = PrimaryContext()
         try:
-            self._load(path, header, record, int(most))
+            self._load(path, header, record, most)
         except BaseException:
             self.close()
             raise
 
     def _load(self, path: Path, header: PlanHeader, record: EngineRecord, most: int) -> None:
         trt, gpu = load(header.flavour), first_gpu()
-        assert gpu is not None, "Cuda() found one"
+        assert gpu is not None, "PrimaryContext() found one"
         require_runnable(path, header, record, trt, gpu)
         self._trt, self._logger = trt, make_logger(trt)
         self._runtime = trt.module.Runtime(self._logger)
@@ -104,7 +103,9 @@ class TensorRTBackend(Closing):
 class _Slot:
     """One execution context with its stream and its memory."""
 
-    def __init__(self, cuda: Cuda, engine: Any, image: TensorSpec, outputs: tuple[TensorSpec, ...], most: int) -> None:
+    def __init__(
+        self, cuda: PrimaryContext, engine: Any, image: TensorSpec, outputs: tuple[TensorSpec, ...], most: int
+    ) -> None:
         self.most = most
         self._cuda = cuda
         self._context = engine.create_execution_context()

@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from tsss_edge.backends.common import import_extra
+from tsss_edge.backends.base import import_extra
 from tsss_edge.errors import UnavailableError
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]

@@ -5,6 +5,10 @@ Everything that is compared runs in alternating rounds of one process, so that t
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,26 +16,60 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import Engine, LatencyRecord
+from tsss_edge.artifacts import Artifact, Engine, LatencyRecord, Struct, load_artifact
 from tsss_edge.backends import Backend, open_backend
-from tsss_edge.bench.benchmark_app import command, find_benchmark_app, run_benchmark_app
-from tsss_edge.bench.conditions import examine_machine, notes_on, read_load, read_mhz
-from tsss_edge.bench.result import BenchReport, EndToEnd, Machine, Timed
-from tsss_edge.bench.timing import alternate, network_call, time_end_to_end, warm_up
+from tsss_edge.bench.conditions import Machine, examine_machine, notes_on, read_load, read_mhz
+from tsss_edge.bench.timing import EndToEnd, Timed, alternate, network_call, time_end_to_end, warm_up
 from tsss_edge.metrics import Percentiles, percentiles
 
 __all__ = ["BenchReport", "EndToEnd", "Machine", "Percentiles", "Timed", "bench_engine"]
 
 FRAME_HW = (720, 1280)
 APP_ROUNDS = 3
+_APP_HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+
+
+class BenchReport(Struct, frozen=True):
+    """`latency_ms` and `throughput_fps` are the network alone; `end_to_end` has everything around it."""
+
+    engine: str
+    runs_on: str
+    latency_ms: Percentiles
+    throughput_fps: float
+    end_to_end: EndToEnd | None
+    runs: int
+    best_ms: float
+    compare: dict[str, Timed]
+    benchmark_app: Timed | None  # OpenVINO's own tool on the same file, in alternating rounds
+    machine: Machine
+    notes: tuple[str, ...]
+
+    def summary(self) -> str:
+        """For a terminal."""
+        rows = [_row(self.runs_on, self.latency_ms, self.throughput_fps, "network alone")]
+        others = {**self.compare, **({"benchmark_app": self.benchmark_app} if self.benchmark_app else {})}
+        rows += [
+            _row(name, t.latency_ms, t.throughput_fps, f"{t.ratio:.2f} x (best {t.ratio_best:.2f} x)")
+            for name, t in others.items()
+        ]
+        if (all_of_it := self.end_to_end) is not None:
+            stages = ", ".join(f"{name} {ms:.2f}" for name, ms in all_of_it.stages_ms.items())
+            size = "{1}x{0}".format(*all_of_it.frame_hw)
+            rows.append(_row("end to end", all_of_it.latency_ms, all_of_it.throughput_fps, f"{size}: {stages}"))
+            rows.append(f"limited by {all_of_it.limited_by}")
+        return "\n".join([*rows, self.machine.summary(), *(f"note: {note}" for note in self.notes)])
+
+
+def _row(name: str, p: Percentiles, fps: float, more: str) -> str:
+    return f"{name:<20} p50 {p.p50:8.2f}  p95 {p.p95:8.2f}  p99 {p.p99:8.2f} ms  {fps:8.1f} fps  {more}"
 
 
 def bench_engine(
-    engine: Path,
+    engine: Path | Artifact,
     *,
     duration_s: float = 3.0,
     threads: int | None = None,
-    compare: Sequence[Path] = (),
+    compare: Sequence[Path | Artifact] = (),
     image: Path | None = None,
     end_to_end: bool = True,
     benchmark_app: bool = True,
@@ -53,20 +91,22 @@ def bench_engine(
         raise ValueError(f"duration {duration_s} s: must be positive")
     frame = _frame(image)
     mhz, load = read_mhz(), read_load()
+    models = [load_artifact(model, trust=trust) for model in (engine, *compare)]
+    names = [given.name if isinstance(given, Path) else given.path.name for given in (engine, *compare)]
+    first = models[0]
     with ExitStack() as stack:
-        backends = [
-            stack.enter_context(open_backend(path, threads=threads, trust=trust)) for path in (engine, *compare)
-        ]
-        timed = time_networks(backends, [engine, *compare], duration_s=duration_s)
+        backends = [stack.enter_context(open_backend(model, threads=threads)) for model in models]
+        timed = time_networks(backends, names, duration_s=duration_s)
         whole = time_end_to_end(backends[0], frame, duration_s=duration_s) if end_to_end else None
         app, notes = None, list[str]()
-        if benchmark_app and engine.suffix == ".xml":
-            app, notes = _against_benchmark_app(backends[0], engine, duration_s=duration_s, threads=threads)
-    if store and not trust and engine.suffix in (".xml", ".engine"):
-        Engine.load(engine).with_record(latency=_record(timed[0], threads))
-    machine = examine_machine(threads=threads, mhz_before=mhz, load_before=load, gpu=engine.suffix == ".engine")
+        if benchmark_app and isinstance(first, Engine) and first.path.suffix == ".xml":
+            app, notes = _against_benchmark_app(backends[0], first, duration_s=duration_s, threads=threads)
+    if store and isinstance(first, Engine) and first.checked:
+        first.with_record(latency=latency_record(timed[0], threads))
+    on_gpu = isinstance(first, Engine) and first.path.suffix == ".engine"
+    machine = examine_machine(threads=threads, mhz_before=mhz, load_before=load, gpu=on_gpu)
     return BenchReport(
-        engine=engine.name,
+        engine=names[0],
         runs_on=backends[0].name,
         latency_ms=timed[0].latency_ms,
         throughput_fps=timed[0].throughput_fps,
@@ -80,15 +120,15 @@ def bench_engine(
     )
 
 
-def time_networks(backends: Sequence[Backend], files: Sequence[Path], *, duration_s: float) -> list[Timed]:
-    """Each network alone, in alternating rounds; `ratio` is against the first."""
+def time_networks(backends: Sequence[Backend], files: Sequence[str], *, duration_s: float) -> list[Timed]:
+    """Each network alone, in alternating rounds; `ratio` is against the first, `files` are their names."""
     calls = [network_call(backend) for backend in backends]
     for call in calls:
         warm_up(call)
     times = alternate(calls, duration_s=duration_s)
     batches = [backend.min_batch for backend in backends]
     first_ms = np.asarray(times[0]) / batches[0]
-    return [_timed(file.name, mine, batch, first_ms) for file, mine, batch in zip(files, times, batches, strict=True)]
+    return [_timed(file, mine, batch, first_ms) for file, mine, batch in zip(files, times, batches, strict=True)]
 
 
 def _timed(file: str, times_ms: Sequence[float], batch: int, first_ms: NDArray[np.float64]) -> Timed:
@@ -105,7 +145,8 @@ def _timed(file: str, times_ms: Sequence[float], batch: int, first_ms: NDArray[n
     )
 
 
-def _record(timed: Timed, threads: int | None) -> LatencyRecord:
+def latency_record(timed: Timed, threads: int | None) -> LatencyRecord:
+    """What an engine's record keeps of a measurement."""
     p = timed.latency_ms
     return LatencyRecord(p50_ms=p.p50, p95_ms=p.p95, p99_ms=p.p99, runs=timed.runs, threads=threads)
 
@@ -116,14 +157,28 @@ def _by_name(backends: Sequence[Backend], timed: Sequence[Timed]) -> dict[str, T
     return {n if names.count(n) == 1 else f"{n} {t.file}": t for n, t in zip(names, timed, strict=True)}
 
 
+def _frame(image: Path | None) -> NDArray[np.uint8]:
+    """(H,W,3) uint8 BGR."""
+    if image is not None:
+        from tsss_edge.data.voc import read_image
+
+        return np.ascontiguousarray(read_image(image)[..., ::-1])
+    from tsss_edge.data.synthetic import Scenes
+
+    return np.ascontiguousarray(Scenes(0, FRAME_HW).scene(0)[0][..., ::-1])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# OpenVINO's own `benchmark_app` on the same file, as the yardstick for our latency
+
+
 def _against_benchmark_app(
-    backend: Backend, engine: Path, *, duration_s: float, threads: int | None
+    backend: Backend, engine: Engine, *, duration_s: float, threads: int | None
 ) -> tuple[Timed | None, list[str]]:
     """Ours and theirs in alternating rounds -> (theirs, notes)."""
     if (tool := find_benchmark_app()) is None:
         return None, ["benchmark_app is not installed (it comes with `pip install openvino`), so it is not compared"]
-    record = Engine.load(engine, trust=True).record
-    args = command(tool, engine, record, duration_s=duration_s / APP_ROUNDS, threads=threads)
+    args = app_command(tool, engine, duration_s=duration_s / APP_ROUNDS, threads=threads)
     call = network_call(backend)
     ours: list[list[float]] = []
     theirs: list[dict[str, float]] = []
@@ -131,9 +186,9 @@ def _against_benchmark_app(
         warm_up(call)
         ours += alternate([call], duration_s=duration_s / APP_ROUNDS, rounds=1)
         if (result := run_benchmark_app(args)) is None:
-            return None, [f"benchmark_app failed on {engine.name}, so it is not compared; try: {' '.join(args)}"]
+            return None, [f"benchmark_app failed on {engine.path.name}, so it is not compared; try: {' '.join(args)}"]
         theirs.append(result)
-    return _app_timed(engine.name, ours, theirs, backend.min_batch), [
+    return _app_timed(engine.path.name, ours, theirs, backend.min_batch), [
         "percentiles of benchmark_app are over its rounds, not over single runs"
     ]
 
@@ -153,12 +208,31 @@ def _app_timed(file: str, ours: Sequence[Sequence[float]], theirs: Sequence[dict
     )
 
 
-def _frame(image: Path | None) -> NDArray[np.uint8]:
-    """(H,W,3) uint8 BGR."""
-    if image is not None:
-        from tsss_edge.data.voc import read_image
+def find_benchmark_app() -> str | None:
+    """Its path: beside this Python, else on PATH; None when it is not installed."""
+    beside = Path(sys.executable).with_name("benchmark_app")
+    return str(beside) if beside.is_file() else shutil.which("benchmark_app")
 
-        return np.ascontiguousarray(read_image(image)[..., ::-1])
-    from tsss_edge.data.synthetic import Scenes
 
-    return np.ascontiguousarray(Scenes(0, FRAME_HW).scene(0)[0][..., ::-1])
+def app_command(tool: str, engine: Engine, *, duration_s: float, threads: int | None) -> list[str]:
+    """The command that measures what `bench` measures: one synchronous request, latency hint, the same precision."""
+    args = [tool, "-m", str(engine.path), "-d", "CPU", "-api", "sync", "-hint", "latency"]
+    args += ["-nireq", "1", "-t", str(max(1, round(duration_s)))]
+    if engine.record.precision in _APP_HINTS:
+        args += ["-infer_precision", _APP_HINTS[engine.record.precision]]
+    return args + (["-nthreads", str(threads)] if threads else [])
+
+
+def run_benchmark_app(args: list[str]) -> dict[str, float] | None:
+    """Run it -> {"median", "average", "min", "max"} in ms and "count"; None when it failed (the caller says so)."""
+    result = subprocess.run(args, capture_output=True, text=True)
+    return parse_app(result.stdout) if result.returncode == 0 else None
+
+
+def parse_app(text: str) -> dict[str, float] | None:
+    """Its closing lines -> numbers; None when they are not there."""
+    found = {k.lower(): float(v) for k, v in re.findall(r"(Median|Average|Min|Max):\s+([\d.]+) ms", text)}
+    count = re.search(r"Count:\s+(\d+) iterations", text)
+    if count is None or "median" not in found:
+        return None
+    return {**found, "count": float(count.group(1))}

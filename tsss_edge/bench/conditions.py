@@ -8,14 +8,35 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tsss_edge.bench.result import Machine
-from tsss_edge.machine import usable_cores
+from tsss_edge.artifacts import Struct
+from tsss_edge.machine import CPUINFO, cpu_flags, cpu_name, usable_cores
 
-CPUINFO = Path("/proc/cpuinfo")
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+# The instruction sets that decide what INT8 and bf16 gain.
 MATRIX_UNITS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimddp", "i8mm")
 BUSY = 0.5  # load a core before the run from which on times are called noisy
 DRIFT = 0.05  # relative change of the clock that is worth a note
+
+
+class Machine(Struct, frozen=True):
+    """State of the machine around the measurement. None where it does not tell."""
+
+    cpu: str
+    cores: int  # that this process may use
+    threads: int | None  # asked for; None: the back end's choice
+    governor: str | None
+    mhz_before: float | None  # mean over cores
+    mhz_after: float | None
+    load_before: float | None  # one-minute load average
+    gpu: str | None = None
+    units: tuple[str, ...] = ()  # vector and matrix instructions: INT8 gains 4x over FP32 by VNNI, 16x by AMX
+
+    def summary(self) -> str:
+        """One line."""
+        clock = f", {self.mhz_after:.0f} MHz" if self.mhz_after else ""
+        units = f", {' '.join(self.units)}" if self.units else ""
+        gpu = f", {self.gpu}" if self.gpu else ""
+        return f"{self.cpu}, {self.cores} cores{clock}, governor {self.governor or 'unknown'}{units}{gpu}"
 
 
 def read_mhz() -> float | None:
@@ -36,7 +57,7 @@ def examine_machine(
 ) -> Machine:
     """The machine's state after a run, with what was read before it."""
     return Machine(
-        cpu=_cpu_name(),
+        cpu=cpu_name(),
         cores=usable_cores(),
         threads=threads,
         governor=GOVERNOR.read_text().strip() if GOVERNOR.is_file() else None,
@@ -44,7 +65,7 @@ def examine_machine(
         mhz_after=read_mhz(),
         load_before=load_before,
         gpu=_gpu_state() if gpu else None,
-        units=_matrix_units(),
+        units=cpu_flags(MATRIX_UNITS),
     )
 
 
@@ -61,22 +82,6 @@ def notes_on(machine: Machine) -> list[str]:
     if machine.mhz_before and machine.mhz_after and abs(machine.mhz_after / machine.mhz_before - 1) > DRIFT:
         notes.append(f"the clock drifted from {machine.mhz_before:.0f} to {machine.mhz_after:.0f} MHz during the run")
     return notes
-
-
-def _cpu_name() -> str:
-    import platform
-
-    text = CPUINFO.read_text() if CPUINFO.is_file() else ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, flags=re.MULTILINE)
-    return found.group(1).strip() if found else platform.processor() or platform.machine()
-
-
-def _matrix_units() -> tuple[str, ...]:
-    """Of the instruction sets that decide what INT8 and bf16 gain, those of this CPU (as Linux names them)."""
-    text = CPUINFO.read_text() if CPUINFO.is_file() else ""
-    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, flags=re.MULTILINE)
-    flags = set(found.group(1).split()) if found else set()
-    return tuple(unit for unit in MATRIX_UNITS if unit in flags)
 
 
 def _gpu_state() -> str | None:

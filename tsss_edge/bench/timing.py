@@ -8,9 +8,9 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from tsss_edge.artifacts import Struct
 from tsss_edge.backends import Backend
-from tsss_edge.bench.result import EndToEnd
-from tsss_edge.metrics import percentiles
+from tsss_edge.metrics import Percentiles, percentiles
 from tsss_edge.segment import labels_at
 
 WARMUP_CALLS = 5
@@ -18,6 +18,29 @@ WARMUP_S = 0.3
 ROUNDS = 8  # each network runs in so many slices of the time, in turn with the others
 
 Stamp = Callable[[str], None]
+
+
+class Timed(Struct, frozen=True):
+    """One network alone, one request at a time: a picture, or a batch where the engine takes nothing smaller."""
+
+    file: str
+    latency_ms: Percentiles
+    throughput_fps: float  # pictures / seconds spent in calls
+    runs: int
+    ratio: float  # its median / the engine's median, a picture, from alternating rounds of one run
+    best_ms: float  # the least disturbed call
+    ratio_best: float  # its best / the engine's best, a picture: what to read on a busy machine
+
+
+class EndToEnd(Struct, frozen=True):
+    """Frame in memory -> blended frame in memory, one after the other on one thread."""
+
+    latency_ms: Percentiles
+    throughput_fps: float
+    stages_ms: dict[str, float]  # median of each stage
+    limited_by: str  # the stage with the largest median
+    frame_hw: tuple[int, int]
+    runs: int
 
 
 def warm_up(call: Callable[[], object]) -> None:

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 import tsss_edge
 from tsss_edge.artifacts import CalibrationRecord, OnnxModel
-from tsss_edge.backends.common import import_extra
-from tsss_edge.calib.heldout import Judge, Sample, held_back_ids, load_samples
 from tsss_edge.calib.methods import METHODS, Method
-from tsss_edge.calib.pareto import pareto_svg
-from tsss_edge.calib.qdq import insert_qdq
 from tsss_edge.calib.ranges import CalibTable, Histograms, collect, make_table
-from tsss_edge.calib.search import graphs_to_judge, search
-from tsss_edge.calib.sets import Chosen, choose, find_set, noise
+from tsss_edge.calib.search import Judge, draw_search, search
+from tsss_edge.calib.sets import Chosen, HeldBackPicture, choose, find_set, held_back_ids, load_held_back, noise
 from tsss_edge.config import CalibSet
 from tsss_edge.data.voc import VocDataset
-from tsss_edge.errors import ArtifactError
-from tsss_edge.files import write_bytes, write_json
-from tsss_edge.onnxgraph.placement import Options, exact_ranges, wanted_tensors
+from tsss_edge.errors import ArtifactError, UnavailableError
+from tsss_edge.files import write_json
+from tsss_edge.machine import progress
+from tsss_edge.onnxgraph.qdq import PairOptions, exact_ranges, insert_qdq, wanted_tensors
 from tsss_edge.onnxgraph.sessions import pick_compiler
 
 FULL_SET = 512  # pictures that peers settle on
@@ -32,65 +28,60 @@ MethodOrAuto = Literal["minmax", "percentile", "mse", "entropy", "auto"]
 
 
 def calibrate(
-    onnx: Path,
+    model: OnnxModel,
     data: Path,
     out: Path,
     *,
     calib_set: str | None = None,
-    size: int = 512,
+    size: int = FULL_SET,
     method: MethodOrAuto = "mse",
     seed: int = 0,
     max_drop: float | None = None,
     allow_random: bool = False,
-    options: Options | None = None,
+    options: PairOptions | None = None,
 ) -> OnnxModel:
     """Measure ranges and write the INT8 graph; `out` with suffix `.ranges.json` gets the CalibTable.
 
-    Args:    onnx: FP32, exported by us. data: dataset; its split "train" calibrates, class-balanced, `size` at most.
+    Args:    model: FP32, exported by us. data: dataset; its split "train" calibrates, class-balanced, `size` at most.
              calib_set: a set in calib/ or a .toml file, instead of `size` and `seed`.
              method: minmax, percentile, mse, entropy; auto tries all and keeps the one that changes the labels of a
              held-back part of the split least.
              max_drop: mIoU points; layers that cost most stay float until the held-back part holds it (`search.py`).
              allow_random: noise instead of pictures; the record says so.
              options: which layers stay float.
-    Raises:  ArtifactError: not a float graph of ours, unknown method or set, NaN on the way; nothing is written.
+    Raises:  ArtifactError: not a float graph, unknown method or set, NaN on the way; nothing is written.
              DataError: pictures are missing or damaged. GateError: `max_drop` cannot be held.
     """
     searched = method == "auto" or max_drop is not None
-    require_sense(method, size, noisy=allow_random, searched=searched)
-    model, options = load_float(onnx), options or Options()
-    graph = import_extra("onnx", "onnx").load(onnx)
+    require_sense(model, method, size, noisy=allow_random, searched=searched)
     chosen, held_back = (
         (noise(model.meta.preprocess, size, seed), ())
         if allow_random
         else choose_pictures(model, data, calib_set=calib_set, size=size, seed=seed, hold_back=searched)
     )
     warn(chosen.note)
-    histograms = measure(graph, chosen, counted=method != "minmax")
+    histograms = measure(model, chosen, counted=method != "minmax")
     methods = METHODS if method == "auto" else (method,)
-    tables: dict[Method, CalibTable] = {m: table_of(model, graph, histograms, chosen, m) for m in methods}
+    tables: dict[Method, CalibTable] = {m: table_of(model, histograms, chosen, m) for m in methods}
+    options = options or PairOptions()
     if not searched:
-        return write_int8(model, graph, tables[methods[0]], chosen, out, options)
-    samples = load_samples(VocDataset.open(data), held_back, model.meta.preprocess)
-    return write_searched(model, graph, tables, chosen, out, options, samples=samples, max_drop=max_drop)
+        return write_int8(model, tables[methods[0]], chosen, out, options)
+    pictures = load_held_back(VocDataset.open(data), held_back, model.meta.preprocess)
+    return write_searched(model, tables, chosen, out, options, pictures=pictures, max_drop=max_drop)
 
 
-def require_sense(method: str, size: int, *, noisy: bool, searched: bool) -> None:
-    """Raise ArtifactError for an unknown method, no pictures, or a search on noise."""
+def require_sense(model: OnnxModel, method: str, size: int, *, noisy: bool, searched: bool) -> None:
+    """Raise ArtifactError for a model that is not FP32, an unknown method, no pictures, or a search on noise."""
+    if model.meta.precision != "fp32":
+        raise ArtifactError(
+            f"{model.path}: is {model.meta.precision} already; calibrate the fp32 file that `export` writes"
+        )
     if method not in (*METHODS, "auto"):
         raise ArtifactError(f"unknown calibration method {method!r}; choose from {', '.join(METHODS)}, auto")
     if size < 1:
         raise ArtifactError(f"{size} calibration pictures; at least 1 is needed, {FULL_SET} are advised")
     if searched and noisy:
         raise ArtifactError("noise tells nothing about methods or layers; name one --method and leave --search out")
-
-
-def load_float(onnx: Path) -> OnnxModel:
-    """Raises: ArtifactError: not ours, or not FP32."""
-    model = OnnxModel.load(onnx)
-    if model.meta.precision != "fp32":
-        raise ArtifactError(f"{onnx}: is {model.meta.precision} already; calibrate the fp32 file that `export` writes")
-    return model
 
 
 def choose_pictures(
@@ -111,13 +102,13 @@ def choose_pictures(
     return chosen, held_back
 
 
-def measure(graph: Any, chosen: Chosen, *, counted: bool = True) -> Histograms:
+def measure(model: OnnxModel, chosen: Chosen, *, counted: bool = True) -> Histograms:
     """Magnitudes of everything that may be quantized, with a progress bar on a terminal."""
     with progress("calibrate", len(chosen.pictures)) as tick:
-        return collect(graph, wanted_tensors(graph), chosen.pictures, counted=counted, tick=tick)
+        return collect(model.graph, wanted_tensors(model.graph), chosen.pictures, counted=counted, tick=tick)
 
 
-def table_of(model: OnnxModel, graph: Any, histograms: Histograms, chosen: Chosen, method: Method) -> CalibTable:
+def table_of(model: OnnxModel, histograms: Histograms, chosen: Chosen, method: Method) -> CalibTable:
     """Ranges of every tensor by one method."""
     return make_table(
         histograms,
@@ -125,13 +116,11 @@ def table_of(model: OnnxModel, graph: Any, histograms: Histograms, chosen: Chose
         images=len(chosen.pictures),
         onnx_sha256=model.sha256,
         preprocess=model.meta.preprocess.hash,
-        exact=exact_ranges(graph, histograms),
+        exact=exact_ranges(model.graph, histograms),
     )
 
 
-def write_int8(
-    model: OnnxModel, graph: Any, table: CalibTable, chosen: Chosen, out: Path, options: Options
-) -> OnnxModel:
+def write_int8(model: OnnxModel, table: CalibTable, chosen: Chosen, out: Path, options: PairOptions) -> OnnxModel:
     """Insert Q/DQ by `table` and write graph and table. Raises: ArtifactError: the table is of another graph."""
     if table.onnx_sha256 != model.sha256:
         raise ArtifactError(f"these ranges were measured on another graph than {model.path}; calibrate again")
@@ -143,6 +132,7 @@ def write_int8(
         split=chosen.split,
         seed=chosen.seed,
         onnx_sha256=model.sha256,
+        onnx=model.path.name,
         random=chosen.random,
         peaks=table.peaks,
     )
@@ -153,34 +143,35 @@ def write_int8(
         float_nodes=options.float_nodes,
         tool=f"tsss-edge {tsss_edge.__version__}",
     )
-    written = OnnxModel.save(out, insert_qdq(graph, table, options), meta)
-    table.save(out.with_suffix(".ranges.json"))
+    written = OnnxModel.save(out, insert_qdq(model.graph, table.ranges, options), meta)
+    write_json(out.with_suffix(".ranges.json"), table)
     return written
 
 
 def write_searched(
     model: OnnxModel,
-    graph: Any,
     tables: dict[Method, CalibTable],
     chosen: Chosen,
     out: Path,
-    options: Options,
+    options: PairOptions,
     *,
-    samples: Sequence[Sample],
+    pictures: Sequence[HeldBackPicture],
     max_drop: float | None,
 ) -> OnnxModel:
-    """Judge methods (and with `max_drop` layers) on `samples` and write the INT8 graph that was chosen.
+    """Judge methods (and with `max_drop` layers) on `pictures` and write the INT8 graph that was chosen.
 
-    `out` with suffix `.search.json` and `.search.svg` gets what was tried, as numbers and as a picture.
+    `out` with suffix `.search.json` gets what was tried; `.search.svg` gets the plot of it, where matplotlib is installed.
     Raises: GateError: `max_drop` cannot be held; nothing is written.
     """
-    with progress("search", graphs_to_judge(graph, tables, max_drop, options)) as tick:
-        judge = Judge(graph, samples, len(model.meta.classes), pick_compiler())
-        report = search(graph, tables, judge, max_drop=max_drop, options=options, tick=tick)
+    judge = Judge(model.graph, pictures, len(model.meta.classes), pick_compiler())
+    report = search(model.graph, tables, judge, max_drop=max_drop, options=options)
     options = msgspec.structs.replace(options, float_nodes=report.result.float_nodes)
-    written = write_int8(model, graph, tables[report.method], chosen, out, options)
+    written = write_int8(model, tables[report.method], chosen, out, options)
     write_json(out.with_suffix(".search.json"), report)
-    write_bytes(out.with_suffix(".search.svg"), pareto_svg(report).encode())
+    try:
+        draw_search(report, out.with_suffix(".search.svg"))
+    except UnavailableError as error:
+        warn(f"no plot of the search: {error}")
     return written
 
 
@@ -188,17 +179,3 @@ def warn(note: str) -> None:
     """One line on stderr; nothing for an empty note."""
     if note:
         print(f"warning: {note}", file=sys.stderr)
-
-
-@contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """A function to call after each of `total` steps; shows a bar when stderr is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)

@@ -7,7 +7,6 @@ and memory does not grow with the number of pictures.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Struct
-from tsss_edge.calib.histogram import Histogram
-from tsss_edge.calib.methods import Method, choose_range
+from tsss_edge.calib.methods import Histogram, Method, choose_range
 from tsss_edge.errors import ArtifactError
-from tsss_edge.files import read_json, write_json
+from tsss_edge.files import read_json
+from tsss_edge.machine import usable_cores
 from tsss_edge.onnxgraph.sessions import open_session, with_batch
 
 MOST_WORKERS = 8  # each holds the activations of one picture
@@ -37,10 +36,6 @@ class CalibTable(Struct, frozen=True):
     preprocess: str  # hash
     ranges: dict[str, float]  # in the graph's order
     peaks: dict[str, float]  # largest magnitude seen, for comparison
-
-    def save(self, path: Path) -> None:
-        """Write as JSON, atomically."""
-        write_json(path, self)
 
     @classmethod
     def load(cls, path: Path) -> CalibTable:
@@ -101,11 +96,6 @@ def collect(
             for tensor, histogram in part.result().items():
                 total[tensor].merge(histogram)
     return total
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _next(queue: Iterator[Any], lock: Lock) -> Any:

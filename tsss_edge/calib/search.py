@@ -1,35 +1,99 @@
 """Float graph + ranges by each method -> which method, and which layers stay float so that the drop budget holds.
 
-Everything is judged on a held-back part of the training split (`heldout.py`), on the engine that this machine would
-serve. Three parts: the method that changes the labels least; what each layer's INT8 costs, by giving it alone back to
-float; and, as long as the budget does not hold, giving back the costliest, one after the other.
+Everything is judged on a held-back part of the training split, on the engine that this machine would serve. Three parts:
+the method that changes the labels least; what each layer's INT8 costs, by giving it alone back to float; and, as long as
+the budget does not hold, giving back the costliest, one after the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import io
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Precision, Struct
-from tsss_edge.calib.heldout import Judge, Score
+from tsss_edge.backends.base import import_extra
 from tsss_edge.calib.methods import Method
-from tsss_edge.calib.qdq import insert_qdq
 from tsss_edge.calib.ranges import CalibTable
-from tsss_edge.errors import GateError
-from tsss_edge.onnxgraph.placement import Options, plan
-from tsss_edge.onnxgraph.sessions import Network, time_in_turn
+from tsss_edge.calib.sets import HeldBackPicture
+from tsss_edge.errors import DataError, GateError
+from tsss_edge.files import write_bytes
+from tsss_edge.machine import progress
+from tsss_edge.metrics import ConfusionMatrix, miou_drop_interval
+from tsss_edge.onnxgraph.qdq import PairOptions, insert_qdq, plan
+from tsss_edge.onnxgraph.sessions import Compiler, RunPicture, time_in_turn
 
+LEVEL = 0.68  # of the interval whose upper end is `drop_high`: one standard error for a normal distribution
 MOST_GIVEN_BACK = 0.5  # of the quantized layers: an engine with fewer in INT8 is a float engine with detours
+COLOURS = {"chosen": "#c8102e", "front": "#1f6f8b", "other": "#8a949a"}  # of points; their sizes differ too
 
 
-class Step(Struct, frozen=True):
-    """One graph that was tried: latency is the median of the network alone in milliseconds, all steps in turn."""
+class HeldBackScore(Struct, frozen=True):
+    """A graph on the held-back pictures.
+
+    miou: against the masks, percent. drop: mIoU of the float graph - `miou`, points; drop_high: upper end of its 68%
+    bootstrap interval over pictures.
+    change: 100 - mIoU against the float graph's own labels, points. It counts every pixel that flips, for better or
+    worse, and so ranks errors that are too small for `drop`, in which flips cancel: measured on edge-s, the order of
+    layers by `change` on training pictures is that on validation pictures, the order by `drop` is chance.
+    """
+
+    miou: float
+    drop: float
+    drop_high: float
+    change: float
+
+
+class Judge:
+    """Scores INT8 graphs of one float graph on the same pictures."""
+
+    def __init__(
+        self, floating: Any, pictures: Sequence[HeldBackPicture], num_classes: int, compiler: Compiler
+    ) -> None:
+        """Args:   floating: onnx.ModelProto, FP32.
+        Raises: DataError: no pixel of the pictures is labelled.
+        """
+        self.pictures, self.compiler, self._num_classes = tuple(pictures), compiler, num_classes
+        self._masks = [picture.mask for picture in pictures]
+        self._float_labels = self._labels(compiler(floating, "fp32"))
+        self._float = self._matrix(self._float_labels, self._masks)
+        self.miou = self._float.miou
+        if not np.isfinite(self.miou):
+            raise DataError("the held-back pictures have no labelled pixel (every mask is 255); nothing to choose by")
+
+    def score(self, run: RunPicture) -> HeldBackScore:
+        """Run a graph on all pictures."""
+        labels = self._labels(run)
+        mine = self._matrix(labels, self._masks)
+        alike = self._matrix(labels, self._float_labels).miou
+        _, high = miou_drop_interval(self._float.per_image, mine.per_image, level=LEVEL)
+        return HeldBackScore(miou=mine.miou, drop=self.miou - mine.miou, drop_high=high, change=100.0 - alike)
+
+    def _labels(self, run: RunPicture) -> list[NDArray[np.uint8]]:
+        return [picture.labels(run) for picture in self.pictures]
+
+    def _matrix(self, labels: Sequence[NDArray[np.uint8]], truth: Sequence[NDArray[np.uint8]]) -> ConfusionMatrix:
+        matrix = ConfusionMatrix(self._num_classes)
+        for one, its_truth in zip(labels, truth, strict=True):
+            matrix.update(one, its_truth)
+        return matrix
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The report
+
+
+class TriedGraph(Struct, frozen=True):
+    """One graph that was tried. latency_ms: median of the network alone, all graphs in turn."""
 
     name: str
-    score: Score
+    score: HeldBackScore
     latency_ms: float
     float_nodes: tuple[str, ...] = ()
 
@@ -49,38 +113,65 @@ class SearchReport(Struct, frozen=True):
     miou_float: float
     max_drop: float | None  # None: only the method was chosen
     method: Method
-    steps: tuple[Step, ...]
+    steps: tuple[TriedGraph, ...]
     layers: tuple[LayerCost, ...]  # costliest first
     chosen: str
 
     @property
-    def result(self) -> Step:
-        """The step that was chosen."""
+    def result(self) -> TriedGraph:
+        """The graph that was chosen."""
         return next(step for step in self.steps if step.name == self.chosen)
 
-    def summary(self) -> str:
-        """For a terminal: every step, then the costliest layers."""
-        rows = [f"{self.held_back} held-back training pictures on {self.runs_on}, float mIoU {self.miou_float:.2f}"]
-        rows += [_row(step, step.name == self.chosen) for step in self.steps]
-        rows += [f"  INT8 of {layer.node} costs {layer.cost:+.3f}" for layer in self.layers[:5]]
-        return "\n".join(rows)
+
+def draw_search(report: SearchReport, path: Path) -> None:
+    """Write a plot (SVG): mIoU drop against latency of every graph, with a line up to `drop_high`, and the budget.
+
+    Raises: UnavailableError: matplotlib is not installed.
+    """
+    matplotlib, figures = (import_extra(name, "report") for name in ("matplotlib", "matplotlib.figure"))
+    figure = figures.Figure(figsize=(7.6, 4.4), layout="constrained")
+    axes = figure.subplots()
+    what = f"{report.held_back} held-back training pictures on {report.runs_on}, float mIoU {report.miou_float:.2f}"
+    axes.set(title=what, xlabel="network alone, median milliseconds", ylabel="mIoU drop, points (up is worse)")
+    front = {step.name for step in pareto_front(report.steps)}
+    for step in report.steps:
+        kind = "chosen" if step.name == report.chosen else "front" if step.name in front else "other"
+        axes.vlines(step.latency_ms, step.score.drop, step.score.drop_high, COLOURS[kind])
+        axes.scatter(step.latency_ms, step.score.drop, 25 if kind == "other" else 60, COLOURS[kind])
+        at = (step.latency_ms, step.score.drop)
+        axes.annotate(step.name, at, (8, 0), textcoords="offset points", va="center", parse_math=False)
+    if report.max_drop is not None:
+        axes.axhline(report.max_drop, color=COLOURS["chosen"], linestyle="--", label=f"budget {report.max_drop:.2f}")
+        axes.legend()
+    axes.set_xlim(left=0)
+    content = io.BytesIO()
+    with matplotlib.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": path.name}
+    ):  # text stays text, same bytes twice
+        figure.savefig(content, format="svg", metadata={"Date": None})
+    write_bytes(path, content.getvalue())
 
 
-def _row(step: Step, chosen: bool) -> str:
-    s = step.score
-    return (
-        f"{'>' if chosen else ' '} {step.name}: drop {s.drop:+.2f} (to {s.drop_high:+.2f}), "
-        f"labels changed {s.change:.2f}, {step.latency_ms:.2f} ms"
-    )
+def pareto_front(steps: Sequence[TriedGraph]) -> list[TriedGraph]:
+    """Graphs that no other beats in both latency and drop, fastest first."""
+    front: list[TriedGraph] = []
+    for step in sorted(steps, key=lambda s: (s.latency_ms, s.score.drop)):
+        if not front or step.score.drop < front[-1].score.drop:
+            front.append(step)
+    return front
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The search
 
 
 @dataclass
-class _Tried:
-    """A step with the network that was scored, kept for timing."""
+class _Scored:
+    """A graph that was tried, with the function that was scored, kept for timing."""
 
     name: str
-    score: Score
-    network: Network
+    score: HeldBackScore
+    run: RunPicture
     float_nodes: tuple[str, ...] = ()
 
 
@@ -90,35 +181,35 @@ def search(
     judge: Judge,
     *,
     max_drop: float | None,
-    options: Options | None = None,
-    tick: Callable[[], None] = lambda: None,
+    options: PairOptions | None = None,
 ) -> SearchReport:
-    """Choose a method and, with `max_drop`, the layers that stay float.
+    """Choose a method and, with `max_drop`, the layers that stay float. Shows a progress bar on a terminal.
 
     Args:    floating: onnx.ModelProto, FP32. tables: ranges of it by each method that may be chosen.
              max_drop: mIoU points that the INT8 graph may lose; the upper end of the drop's interval must hold it.
-             tick: called after each INT8 graph that was judged.
     Raises:  GateError: half of the layers are float and the budget still does not hold.
     """
-    searcher = _Searcher(floating, judge, options or Options(), tick)
-    floats = [searcher.try_float(kind) for kind in judge.compiler.floats]
-    by_method = {method: searcher.try_int8(f"INT8 {method}", table) for method, table in tables.items()}
-    method = min(by_method, key=lambda m: by_method[m].score.change)
-    best, costs = by_method[method], list[LayerCost]()
-    given_back: list[_Tried] = []
-    if max_drop is not None:
-        costs = searcher.layer_costs(tables[method], best.score)
-        given_back = searcher.give_back(tables[method], best, costs, max_drop)
+    options, costs, given_back = options or PairOptions(), list[LayerCost](), list[_Scored]()
+    units = units_of(floating, options) if max_drop is not None else ()
+    with progress("search", len(tables) + len(units)) as tick:  # what is given back is not known in advance
+        searcher = _Searcher(floating, judge, options, tick)
+        floats = [searcher.judged(kind, floating, kind) for kind in judge.compiler.floats]
+        by_method = {method: searcher.try_int8(f"INT8 {method}", table) for method, table in tables.items()}
+        method = min(by_method, key=lambda m: by_method[m].score.change)
+        best = by_method[method]
+        if max_drop is not None:
+            costs = searcher.layer_costs(tables[method], best.score, units)
+            given_back = searcher.give_back(tables[method], best, costs, max_drop)
     tried = [*floats, *by_method.values(), *given_back]
-    times = time_in_turn([t.network for t in tried], judge.samples[0].picture)
+    times = time_in_turn([t.run for t in tried], judge.pictures[0].picture)
     return SearchReport(
         runs_on=judge.compiler.name,
-        held_back=len(judge.samples),
+        held_back=len(judge.pictures),
         miou_float=judge.miou,
         max_drop=max_drop,
         method=method,
         steps=tuple(
-            Step(name=t.name, score=t.score, latency_ms=ms, float_nodes=t.float_nodes)
+            TriedGraph(name=t.name, score=t.score, latency_ms=ms, float_nodes=t.float_nodes)
             for t, ms in zip(tried, times, strict=True)
         ),
         layers=tuple(costs),
@@ -126,14 +217,7 @@ def search(
     )
 
 
-def graphs_to_judge(
-    floating: Any, tables: Mapping[Method, CalibTable], max_drop: float | None, options: Options
-) -> int:
-    """How many graphs `search` judges, those that are given back not counted."""
-    return len(tables) + (len(units_of(floating, options)) if max_drop is not None else 0)
-
-
-def units_of(floating: Any, options: Options) -> tuple[str, ...]:
+def units_of(floating: Any, options: PairOptions) -> tuple[str, ...]:
     """Names of the nodes that can be given back to float one by one: quantized layers, and Adds with a pair."""
     return tuple(d.node for d in plan(floating, options).decisions if d.quantized)
 
@@ -141,26 +225,21 @@ def units_of(floating: Any, options: Options) -> tuple[str, ...]:
 class _Searcher:
     """Tries graphs, all with the same judge."""
 
-    def __init__(self, floating: Any, judge: Judge, options: Options, tick: Callable[[], None]) -> None:
+    def __init__(self, floating: Any, judge: Judge, options: PairOptions, tick: Callable[[], None]) -> None:
         self.floating, self.judge, self.options, self.tick = floating, judge, options, tick
 
-    def try_float(self, precision: Precision) -> _Tried:
-        return self._judged(precision, self.floating, precision)
-
-    def try_int8(self, name: str, table: CalibTable, float_nodes: tuple[str, ...] = ()) -> _Tried:
+    def try_int8(self, name: str, table: CalibTable, float_nodes: tuple[str, ...] = ()) -> _Scored:
         options = self._but(float_nodes)
-        return self._judged(name, insert_qdq(self.floating, table, options), "int8", options.float_nodes)
-
-    def _judged(self, name: str, graph: Any, precision: Precision, float_nodes: tuple[str, ...] = ()) -> _Tried:
-        network = self.judge.compiler(graph, precision)
-        tried = _Tried(name, self.judge.score(network), network, float_nodes)
-        if precision == "int8":
-            self.tick()
+        tried = self.judged(name, insert_qdq(self.floating, table.ranges, options), "int8", options.float_nodes)
+        self.tick()
         return tried
 
-    def layer_costs(self, table: CalibTable, whole: Score) -> list[LayerCost]:
+    def judged(self, name: str, graph: Any, precision: Precision, float_nodes: tuple[str, ...] = ()) -> _Scored:
+        run = self.judge.compiler(graph, precision)
+        return _Scored(name, self.judge.score(run), run, float_nodes)
+
+    def layer_costs(self, table: CalibTable, whole: HeldBackScore, units: tuple[str, ...]) -> list[LayerCost]:
         """Each unit alone in float, all others in INT8. A layer does not answer for the Add that loses its pair with it."""
-        units = units_of(self.floating, self.options)
         wins = {u: whole.change - self.try_int8(u, table, (u,)).score.change for u in units}
         costs = {u: wins[u] - sum(wins[lost] for lost in self._lost_with(u, units)) for u in units}
         return sorted((LayerCost(node=u, cost=cost) for u, cost in costs.items()), key=lambda c: -c.cost)
@@ -169,22 +248,20 @@ class _Searcher:
         """Other units that are float when `unit` is."""
         return set(units) - set(units_of(self.floating, self._but((unit,)))) - {unit}
 
-    def _but(self, float_nodes: tuple[str, ...]) -> Options:
+    def _but(self, float_nodes: tuple[str, ...]) -> PairOptions:
         return msgspec.structs.replace(self.options, float_nodes=(*self.options.float_nodes, *float_nodes))
 
-    def give_back(self, table: CalibTable, best: _Tried, costs: list[LayerCost], max_drop: float) -> list[_Tried]:
-        """Costliest first, until the budget holds; nothing when it holds already."""
-        tried: list[_Tried] = []
+    def give_back(self, table: CalibTable, best: _Scored, costs: list[LayerCost], max_drop: float) -> list[_Scored]:
+        """Costliest first, until the budget holds; nothing when it holds already. Raises: GateError: it never does."""
+        tried: list[_Scored] = []
         given: tuple[str, ...] = ()
+        last = best
         for layer in costs:
-            last = tried[-1] if tried else best
-            if last.score.drop_high <= max_drop:
-                return tried
-            if len(given) >= MOST_GIVEN_BACK * len(costs):
+            if last.score.drop_high <= max_drop or len(given) >= MOST_GIVEN_BACK * len(costs):
                 break
             given = (*given, layer.node)
-            tried.append(self.try_int8(f"INT8 but {len(given)}", table, given))
-        last = tried[-1] if tried else best
+            last = self.try_int8(f"INT8 but {len(given)}", table, given)
+            tried.append(last)
         if last.score.drop_high > max_drop:
             raise GateError(
                 f"with {len(given)} of {len(costs)} layers in float the drop is {last.score.drop:.2f} (up to "

@@ -1,4 +1,8 @@
-"""Dataset + CalibSet -> the pictures that calibrate: from the training split, balanced over classes, known by hash."""
+"""Dataset + CalibSet -> the pictures that calibrate, known by hash, and the held-back ones that methods are judged on.
+
+Both come from the training split, as even over the classes as they can be, and share no picture.
+"""
+# Letters: H height, W width.
 
 from __future__ import annotations
 
@@ -11,13 +15,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import Preprocess
+from tsss_edge.artifacts import Placement, Preprocess
 from tsss_edge.config import CalibSet, load_calib_set, shared_folder
 from tsss_edge.data.voc import VocDataset, read_image
 from tsss_edge.errors import DataError
 from tsss_edge.files import sha256_bytes, sha256_file
+from tsss_edge.onnxgraph.sessions import RunPicture
+from tsss_edge.segment import labels_at
 
 FEW = 128  # pictures; below, ranges of rare classes are a matter of luck (peers calibrate on 128 to 512)
+HELD_BACK = 128  # pictures; a network labels them in a second or two
+MOST_SHARE = 5  # at most one in five pictures of the split is held back, so that enough are left to calibrate on
 Picture = Callable[[], NDArray[np.uint8]]  # loads (1,H,W,3) uint8 RGB at network input size
 
 
@@ -148,3 +156,42 @@ def _listed(path: Path, known: Sequence[str], data: Path, split: str) -> tuple[s
             "this calibration set is for another dataset"
         )
     return ids
+
+
+@dataclass(frozen=True)
+class HeldBackPicture:
+    """A held-back picture as the network gets it, (1,H,W,3) RGB; its mask, (H,W) at its own size; their relation."""
+
+    picture: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+    placement: Placement
+
+    def labels(self, run: RunPicture) -> NDArray[np.uint8]:
+        """What a graph says, at the mask's size."""
+        return labels_at(run(self.picture), (self.mask.shape[0], self.mask.shape[1]), self.placement)
+
+
+def held_back_ids(dataset: VocDataset, split: str, *, seed: int, without: Collection[str] = ()) -> tuple[str, ...]:
+    """Pictures with masks to choose by: class-balanced, one in five of `split` at most, none of `without`.
+
+    Raises: DataError: no such picture.
+    """
+    ids = dataset.ids(split)
+    free = [i for i in ids if i not in without and dataset.mask_path(i).is_file()]
+    size = min(HELD_BACK, max(1, len(ids) // MOST_SHARE), len(free))
+    if not size:
+        raise DataError(
+            f"{dataset.root}: no picture with a mask is left in split {split!r} to choose methods and layers by; "
+            "name one --method and leave --search out, or calibrate on fewer pictures"
+        )
+    return balanced(dataset, free, size, seed)
+
+
+def load_held_back(dataset: VocDataset, ids: Sequence[str], spec: Preprocess) -> list[HeldBackPicture]:
+    """Decode and preprocess. Raises: DataError: a picture or mask is damaged."""
+    pictures = []
+    for image_id in ids:
+        mask = dataset.mask(image_id)
+        picture = load_picture(dataset.image_path(image_id), spec)
+        pictures.append(HeldBackPicture(picture, mask, spec.place((mask.shape[0], mask.shape[1]))))
+    return pictures

@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.common import Data, Json, emit
-from tsss_edge.cli.settings import (
+from tsss_edge.cli.options import (
+    Data,
     Epochs,
+    Json,
     Out,
     Resume,
+    emit,
 )
 
 

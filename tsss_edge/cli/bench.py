@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.common import Json, Threads, Trust, emit
+from tsss_edge.cli.options import Json, Threads, Trust, emit
 
 
 def bench(
@@ -31,7 +31,7 @@ def bench(
     if stream is not None:
         if trust:
             raise typer.BadParameter("--stream takes no --trust; build the engine again")
-        from tsss_edge.bench.stream import bench_stream
+        from tsss_edge.bench.stream_bench import bench_stream
 
         loops = bench_stream(engine, stream, naive=naive, threads=threads)
         emit(loops, loops.summary(), json)

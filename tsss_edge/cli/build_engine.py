@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from tsss_edge.cli.common import Json, Split, emit, usage_errors
+from tsss_edge.cli.options import Json, Split, emit, usage_errors
 
 if TYPE_CHECKING:
-    from tsss_edge.artifacts import Precision
-    from tsss_edge.config import Target
+    from tsss_edge.artifacts import Precision, Target
 
 
 class PrecisionChoice(str, Enum):
@@ -67,45 +66,42 @@ def build_engine(
             precision=forced,
         )
         emit({"kit": str(folder), **msgspec.to_builtins(kit)}, kit.summary(folder), json)
-    elif eval_data is not None:
-        _choose(model, loaded, out, forced, calib_data, eval_data, reference, split, json)
     else:
-        from tsss_edge.export.engine import build_engine as run
-        from tsss_edge.export.engine import build_summary
-
-        engine = run(model, loaded, out, precision=forced, calib_data=calib_data)
-        emit({"engine": str(engine.path), "record": engine.record}, build_summary(engine), json)
+        _build_here(model, loaded, out, forced, calib_data, eval_data, reference, split, json)
 
 
-def _choose(
+def _build_here(
     model: Path,
     target: Target,
     out: Path,
     precision: Precision | None,
     calib_data: Path | None,
-    eval_data: Path,
+    eval_data: Path | None,
     reference: Path | None,
     split: str,
     json: str | None,
 ) -> None:
-    from tsss_edge.artifacts import Engine
-    from tsss_edge.deploy.choose import choose_engine
-    from tsss_edge.export.engine import build_summary
+    from tsss_edge.api import build_engine as run
+    from tsss_edge.export.build import build_summary
 
     with usage_errors():
-        choice = choose_engine(
+        engine = run(
             model,
             target,
             out,
-            eval_data=eval_data,
             precision=precision,
-            reference=reference,
             calib_data=calib_data,
+            eval_data=eval_data,
+            reference=reference,
             split=split,
         )
-    engine = Engine.load(out.parent / choice.engine)
-    result = {"engine": str(engine.path), "choice": choice, "record": engine.record}
-    emit(result, f"{choice.summary()}\n{build_summary(engine)}", json)
+    result, text = {"engine": str(engine.path), "record": engine.record}, build_summary(engine)
+    if (choice := engine.record.build.chosen) is not None and eval_data is not None:
+        result, text = (
+            {"engine": str(engine.path), "choice": choice, "record": engine.record},
+            f"{choice.summary()}\n{text}",
+        )
+    emit(result, text, json)
 
 
 def _build_again(
@@ -132,7 +128,7 @@ def _tell_dry_run(
     model: Path, target: Target, out: Path, precision: Precision | None, calib_data: Path | None, json: str | None
 ) -> None:
     from tsss_edge.deploy.kit import kit_folder, runs_here
-    from tsss_edge.export.engine import dry_run
+    from tsss_edge.export.build import dry_run
 
     rows = dry_run(model, target, out, precision=precision, calib_data=calib_data)
     here = runs_here(target)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.common import Json, emit, usage_errors
+from tsss_edge.cli.options import Json, emit, usage_errors
 
 
 class MachineChoice(str, Enum):
@@ -25,14 +25,14 @@ def bundle(
     extra: Annotated[list[str] | None, typer.Option(help="Extra of tsss-edge: onnx, cpu, rtx, train, web.")] = None,
     require: Annotated[list[str] | None, typer.Option(help="Another package, as pip takes it.")] = None,
     wheel: Annotated[list[Path] | None, typer.Option(help="A ready wheel (PyCUDA built for that Python).")] = None,
-    file: Annotated[list[Path] | None, typer.Option(help="A file or folder that comes along.")] = None,
+    file: Annotated[list[Path] | None, typer.Option(help="A file or folder to put into the bundle.")] = None,
     part_mib: Annotated[int, typer.Option(min=1, help="Largest size of a part.")] = 48,
-    level: Annotated[int, typer.Option(min=0, max=9, help="Of xz: 0 quick, 9 small.")] = 6,
+    level: Annotated[int, typer.Option(min=0, max=9, help="Compression by xz: 0 is quick, 9 is small.")] = 6,
     kernels: Annotated[
         bool, typer.Option("--kernels", help="Compile the CUDA kernels into our wheel (needs nvcc here).")
     ] = False,
     system_packages: Annotated[
-        bool, typer.Option("--system-packages", help="The host's own packages show through (Jetson).")
+        bool, typer.Option("--system-packages", help="Let the venv use the host's own packages (Jetson).")
     ] = False,
     json: Json = None,
 ) -> None:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.common import Json, emit
-
-if TYPE_CHECKING:
-    pass
+from tsss_edge.cli.options import Json, emit
 
 
 class MethodChoice(str, Enum):
@@ -41,11 +38,11 @@ def calibrate(
 ) -> None:
     """Find INT8 ranges on real pictures and write the Q/DQ graph that every device takes.
 
-    `auto` and --search judge on a part of the training split that does not calibrate; what they tried is written to
-    OUT.search.json and OUT.search.svg.
+    `auto` and --search judge on a part of the training split that does not calibrate. OUT.search.json says what they
+    tried; OUT.search.svg is a plot of it (needs matplotlib: pip install 'tsss-edge[report]').
     Example: tsss-edge calibrate fused.onnx --data runs/synth --method auto --search --out fused.int8.onnx
     """
-    from tsss_edge.calib.calibrate import calibrate as run
+    from tsss_edge.api import calibrate as run
 
     result = run(
         model,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.common import Json, emit
+from tsss_edge.cli.options import Json, emit
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, render, validate or download a dataset.")
 

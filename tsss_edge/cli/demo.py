@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.common import Json, emit
+from tsss_edge.cli.options import Json, emit
 
 
 def demo(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tsss_edge.cli.common import Json, emit
+from tsss_edge.cli.options import Json, emit
 
 
 def doctor(json: Json = None) -> None:

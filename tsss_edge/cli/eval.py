@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.common import Data, Json, Split, Threads, Trust, emit
+from tsss_edge.cli.options import Data, Json, Split, Threads, Trust, emit
 
 
 def evaluate(
@@ -22,7 +22,7 @@ def evaluate(
 
     Example: tsss-edge eval runs/camvid --data camvid --split val
     """
-    from tsss_edge.evaluate import evaluate as run
+    from tsss_edge.scoring import evaluate as run
 
     report = run(model, data, split=split, threads=threads, trust=trust)
     emit(report, report.summary(), json)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.common import Json, emit
-
-if TYPE_CHECKING:
-    pass
+from tsss_edge.cli.options import Json, emit
 
 
 class HeadChoice(str, Enum):
@@ -45,26 +42,16 @@ def export(
 
     Example: tsss-edge export runs/method --out runs/method/fused.onnx --objectness --data runs/synth
     """
-    from tsss_edge.export.graph import export_onnx
+    from tsss_edge.api import export as run
 
-    model = export_onnx(
+    model = run(
         checkpoint,
         out,
         head=head.value,
         objectness=objectness,
         precision=precision.value,
         batch=batch,
-        check_images=_pictures(data),
+        data=data,
     )
     text = f"{model.path}: {model.meta.arch}, {model.meta.precision}, head {model.meta.head}, agrees with PyTorch"
     emit({"onnx": str(model.path), "sha256": model.sha256, "meta": model.meta}, text, json)
-
-
-def _pictures(data: Path | None, limit: int = 8) -> list[Path]:
-    if data is None:
-        return []
-    from tsss_edge.data.voc import VocDataset
-
-    dataset = VocDataset.open(data)
-    split = "val" if "val" in dataset.splits else dataset.splits[0]
-    return [dataset.image_path(image_id) for image_id in dataset.ids(split)[:limit]]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.common import Data, Json, Rebuild, Split, Threads, emit, rebuild_first
+from tsss_edge.cli.options import Data, Json, Rebuild, Split, Threads, emit, rebuild_first
 
 
 def parity(
@@ -28,8 +28,8 @@ def parity(
 
     Example: tsss-edge parity fused.int8.xml --reference runs/camvid --data camvid --max-drop 0.5 --report runs/parity
     """
+    from tsss_edge.api import check_parity
     from tsss_edge.errors import GateError
-    from tsss_edge.parity import check_parity
 
     rebuild_first(engine, rebuild)
     result = check_parity(

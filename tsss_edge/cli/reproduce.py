@@ -7,15 +7,19 @@ from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.common import Data, Json, emit, names, usage_errors
-from tsss_edge.cli.settings import (
+from tsss_edge.cli.options import (
     Arch,
     Config,
+    Data,
     Epochs,
+    Json,
     Size,
     Strong,
+    emit,
+    names,
     strong_categories,
     training_settings,
+    usage_errors,
 )
 
 
@@ -50,7 +54,7 @@ def reproduce(
         chosen_elsewhere = {"--strong": strong, "--rows": rows, "--arch": arch, "--size": size, "--epochs": epochs}
         if given := [name for name, value in chosen_elsewhere.items() if value is not None]:
             raise typer.BadParameter(f"{config} is a benchmark, which says that itself; leave {', '.join(given)} out")
-        return benchmark(config, data, source, out, report, json)
+        return benchmark(config, data, source, out, jobs, report, json)
     if report:
         raise typer.BadParameter("--report is for a benchmark: give a --config with [folds]")
     from tsss_edge.reproduce import choose_rows
@@ -66,12 +70,14 @@ def reproduce(
     emit(table, table.summary(), json)
 
 
-def benchmark(config: Path, data: Path, source: Path | None, out: Path, report: bool, json: str | None) -> None:
+def benchmark(
+    config: Path, data: Path, source: Path | None, out: Path, jobs: int, report: bool, json: str | None
+) -> None:
     """Run a benchmark file, or score what is there of it."""
     from tsss_edge.reproduce.results import collect, read_benchmark, run_benchmark
 
     settings = read_benchmark(config, data)
-    result = (collect if report else run_benchmark)(settings, data, source, out)
+    result = collect(settings, data, source, out) if report else run_benchmark(settings, data, source, out, jobs=jobs)
     emit(result, result.summary(), json)
 
 

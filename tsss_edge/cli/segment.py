@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.common import Json, Rebuild, Threads, emit, rebuild_first
+from tsss_edge.cli.options import Json, Rebuild, Threads, emit, rebuild_first
 
 
 def segment(
@@ -26,8 +26,8 @@ def segment(
 
     Example: tsss-edge segment fused.int8.xml photos/ --out masks --overlay
     """
+    from tsss_edge.api import segment as run
     from tsss_edge.errors import DataError
-    from tsss_edge.segment import segment_files
 
     rebuild_first(engine, rebuild)
     if ray is not None:
@@ -35,7 +35,7 @@ def segment(
 
         report = segment_on_ray(engine, inputs, out, address=ray, overlay=overlay, threads=threads)
     else:
-        report = segment_files(engine, inputs, out, overlay=overlay, threads=threads)
+        report = run(engine, inputs, out, overlay=overlay, threads=threads)
     emit(report, report.summary(), json)
     if report.failed:
         raise DataError(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.common import Json, Rebuild, Threads, emit, one_line, rebuild_first
+from tsss_edge.cli.options import Json, Rebuild, Threads, emit, one_line, rebuild_first
 
 
 class Policy(str, Enum):
@@ -43,7 +43,7 @@ def stream(
 
     Example: tsss-edge stream fused.int8.xml street.mp4 out.mp4 --reference runs/camvid --parity-every 30
     """
-    from tsss_edge.stream.loop import stream as run
+    from tsss_edge.api import stream as run
 
     if min_agreement is not None and reference is None:
         raise typer.BadParameter("--min-agreement needs --reference, the checkpoint to agree with")

@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tsss_edge.cli.common import Data, Json, emit
-from tsss_edge.cli.settings import (
+from tsss_edge.cli.options import (
     Arch,
     Config,
+    Data,
     Encoder,
     Epochs,
     Fraction,
+    Json,
     Out,
     Resume,
     Seed,
     Size,
     Strong,
+    emit,
     strong_categories,
     training_settings,
 )
@@ -67,7 +69,7 @@ def supervised(
         settings = training_settings(config, data, arch, size, epochs or (None if config else QAT_EPOCHS), seed)
         _emit(train_qat(settings, data, out, calib=qat, resume=resume), json)
         return
-    from tsss_edge.train.supervised import train_supervised
+    from tsss_edge.train.pnet import train_supervised
 
     settings = training_settings(config, data, arch, size, epochs, seed, encoder_weights)
     _emit(train_supervised(settings, data, out, cutmix=cutmix, resume=resume), json)
@@ -88,15 +90,20 @@ def lnet(
     resume: Resume = False,
     json: Json = None,
 ) -> None:
-    """Train L-Net: class-agnostic segmentation from the strong categories' masks.
+    """Train L-Net: class-agnostic segmentation from the strong categories' masks. Then the classifier that `label` needs.
+
+    The classifier learns image-level labels, goes on from L-Net and stands in OUT/classifier.
 
     Example: tsss-edge train lnet --data runs/synth --strong-fraction 0.5 --out runs/lnet
     """
+    from tsss_edge.train.classifier import train_classifier
     from tsss_edge.train.lnet import train_lnet
 
     settings = training_settings(config, data, arch, size, epochs, None, encoder_weights)
     chosen = strong_categories(data, strong, strong_fraction, source)
-    _emit(train_lnet(settings, data, out, strong=chosen, source=source, resume=resume), json)
+    checkpoint = train_lnet(settings, data, out, strong=chosen, source=source, resume=resume)
+    train_classifier(settings, data, out / "classifier", lnet=out, resume=resume)
+    _emit(checkpoint, json)
 
 
 @app.command()

@@ -1,9 +1,12 @@
-"""A family of looks and a random generator -> painted, lit patches: what makes an object look like one.
+"""A family of looks and a random generator -> painted, lit objects, and backgrounds without objects.
 
 A look names a texture and two tones; every object draws its own colours, period, direction and contrast from them,
 so that members of one category vary widely and no single colour tells it. Light falls from one side of a scene: objects
 have a lit and a dark rim and a soft shadow, which flat background does not have. Integer arithmetic on pixels, as in
-`textures`. All formulas are ours.
+`patterns`. All formulas are ours.
+
+A background (`backdrop`) has texture (blurred and faint), edges (of flat planes), thin sharp things (sticks) and small ones
+(chips), so that none of them alone says "object"; what it lacks is a closed, lit, sharply textured body.
 """
 # Letters: h height, w width of a patch.
 
@@ -17,10 +20,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.data import textures
-from tsss_edge.data.textures import PERIOD, Ints, Texture, coordinates
+from tsss_edge.data import patterns
+from tsss_edge.data.patterns import PERIOD, Ints, Texture, coordinates
 
-CENTERED = (textures.rings, textures.wood)  # run around the middle of the object, so that their phase is not random
+CENTERED = (patterns.rings, patterns.wood)  # run around the middle of the object, so that their phase is not random
 
 # Name -> hue in degrees, how far it may stray, and the range of saturation.
 TONES: dict[str, tuple[float, float, tuple[float, float]]] = {
@@ -38,6 +41,8 @@ PAIRS = tuple((i, (i + step) % 8) for step, count in ((1, 8), (3, 8), (4, 4)) fo
 OTHER_PAIRS = tuple((i, (i + step) % 8) for step, count in ((2, 8), (0, 8)) for i in range(count))
 
 Tones = tuple[str, str]
+Image = NDArray[np.uint8]
+SHARP_SHARE = 0.25  # of backgrounds that are not blurred at all
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ def paint(
     rng: np.random.Generator,
     *,
     angle: float = 0.0,
-) -> NDArray[np.uint8]:
+) -> Image:
     """A textured patch without light: (h,w,3) uint8.
 
     Args: period_px: typical period of the texture; the patch draws its own between 0.75 and 1.35 times that.
@@ -124,13 +129,13 @@ def paint(
     return cv2.LUT(cv2.merge([weight] * 3), table.astype(np.uint8)[None])  # type: ignore[return-value]
 
 
-def relief(solid: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+def relief(solid: Image, rng: np.random.Generator) -> Image:
     """A body of outline `solid`, (h,w) uint8 0 or 255 -> its rounded height: the blurred outline, (h,w) uint8."""
     reach = max(3, round(math.sqrt(np.count_nonzero(solid)) * rng.uniform(0.2, 0.4)) | 1)
     return cv2.GaussianBlur(solid, (reach, reach), 0, borderType=cv2.BORDER_CONSTANT)  # type: ignore[return-value]
 
 
-def lighting(height: NDArray[np.uint8], light: Light, rng: np.random.Generator) -> Ints:
+def lighting(height: Image, light: Light, rng: np.random.Generator) -> Ints:
     """Light on a body of height `height`, (h,w) uint8: (h,w) int32, 256 = the colour as painted.
 
     Its rim is bright on the light's side and dark on the other, and a ramp runs over the whole body.
@@ -142,7 +147,7 @@ def lighting(height: NDArray[np.uint8], light: Light, rng: np.random.Generator) 
     return 256 + (slope * round(300 * light.strength) >> 8) + rim + _ramp(height.shape, light, rng)
 
 
-def _shifted(height: NDArray[np.uint8], dx: int, dy: int) -> Ints:
+def _shifted(height: Image, dx: int, dy: int) -> Ints:
     """The height field moved by whole pixels, 0 coming in."""
     moved = np.zeros_like(height, np.int32)
     h, w = height.shape
@@ -161,16 +166,16 @@ def _ramp(size_hw: tuple[int, ...], light: Light, rng: np.random.Generator) -> I
     return (toward // max(size_hw)) * strength >> 9
 
 
-def lit(color: NDArray[np.uint8], level: Ints, grain: NDArray[np.int8]) -> NDArray[np.uint8]:
+def lit(color: Image, level: Ints, grain: NDArray[np.int8]) -> Image:
     """Colour times light, plus grain, (h,w): (h,w,3) uint8."""
     bright = np.multiply(color, level.clip(0, 1023)[..., None], dtype=np.int32)
     bright >>= 8
     bright += grain[..., None]
-    result: NDArray[np.uint8] = bright.clip(0, 255).astype(np.uint8)
+    result: Image = bright.clip(0, 255).astype(np.uint8)
     return result
 
 
-def blend(under: NDArray[np.uint8], over: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> None:
+def blend(under: Image, over: Image, alpha: Image) -> None:
     """Lay `over` on `under` in place; (h,w,3) uint8 each, alpha (h,w) uint8."""
     a = alpha.astype(np.uint16)[..., None]
     mixed = under * (255 - a) + over * a
@@ -178,6 +183,129 @@ def blend(under: NDArray[np.uint8], over: NDArray[np.uint8], alpha: NDArray[np.u
     np.copyto(under, mixed >> 8, casting="unsafe")
 
 
-def darken(under: NDArray[np.uint8], shadow: NDArray[np.uint8]) -> None:
+def darken(under: Image, shadow: Image) -> None:
     """Cast a shadow in place: (h,w) uint8, 0 none, 255 black."""
     np.copyto(under, under * (256 - shadow.astype(np.uint16))[..., None] >> 8, casting="unsafe")
+
+
+def backdrop(size_hw: tuple[int, int], rng: np.random.Generator, *, library: dict[str, Texture] | None = None) -> Image:
+    """(H,W,3) uint8 RGB. `library`: the textures that may show up faintly; by default those of the embedded set."""
+    names = library or patterns.TEXTURES
+    image = _soft_colors(size_hw, rng)
+    for _ in range(int(rng.integers(0, 3))):
+        _plane(image, names, rng)
+    for _ in range(int(rng.integers(0, 4))):
+        _faint_texture(image, names, rng)
+    for _ in range(int(rng.integers(1, 7))):
+        _clutter(image, rng)
+    reach = 0 if rng.random() < SHARP_SHARE else round(min(size_hw) * rng.uniform(0.012, 0.06)) | 1
+    if reach >= 3:
+        image = cv2.GaussianBlur(image, (reach, reach), 0)  # type: ignore[assignment]
+    for _ in range(int(rng.integers(0, 4))):
+        _stick(image, rng)
+    return _grainy(image, rng)
+
+
+def _soft_colors(size_hw: tuple[int, int], rng: np.random.Generator) -> Image:
+    """Colours on a coarse lattice, blended over the picture."""
+    base = draw_colors(any_tones(rng), rng).mean(axis=0)
+    lattice = base + rng.integers(-60, 61, (int(rng.integers(2, 7)), int(rng.integers(2, 7)), 3)) * rng.uniform(0.2, 1)
+    small: Image = lattice.clip(0, 255).astype(np.uint8)
+    return cv2.resize(small, size_hw[::-1], interpolation=cv2.INTER_LINEAR_EXACT)  # type: ignore[return-value]
+
+
+def _plane(image: Image, library: dict[str, Texture], rng: np.random.Generator) -> None:
+    """Everything on one side of a straight line, such as a wall or a floor."""
+    h, w = image.shape[:2]
+    angle, reach = rng.uniform(0, 2 * math.pi), h + w
+    x, y = rng.uniform(0.1, 0.9) * w, rng.uniform(0.1, 0.9) * h
+    along = np.array([math.cos(angle), math.sin(angle)])
+    across = np.array([-along[1], along[0]])
+    corners = (np.array([along, along + 2 * across, 2 * across - along, -along]) * reach + (x, y)) * 16
+    _lay(image, [np.rint(corners).astype(np.int32)], library, rng, soft=False)
+
+
+def _faint_texture(image: Image, library: dict[str, Texture], rng: np.random.Generator) -> None:
+    """A patch of texture that fades out at its border."""
+    h, w = image.shape[:2]
+    points = patterns.place(
+        patterns.blob(rng),
+        radius=min(h, w) * rng.uniform(0.15, 0.6),
+        angle=0.0,
+        stretch=1.5 ** rng.uniform(-1, 1),
+        origin_xy=(rng.uniform(0, w), rng.uniform(0, h)),
+    )
+    _lay(image, points, library, rng, soft=True)
+
+
+def _lay(
+    image: Image,
+    points: list[NDArray[np.int32]],
+    library: dict[str, Texture],
+    rng: np.random.Generator,
+    *,
+    soft: bool,
+) -> None:
+    h, w = image.shape[:2]
+    alpha = np.zeros((h, w), np.uint8)
+    cv2.fillPoly(alpha, points, int(rng.integers(60, 200)), shift=4)
+    if soft:
+        alpha = _far_blur(alpha, min(h, w) * rng.uniform(0.1, 0.3))
+    x, y, width, height = cv2.boundingRect(alpha)
+    if not width:
+        return
+    texture = tuple(library.values())[int(rng.integers(len(library)))]
+    look = Look(texture=texture, tones=any_tones(rng))
+    period, angle = min(h, w) * rng.uniform(0.05, 0.25), rng.uniform(0, math.pi)
+    patch = paint(look, (height, width), (width // 2, height // 2), period, rng, angle=angle)
+    here = slice(y, y + height), slice(x, x + width)
+    mean = np.array(cv2.mean(patch)[:3]).astype(np.uint8)
+    faint = (patch >> 1) + (mean >> 1)  # half the contrast of an object
+    blend(image[here], faint, alpha[here])
+
+
+def _far_blur(alpha: Image, reach: float) -> Image:
+    """A wide blur over `reach` pixels, made at an eighth of the size."""
+    size = alpha.shape[::-1]
+    small = cv2.resize(alpha, (size[0] // 8 + 1, size[1] // 8 + 1), interpolation=cv2.INTER_LINEAR_EXACT)
+    kernel = round(reach / 8) | 1
+    small = cv2.GaussianBlur(small, (kernel, kernel), 0)
+    return cv2.resize(small, size, interpolation=cv2.INTER_LINEAR_EXACT)  # type: ignore[return-value]
+
+
+def _clutter(image: Image, rng: np.random.Generator) -> None:
+    """A stick, a chip or a pebble of one colour."""
+    kind = rng.integers(0, 3)
+    if kind == 0:
+        return _stick(image, rng)
+    h, w = image.shape[:2]
+    outline = patterns.blob(rng) if kind == 1 else [rng.uniform(-1, 1, (3, 2))]
+    points = patterns.place(
+        outline,
+        radius=min(h, w) * rng.uniform(0.02, 0.09),
+        angle=rng.uniform(0, 2 * math.pi),
+        stretch=1.5 ** rng.uniform(-1, 1),
+        origin_xy=(rng.uniform(0, w), rng.uniform(0, h)),
+    )
+    cv2.fillPoly(image, points, _color(rng), lineType=cv2.LINE_AA, shift=4)
+    return None
+
+
+def _stick(image: Image, rng: np.random.Generator) -> None:
+    h, w = image.shape[:2]
+    start, way = rng.uniform(0, 1, 2) * (w, h), rng.uniform(-0.5, 0.5, 2) * min(h, w)
+    ends = [tuple(int(v) for v in np.rint(p * 16)) for p in (start, start + way)]
+    thickness = max(1, round(min(h, w) * rng.uniform(0.006, 0.025)))
+    cv2.line(image, ends[0], ends[1], _color(rng), thickness, cv2.LINE_AA, shift=4)
+
+
+def _color(rng: np.random.Generator) -> tuple[int, int, int]:
+    r, g, b = draw_colors(any_tones(rng), rng)[0]
+    return int(r), int(g), int(b)
+
+
+def _grainy(image: Image, rng: np.random.Generator) -> Image:
+    """Grey grain of a random strength."""
+    strength = int(rng.integers(2, 12))
+    grain = rng.integers(-strength, strength + 1, (*image.shape[:2], 1), dtype=np.int16)
+    return (image + grain).clip(0, 255).astype(np.uint8)

@@ -99,7 +99,7 @@ def _ids(dataset: VocDataset, split: str, tally: _Tally) -> tuple[str, ...]:
 def _check_table(dataset: VocDataset, tally: _Tally) -> bool:
     """Whether image_labels.csv can be used (or is absent). Ids that name no picture are problems too."""
     try:
-        table: Iterable[str] = dataset._label_table
+        table: Iterable[str] = dataset.label_table
     except DataError as error:
         tally.problems.append(str(error))
         return False
@@ -132,7 +132,7 @@ def _check_image(dataset: VocDataset, image_id: str, tally: _Tally, *, needs_mas
 def _has_label(dataset: VocDataset, image_id: str) -> bool:
     """Whether an image-level label stands somewhere else than in the mask. Raises: DataError: an unreadable annotation."""
     xml = dataset.root / "Annotations" / f"{image_id}.xml"
-    known = image_id in dataset._label_table or xml.is_file()
+    known = image_id in dataset.label_table or xml.is_file()
     if known:
         dataset.image_labels(image_id)
     return known

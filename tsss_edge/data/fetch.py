@@ -7,26 +7,33 @@ are those published with torchvision's prototype datasets and TensorFlow Dataset
 
 from __future__ import annotations
 
+import http.client
 import io
 import re
+import shutil
 import tarfile
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Struct
-from tsss_edge.data.download import download, require_room
-from tsss_edge.data.voc import VOC_NAMES, VocDataset, write_mask
-from tsss_edge.data.writing import RECIPE, claim
+from tsss_edge.data.voc import RECIPE, VOC_NAMES, VocDataset, claim, write_mask
 from tsss_edge.errors import DataError, UnavailableError
-from tsss_edge.files import write_bytes
+from tsss_edge.files import sha256_file, write_bytes
 from tsss_edge.machine import progress
 
 Name = Literal["voc2012", "sbd"]
+BLOCK = 1 << 20
+TIMEOUT_S = 30.0
+TRIES = 5  # without a byte gained in between
+FIRST_WAIT_S = 1.0  # before the second try; doubled each time
 MAX_FILE = 64 << 20  # bytes of one file in an archive; the largest real ones are below 1 MiB
 
 
@@ -87,8 +94,9 @@ class FetchReport(Struct, frozen=True):
 
 
 def fetch(name: Name, out: Path, *, mirror: str | None = None, keep_archive: bool = False) -> FetchReport:
-    """Download and lay out one of the official sets; run it again after an interruption to continue;
-    what is whole already is left alone (`files` is 0 then).
+    """Download an official set and lay it out. Run it again after an interruption to continue.
+
+    A complete set is not touched; `files` is 0 then.
 
     Args:   out: folder of the set; for `sbd` one that `voc2012` was fetched to.
             mirror: address of a folder that holds the archive under its own name; its SHA-256 is checked all the same.
@@ -119,7 +127,7 @@ def _fetch(name: Name, archive: Archive, out: Path, mirror: str | None, *, keep_
 
 
 def _prepare(name: Name, out: Path) -> None:
-    """Refuse before the download what would be refused after it."""
+    """Check before the download what would stop the unpacking after it."""
     if name == "voc2012":
         claim(out, {"made by": "tsss-edge data fetch voc2012"})
         return
@@ -138,7 +146,7 @@ def _prepare(name: Name, out: Path) -> None:
 def members(path: Path, inside: str, advance: Callable[..., None] = lambda _: None) -> Iterator[tuple[str, bytes]]:
     """Regular files of a tar archive below the folder `inside`: (name below it, content). Nothing is written.
 
-    Links, devices and names that leave `inside` are never opened. Raises: DataError: damaged, or a file is too large.
+    Links, devices and files outside `inside` are ignored. Raises: DataError: damaged, or a file is too large.
     """
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r|*") as archive:
@@ -176,7 +184,7 @@ def unpack_voc(content: Iterator[tuple[str, bytes]], out: Path) -> int:
 
 
 def unpack_sbd(content: Iterator[tuple[str, bytes]], out: Path) -> int:
-    """Write masks that VOC has not, and the list `trainaug`. Returns the number of masks.
+    """Write the masks that VOC does not have, and the list `trainaug`. Returns the number of masks.
 
     VOC's own masks stay: they are finer, and have the 255 border.
     """
@@ -209,3 +217,99 @@ def read_sbd(data: bytes, name: str) -> NDArray[np.uint8]:
 
 
 UNPACKERS: dict[Name, Callable[[Iterator[tuple[str, bytes]], Path], int]] = {"voc2012": unpack_voc, "sbd": unpack_sbd}
+
+
+def download(
+    url: str,
+    path: Path,
+    *,
+    sha256: str,
+    size: int,
+    advance: Callable[..., None] = lambda _: None,
+    first_wait_s: float = FIRST_WAIT_S,
+) -> None:
+    """Fetch `url` to `path`. A correct file is kept; a partial download (`path`.part) is continued.
+
+    Args:   size: bytes of the whole file. advance: called with the number of bytes gained.
+    Raises: DataError: not http(s), no connection after some tries, refused, no room on disk, or not the expected file
+            (what came is then deleted).
+    """
+    if not url.startswith(("http://", "https://")):
+        raise DataError(f"{url}: expected an http or https address")
+    if path.is_file() and path.stat().st_size == size and sha256_file(path) == sha256:
+        return
+    part = path.with_name(path.name + ".part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    require_room(part.parent, size - _length(part))
+    _fill(url, part, size, advance, first_wait_s)
+    found = sha256_file(part)
+    if found != sha256 or _length(part) != size:
+        length = _length(part)
+        part.unlink()
+        raise DataError(
+            f"{url}: expected {size} bytes with SHA-256 {sha256}, got {length} with {found}; deleted, try again or another mirror"
+        )
+    part.replace(path)
+
+
+def _length(part: Path) -> int:
+    return part.stat().st_size if part.is_file() else 0
+
+
+def require_room(folder: Path, need: int) -> None:
+    """Raise DataError when the disk of `folder` has fewer than `need` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise DataError(f"{folder}: {need} bytes are to come, {free} are free; make room or choose another disk")
+
+
+def _fill(url: str, part: Path, size: int, advance: Callable[..., None], wait_s: float) -> None:
+    """Append to `part` until it has `size` bytes. A broken connection is tried again; the wait grows while nothing comes."""
+    fruitless = 0
+    advance(_length(part))
+    while (before := _length(part)) < size:
+        try:
+            _continue(url, part, size, advance)
+            reason: Exception | str = "the connection ended early"
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code < 500:
+                raise DataError(
+                    f"{url}: the server answered {error.code} {error.reason}; try another mirror"
+                ) from error
+            reason = error
+        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+            reason = error
+        fruitless = 0 if _length(part) > before else fruitless + 1
+        if fruitless >= TRIES:
+            raise DataError(
+                f"{url}: nothing came in {TRIES} tries ({reason}); run it again to continue, or use a mirror"
+            )
+        if fruitless:
+            time.sleep(wait_s * 2 ** (fruitless - 1))
+
+
+def _continue(url: str, part: Path, size: int, advance: Callable[..., None]) -> None:
+    """One request from where `part` ends; a server that cannot do that starts from zero."""
+    have = _length(part)
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+        if have and not _continues(answer, have):
+            advance(-have)
+            have = 0
+        with part.open("ab" if have else "wb") as file:
+            for block in _blocks(answer, size - have):
+                file.write(block)
+                advance(len(block))
+
+
+def _continues(answer: Any, have: int) -> bool:
+    span = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
+    return answer.status == 206 and span is not None and int(span[1]) == have
+
+
+def _blocks(answer: Any, limit: int) -> Iterator[bytes]:
+    """What the server sends, at most one block more than expected, so that a wrong file cannot fill the disk."""
+    while limit > 0 and (block := answer.read(BLOCK)):
+        limit -= len(block)
+        yield block

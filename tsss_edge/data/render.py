@@ -23,10 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import IGNORE, Classes
-from tsss_edge.data import silhouettes, textures
+from tsss_edge.data import patterns
 from tsss_edge.data.appearance import (
     Light,
     Look,
+    backdrop,
     blend,
     darken,
     lighting,
@@ -36,10 +37,8 @@ from tsss_edge.data.appearance import (
     relief,
     tones_of,
 )
-from tsss_edge.data.backdrop import backdrop
 from tsss_edge.data.synthetic import Family, Scenes
-from tsss_edge.data.voc import read_classes, read_mask
-from tsss_edge.data.writing import SetWriter, write_pair
+from tsss_edge.data.voc import SetWriter, read_classes, read_mask, write_pair
 from tsss_edge.errors import DataError
 from tsss_edge.machine import progress, usable_cores
 
@@ -54,8 +53,8 @@ SOURCE = Family(
         "fish-mosaic", "hourglass-weave", "trefoil-sparks", "house-diamonds", "comb-marble", "tree-wood",
         "fish-wood", "hourglass-marble", "trefoil-diamonds", "house-sparks", "comb-weave", "tree-mosaic",
     ),
-    shapes=silhouettes.SECOND,
-    materials=textures.SECOND,
+    shapes=patterns.MORE_OUTLINES,
+    materials=patterns.MORE_TEXTURES,
     tones=tuple(other_tones_of(number) for number in range(12)),
     radius=(0.12, 0.55),
     max_turn=math.pi,
@@ -126,7 +125,7 @@ def render(mask: Image, classes: Classes, rng: np.random.Generator, *, family: L
     Args:    mask: (H,W) uint8 ids, 255 is painted like what lies next to it.
     Returns: (H,W,3) uint8 RGB.
     """
-    library = textures.FIRST if family == "a" else textures.SECOND
+    library = patterns.TEXTURES if family == "a" else patterns.MORE_TEXTURES
     light = Light.draw(rng)
     image = backdrop(mask.shape, rng, library=library)
     pieces = sorted(_pieces(mask, classes), key=lambda piece: piece.bottom)  # what stands lower stands nearer
@@ -139,9 +138,9 @@ def render(mask: Image, classes: Classes, rng: np.random.Generator, *, family: L
 def _look(category: int, family: Looks) -> Look:
     """The look of a category: its texture returns after some categories with other tones, or the other way round."""
     if family == "a":
-        library, turn, tones = tuple(textures.FIRST.values()), category // 10, tones_of(category % 20)
+        library, turn, tones = tuple(patterns.TEXTURES.values()), category // 10, tones_of(category % 20)
     else:
-        library, turn, tones = tuple(textures.SECOND.values()), 0, other_tones_of(category % 16)
+        library, turn, tones = tuple(patterns.MORE_TEXTURES.values()), 0, other_tones_of(category % 16)
     return Look(texture=library[(category + turn) % len(library)], tones=tones)
 
 

@@ -9,13 +9,15 @@ shows a weak category that the label left out, it is cut down as that of a weak 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import IGNORE, Classes
 from tsss_edge.data.voc import VocDataset, read_size
+
+MaskOf = Callable[[str], NDArray[np.uint8]]  # id -> (H,W), what may be seen of a picture's mask; 255 elsewhere
 
 
 class Supervision:

@@ -18,10 +18,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import IGNORE, Classes
-from tsss_edge.data import silhouettes, textures
-from tsss_edge.data.appearance import Light, Look, Tones, blend, darken, lighting, lit, paint, relief, tones_of
-from tsss_edge.data.backdrop import backdrop
-from tsss_edge.data.writing import SetWriter
+from tsss_edge.data import patterns
+from tsss_edge.data.appearance import (
+    Light,
+    Look,
+    Tones,
+    backdrop,
+    blend,
+    darken,
+    lighting,
+    lit,
+    paint,
+    relief,
+    tones_of,
+)
+from tsss_edge.data.voc import SetWriter
 from tsss_edge.machine import progress
 
 # Silhouette and texture of each category. The first ten and the last ten share some of them, not all: what is learned from
@@ -47,8 +58,8 @@ class Family:
     """
 
     pairs: tuple[str, ...]
-    shapes: dict[str, silhouettes.Silhouette]
-    materials: dict[str, textures.Texture]
+    shapes: dict[str, patterns.Silhouette]
+    materials: dict[str, patterns.Texture]
     tones: tuple[Tones, ...]
     radius: tuple[float, float]
     max_turn: float
@@ -59,7 +70,7 @@ class Family:
         """Background and the categories."""
         return Classes(names=("background", *self.pairs))
 
-    def parts(self, category: int) -> tuple[silhouettes.Silhouette, Look]:
+    def parts(self, category: int) -> tuple[patterns.Silhouette, Look]:
         """Silhouette and look of a category."""
         outline, texture = self.pairs[category - 1].split("-")
         return self.shapes[outline], Look(texture=self.materials[texture], tones=self.tones[category - 1])
@@ -67,8 +78,8 @@ class Family:
 
 EMBEDDED = Family(
     pairs=PAIRS,
-    shapes=silhouettes.FIRST,
-    materials=textures.FIRST,
+    shapes=patterns.OUTLINES,
+    materials=patterns.TEXTURES,
     tones=tuple(tones_of(number) for number in range(20)),
     radius=(0.22, 0.4),
     max_turn=0.6,
@@ -152,7 +163,7 @@ class Scenes:
         radius, angle = unit * low * (high / low) ** rng.random(), rng.uniform(-family.max_turn, family.max_turn)
         half = math.ceil(radius * 1.6)
         polygons, _ = family.parts(category)
-        points = silhouettes.place(
+        points = patterns.place(
             polygons(rng), radius=radius, angle=angle, stretch=1.25 ** rng.uniform(-1, 1), origin_xy=(half, half)
         )
         solid = np.zeros((2 * half + 1, 2 * half + 1), np.uint8)
@@ -239,7 +250,7 @@ def write_synthetic(
 ) -> None:
     """Write the embedded set in VOC layout, with image-level labels for every picture.
 
-    A set that was cut short is written again over itself; its lists come last, so a set with lists is whole.
+    An interrupted set is written again in place. The lists are written last, so a set with lists is complete.
 
     Args:   train, val: pictures of each split. size: side of the square pictures in pixels.
             border: width in pixels of the 255 band on each side of a category's edge; 0 leaves masks exact.

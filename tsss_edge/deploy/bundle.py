@@ -2,11 +2,13 @@
 
 Wheels are chosen by platform tag and Python version of the host, not of this machine. They are stored uncompressed inside one
 xz stream, because a wheel's own deflate hides from xz what it could save (TensorRT-RTX: 95 MB as a wheel, 64 MiB this way).
+pip downloads the wheels of others and builds ours.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import lzma
 import shutil
 import subprocess
@@ -16,14 +18,14 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, cast
 
+import tsss_edge
 from tsss_edge.artifacts import Struct
-from tsss_edge.deploy.wheel import DISTRIBUTION, write_wheel
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.files import sha256_file, write_json
 
 MIB = 1 << 20
+DISTRIBUTION = "tsss-edge"
 # pip takes the newest tag it finds; older tags run on newer systems.
 PLATFORMS: dict[str, tuple[str, ...]] = {
     machine: tuple(
@@ -52,6 +54,8 @@ tarfile.open(fileobj=sys.stdin.buffer, mode="r|xz").extractall(".")'
 "$VENV"/bin/python -m pip install --no-index --find-links wheels '{requirement}'{more}
 echo "installed: $(pwd)/$VENV/bin/tsss-edge"
 """
+
+PIPS_OWN = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")  # written by pip at installation
 
 Download = Callable[[Sequence[str]], None]
 
@@ -107,25 +111,29 @@ def write_bundle(
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
     try:
-        content, parts_folder = staging / "content", staging / "bundle"
-        parts_folder.mkdir()
-        names = _gather(
-            content, python, machine, extras, requirements, [*wheels, _our_wheel(staging, kernels)], download or run_pip
-        )
-        for file in files:
-            _copy(file, content / "files" / file.name)
-        parts = pack(content, parts_folder, part_mib * MIB, preset)
+        content, folder = staging / "content", staging / "bundle"
+        (content / "wheels").mkdir(parents=True)
+        folder.mkdir()
+        for file in (*wheels, *files):
+            _copy(file, content / ("wheels" if file in wheels else "files") / file.name)
+        ours = write_wheel(content / "wheels", kernels=kernels)
+        old = OLD_PYTHON_NEEDS if int(python.split(".")[1]) < 11 else ()
+        wanted = [f"{ours}[{','.join(extras)}]" if extras else str(ours), *requirements, *old]
+        (download or run_pip)([*pip_options(ours.parent, python, machine), *wanted])
+        sums = _stored_uncompressed(ours.parent)
+        parts = pack(content, folder, part_mib * MIB, preset)
         bundle = Bundle(
             python=python,
             machine=machine,
             extras=tuple(extras),
-            wheels=names,
+            wheels=sums,
             files=tuple(file.name for file in files),
             parts=tuple(p.name for p in parts),
             bytes=sum(p.stat().st_size for p in parts),
         )
-        _write_rest(parts_folder, bundle, parts, [*requirements, *_names(wheels)], system_packages)
-        parts_folder.rename(out)
+        more = [*requirements, *(wheel.name.split("-")[0] for wheel in wheels)]
+        _write_rest(folder, bundle, parts, more, system_packages)
+        folder.rename(out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return bundle
@@ -144,38 +152,44 @@ def _require_arguments(python: str, machine: str, part_mib: int, extras: Sequenc
         raise ValueError(f"no extra named {unknown[0]!r}; choose from {', '.join(known)}")
 
 
-def _gather(
-    content: Path,
-    python: str,
-    machine: str,
-    extras: Sequence[str],
-    requirements: Sequence[str],
-    ready: Sequence[Path],
-    download: Download,
-) -> dict[str, str]:
-    """All wheels into `content`/wheels, the last of `ready` being ours -> file name -> SHA-256 as downloaded."""
-    folder = content / "wheels"
-    folder.mkdir(parents=True)
-    for wheel in ready:
-        shutil.copyfile(wheel, folder / wheel.name)
-    ours = folder / ready[-1].name
-    old = OLD_PYTHON_NEEDS if int(python.split(".")[1]) < 11 else ()
-    wanted = [f"{ours}[{','.join(extras)}]" if extras else str(ours), *requirements, *old]
-    download([*pip_options(folder, python, machine), *wanted])
-    sums = {path.name: sha256_file(path) for path in sorted(folder.glob("*.whl"))}
-    for path in folder.glob("*.whl"):
-        store_uncompressed(path)
-    return sums
+def write_wheel(folder: Path, *, kernels: bool = False) -> Path:
+    """Write our own wheel, `tsss_edge-VERSION-py3-none-any.whl`, into `folder`: pip builds it from a checkout; an installed
+    package is packed again from the files that its RECORD names.
+
+    Args:   kernels: compile the CUDA kernels (needs nvcc) and put them inside.
+    Raises: UnavailableError: pip cannot build it, neither checkout nor installation, or no nvcc.
+    """
+    checkout, path = Path(tsss_edge.__file__).parents[1], folder / f"tsss_edge-{tsss_edge.__version__}-py3-none-any.whl"
+    if (checkout / "pyproject.toml").is_file():
+        here = ["--no-build-isolation"] if importlib.util.find_spec("hatchling") else []
+        run_pip(["wheel", "--quiet", "--no-deps", *here, "--wheel-dir", str(folder), str(checkout)])
+    else:
+        _pack_installed(path)
+    if kernels:
+        from tsss_edge.kernels import fatbin
+
+        built = folder / f"kernels-{fatbin.source_hash()}.fatbin"
+        fatbin.build(built)
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.write(built, f"tsss_edge/kernels/{built.name}")
+        built.unlink()
+    return path
 
 
-def _our_wheel(folder: Path, kernels: bool) -> Path:
-    if not kernels:
-        return write_wheel(folder)
-    from tsss_edge.kernels import fatbin
-
-    built = folder / f"kernels-{fatbin.source_hash()}.fatbin"
-    fatbin.build(built)
-    return write_wheel(folder, more={f"tsss_edge/kernels/{built.name}": built})
+def _pack_installed(path: Path) -> None:
+    try:
+        files = importlib.metadata.files(DISTRIBUTION) or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise UnavailableError(
+            f"{DISTRIBUTION} is neither installed nor a checkout here; run `pip install .`"
+        ) from error
+    ours = [f for f in files if ".." not in f.parts and f.suffix != ".pyc" and f.name not in PIPS_OWN]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in ours:
+            archive.write(str(file.locate()), str(file))
+        rows = [f"{f},{f'{f.hash.mode}={f.hash.value}' if f.hash else ''},{f.size or ''}" for f in ours]
+        info = next(f.parent for f in ours if f.name == "WHEEL")
+        archive.writestr(f"{info}/RECORD", "\n".join([*rows, f"{info}/RECORD,,"]) + "\n")
 
 
 def pip_options(folder: Path, python: str, machine: str) -> list[str]:
@@ -191,7 +205,15 @@ def run_pip(arguments: Sequence[str]) -> None:
     done = subprocess.run([sys.executable, "-m", "pip", *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        raise UnavailableError(f"pip cannot download for that host: {lines[-1] if lines else done.stderr.strip()}")
+        raise UnavailableError(f"pip {arguments[0]} failed: {lines[-1] if lines else done.stderr.strip()}")
+
+
+def _stored_uncompressed(folder: Path) -> dict[str, str]:
+    """Store every wheel of a folder uncompressed -> file name -> SHA-256 as it was downloaded."""
+    sums = {path.name: sha256_file(path) for path in sorted(folder.glob("*.whl"))}
+    for name in sums:
+        store_uncompressed(folder / name)
+    return sums
 
 
 def store_uncompressed(wheel: Path) -> None:
@@ -211,36 +233,18 @@ def _stored(member: zipfile.ZipInfo) -> zipfile.ZipInfo:
     return info
 
 
-class _Parts:
-    """A file object that writes on into the next part when one is full."""
-
-    def __init__(self, folder: Path, size: int) -> None:
-        self.paths: list[Path] = []
-        self._folder, self._size, self._left = folder, size, 0
-
-    def write(self, data: bytes) -> int:
-        rest = memoryview(data)
-        while rest:
-            if not self._left:
-                self.paths.append(self._folder / f"bundle.tar.xz.{len(self.paths):03}")
-                self._left = self._size
-            with self.paths[-1].open("ab") as file:
-                written = file.write(rest[: self._left])
-            self._left -= written
-            rest = rest[written:]
-        return len(data)
-
-
 def pack(content: Path, folder: Path, part_bytes: int, preset: int) -> list[Path]:
     """The tree `content` as one tar.xz cut into parts of at most `part_bytes` in `folder`."""
-    parts = _Parts(folder, part_bytes)
-    with (
-        lzma.LZMAFile(cast(IO[bytes], parts), "wb", preset=preset) as stream,
-        tarfile.open(fileobj=stream, mode="w|") as archive,
-    ):
+    whole = content.with_name("bundle.tar.xz")
+    parts: list[Path] = []
+    with lzma.open(whole, "wb", preset=preset) as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
         for path in sorted(content.iterdir()):
             archive.add(path, arcname=path.name, filter=_anonymous)
-    return parts.paths
+    with whole.open("rb") as file:
+        while data := file.read(part_bytes):
+            parts.append(folder / f"{whole.name}.{len(parts):03}")
+            parts[-1].write_bytes(data)
+    return parts
 
 
 def _anonymous(info: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -256,10 +260,6 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
     else:
         shutil.copyfile(source, target)
-
-
-def _names(wheels: Sequence[Path]) -> list[str]:
-    return [wheel.name.split("-")[0] for wheel in wheels]
 
 
 def _write_rest(folder: Path, bundle: Bundle, parts: Sequence[Path], more: Sequence[str], system: bool) -> None:

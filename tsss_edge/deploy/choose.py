@@ -6,102 +6,84 @@ PyTorch checkpoint, and the fastest that passes is kept with the proof in its re
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
 
-from tsss_edge.artifacts import Engine, LatencyRecord, Precision, Struct
+from tsss_edge.artifacts import Candidate, Checkpoint, Choice, Engine, OnnxModel, Precision, Target
 from tsss_edge.backends import open_backend
-from tsss_edge.bench import time_networks
-from tsss_edge.config import Target
+from tsss_edge.bench import latency_record, time_networks
 from tsss_edge.errors import ArtifactError, GateError, UnavailableError
-from tsss_edge.export.engine import build_engine, engine_path, move_built, require_free_names
-from tsss_edge.export.sources import is_checkpoint, possible_precisions
-from tsss_edge.files import sha256_file, write_json
+from tsss_edge.export.build import build_in, engine_path, publish, require_free_names, staging
+from tsss_edge.export.onnx_export import EngineSources
 from tsss_edge.parity import check_parity
 
 
-class Candidate(Struct, frozen=True):
-    """One precision: what it costs and whether it passed. Numbers are None where `reason` says why."""
-
-    precision: Precision
-    engine: str = ""
-    p50_ms: float | None = None
-    miou: float | None = None
-    miou_drop: float | None = None
-    pixel_agreement: float | None = None
-    passed: bool | None = None
-    reason: str = ""
-
-    def row(self) -> str:
-        """One line of a table."""
-        if self.p50_ms is None or self.miou is None:
-            return f"  {self.precision:<5} {self.reason}"
-        return (
-            f"  {self.precision:<5} {self.p50_ms:8.2f} ms  mIoU {self.miou:6.2f} (drop {self.miou_drop:+.2f})  "
-            f"agreement {self.pixel_agreement:.4f}  {self.reason}"
-        )
-
-
-class Choice(Struct, frozen=True):
-    """The engine that is kept, and all that were tried."""
-
-    engine: str
-    precision: Precision
-    why: str
-    candidates: tuple[Candidate, ...]
-
-    def summary(self) -> str:
-        """A table, the chosen one and the reason."""
-        return "\n".join([*(c.row() for c in self.candidates), f"{self.engine}: {self.why}"])
-
-
 def choose_engine(
-    model: Path,
+    model: Path | Checkpoint | OnnxModel,
     target: Target,
     out: Path,
     *,
     eval_data: Path,
     precision: Precision | None = None,
-    reference: Path | None = None,
+    reference: Path | Checkpoint | None = None,
     calib_data: Path | None = None,
     split: str = "val",
     duration_s: float = 2.0,
     threads: int | None = None,
-) -> Choice:
+) -> Engine:
     """Build, time and gate every precision of `target` that `model` allows; keep the best at `out`.
 
     Args:    eval_data: labelled set for the gate (`split`); `reference`: its PyTorch checkpoint, default `model` itself.
              precision: the only one to try; None tries all of the target that `model` allows.
              duration_s: timing of each engine.
+    Returns: the engine; `record.build.chosen` says why, and what the others did.
     Raises:  GateError: no candidate passes; nothing is kept. ArtifactError, UnavailableError: as `build_engine`.
              ValueError: `model` is an ONNX file and `reference` is missing.
     """
-    if reference is None and not is_checkpoint(model):
+    sources = EngineSources(model, target, calib_data)
+    checkpoint = sources.model if reference is None else reference
+    if isinstance(checkpoint, OnnxModel):
         raise ValueError("an ONNX file needs --reference CKPT, the checkpoint it came from, for the accuracy gate")
-    possible = possible_precisions(model, target, can_calibrate=calib_data is not None)
-    precisions = (precision,) if precision else possible
-    for wanted in precisions:
-        require_free_names(engine_path(out, target, wanted), model, wanted)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.stem}-candidates-"))
-    try:
-        built, candidates = _build_all(model, target, folder / out.name, precisions, calib_data)
-        engines = _time_all(built, duration_s, threads)
-        for engine in engines:
-            candidates.append(_gate(engine, model, reference or model, eval_data, split, target, threads))
+    paths = {p: engine_path(out, target, p) for p in ((precision,) if precision else sources.possible())}
+    for wanted, path in paths.items():
+        require_free_names(path, sources, wanted)
+    with staging(out) as folder:
+        built, candidates = _build_all(folder, paths, sources)
+        checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.load(checkpoint)
+        engines = []
+        for timed in _time_all(built, duration_s, threads):
+            report = check_parity(
+                timed,
+                checkpoint,
+                eval_data,
+                split=split,
+                max_drop=target.max_drop,
+                graphs=sources.known(),
+                threads=threads,
+                store=False,
+            )
+            engines.append(_with(timed, parity=report.record()))
+            candidates.append(_candidate(engines[-1], report.problems))
         best, why = pick([c for c in candidates if c.passed], target)
-        return _keep(best, why, candidates, folder, out.parent)
-    finally:
-        shutil.rmtree(folder)
+        if best is None:
+            rows = "; ".join(f"{c.precision}: {c.reason}" for c in candidates)
+            raise GateError(f"no engine passed the accuracy gate, none is kept: {rows}")
+        choice = Choice(engine=best.engine, precision=best.precision, why=why, candidates=tuple(candidates))
+        engine = next(e for e in engines if e.path.name == best.engine)
+        build = msgspec.structs.replace(engine.record.build, chosen=choice)
+        return publish(_with(engine, build=build), out.parent)
+
+
+def _with(engine: Engine, **changes: object) -> Engine:
+    """The engine with fields of its record replaced; nothing is written."""
+    return msgspec.structs.replace(engine, record=msgspec.structs.replace(engine.record, **changes))
 
 
 def _build_all(
-    model: Path, target: Target, out: Path, precisions: Sequence[Precision], calib_data: Path | None
+    folder: Path, paths: dict[Precision, Path], sources: EngineSources
 ) -> tuple[list[Engine], list[Candidate]]:
     """Engines that could be built, and why others could not: this machine lacks bf16, the builder refuses a graph.
 
@@ -110,9 +92,9 @@ def _build_all(
     built: list[Engine] = []
     left: list[Candidate] = []
     errors: list[ArtifactError | UnavailableError] = []
-    for precision in precisions:
+    for precision, path in paths.items():
         try:
-            built.append(build_engine(model, target, out, precision=precision, calib_data=calib_data))
+            built.append(build_in(folder, path.name, sources, precision))
         except (ArtifactError, UnavailableError) as error:
             left.append(Candidate(precision=precision, reason=str(error)))
             errors.append(error)
@@ -122,54 +104,26 @@ def _build_all(
 
 
 def _time_all(engines: Sequence[Engine], duration_s: float, threads: int | None) -> list[Engine]:
-    """Time all side by side and write each latency into its record."""
-    paths = [engine.path for engine in engines]
+    """Time all side by side -> the same with their latency."""
     with ExitStack() as stack:
-        backends = [stack.enter_context(open_backend(path, threads=threads)) for path in paths]
-        timed = time_networks(backends, paths, duration_s=duration_s)
-    return [
-        engine.with_record(
-            latency=LatencyRecord(
-                p50_ms=t.latency_ms.p50, p95_ms=t.latency_ms.p95, p99_ms=t.latency_ms.p99, runs=t.runs, threads=threads
-            )
-        )
-        for engine, t in zip(engines, timed, strict=True)
-    ]
+        backends = [stack.enter_context(open_backend(engine, threads=threads)) for engine in engines]
+        timed = time_networks(backends, [engine.path.name for engine in engines], duration_s=duration_s)
+    return [_with(e, latency=latency_record(t, threads)) for e, t in zip(engines, timed, strict=True)]
 
 
-def _gate(
-    engine: Engine, model: Path, reference: Path, data: Path, split: str, target: Target, threads: int | None
-) -> Candidate:
-    assert engine.record.latency is not None
-    graph = _beside(model, str(engine.record.flags["onnx"]), engine.record.onnx_sha256)
-    calibration = engine.record.calibration
-    floating = _beside(model, model.name, calibration.onnx_sha256) if calibration is not None else graph
-    report = check_parity(
-        engine.path,
-        reference,
-        data,
-        split=split,
-        max_drop=target.max_drop,
-        onnx=floating,
-        int8_onnx=graph if calibration is not None else None,
-        threads=threads,
-    )
+def _candidate(engine: Engine, problems: Sequence[str]) -> Candidate:
+    latency, parity = engine.record.latency, engine.record.parity
+    assert latency is not None and parity is not None
     return Candidate(
         precision=engine.record.precision,
         engine=engine.path.name,
-        p50_ms=engine.record.latency.p50_ms,
-        miou=report.miou_engine,
-        miou_drop=report.miou_drop,
-        pixel_agreement=report.pixel_agreement,
-        passed=report.passed,
-        reason="passed" if report.passed else f"failed: {'; '.join(report.problems)}",
+        p50_ms=latency.p50_ms,
+        miou=parity.miou_engine,
+        miou_drop=parity.miou_drop,
+        pixel_agreement=parity.pixel_agreement,
+        passed=parity.passed,
+        reason="passed" if parity.passed else f"failed: {'; '.join(problems)}",
     )
-
-
-def _beside(model: Path, name: str, sha256: str) -> Path | None:
-    """A graph that lies with `model`, known by its hash. Those made on the way lie with the candidate and are found there."""
-    path = model.parent / name
-    return path if path.is_file() and sha256_file(path) == sha256 else None
 
 
 def pick(passed: Sequence[Candidate], target: Target) -> tuple[Candidate | None, str]:
@@ -191,15 +145,3 @@ def pick(passed: Sequence[Candidate], target: Target) -> tuple[Candidate | None,
             f"target {target.name} wants for it, so {name} is taken"
         )
     return int8, f"INT8 passes the gate and is {speedup:.2f} times as fast as {name}"
-
-
-def _keep(best: Candidate | None, why: str, candidates: Sequence[Candidate], folder: Path, home: Path) -> Choice:
-    if best is None:
-        rows = "; ".join(f"{c.precision}: {c.reason}" for c in candidates)
-        raise GateError(f"no engine passed the accuracy gate, none is kept: {rows}")
-    engine = Engine.load(folder / best.engine)
-    move_built(folder, home, engine.record)
-    choice = Choice(engine=best.engine, precision=best.precision, why=why, candidates=tuple(candidates))
-    flags = engine.record.flags | {"chosen": msgspec.to_builtins(choice)}
-    write_json(Engine.record_path(home / best.engine), msgspec.structs.replace(engine.record, flags=flags))
-    return choice

@@ -17,14 +17,13 @@ from typing import Any
 import msgspec
 
 import tsss_edge
-from tsss_edge.artifacts import Checkpoint, OnnxModel, Precision, Struct
+from tsss_edge.artifacts import Checkpoint, DlaUse, OnnxModel, Precision, Struct, Target
 from tsss_edge.backends.cuda.gpus import first_gpu
-from tsss_edge.config import Target
-from tsss_edge.deploy.wheel import write_wheel
+from tsss_edge.deploy.bundle import write_wheel
+from tsss_edge.deploy.dla_rules import expected_dla
 from tsss_edge.errors import ArtifactError
-from tsss_edge.export.dla import Dla, expected_dla
-from tsss_edge.export.engine import KNOWN_SUFFIXES, require_whole
-from tsss_edge.export.sources import is_checkpoint, possible_precisions, source_onnx
+from tsss_edge.export.build import KNOWN_SUFFIXES, require_whole
+from tsss_edge.export.onnx_export import EngineSources
 from tsss_edge.files import sha256_file, write_json
 
 # Pure or with aarch64 wheels on the package index. OpenCV, TensorRT and PyTorch come with JetPack and are left alone.
@@ -76,8 +75,9 @@ class Kit(Struct, frozen=True):
     split: str
     created: str
     tool: str
+    format: int = 2
     # precision -> what the device's DLA is expected to take, where the target uses one
-    dla: dict[str, Dla] = msgspec.field(default_factory=dict)
+    dla: dict[str, DlaUse] = msgspec.field(default_factory=dict)
 
     def summary(self, folder: Path) -> str:
         """What lies in `folder` and what to do with it; for a terminal."""
@@ -99,40 +99,43 @@ def runs_here(target: Target) -> bool:
 
 
 def write_kit(
-    model: Path,
+    model: Path | Checkpoint | OnnxModel,
     target: Target,
     out: Path,
     *,
     calib_data: Path | None = None,
-    reference: Path | None = None,
+    reference: Path | Checkpoint | None = None,
     eval_data: Path | None = None,
     split: str = "val",
     precision: Precision | None = None,
 ) -> Kit:
     """Write the kit to the folder `out`; a failure leaves nothing.
 
-    Args:    model: `.onnx` of ours or a checkpoint; INT8 needs a calibrated file or `calib_data`.
+    Args:    model: graph of ours or a checkpoint, loaded or by its path; INT8 needs a calibrated file or `calib_data`.
              reference: checkpoint for parity there (default `model` when it is one); eval_data: labelled set, copied.
              precision: the only one to build there; None: all of the target that `model` allows.
     Raises:  ArtifactError: `out` exists, or `model` gives none of the target's precisions.
     """
     if out.exists():
         raise ArtifactError(f"{out}: exists already; choose another --out folder for the build kit")
-    possible = possible_precisions(model, target, can_calibrate=calib_data is not None)
+    sources = EngineSources(model, target, calib_data)
+    possible = sources.possible()
     if precision is not None and precision not in possible:
-        raise ArtifactError(f"target {target.name} builds {', '.join(possible)} from {model}, not {precision}")
+        raise ArtifactError(
+            f"target {target.name} builds {', '.join(possible)} from {sources.model.path}, not {precision}"
+        )
     precisions = (precision,) if precision else possible
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
     try:
-        graphs = {p: _graph(model, target, p, staging, calib_data) for p in precisions}
-        checkpoint = reference or (model if is_checkpoint(model) else None)
-        if checkpoint is not None:
-            shutil.copyfile(Checkpoint.load(checkpoint).path, staging / "checkpoint.pt")
+        graphs = {p: _graph(sources, p, staging) for p in precisions}
+        checkpoint = Checkpoint.load(reference) if isinstance(reference, Path) else reference or sources.model
+        if isinstance(checkpoint, Checkpoint):
+            shutil.copyfile(checkpoint.path, staging / "checkpoint.pt")
         if eval_data is not None:
             _copy_split(eval_data, split, staging / "data")
         kit = _describe(target, graphs, split)
-        _write_rest(staging, kit)
+        _write_rest(staging, kit, graphs)
         staging.chmod(0o755)
         staging.rename(out)
     finally:
@@ -140,17 +143,19 @@ def write_kit(
     return kit
 
 
-def _graph(model: Path, target: Target, precision: Precision, folder: Path, calib_data: Path | None) -> OnnxModel:
-    stem = (model.name if model.is_dir() else model.stem).split(".")[0]
-    path = folder / f"{stem}.{precision}.onnx"
-    graph = source_onnx(model, target, precision, path, calib_data)
+def _graph(sources: EngineSources, precision: Precision, folder: Path) -> OnnxModel:
+    """The graph in the kit; one that lies elsewhere is copied, with its CalibTable where `calibrate` left it."""
+    given = sources.model.path
+    base = (given.parent.name if given.name in ("best.pt", "last.pt") else given.stem).split(".")[0]
+    graph = sources.graph(precision, folder, base)
     require_whole(graph)
-    if graph.path != path:
-        shutil.copyfile(graph.path, path)
-        table = graph.path.with_suffix(".ranges.json")  # the CalibTable, where `calibrate` left it
-        if table.is_file():
-            shutil.copyfile(table, path.with_suffix(".ranges.json"))
-    return OnnxModel.load(path)
+    if graph.path.parent == folder:
+        return graph
+    path = folder / f"{base}.{graph.meta.precision}.onnx"
+    for suffix in (".onnx", ".ranges.json"):
+        if graph.path.with_suffix(suffix).is_file():
+            shutil.copyfile(graph.path.with_suffix(suffix), path.with_suffix(suffix))
+    return graph.moved(path)
 
 
 def _copy_split(data: Path, split: str, out: Path) -> None:
@@ -178,16 +183,16 @@ def _describe(target: Target, graphs: dict[Precision, OnnxModel], split: str) ->
         split=split,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         tool=f"tsss-edge {tsss_edge.__version__}",
-        dla={p: expected_dla(graph.path) for p, graph in graphs.items()} if target.dla_core is not None else {},
+        dla={p: expected_dla(graph.graph) for p, graph in graphs.items()} if target.dla_core is not None else {},
     )
 
 
-def _write_rest(folder: Path, kit: Kit) -> None:
+def _write_rest(folder: Path, kit: Kit, graphs: dict[Precision, OnnxModel]) -> None:
     wheel = write_wheel(folder)
     (folder / "target.toml").write_text(toml_text(kit.target))
     write_json(folder / "kit.json", kit)
-    if (int8 := kit.graphs.get("int8")) is not None:
-        write_json(folder / "calibration.json", OnnxModel.load(folder / int8).meta.calibration)
+    if "int8" in graphs:
+        write_json(folder / "calibration.json", graphs["int8"].meta.calibration)
     script = folder / "build.sh"
     script.write_text(script_text(kit, wheel.name))
     script.chmod(0o755)

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tsss_edge.artifacts import Engine, EngineRecord, Struct
+from tsss_edge.artifacts import Checkpoint, Engine, OnnxModel, Struct
 from tsss_edge.backends.cuda.gpus import first_gpu
 from tsss_edge.backends.plan import read_header, require_record, require_runnable
 from tsss_edge.backends.trt_api import load
 from tsss_edge.errors import ArtifactError, UnavailableError
-from tsss_edge.export.engine import build_engine, recorded_target
-from tsss_edge.files import read_json, sha256_file
-from tsss_edge.parity import check_parity
-from tsss_edge.parity.result import ParityReport
+from tsss_edge.export.build import build_engine
+from tsss_edge.parity import ParityReport, check_parity
 
 
 class Rebuilt(Struct, frozen=True):
@@ -36,7 +34,7 @@ def rebuild_engine(
     engine: Path,
     *,
     reason: str = "asked for",
-    reference: Path | None = None,
+    reference: Path | Checkpoint | None = None,
     eval_data: Path | None = None,
     split: str = "val",
     threads: int | None = None,
@@ -46,12 +44,12 @@ def rebuild_engine(
     Args:    reference, eval_data: checkpoint and labelled set; with both, parity is checked and stored.
     Raises:  ArtifactError: no record, or its ONNX file is not beside it any more. UnavailableError: it cannot be built here.
     """
-    record = _record(engine)
-    target = recorded_target(engine, record)
-    build_engine(stored_onnx(engine, record), target, engine, precision=record.precision)
+    record = Engine.load_record(engine)
+    target, source = record.build.target, stored_onnx(engine)
+    built = build_engine(source, target, engine, precision=record.precision)
     if reference is None or eval_data is None:
         return Rebuilt(engine=str(engine), reason=reason)
-    report = check_parity(engine, reference, eval_data, split=split, max_drop=target.max_drop, threads=threads)
+    report = check_parity(built, reference, eval_data, split=split, max_drop=target.max_drop, threads=threads)
     return Rebuilt(engine=str(engine), reason=reason, parity=report)
 
 
@@ -86,21 +84,16 @@ def unfit(engine: Path) -> str:
     return ""
 
 
-def _record(engine: Path) -> EngineRecord:
-    path = Engine.record_path(engine)
-    if not path.is_file():
-        raise ArtifactError(f"{engine}: no record {path.name} beside it, so nobody knows what it was built from")
-    return read_json(path, EngineRecord)
+def stored_onnx(engine: Path) -> OnnxModel:
+    """The graph that an engine was built from, by its name or else by its hash in the same folder.
 
-
-def stored_onnx(engine: Path, record: EngineRecord) -> Path:
-    """The ONNX file of an engine, known by its hash, in the same folder. Raises: ArtifactError: it is gone."""
-    named = engine.parent / str(record.flags.get("onnx", ""))
-    others = (path for path in sorted(engine.parent.glob("*.onnx")) if path != named)
-    for path in (named, *others):
-        if path.is_file() and sha256_file(path) == record.onnx_sha256:
-            return path
+    Raises: ArtifactError: no record, or the graph is gone.
+    """
+    record, folder = Engine.load_record(engine), engine.parent
+    for name in (record.build.onnx, *(path.name for path in sorted(folder.glob("*.onnx")))):
+        if (model := OnnxModel.find(name, record.onnx_sha256, [folder])) is not None:
+            return model
     raise ArtifactError(
-        f"{engine}: the ONNX file it was built from ({named.name}, SHA-256 {record.onnx_sha256[:16]}...) is not in "
-        f"{engine.parent}; put it there, or build from the checkpoint"
+        f"{engine}: the ONNX file it was built from ({record.build.onnx}, SHA-256 {record.onnx_sha256[:16]}...) is not in "
+        f"{folder}; put it there, or build from the checkpoint"
     )

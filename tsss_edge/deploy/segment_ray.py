@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Engine
 from tsss_edge.backends import open_backend
-from tsss_edge.backends.common import import_extra
+from tsss_edge.backends.base import import_extra
 from tsss_edge.errors import DataError, UnavailableError
 from tsss_edge.segment import SegmentReport, plan, segment_file
 

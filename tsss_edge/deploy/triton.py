@@ -10,9 +10,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from tsss_edge.artifacts import Engine, EngineRecord, TensorSpec
+import msgspec
+
+from tsss_edge.artifacts import Checkpoint, Engine, EngineRecord, TensorSpec
 from tsss_edge.errors import ArtifactError, GateError
-from tsss_edge.export.engine import recorded_target
 from tsss_edge.files import write_json
 
 TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32", "float16": "TYPE_FP16", "int32": "TYPE_INT32"}
@@ -28,12 +29,12 @@ prove it here before serving with `tsss-edge parity`.
 
 
 def write_repository(
-    engine: Path,
+    engine: Path | Engine,
     out: Path,
     *,
     name: str | None = None,
     instances: int = 1,
-    reference: Path | None = None,
+    reference: Path | Checkpoint | None = None,
     eval_data: Path | None = None,
 ) -> Path:
     """Write a model repository to the folder `out` and return the model's folder.
@@ -44,13 +45,13 @@ def write_repository(
     Raises:  ArtifactError: no engine, its hash is wrong, its kind is not served by Triton, or the model's folder exists.
              GateError: the files fail the gate; nothing is written.
     """
-    loaded = Engine.load(engine)
+    loaded = Engine.load(engine) if isinstance(engine, Path) else engine
     record = loaded.record
     if record.backend == "tensorrt-rtx":
         raise ArtifactError(
-            f"{engine}: Triton has no back end for TensorRT-RTX; build for --target datacenter or cpu and serve that"
+            f"{loaded.path}: Triton has no back end for TensorRT-RTX; build for --target datacenter or cpu and serve that"
         )
-    name = name or engine.name.split(".")[0]
+    name = name or loaded.path.name.split(".")[0]
     folder = out / name
     if folder.exists():
         raise ArtifactError(f"{folder}: exists already; choose another --out or name")
@@ -74,11 +75,11 @@ def _fill(folder: Path, engine: Engine, name: str, instances: int) -> None:
     for file in engine.record.files:
         shutil.copyfile(engine.path.parent / file, version / _served_name(engine.record, file))
     shutil.copyfile(Engine.record_path(engine.path), folder / "record.json")
-    (folder / "labels.txt").write_text("".join(f"{label}\n" for label in engine.record.classes.names))
+    (folder / "labels.txt").write_text("".join(f"{label}\n" for label in engine.meta.classes.names))
     (folder / "config.pbtxt").write_text(config_text(engine.record, name, instances))
 
 
-def prove(folder: Path, engine: Engine, reference: Path, eval_data: Path) -> None:
+def prove(folder: Path, engine: Engine, reference: Path | Checkpoint, eval_data: Path) -> None:
     """Run the parity gate on the model file as Triton will load it, and put the verdict into `record.json`.
 
     Raises: GateError: it fails.
@@ -87,11 +88,11 @@ def prove(folder: Path, engine: Engine, reference: Path, eval_data: Path) -> Non
 
     with tempfile.TemporaryDirectory(dir=folder) as name:
         copy = _as_engine(folder / "1", engine, Path(name))
-        max_drop = recorded_target(engine.path, engine.record).max_drop
-        report = check_parity(copy.path, reference, eval_data, max_drop=max_drop)
+        max_drop = engine.record.build.target.max_drop
+        report = check_parity(copy, reference, eval_data, max_drop=max_drop, store=False)
         if not report:
             raise GateError(f"{engine.path}: not written to the repository: {report.verdict()}")
-        write_json(folder / "record.json", Engine.load(copy.path).record)
+        write_json(folder / "record.json", msgspec.structs.replace(copy.record, parity=report.record()))
 
 
 def _as_engine(served: Path, engine: Engine, folder: Path) -> Engine:
@@ -109,7 +110,7 @@ def _served_name(record: EngineRecord, file: str) -> str:
 def config_text(record: EngineRecord, name: str, instances: int) -> str:
     """The text of `config.pbtxt` (protobuf text format of Triton's ModelConfig)."""
     free = record.inputs[0].shape[0] < 0
-    _, usual, most = record.flags.get("batch", (1, 1, 1))
+    _, usual, most = record.build.target.batch
     kind = "KIND_CPU" if record.backend == "openvino" else "KIND_GPU"
     served_by = 'backend: "openvino"' if record.backend == "openvino" else 'platform: "tensorrt_plan"'
     parts = [
@@ -140,13 +141,13 @@ def _tensors(field: str, specs: tuple[TensorSpec, ...], free: bool) -> str:
 
 def _write_readme(out: Path, name: str, engine: Engine) -> None:
     record = engine.record
-    height, width = record.preprocess.size_hw
+    height, width = record.meta.preprocess.size_hw
     text = README.format(
         folder=out.name,
         name=name,
         width=width,
         height=height,
-        fit=record.preprocess.fit,
+        fit=record.meta.preprocess.fit,
         outputs=", ".join(f"`{s.name}` ({s.dtype})" for s in record.outputs),
         engine=engine.path.name,
         device=record.device,

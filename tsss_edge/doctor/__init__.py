@@ -5,12 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from tsss_edge.artifacts import Struct
-from tsss_edge.doctor.checks import Check
-from tsss_edge.doctor.cuda import TENSORRT_RTX_GPUS, cuda_checks
-from tsss_edge.doctor.host import host_checks
-from tsss_edge.doctor.packages import opencv_checks, openvino_checks, package_checks
+from tsss_edge.doctor.checks import Check, cuda_checks, host_checks, opencv_checks, openvino_checks, package_checks
 
-__all__ = ["TENSORRT_RTX_GPUS", "Check", "DoctorReport", "examine"]
+__all__ = ["Check", "DoctorReport", "examine"]
 
 
 class DoctorReport(Struct, frozen=True):

@@ -6,18 +6,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tsss_edge.artifacts import OnnxModel, Precision, TensorSpec
-from tsss_edge.backends.common import import_extra
+from tsss_edge.artifacts import BuildInfo, EngineRecord, OnnxModel, Precision, Target, TensorSpec
+from tsss_edge.backends.base import expected_outputs, import_extra
 from tsss_edge.backends.ov import compile_ir, compile_options, read_ir
-from tsss_edge.config import Target
 from tsss_edge.errors import ArtifactError, UnavailableError
-from tsss_edge.export.built import Built, expected_outputs
+from tsss_edge.files import sha256_file
 
 _PRECISION_NAMES = {"i8": "int8", "u8": "int8", "bf16": "bf16", "f16": "fp16", "f32": "fp32"}
 _DTYPE_NAMES = {"u8": "uint8", "f32": "float32", "f16": "float16"}
 
 
-def build_ir(source: OnnxModel, target: Target, precision: Precision, folder: Path, name: str) -> Built:
+def build_ir(source: OnnxModel, target: Target, precision: Precision, folder: Path, name: str) -> EngineRecord:
     """Write `name` (.xml) and its .bin into `folder`, then load them back and look at what runs.
 
     Raises: ArtifactError: OpenVINO cannot read the graph, or nothing of it runs in the asked precision.
@@ -32,14 +31,20 @@ def build_ir(source: OnnxModel, target: Target, precision: Precision, folder: Pa
     compiled = compile_ir(read_ir(path), "CPU", options)
     realised = realised_precisions(compiled)
     _require_precision(precision, realised)
-    return Built(
-        files=(name, Path(name).with_suffix(".bin").name),
+    return EngineRecord(
+        backend="openvino",
+        files={file: sha256_file(folder / file) for file in (name, Path(name).with_suffix(".bin").name)},
+        precision=precision,
+        onnx_sha256=source.sha256,
+        meta=source.meta,
+        build=BuildInfo(
+            target=target, onnx=source.path.name, command=ovc_command(source.path.name, name), options=options
+        ),
         device=str(ov.Core().get_property("CPU", "FULL_DEVICE_NAME")).strip(),
         inputs=(_spec("image", compiled.input("image")),),
-        outputs=tuple(_spec(spec.name, compiled.output(spec.name)) for spec in expected_outputs(source)),
+        outputs=tuple(_spec(spec.name, compiled.output(spec.name)) for spec in expected_outputs(source.meta)),
         versions={"openvino": ov.get_version()},
         realised=realised,
-        flags={"options": options, "command": ovc_command(source.path.name, name)},
     )
 
 

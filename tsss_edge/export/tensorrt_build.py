@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
-from tsss_edge.artifacts import OnnxModel, Precision
+from tsss_edge.artifacts import BuildInfo, EngineRecord, OnnxModel, Precision, Target
+from tsss_edge.backends.base import expected_outputs
 from tsss_edge.backends.cuda.gpus import Gpu, driver_problem, driver_version, first_gpu
 from tsss_edge.backends.trt_api import Flavour, Trt, load
-from tsss_edge.config import Target, cache_folder
+from tsss_edge.config import cache_folder
 from tsss_edge.errors import ArtifactError, UnavailableError
-from tsss_edge.export.builder_process import run_worker
-from tsss_edge.export.built import Built, expected_outputs
-from tsss_edge.export.ladder import Climbed, climb
-from tsss_edge.export.tensorrt_worker import Job
-from tsss_edge.export.trtexec import MIB, cache_name, cache_text, trtexec_command
+from tsss_edge.export.tensorrt_attempts import Climbed, climb, run_worker
+from tsss_edge.export.tensorrt_worker import BuildJob
 from tsss_edge.files import sha256_file
-from tsss_edge.onnxgraph.typed import AS_ASKED, TypedGraph, float_graph, source_ranges, typed_graphs
+from tsss_edge.onnxgraph.casts import AS_ASKED, TypedGraph, float_graph, typed_graphs
+from tsss_edge.onnxgraph.qdq import calibrated_peaks
+from tsss_edge.onnxgraph.view import LEVELS
 
+MIB = 1 << 20
 DEFAULT_WORKSPACE = 256 * MIB  # without a GPU to ask; the networks here need some 10 MiB (measured, edge-s 512x512)
 
 
-def build_plan(source: OnnxModel, target: Target, precision: Precision, folder: Path, name: str) -> Built:
+def build_plan(source: OnnxModel, target: Target, precision: Precision, folder: Path, name: str) -> EngineRecord:
     """Write the plan `name` into `folder`, and beside it the graph that TensorRT parsed where that is not `source`.
 
     Raises: ArtifactError: TensorRT refuses the graph, or an FP16/INT8 engine keeps FP32 convolutions.
@@ -38,15 +41,44 @@ def build_plan(source: OnnxModel, target: Target, precision: Precision, folder: 
     job = plan_job(trt, gpu, source, target, precision, folder, name)
     climbed = climb(trt, gpu, job, parsed_graphs(source, job, folder), source, run_worker)
     _require_precision(source, precision, climbed)
-    parsed = _keep_graph(source, climbed.attempt.job, folder, name)
-    caches = _keep_ranges(trt, climbed.attempt.job, folder, name)
-    command = trtexec_command(trt, climbed.attempt.job, parsed or source.path.name, name)
-    built = _built(source, target, climbed, gpu, name)
-    flags = built.flags | {"command": command} | ({"parsed_onnx": parsed} if parsed else {})
-    return msgspec.structs.replace(built, flags=flags, kept=((parsed,) if parsed else ()) + caches)
+    job, result = climbed.attempt.job, climbed.result
+    given = {spec.name for spec in result.outputs}
+    if missing := [spec.name for spec in expected_outputs(source.meta) if spec.name not in given]:
+        raise ArtifactError(f"{source.path}: has no output {', '.join(missing)}; export it again")
+    parsed = _keep_graph(source, job, folder, name)
+    caches = _keep_ranges(trt, job, folder, name)
+    return EngineRecord(
+        backend=flavour,
+        files={name: sha256_file(folder / name)},
+        precision=precision,
+        onnx_sha256=source.sha256,
+        meta=source.meta,
+        build=BuildInfo(
+            target=target,
+            onnx=source.path.name,
+            command=trtexec_command(trt, job, parsed or source.path.name, name),
+            kept=((parsed,) if parsed else ()) + caches,
+            parsed_onnx=parsed,
+            strongly_typed=result.strong,
+            typed=result.typed,
+            workspace_bytes=job.workspace_bytes,
+            optimization_level=job.optimization_level,
+            compute_capabilities=job.compute_capabilities,
+            kept_fp32=job.float_nodes,
+            given_back_to_fp16=climbed.attempt.dropped,
+            timing_cache=_timing_cache(job),
+            failed_attempts=climbed.failed,
+            dla=result.dla,
+        ),
+        device=f"{gpu.name} (compute capability {gpu.compute_capability})" if gpu else "built without a GPU",
+        inputs=result.inputs,
+        outputs=result.outputs,
+        versions={flavour: result.version} | (_driver(gpu) if gpu else {}),
+        realised=result.realised,
+    )
 
 
-def parsed_graphs(source: OnnxModel, job: Job, folder: Path) -> list[TypedGraph]:
+def parsed_graphs(source: OnnxModel, job: BuildJob, folder: Path) -> list[TypedGraph]:
     """Strong typing wants the casts in the graph, ranges want it without pairs, builder flags take the file as it is."""
     if job.ranges:
         return [float_graph(source, folder.resolve())]
@@ -60,7 +92,7 @@ def _kept_float(source: OnnxModel, precision: Precision) -> tuple[str, ...]:
     return () if precision == "int8" else source.meta.float_nodes
 
 
-def _keep_graph(source: OnnxModel, job: Job, folder: Path, name: str) -> str:
+def _keep_graph(source: OnnxModel, job: BuildJob, folder: Path, name: str) -> str:
     """Name the parsed graph after the plan, so that the equivalent command has its file; empty when it is `source`."""
     parsed = Path(job.onnx)
     if parsed == source.path.resolve():
@@ -70,7 +102,7 @@ def _keep_graph(source: OnnxModel, job: Job, folder: Path, name: str) -> str:
     return kept
 
 
-def _keep_ranges(trt: Trt, job: Job, folder: Path, name: str) -> tuple[str, ...]:
+def _keep_ranges(trt: Trt, job: BuildJob, folder: Path, name: str) -> tuple[str, ...]:
     """The ranges as a calibration cache, which the equivalent command reads."""
     if not job.ranges:
         return ()
@@ -100,7 +132,7 @@ def dry_command(target: Target, precision: Precision, onnx: str, plan: str, size
 
 def plan_job(
     trt: Trt, gpu: Gpu | None, source: OnnxModel, target: Target, precision: Precision, folder: Path, name: str
-) -> Job:
+) -> BuildJob:
     """Everything the worker needs, decided here: typing, workspace, timing cache, compute capabilities."""
     job = _job(
         trt,
@@ -111,7 +143,7 @@ def plan_job(
         plan=str((folder / name).resolve()),
         shape=input_shape(source),
     )
-    ranges = source_ranges(source) if precision == "int8" and _dla_by_ranges(trt, target) else {}
+    ranges = calibrated_peaks(source.graph) if precision == "int8" and _dla_by_ranges(trt, target) else {}
     return msgspec.structs.replace(
         job,
         result=str((folder / "result.json").resolve()),
@@ -128,8 +160,8 @@ def _dla_by_ranges(trt: Trt, target: Target) -> bool:
 
 def _job(
     trt: Trt, gpu: Gpu | None, target: Target, precision: Precision, *, onnx: str, plan: str, shape: tuple[int, ...]
-) -> Job:
-    return Job(
+) -> BuildJob:
+    return BuildJob(
         flavour=trt.flavour,
         onnx=onnx,
         plan=plan,
@@ -149,10 +181,7 @@ def _job(
 
 def input_shape(source: OnnxModel) -> tuple[int, ...]:
     """(N,H,W,3) of the graph; N is -1 when it is free."""
-    import onnx
-
-    image = onnx.load(source.path, load_external_data=False).graph.input[0]
-    return tuple(d.dim_value or -1 for d in image.type.tensor_type.shape.dim)
+    return tuple(d.dim_value or -1 for d in source.graph.graph.input[0].type.tensor_type.shape.dim)
 
 
 def workspace_bytes(target: Target, gpu: Gpu | None) -> int:
@@ -193,40 +222,76 @@ def _require_precision(source: OnnxModel, precision: Precision, climbed: Climbed
         )
 
 
-def _built(source: OnnxModel, target: Target, climbed: Climbed, gpu: Gpu | None, name: str) -> Built:
-    job, result = climbed.attempt.job, climbed.result
-    names = {spec.name for spec in result.outputs}
-    if missing := [spec.name for spec in expected_outputs(source) if spec.name not in names]:
-        raise ArtifactError(f"{source.path}: has no output {', '.join(missing)}; export it again")
-    flags = {
-        "strongly_typed": result.strong,
-        "typed": result.typed,
-        "workspace_bytes": job.workspace_bytes,
-        "optimization_level": job.optimization_level,
-        "compute_capabilities": job.compute_capabilities,
-        "kept_fp32": job.float_nodes,
-        "given_back_to_fp16": climbed.attempt.dropped,
-        "timing_cache": _timing_cache(job),
-        "failed_attempts": climbed.failed,
-        "dla": msgspec.to_builtins(result.dla),
-    }
-    return Built(
-        files=(name,),
-        device=f"{gpu.name} (compute capability {gpu.compute_capability})" if gpu else "built without a GPU",
-        inputs=result.inputs,
-        outputs=result.outputs,
-        versions={target.backend: result.version} | (_driver(gpu) if gpu else {}),
-        realised=result.realised,
-        flags={key: value for key, value in flags.items() if value not in ("", (), {}, None)},
-    )
-
-
 def _driver(gpu: Gpu) -> dict[str, str]:
     number = driver_version()
     return {"driver_cuda": gpu.driver_cuda} | ({"driver": number} if number else {})
 
 
-def _timing_cache(job: Job) -> dict[str, str]:
+def _timing_cache(job: BuildJob) -> dict[str, str]:
     """Name and hash of the cache after the build: the same cache picks the same tactics again."""
     path = Path(job.timing_cache)
     return {path.name: sha256_file(path)} if job.timing_cache and path.is_file() else {}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The line of NVIDIA's own tool that builds the same plan, to compare with or to report a bug with
+
+
+def trtexec_command(trt: Trt, job: BuildJob, onnx: str, plan: str) -> str:
+    """`trtexec ...` or `tensorrt_rtx ...` for the installed version; `onnx` and `plan` as the user names the files."""
+    parts = [
+        "tensorrt_rtx" if trt.flavour == "tensorrt-rtx" else "trtexec",
+        f"--onnx={onnx}",
+        f"--saveEngine={plan}",
+        *_build_only(trt),
+        *_typing(trt, job),
+        *([f"--calib={cache_name(plan)}"] if job.ranges else []),
+        *_shapes(job),
+        f"--memPoolSize=workspace:{job.workspace_bytes // MIB}",
+        *_search(trt, job),
+        *_device(trt, job),
+    ]
+    return " ".join(parts)
+
+
+def cache_name(plan: str) -> str:
+    """fused.int8.engine -> fused.int8.calib.cache."""
+    return f"{Path(plan).stem}.calib.cache"
+
+
+def cache_text(trt: Trt, ranges: Mapping[str, float]) -> str:
+    """Ranges in the form of TensorRT's own calibration cache: a scale a tensor, as the hex digits of a big-endian float32."""
+    major, minor, patch = (*trt.version, 0, 0)[:3]
+    rows = [f"{name}: {struct.pack('>f', peak / LEVELS).hex()}" for name, peak in ranges.items()]
+    return "\n".join([f"TRT-{major}{minor:02}{patch:02}-EntropyCalibration2", *rows]) + "\n"
+
+
+def _build_only(trt: Trt) -> list[str]:
+    """8.6 gave the flag its new name."""
+    return ["--skipInference" if trt.has("IBuilderConfig.builder_optimization_level") else "--buildOnly"]
+
+
+def _typing(trt: Trt, job: BuildJob) -> list[str]:
+    if job.strong:
+        return ["--stronglyTyped"] if trt.flavour == "tensorrt" and trt.version[0] == 10 else []
+    half = ["--fp16"] if job.precision in ("fp16", "int8") else []
+    return [*half, *(["--int8"] if job.precision == "int8" else [])]
+
+
+def _shapes(job: BuildJob) -> list[str]:
+    if job.shape[0] >= 0:
+        return []
+    shapes = ("x".join(map(str, (n, *job.shape[1:]))) for n in job.batch)
+    return [f"--{kind}Shapes=image:{shape}" for kind, shape in zip(("min", "opt", "max"), shapes, strict=True)]
+
+
+def _search(trt: Trt, job: BuildJob) -> list[str]:
+    known = trt.has("IBuilderConfig.builder_optimization_level")
+    return [f"--builderOptimizationLevel={job.optimization_level}"] if known else []
+
+
+def _device(trt: Trt, job: BuildJob) -> list[str]:
+    dla = [] if job.dla_core is None else [f"--useDLACore={job.dla_core}", "--allowGPUFallback"]
+    if trt.flavour != "tensorrt-rtx" or not job.compute_capabilities:
+        return dla
+    return [*dla, f"--computeCapabilities={','.join(c.replace('.', '') for c in job.compute_capabilities)}"]

@@ -13,17 +13,23 @@ from typing import Any
 
 import msgspec
 
-from tsss_edge.artifacts import Precision, Struct, TensorSpec
+from tsss_edge.artifacts import DlaUse, Precision, Struct, TensorSpec
 from tsss_edge.backends.trt_api import Flavour, Trt, load, make_logger, type_name
 from tsss_edge.errors import ArtifactError, TsssEdgeError
-from tsss_edge.export.dla import Dla, dla_of
-from tsss_edge.export.realised import realised_precisions
 from tsss_edge.files import write_bytes, write_json
 
+# Words of the inspector for a type; the first that occurs counts ("BFloat16" before "Float16").
+_WORDS = (
+    ("bf16", ("bf16", "bfloat16")),
+    ("fp16", ("fp16", "half", "float16")),
+    ("int8", ("int8",)),
+    ("fp8", ("fp8",)),
+    ("fp32", ("fp32", "float")),
+)
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8", "INT32": "int32", "INT64": "int64", "INT8": "int8"}
 
 
-class Job(Struct, frozen=True):
+class BuildJob(Struct, frozen=True):
     """What to build. Paths are absolute."""
 
     flavour: Flavour
@@ -44,7 +50,7 @@ class Job(Struct, frozen=True):
     examine: bool = False  # load the plan and ask the engine inspector; needs the GPU
 
 
-class Result(Struct, frozen=True):
+class BuildResult(Struct, frozen=True):
     """What was built, or `error`. `typed` counts convolutions by the type the network gives them."""
 
     error: str = ""
@@ -55,13 +61,13 @@ class Result(Struct, frozen=True):
     float_convolutions: tuple[str, ...] = ()
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
-    dla: Dla | None = None
+    dla: DlaUse | None = None
     # what the engine inspector says after the build; empty without a GPU, or where it tells nothing
     realised: dict[str, int] = msgspec.field(default_factory=dict)
     realised_float: tuple[str, ...] = ()
 
 
-def build(job: Job) -> Result:
+def build(job: BuildJob) -> BuildResult:
     """Parse, configure, build, write the plan. Raises: ArtifactError: TensorRT refuses, in its own words."""
     trt = load(job.flavour)
     logger = make_logger(trt)
@@ -71,12 +77,12 @@ def build(job: Job) -> Result:
     config = _config(trt, builder, network, job)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        return Result(error=f"{trt} could not build the engine: {logger.last or 'no message'}", retryable=True)
+        return BuildResult(error=f"{trt} could not build the engine: {logger.last or 'no message'}", retryable=True)
     write_bytes(Path(job.plan), bytes(plan))
     _save_timing_cache(config, job)
     typed, left = typed_precisions(network)
     realised, realised_float = realised_precisions(_inspect(trt, logger, bytes(plan))) if job.examine else ({}, ())
-    return Result(
+    return BuildResult(
         version=trt.module.__version__,
         strong=job.strong,
         typed=typed,
@@ -106,14 +112,14 @@ def _network_flags(trt: Trt, strong: bool) -> int:
     return flags
 
 
-def _parse(trt: Trt, network: Any, logger: Any, job: Job) -> None:
+def _parse(trt: Trt, network: Any, logger: Any, job: BuildJob) -> None:
     parser = trt.module.OnnxParser(network, logger)
     if not parser.parse_from_file(job.onnx):
         errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
         raise ArtifactError(f"{job.onnx}: {trt} refuses the graph: {'; '.join(errors) or logger.last}")
 
 
-def _config(trt: Trt, builder: Any, network: Any, job: Job) -> Any:
+def _config(trt: Trt, builder: Any, network: Any, job: BuildJob) -> Any:
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.get("MemoryPoolType.WORKSPACE"), job.workspace_bytes)
     config.profiling_verbosity = trt.get("ProfilingVerbosity.DETAILED")
@@ -130,7 +136,7 @@ def _config(trt: Trt, builder: Any, network: Any, job: Job) -> Any:
     return config
 
 
-def _weak_typing(trt: Trt, network: Any, config: Any, job: Job) -> None:
+def _weak_typing(trt: Trt, network: Any, config: Any, job: BuildJob) -> None:
     """TensorRT 8 to 10.11: flags allow what the casts and Q/DQ in the graph already say; kept nodes stay FP32."""
     if job.precision in ("fp16", "int8"):
         config.set_flag(trt.get("BuilderFlag.FP16"))
@@ -151,7 +157,7 @@ def _set_ranges(network: Any, ranges: dict[str, float]) -> None:
             tensor.set_dynamic_range(-ranges[tensor.name], ranges[tensor.name])
 
 
-def _profile(builder: Any, network: Any, config: Any, job: Job) -> None:
+def _profile(builder: Any, network: Any, config: Any, job: BuildJob) -> None:
     tensor = network.get_input(0)
     shape = tuple(tensor.shape)
     if shape[0] >= 0:
@@ -167,7 +173,7 @@ def _profile(builder: Any, network: Any, config: Any, job: Job) -> None:
         raise ArtifactError(f"TensorRT refuses the batch profile {job.batch}")
 
 
-def _devices(trt: Trt, config: Any, job: Job) -> None:
+def _devices(trt: Trt, config: Any, job: BuildJob) -> None:
     if job.dla_core is not None:
         config.default_device_type = trt.get("DeviceType.DLA")
         config.DLA_core = job.dla_core
@@ -182,7 +188,7 @@ def _devices(trt: Trt, config: Any, job: Job) -> None:
             config.set_compute_capability(kind, index)
 
 
-def _save_timing_cache(config: Any, job: Job) -> None:
+def _save_timing_cache(config: Any, job: BuildJob) -> None:
     if job.timing_cache:
         write_bytes(Path(job.timing_cache), bytes(config.get_timing_cache().serialize()))
 
@@ -209,11 +215,45 @@ def typed_precisions(network: Any) -> tuple[dict[str, int], tuple[str, ...]]:
     return dict(sorted(counts.items())), tuple(left)
 
 
-def _dla_report(network: Any, config: Any) -> Dla:
+def realised_precisions(information: str) -> tuple[dict[str, int], tuple[str, ...]]:
+    """JSON of TensorRT's engine inspector -> ({precision: convolutions}, names of the layers in FP32); empty where it tells nothing.
+
+    It differs by version: "Row major linear FP16 format" (8.x) against "Half" (10 and later), "N/A due to dynamic shapes"
+    for tensors of free size. The type of a convolution's weights is told in all of them, so it is asked first.
+    """
+    layers = msgspec.json.decode(information.encode(), type=dict).get("Layers", []) if information else []
+    counts: Counter[str] = Counter()
+    left = []
+    for layer in layers:
+        if not isinstance(layer, dict) or not _is_convolution(layer):  # names only: built without detail
+            continue
+        kind = _precision(layer)
+        counts[kind] += 1
+        if kind == "fp32":
+            left.append(str(layer.get("Name", "")))
+    return dict(sorted(counts.items())), tuple(left)
+
+
+def _is_convolution(layer: dict[str, Any]) -> bool:
+    return "conv" in f"{layer.get('ParameterType', '')} {layer.get('LayerType', '')}".lower()
+
+
+def _precision(layer: dict[str, Any]) -> str:
+    weights = layer.get("Weights")
+    told = [weights.get("Type", "")] if isinstance(weights, dict) else []
+    told += [tensor.get("Format/Datatype", "") for tensor in layer.get("Inputs", []) if isinstance(tensor, dict)]
+    for text in told:
+        for kind, words in _WORDS:
+            if any(word in str(text).lower() for word in words):
+                return kind
+    return "unknown"
+
+
+def _dla_report(network: Any, config: Any) -> DlaUse:
     """As TensorRT itself decides, layer by layer, in the network's order."""
     layers = [layer for layer in _layers(network) if layer.type.name != "CONSTANT"]
     refused = {layer.name: "TensorRT says so" for layer in layers if not config.can_run_on_DLA(layer)}
-    return dla_of([layer.name for layer in layers], refused)
+    return DlaUse.of([layer.name for layer in layers], refused)
 
 
 def _spec(tensor: Any) -> TensorSpec:
@@ -222,11 +262,11 @@ def _spec(tensor: Any) -> TensorSpec:
 
 
 def main() -> None:
-    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
+    job = msgspec.json.decode(sys.stdin.buffer.read(), type=BuildJob)
     try:
         result = build(job)
     except TsssEdgeError as error:
-        result = Result(error=str(error))
+        result = BuildResult(error=str(error))
     write_json(Path(job.result), result)
 
 

@@ -1,18 +1,17 @@
-"""L-Net's foreground + class maps inside it -> pixel annotation Lw of one picture.
+"""L-Net's foreground + class maps inside it -> pixel annotation Lw of one picture; or a P-Net's answer in its place.
 
 M = probability of object (L-Net), A_c = class map of each category that the image-level label names, normalised and
 masked by M, spread by self-diffusion (diffusion.py); the largest A_c wins where M is high, background where M is low,
-255 between and where two categories are about equal. Known pixels of strong categories stay as they are. The networks look
-at two scales, as such and mirrored, for M is finer and surer that way, and M and the A_c are fitted to the edges of the
-picture (guided.py; both measured: docs/results/transfer.md).
+255 between, and where two categories are about equal. Known pixels of strong categories stay as they are. The networks look at
+two scales, plain and mirrored, which makes M finer and surer. M and the A_c are fitted to the edges of the picture (edges.py;
+both measured: docs/results/transfer.md).
 """
 # Letters: N batch, C channel, K categories of one picture, H, W network input, h, w grid of the largest scale.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-import cv2
 import msgspec
 import numpy as np
 import torch
@@ -23,26 +22,15 @@ from torch import Tensor
 from tsss_edge.artifacts import IGNORE, Checkpoint, Preprocess, Struct
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.supervision import Supervision
+from tsss_edge.frozen import keep_features
 from tsss_edge.label.diffusion import DiffusionConfig, Floats, affinity, diffuse
-from tsss_edge.label.guided import guided
-from tsss_edge.models import load_model
-from tsss_edge.models.classifier import load_classifier
-from tsss_edge.train.loop import pick_device
-from tsss_edge.train.memory import keep_features
-from tsss_edge.train.validate import Views
+from tsss_edge.label.edges import EdgeFit, sharpened
+from tsss_edge.models import load_model, pick_device
+from tsss_edge.models.class_maps import load_classifier
+from tsss_edge.scoring import Mask, Views
 
-STRIDE = 8
-SCALES = (1.0, 1.5)  # of the network input, each rounded to what the networks take; the last is the largest
+SCALES = (1.0, 1.5)
 MULTIPLE = 32  # pixels
-
-Mask = NDArray[np.uint8]
-
-
-class EdgeFit(Struct, frozen=True):
-    """How maps are fitted to the picture's edges (guided.py)."""
-
-    radius: float  # of the picture's shorter side; 0 leaves them as the networks see them
-    eps: float = 1e-4
 
 
 class LabelConfig(Struct, frozen=True):
@@ -52,10 +40,12 @@ class LabelConfig(Struct, frozen=True):
     object_above: float = 0.6  # M
     margin: float = 0.1  # of the best category over the second, as a share of the best
     temperature: float = 1.0  # of the class maps
-    sure_above: float = 0.7  # probability, where a P-Net labels (relabel.py)
-    edges: EdgeFit | None = None  # None: chosen on images with masks (edges.py)
+    sure_above: float = 0.7  # probability, where a P-Net labels
+    edges: EdgeFit | None = None  # None: chosen on images with masks
     diffusion: DiffusionConfig | None = DiffusionConfig()  # None: the class maps as they are
-    scales: tuple[float, ...] = SCALES  # of the network input
+    scales: tuple[float, ...] = (
+        SCALES  # of the network input, each rounded to what the networks take; the last is the largest
+    )
     flip: bool = True  # look at the mirrored picture as well
 
 
@@ -69,25 +59,19 @@ class Evidence(Struct, frozen=True):
 
 
 class Annotator:
-    """The L-Net and the classifier of a run. `scales`, `flip`: how they look, see LabelConfig.
+    """The L-Net and the classifier of a run; `config` says at which scales they look.
 
     Raises: ArtifactError: a checkpoint of another stage, or damaged.
     """
 
     def __init__(
-        self,
-        lnet: Checkpoint,
-        classifier: Checkpoint,
-        *,
-        device: str = "auto",
-        scales: tuple[float, ...] = SCALES,
-        flip: bool = True,
+        self, lnet: Checkpoint, classifier: Checkpoint, *, config: LabelConfig | None = None, device: str = "auto"
     ) -> None:
-        self._device, self._scales, self._flip = pick_device(device), scales, flip
+        self._device, self._config = pick_device(device), config or LabelConfig()
         self._lnet = load_model(lnet).to(self._device)
         self._classifier = load_classifier(classifier).to(self._device)
         for net, checkpoint in ((self._lnet, lnet), (self._classifier, classifier)):
-            keep_features(net, msgspec.convert(checkpoint.meta.training, TrainConfig))
+            keep_features(net, training_of(checkpoint))
 
     def foreground(self, views: Views) -> Iterator[tuple[str, Floats]]:
         """(id, M) of each picture: (1,h,w), 0-1."""
@@ -111,39 +95,48 @@ class Annotator:
     @torch.inference_mode()
     def _see(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(N,3,H,W) -> objectness (N,1,h,w), class maps (N,K_all,h,w), L-Net's features, mean colours."""
-        looks = [self._look(x, scale) for scale in self._scales]
-        features = looks[-1][2]
-        grid = (features.shape[-2], features.shape[-1])
-        logit, maps = (torch.stack([resized(look[k], grid) for look in looks]).mean(dim=0) for k in (0, 1))
-        return logit.sigmoid(), maps, features, F.adaptive_avg_pool2d(x, grid)
+        logits, maps, features = zip(*(self._look(x, scale) for scale in self._config.scales), strict=True)
+        colors = F.adaptive_avg_pool2d(x, features[-1].shape[-2:])
+        return mean_of(logits).sigmoid(), mean_of(maps), features[-1], colors
 
     def _look(self, x: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
         """Objectness logit, class maps and features at one scale, on that scale's stride-8 grid."""
-        x = scaled(x, scale)
-        both = torch.cat([x, x.flip(-1)]) if self._flip else x
+        both = seen_at(x, scale, self._config.flip)
         features = self._lnet.features(both)
         assert self._lnet.object_head is not None
         logit, maps = self._lnet.object_head(features), self._classifier(both).maps
-        if self._flip:
-            logit, maps = unflipped(logit), unflipped(maps)
-        return logit, maps, features[: len(x)]
+        return averaged(logit, len(x)), averaged(maps, len(x)), features[: len(x)]
 
 
-def scaled(x: Tensor, scale: float) -> Tensor:
-    """(N,3,H,W) network input -> about `scale` times as large, in sizes that the networks take."""
+def training_of(checkpoint: Checkpoint) -> TrainConfig:
+    """The settings that a checkpoint was trained with."""
+    return msgspec.convert(checkpoint.meta.training, TrainConfig)
+
+
+def seen_at(x: Tensor, scale: float, flip: bool) -> Tensor:
+    """(N,3,H,W) network input -> (N,3,h,w), about `scale` times as large, in sizes that the networks take; with `flip` the
+    mirrored pictures follow: (2N,3,h,w)."""
     size = [max(MULTIPLE, round(side * scale / MULTIPLE) * MULTIPLE) for side in x.shape[-2:]]
-    return resized(x, (size[0], size[1]))
+    larger = resized(x, (size[0], size[1]))
+    return torch.cat([larger, larger.flip(-1)]) if flip else larger
 
 
-def resized(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
+def resized(maps: Tensor, size_hw: Sequence[int]) -> Tensor:
     """(N,C,h,w) -> (N,C,*size_hw), bilinear with half-pixel centres."""
-    if (maps.shape[-2], maps.shape[-1]) == size_hw:
+    if tuple(maps.shape[-2:]) == tuple(size_hw):
         return maps
-    return F.interpolate(maps, size=size_hw, mode="bilinear", align_corners=False)
+    return F.interpolate(maps, size=tuple(size_hw), mode="bilinear", align_corners=False)
 
 
-def unflipped(pair: Tensor) -> Tensor:
-    """(2N,C,h,w), the second half of mirrored pictures -> (N,C,h,w), their mean."""
+def mean_of(looks: Sequence[Tensor]) -> Tensor:
+    """Maps of several scales (N,C,*,*) -> their mean, on the grid of the last."""
+    return torch.stack([resized(look, looks[-1].shape[-2:]) for look in looks]).mean(dim=0)
+
+
+def averaged(pair: Tensor, count: int) -> Tensor:
+    """What was said of `seen_at`'s pictures -> the mean of straight and mirrored ones, or as it is: (count,C,h,w)."""
+    if len(pair) == count:
+        return pair
     straight, mirrored = pair.chunk(2)
     return (straight + mirrored.flip(-1)) / 2
 
@@ -173,21 +166,10 @@ def transferred(
     return lw
 
 
-def sharpened(maps: Floats, picture: NDArray[np.uint8], preprocess: Preprocess, edges: EdgeFit | None) -> Floats:
-    """Maps (K,h,w) over the whole network input -> (K,H,W) over the picture (H,W,3), their borders on its edges."""
-    wide = to_frame(maps, preprocess, picture.shape[:2])
-    if edges is not None and edges.radius > 0:
-        x, y, width, height = preprocess.place((picture.shape[0], picture.shape[1])).source
-        rows, columns = slice(y, y + height), slice(x, x + width)  # what the networks saw; the rest stays undecided
-        radius = max(1, round(edges.radius * min(height, width)))
-        wide[:, rows, columns] = guided(wide[:, rows, columns], picture[rows, columns], radius, edges.eps)
-    return wide
-
-
 def spread_maps(evidence: Evidence, categories: NDArray[np.int64], config: LabelConfig) -> Floats:
     """Diffused activation of each category: (K,h,w), >= 0.
 
-    Seeds are `exp((a - max a) / temperature) * M`: each category peaks at 1 where M holds, for the label says it is there.
+    Seeds are `exp((a - max a) / temperature) * M`: each category peaks at 1 where M holds, because the label says it is there.
     """
     _, height, width = evidence.maps.shape
     maps = evidence.maps[categories] / config.temperature
@@ -210,15 +192,42 @@ def winner(spread: Floats, margin: float) -> tuple[NDArray[np.int64], NDArray[np
     return best, second <= (1 - margin) * first
 
 
-def to_frame(maps: Floats, preprocess: Preprocess, frame_hw: tuple[int, ...]) -> Floats:
-    """Maps (K,h,w) over the whole network input -> (K,H,W) over the picture; 0.5 where the network did not look."""
-    placement = preprocess.place((frame_hw[0], frame_hw[1]))
-    left, top, columns, rows = placement.target
-    x, y, width, height = placement.source
-    result = np.full((len(maps), frame_hw[0], frame_hw[1]), 0.5, np.float32)
-    for target, grid in zip(result, maps, strict=True):
-        wide = cv2.resize(np.ascontiguousarray(grid), preprocess.size_hw[::-1])
-        target[y : y + height, x : x + width] = cv2.resize(
-            wide[top : top + rows, left : left + columns], (width, height)
-        )
-    return result
+class Relabeller:
+    """A first P-Net (a draft), which labels the weak images that it learned from again; self-training, ours.
+
+    Lw is made picture by picture and errs differently in each, so the P-Net that learned from all of them is right where many
+    of them are wrong. It looks at two scales, plain and mirrored. It chooses among the background and the categories of the
+    image-level label. Its answer is fitted to the picture's edges, and unsure pixels stay at 255 (measured:
+    docs/results/transfer.md). Raises: ArtifactError: a damaged checkpoint.
+    """
+
+    def __init__(self, pnet: Checkpoint, *, config: LabelConfig | None = None, device: str = "auto") -> None:
+        self._device, self._config = pick_device(device), config or LabelConfig()
+        self._net = load_model(pnet).to(self._device)
+        keep_features(self._net, training_of(pnet))
+
+    def foreground(self, views: Views) -> Iterator[tuple[str, Floats]]:
+        """(id, probability of any category) of each picture: (1,h,w), 0-1."""
+        for image_id, logits in self._logits(views):
+            yield image_id, 1 - logits.softmax(dim=0)[:1].numpy()
+
+    def labels(self, views: Views, supervision: Supervision, config: LabelConfig) -> Iterator[tuple[str, Mask]]:
+        """(id, labels) of each picture of `views`, in order, as `Annotator.labels`; known pixels stay as they are."""
+        for image_id, logits in self._logits(views):
+            known = supervision.pixel_mask(image_id)
+            categories = [0, *sorted(supervision.image_labels(image_id))]
+            picture, shares = views.dataset.image(image_id), logits[categories].softmax(dim=0).numpy()
+            belief = sharpened(shares, picture, views.preprocess, config.edges)
+            found = np.array(categories, np.uint8)[belief.argmax(axis=0)]
+            found[belief.max(axis=0) <= config.sure_above] = IGNORE
+            yield image_id, np.where(known != IGNORE, known, found)
+
+    def _logits(self, views: Views) -> Iterator[tuple[str, Tensor]]:
+        for ids, x in views.batches(self._device):
+            yield from zip(ids, self._see(x).cpu(), strict=True)
+
+    @torch.inference_mode()
+    def _see(self, x: Tensor) -> Tensor:
+        """(N,3,H,W) -> (N,K,h,w) logits, a mean over scales and mirrored pictures."""
+        looks = (self._net(seen_at(x, s, self._config.flip)).logits.float() for s in self._config.scales)
+        return mean_of([averaged(look, len(x)) for look in looks])

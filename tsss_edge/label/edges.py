@@ -1,22 +1,34 @@
-"""Images whose masks may be seen -> how far the guided filter of the labels should reach (ours).
+"""Maps on a network's grid + the picture -> maps at the picture's size, their borders on its edges (ours).
 
-Painted objects have sharp borders on a soft background, and a wide filter finds them; in photographs a wide filter smears,
-and a narrow one gains little (measured: docs/results/transfer.md). So nobody has to know: of a few radii the one is taken
-whose foreground agrees best with the masks of strong images.
+Maps come from a stride-8 grid, so their borders are rough. The picture knows where the borders run, and a guided filter
+moves them there. Painted objects have sharp borders on a soft background, and a wide filter finds them. In photographs a wide
+filter smears and a narrow one gains little (measured: docs/results/transfer.md). So the reach is chosen: of a few radii the
+one whose foreground agrees best with masks that may be seen.
 """
+# Letters: K maps, H, W picture, h, w grid.
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Protocol
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from tsss_edge.label.annotate import EdgeFit, sharpened
+from tsss_edge.artifacts import Preprocess, Struct
+from tsss_edge.data.supervision import MaskOf
 from tsss_edge.label.diffusion import Floats
 from tsss_edge.metrics import ConfusionMatrix
-from tsss_edge.train.loader import MaskOf
-from tsss_edge.train.validate import Views, object_truth
+from tsss_edge.scoring import Views, object_truth
+
+
+class EdgeFit(Struct, frozen=True):
+    """How maps are fitted to the picture's edges."""
+
+    radius: float  # of the picture's shorter side; 0 leaves them as the networks see them
+    eps: float = 1e-4
+
 
 RADII = (0.0, 1 / 64, 1 / 32, 1 / 16, 1 / 8)
 CAREFUL = EdgeFit(radius=1 / 64)  # where there is no mask to choose by
@@ -39,3 +51,70 @@ def choose_edges(labeller: Labeller, known: Views, mask_of: MaskOf) -> EdgeFit:
             seen = sharpened(foreground, picture, known.preprocess, edges)[0] > 0.5
             matrix.update(seen.astype(np.uint8), truth)
     return max(counts, key=lambda edges: float(counts[edges].iou[1]))
+
+
+def sharpened(maps: Floats, picture: NDArray[np.uint8], preprocess: Preprocess, edges: EdgeFit | None) -> Floats:
+    """Maps (K,h,w) over the whole network input -> (K,H,W) over the picture (H,W,3), their borders on its edges."""
+    wide = to_frame(maps, preprocess, picture.shape[:2])
+    if edges is not None and edges.radius > 0:
+        x, y, width, height = preprocess.place((picture.shape[0], picture.shape[1])).source
+        rows, columns = slice(y, y + height), slice(x, x + width)  # what the networks saw; the rest stays undecided
+        radius = max(1, round(edges.radius * min(height, width)))
+        wide[:, rows, columns] = guided(wide[:, rows, columns], picture[rows, columns], radius, edges.eps)
+    return wide
+
+
+def to_frame(maps: Floats, preprocess: Preprocess, frame_hw: tuple[int, ...]) -> Floats:
+    """Maps (K,h,w) over the whole network input -> (K,H,W) over the picture; 0.5 where the network did not look."""
+    placement = preprocess.place((frame_hw[0], frame_hw[1]))
+    left, top, columns, rows = placement.target
+    x, y, width, height = placement.source
+    result = np.full((len(maps), frame_hw[0], frame_hw[1]), 0.5, np.float32)
+    for target, grid in zip(result, maps, strict=True):
+        wide = cv2.resize(np.ascontiguousarray(grid), preprocess.size_hw[::-1])
+        target[y : y + height, x : x + width] = cv2.resize(
+            wide[top : top + rows, left : left + columns], (width, height)
+        )
+    return result
+
+
+def guided(maps: Floats, picture: NDArray[np.uint8], radius: int, eps: float) -> Floats:
+    """The guided image filter: around each pixel a map is replaced by its best linear fit on red, green and blue.
+
+    He, Sun and Tang, "Guided Image Filtering", TPAMI 35(6), 2013, equations 14 to 16 (colour guidance).
+    Args:    maps: (K,H,W). picture: (H,W,3) RGB. radius: of the window, in pixels. eps: variance (colours 0-1) below
+             which a window counts as flat and its map is averaged.
+    Returns: (K,H,W), near the range of the maps, but not held to it.
+    """
+    colors: Floats = picture.astype(np.float32) / np.float32(255)
+    mean = _box(colors, radius)
+    flat = np.float32(eps) * np.eye(3, dtype=np.float32)
+    inverse = np.linalg.inv(_covariance(colors, mean, radius) + flat).astype(np.float32)
+    return np.stack([_fit(grid, colors, mean, inverse, radius) for grid in maps])
+
+
+def _fit(grid: Floats, colors: Floats, mean: Floats, inverse: Floats, radius: int) -> Floats:
+    level = _box(grid, radius)
+    together = _box(colors * grid[..., None], radius) - mean * level[..., None]
+    slope = np.einsum("hwab,hwb->hwa", inverse, together)
+    offset = level - np.einsum("hwa,hwa->hw", slope, mean)
+    filtered: Floats = np.einsum("hwa,hwa->hw", _box(slope, radius), colors) + _box(offset, radius)
+    return filtered
+
+
+def _covariance(colors: Floats, mean: Floats, radius: int) -> Floats:
+    """(H,W,3,3) of the colours in each window."""
+    products = colors[..., :, None] * colors[..., None, :]
+    flat = _box(products.reshape(*colors.shape[:2], 9), radius).reshape(products.shape)
+    return flat - mean[..., :, None] * mean[..., None, :]
+
+
+def _box(values: Floats, radius: int) -> Floats:
+    """Mean over the window; channels one by one, for OpenCV's blur takes four at most."""
+    side = (2 * radius + 1, 2 * radius + 1)
+    if values.ndim == 2:
+        return cv2.blur(values, side, borderType=cv2.BORDER_REFLECT)  # type: ignore[return-value]
+    channels = [
+        cv2.blur(np.ascontiguousarray(c), side, borderType=cv2.BORDER_REFLECT) for c in np.moveaxis(values, -1, 0)
+    ]
+    return np.stack(channels, axis=-1).astype(np.float32)

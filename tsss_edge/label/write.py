@@ -1,6 +1,6 @@
 """A run + a set -> pixel annotations of its weak images, as masks in VOC layout.
 
-From an L-Net and its classifier: Lw (annotate.py). From a P-Net: a second, better round (relabel.py).
+From an L-Net and its classifier: Lw. From a P-Net: a second, better round. Nothing is trained here.
 """
 
 from __future__ import annotations
@@ -8,28 +8,30 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from tsss_edge.artifacts import IGNORE, Checkpoint, Preprocess, Struct
-from tsss_edge.config import TrainConfig
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset, write_mask
 from tsss_edge.errors import ArtifactError
-from tsss_edge.files import read_json, write_bytes, write_json
-from tsss_edge.label.annotate import Annotator, LabelConfig
-from tsss_edge.label.contact import Pair, contact_sheet
+from tsss_edge.files import atomic_path, read_json, write_bytes, write_json
+from tsss_edge.label.annotate import Annotator, LabelConfig, Relabeller
 from tsss_edge.label.edges import choose_edges
-from tsss_edge.label.relabel import Relabeller
 from tsss_edge.metrics import ConfusionMatrix
-from tsss_edge.train.classifier import train_classifier
-from tsss_edge.train.validate import Views, object_truth
+from tsss_edge.scoring import Mask, Views, object_truth
 
 MANIFEST = "manifest.json"  # of a folder of labels: how they were made
 SHEET = 24  # pictures on the contact sheet
+TILE = 128  # pixels a side of them
+COLUMNS = 4  # pairs in a row
 CHOICE = 100  # pictures that choose the filter
+
+Pair = tuple[NDArray[np.uint8], Mask]  # picture (H,W,3) RGB and its labels (H,W)
 
 
 class LabelReport(Struct, frozen=True):
@@ -61,7 +63,6 @@ def write_labels(
     *,
     split: str = "train",
     strong: Sequence[str] | None = None,
-    classifier: Path | None = None,
     source: Path | None = None,
     config: LabelConfig | None = None,
     device: str = "auto",
@@ -72,8 +73,7 @@ def write_labels(
              strong: categories with masks (default: those the run was trained with).
              source: a set with masks of other categories; its images, else the strong ones, say how the labels are fitted
                  to edges (see edges.py).
-             classifier: its run; default: `classifier` in or beside L-Net's, trained there if there is none.
-    Raises:  DataError: unusable data. ArtifactError: runs that do not belong together, or `out` is `data`.
+    Raises:  DataError: unusable data. ArtifactError: runs that do not belong together, no classifier, or `out` is `data`.
     """
     if out.resolve() == data.resolve():
         raise ArtifactError(f"{out}: labels would overwrite the masks of --data; choose another --out")
@@ -81,15 +81,17 @@ def write_labels(
     dataset = VocDataset.open(data)
     _require_same_classes(first, dataset)
     supervision = Supervision(dataset, tuple(first.meta.strong if strong is None else strong))
-    labeller, networks = _labeller(first, data, supervision, classifier, device, config)
+    networks = (first,) if first.meta.stage == "pnet" else (first, require_classifier(first))
+    makes = Annotator if len(networks) == 2 else Relabeller
+    labeller: Annotator | Relabeller = makes(*networks, config=config, device=device)
     views = Views(dataset, supervision.weak_ids(split), first.meta.preprocess)
     config = config if config.edges else _with_edges(config, labeller, supervision, source, views.preprocess)
     pictures: list[Pair] = []
-    tally, start = _Tally(len(dataset.classes)), time.perf_counter()
+    quality, start = LabelQuality(len(dataset.classes)), time.perf_counter()
     (out / MANIFEST).unlink(missing_ok=True)  # a folder with a manifest is complete, and from here on this one is not
     for image_id, mask in labeller.labels(views, supervision, config):
-        write_mask(out / "SegmentationClass" / f"{image_id}.png", mask)
-        tally.update(mask, dataset, image_id)
+        write_mask(label_path(out, image_id), mask)
+        quality.update(mask, dataset, image_id)
         if len(pictures) < SHEET:
             pictures.append((dataset.image(image_id), mask))
     seconds = time.perf_counter() - start
@@ -101,29 +103,10 @@ def write_labels(
         strong=tuple(supervision.strong),
         sha256={network.meta.stage: network.sha256 for network in networks},
         settings=config,
-        unsure=tally.unsure,
-        miou=tally.miou,
-        object_iou=tally.object_iou,
+        **quality.scores(),
     )
     _write_folder(out, dataset, views.ids, split, pictures, report)
     return report
-
-
-def _labeller(
-    first: Checkpoint,
-    data: Path,
-    supervision: Supervision,
-    classifier: Path | None,
-    device: str,
-    config: LabelConfig,
-) -> tuple[Annotator | Relabeller, tuple[Checkpoint, ...]]:
-    """Who labels, and the checkpoints it is made of."""
-    if first.meta.stage == "pnet":
-        return Relabeller(first, device=device, scales=config.scales, flip=config.flip), (first,)
-    found = Checkpoint.load(classifier) if classifier else find_classifier(first)
-    sorter = found or _new_classifier(first, data, supervision)
-    labeller = Annotator(first, sorter, device=device, scales=config.scales, flip=config.flip)
-    return labeller, (first, sorter)
 
 
 def _with_edges(
@@ -143,31 +126,27 @@ def _with_edges(
     return msgspec.structs.replace(config, edges=edges)
 
 
+def label_path(labels: Path, image_id: str) -> Path:
+    """Where the labels of a picture stand in a folder of labels."""
+    return labels / "SegmentationClass" / f"{image_id}.png"
+
+
 def settings_of(run: Path) -> LabelConfig:
     """How the labels of a `train all` run were made; the default where it has none."""
     manifest = run / "labels" / MANIFEST
     return read_json(manifest, LabelReport).settings if manifest.is_file() else LabelConfig()
 
 
-def find_labeller(run: Path) -> Checkpoint:
+def find_labeller(run: Path, stages: Sequence[str] = ("lnet", "pnet")) -> Checkpoint:
     """The L-Net of a `train lnet` run or, in its sub-folder, of a `train all` run; else the P-Net of the run.
 
-    Raises: ArtifactError: there is neither.
+    Raises: ArtifactError: there is none, or its stage is not one of `stages`.
     """
     inner = run / "lnet"
     checkpoint = Checkpoint.load(inner if inner.is_dir() else run)
-    if checkpoint.meta.stage not in ("lnet", "pnet"):
-        raise ArtifactError(
-            f"{checkpoint.path}: is a {checkpoint.meta.stage} checkpoint; expected an L-Net's or P-Net's"
-        )
-    return checkpoint
-
-
-def find_lnet(run: Path) -> Checkpoint:
-    """As `find_labeller`, but an L-Net. Raises: ArtifactError: there is none."""
-    checkpoint = find_labeller(run)
-    if checkpoint.meta.stage != "lnet":
-        raise ArtifactError(f"{checkpoint.path}: is a {checkpoint.meta.stage} checkpoint; expected an L-Net's")
+    if checkpoint.meta.stage not in stages:
+        expected = " or a ".join({"lnet": "L-Net", "pnet": "P-Net"}[stage] for stage in stages)
+        raise ArtifactError(f"{checkpoint.path}: is a {checkpoint.meta.stage} checkpoint; expected an {expected}'s")
     return checkpoint
 
 
@@ -180,11 +159,15 @@ def find_classifier(lnet: Checkpoint) -> Checkpoint | None:
     return None
 
 
-def _new_classifier(lnet: Checkpoint, data: Path, supervision: Supervision) -> Checkpoint:
-    """Train one inside the L-Net's run, with the L-Net's settings."""
-    settings = msgspec.convert(lnet.meta.training, TrainConfig)
-    out = lnet.path.parent / "classifier"
-    return train_classifier(settings, data, out, lnet=lnet.path, strong=supervision.strong, resume=True)
+def require_classifier(lnet: Checkpoint) -> Checkpoint:
+    """As `find_classifier`. Raises: ArtifactError: there is none, with the command that trains one."""
+    found = find_classifier(lnet)
+    if found is None:
+        raise ArtifactError(
+            f"{lnet.path.parent}: this L-Net has no classifier; train one with `tsss-edge train lnet --resume --out "
+            f"{lnet.path.parent}` and the options of that run"
+        )
+    return found
 
 
 def _require_same_classes(checkpoint: Checkpoint, dataset: VocDataset) -> None:
@@ -198,33 +181,30 @@ def _require_same_classes(checkpoint: Checkpoint, dataset: VocDataset) -> None:
 # What is written
 
 
-class _Tally:
+class LabelQuality:
     """Unsure pixels, and agreement with true masks where the set has them (for the report alone, never for a loss)."""
 
     def __init__(self, num_classes: int) -> None:
         self._classes, self._objects = ConfusionMatrix(num_classes), ConfusionMatrix(2)
         self._unsure = self._pixels = 0
 
-    def update(self, mask: NDArray[np.uint8], dataset: VocDataset, image_id: str) -> None:
+    def update(self, mask: Mask, dataset: VocDataset, image_id: str) -> None:
+        """Count one picture."""
         self._unsure += int((mask == IGNORE).sum())
         self._pixels += mask.size
-        if not dataset.mask_path(image_id).is_file():
-            return
-        truth = np.where(mask == IGNORE, IGNORE, dataset.mask(image_id)).astype(np.uint8)
-        self._classes.update(mask, truth)
-        self._objects.update(object_truth(mask), object_truth(truth))
+        if dataset.mask_path(image_id).is_file():
+            truth = np.where(mask == IGNORE, IGNORE, dataset.mask(image_id)).astype(np.uint8)
+            self._classes.update(mask, truth)
+            self._objects.update(object_truth(mask), object_truth(truth))
 
-    @property
-    def unsure(self) -> float:
-        return round(self._unsure / max(1, self._pixels), 4)
-
-    @property
-    def miou(self) -> float | None:
-        return float(self._classes.miou) if self._classes.counts.any() else None
-
-    @property
-    def object_iou(self) -> float | None:
-        return float(100 * self._objects.iou[1]) if self._objects.counts.any() else None
+    def scores(self) -> dict[str, Any]:
+        """`unsure`, `miou` and `object_iou` of a `LabelReport`."""
+        measured = bool(self._classes.counts.any())
+        return {
+            "unsure": round(self._unsure / max(1, self._pixels), 4),
+            "miou": self._classes.miou if measured else None,
+            "object_iou": float(100 * self._objects.iou[1]) if measured else None,
+        }
 
 
 def _write_folder(
@@ -240,3 +220,24 @@ def _write_folder(
     if pictures:
         contact_sheet(out / "contact_sheet.png", pictures, dataset.classes.palette)
     write_json(out / MANIFEST, report)  # last
+
+
+def contact_sheet(path: Path, pictures: Sequence[Pair], palette: Sequence[tuple[int, int, int]]) -> None:
+    """Write one PNG to look at: picture and picture-with-labels side by side, in rows; unsure pixels (255) are white."""
+    rows = -(-len(pictures) // COLUMNS)
+    sheet = Image.new("RGB", (COLUMNS * 2 * TILE, rows * TILE))
+    for number, (image, mask) in enumerate(pictures):
+        row, column = divmod(number, COLUMNS)
+        for side, picture in enumerate((image, blend(image, mask, palette))):
+            tile = Image.fromarray(picture).resize((TILE, TILE))
+            sheet.paste(tile, ((2 * column + side) * TILE, row * TILE))
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, format="PNG")
+
+
+def blend(image: NDArray[np.uint8], mask: Mask, palette: Sequence[tuple[int, int, int]]) -> NDArray[np.uint8]:
+    """Half image, half class colour; the background as it is, 255 white."""
+    colors = np.full((IGNORE + 1, 3), 255, np.uint8)
+    colors[: len(palette)] = palette
+    mixed = (image.astype(np.uint16) + colors[mask] + 1) // 2
+    return np.where((mask == 0)[..., None], image, mixed.astype(np.uint8))

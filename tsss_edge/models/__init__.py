@@ -5,14 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import torch
+from torch import nn
+
 from tsss_edge.artifacts import Checkpoint
-from tsss_edge.errors import ArtifactError
+from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.models.edge import EDGE_M, EDGE_S, edge_net
 from tsss_edge.models.lite import LITE0, LITE1, LITE2, lite_net
-from tsss_edge.models.segnet import Heads, SegNet
+from tsss_edge.models.segnet import Heads, SegNet, network_input
 from tsss_edge.models.vgg16 import vgg16_largefov
 
-__all__ = ["ARCHITECTURES", "Heads", "SegNet", "build_model", "load_model"]
+__all__ = [
+    "ARCHITECTURES",
+    "Heads",
+    "SegNet",
+    "build_model",
+    "load_model",
+    "load_weights",
+    "network_input",
+    "pick_device",
+]
 
 ARCHITECTURES: dict[str, Callable[..., SegNet]] = {
     "edge-s": partial(edge_net, EDGE_S),
@@ -40,12 +52,29 @@ def load_model(checkpoint: Checkpoint) -> SegNet:
     Raises: ArtifactError: the weights belong to another architecture, or hold NaN.
     """
     meta = checkpoint.meta
-    num_classes = 0 if meta.stage == "lnet" else len(meta.classes)
-    net = build_model(meta.arch, num_classes=num_classes)
+    net = build_model(meta.arch, num_classes=0 if meta.stage == "lnet" else len(meta.classes))
+    load_weights(net, checkpoint)
+    return net.eval()
+
+
+def load_weights(net: nn.Module, checkpoint: Checkpoint) -> None:
+    """Give `net` the weights of a checkpoint. Raises: ArtifactError: they are of another network, or hold NaN."""
     try:
         net.load_state_dict(checkpoint.state())
     except RuntimeError as error:
         raise ArtifactError(
-            f"{checkpoint.path}: its weights do not fit architecture {meta.arch}; use its own --arch"
+            f"{checkpoint.path}: its weights do not fit architecture {checkpoint.meta.arch}; use its own --arch"
         ) from error
-    return net.eval()
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" -> the GPU where there is one, else the CPU. Raises: UnavailableError: no such device here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UnavailableError(f"PyTorch knows no device {name!r}; use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UnavailableError("PyTorch finds no CUDA GPU on this machine; set device to cpu or auto")
+    return device

@@ -44,6 +44,6 @@ class SegNet(nn.Module):
         )
 
 
-def num_parameters(net: nn.Module) -> int:
-    """Trainable scalars in a network."""
-    return sum(p.numel() for p in net.parameters() if p.requires_grad)
+def network_input(images: Tensor, scale: float) -> Tensor:
+    """(N,H,W,3) uint8 -> (N,3,H,W) float32, `value / 255 * scale`; channels_last in memory, as it came."""
+    return images.permute(0, 3, 1, 2).float().mul_(scale / 255)

@@ -1,126 +1,170 @@
-"""Look-ups in an ONNX graph with Q/DQ nodes: what a tensor stands for, its scale, its weights, and its values."""
+"""One view of an ONNX graph: who makes and who reads a tensor, what is constant, and what stands behind a Q/DQ pair."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Collection
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.backends.common import import_extra
-from tsss_edge.onnxgraph.sessions import with_batch
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
 
-LEVELS = 127  # of a symmetric INT8 tensor, each side
+LEVELS = 127  # steps of a symmetric INT8 tensor on each side; only rounding uses -128
+QDQ = ("QuantizeLinear", "DequantizeLinear")
+CONVOLUTIONS = ("Conv", "ConvTranspose")  # the layers that get pairs
+LAYERS = (*CONVOLUTIONS, "Gemm", "MatMul")  # everything that multiplies by weights
+INPUT_PEAK = 255.0  # of a uint8 picture
+_MOVES = ("Cast", "Transpose", "Reshape", "Identity")  # keep values as they are
 
 
-class QdqGraph:
-    """An ONNX graph with the look-ups that the comparison needs."""
+class OnnxGraph:
+    """Look-ups in an onnx.ModelProto, float or INT8. A view is for reading: make a new one after a change.
 
-    def __init__(self, model: Any) -> None:
+    nodes: in the graph's order. maker: tensor -> the node that computes it. initializers: name -> TensorProto.
+    """
+
+    def __init__(self, model: ModelProto) -> None:
+        self.model = model
+        self.nodes: list[NodeProto] = list(model.graph.node)
+        self.maker = {name: node for node in self.nodes for name in node.output}
+        self.initializers = {t.name: t for t in model.graph.initializer}
+        self.inputs = frozenset(i.name for i in model.graph.input)
+        self.outputs = frozenset(o.name for o in model.graph.output)
+
+    @cached_property
+    def users(self) -> dict[str, list[NodeProto]]:
+        """Tensor -> the nodes that read it, in order."""
+        users: dict[str, list[NodeProto]] = {}
+        for node in self.nodes:
+            for name in node.input:
+                users.setdefault(name, []).append(node)
+        return users
+
+    def is_read(self, tensor: str) -> bool:
+        """Whether a node or the caller of the graph reads a tensor."""
+        return tensor in self.users or tensor in self.outputs
+
+    # -- values
+
+    def weight(self, name: str) -> NDArray[Any]:
+        """Value of an initializer, as it is stored."""
         from onnx import numpy_helper
 
-        self.model = model
-        self.nodes: list[Any] = list(model.graph.node)
-        self.producer: dict[str, Any] = {name: node for node in self.nodes for name in node.output}
-        self.initializers = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-        self.tensors = frozenset(self.producer)
-
-    def activation_scales(self) -> dict[str, float]:
-        """Scale by float tensor, for every QuantizeLinear on an activation with one scale."""
-        scales = {}
-        for node in self.nodes:
-            scale = self.constant(node.input[1]) if node.op_type == "QuantizeLinear" else None
-            if scale is not None and scale.size == 1 and node.input[0] not in self.initializers:
-                scales[node.input[0]] = float(scale.reshape(()))
-        return scales
-
-    def float_source(self, tensor: str) -> str:
-        """The float tensor that a DequantizeLinear output stands for; other tensors are themselves."""
-        node = self.producer.get(tensor)
-        if node is None or node.op_type != "DequantizeLinear":
-            return tensor
-        quantize = self.producer.get(node.input[0])
-        return str(quantize.input[0]) if quantize is not None and quantize.op_type == "QuantizeLinear" else tensor
+        return numpy_helper.to_array(self.initializers[name])
 
     def constant(self, tensor: str) -> NDArray[Any] | None:
-        """Value of a weight: an initializer, a Constant, or one of them behind Q/DQ; None for an activation."""
+        """Value of an initializer, a Constant node, or one of them behind Q/DQ. None for a tensor that pictures change."""
         from onnx import numpy_helper
 
         if tensor in self.initializers:
-            return self.initializers[tensor]
-        node = self.producer.get(tensor)
-        if node is None:
-            return None
-        if node.op_type == "Constant":
+            return self.weight(tensor)
+        node = self.maker.get(tensor)
+        if node is not None and node.op_type == "Constant":
             return numpy_helper.to_array(node.attribute[0].t)
-        if node.op_type == "DequantizeLinear":
-            return self._dequantized(node)
+        if node is not None and node.op_type == "QuantizeLinear":
+            return self._scaled(node, lambda values, steps: np.clip(np.rint(values / steps), -LEVELS - 1, LEVELS))
+        if node is not None and node.op_type == "DequantizeLinear":
+            return self._scaled(node, lambda values, steps: values.astype(np.float32) * steps)
         return None
 
-    def _dequantized(self, node: Any) -> NDArray[Any] | None:
-        before = self.producer.get(node.input[0])
+    def _scaled(self, node: NodeProto, formula: Any) -> NDArray[Any] | None:
+        """`formula` of the values and the scale of a Q or DQ node; None where one of them is not constant."""
         values, scale = self.constant(node.input[0]), self.constant(node.input[1])
-        if values is None and before is not None and before.op_type == "QuantizeLinear":
-            values, scale = self.constant(before.input[0]), self.constant(before.input[1])
-            if values is None or scale is None:
-                return None
-            steps = self._along(scale, before, values.ndim)
-            values = np.clip(np.rint(values / steps), -LEVELS - 1, LEVELS)
-            scale = self.constant(node.input[1])
         if values is None or scale is None:
             return None
-        return np.asarray(values.astype(np.float32) * self._along(scale, node, values.ndim))
+        axis = attributes(node).get("axis", 1)
+        shape = [] if scale.size == 1 else [-1 if d == axis % values.ndim else 1 for d in range(values.ndim)]
+        return np.asarray(formula(values, scale.reshape(shape)))
 
-    @staticmethod
-    def _along(scale: NDArray[Any], node: Any, ndim: int) -> NDArray[Any]:
-        """A scale vector shaped to broadcast along the node's axis (1 by ONNX's default)."""
-        if scale.size == 1:
-            return scale.reshape(())
-        axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-        return scale.reshape([-1 if d == axis % ndim else 1 for d in range(ndim)])
+    # -- Q/DQ pairs
 
-    def compared_before(self, node: Any, compared: Iterable[str]) -> set[str]:
-        """Nearest tensors upstream of a node that are compared."""
-        wanted, found, stack, seen = set(compared), set[str](), [node.input[0]], set[str]()
-        while stack:
-            tensor = stack.pop()
-            if tensor in seen:
-                continue
-            seen.add(tensor)
-            if tensor in wanted:
-                found.add(tensor)
-            elif tensor in self.producer:
-                stack.extend(self.producer[tensor].input)
+    def pair(self, tensor: str) -> list[NodeProto]:
+        """The Q/DQ nodes directly before a tensor, last first."""
+        found: list[NodeProto] = []
+        while tensor in self.maker and self.maker[tensor].op_type in QDQ:
+            found.append(self.maker[tensor])
+            tensor = found[-1].input[0]
         return found
 
-    def layer_behind(self, tensor: str) -> Any:
-        """The node that computes a tensor, Q/DQ after it left out."""
-        return self.producer[self.float_source(tensor)]
+    def source(self, tensor: str) -> str:
+        """The float tensor that the output of a pair stands for. Other tensors, and weights stored as INT8, are themselves."""
+        kinds = [node.op_type for node in self.pair(tensor)[:2]]
+        return str(self.pair(tensor)[1].input[0]) if kinds == ["DequantizeLinear", "QuantizeLinear"] else tensor
 
-    def structure_problems(self) -> tuple[str, ...]:
-        """Faults of form that need no picture: a quantized graph output, or two ends of one Q/DQ that differ."""
+    def is_dequantized(self, tensor: str) -> bool:
+        """Whether a DequantizeLinear makes this tensor."""
+        return tensor in self.maker and self.maker[tensor].op_type == "DequantizeLinear"
+
+    def activation_scales(self) -> dict[str, float]:
+        """Float tensor -> scale, for every QuantizeLinear with one scale on a tensor that is not stored."""
+        found = {}
+        for node in self.nodes:
+            scale = self.constant(node.input[1]) if node.op_type == "QuantizeLinear" else None
+            if scale is not None and scale.size == 1 and node.input[0] not in self.initializers:
+                found[node.input[0]] = float(scale.reshape(()))
+        return found
+
+    def pair_faults(self) -> tuple[str, ...]:
+        """Faults of form that need no picture: a quantized graph output, or two ends of one pair that differ."""
         found = [
             f"output {output.name} is quantized (a DequantizeLinear makes it): no Q/DQ may stand on a graph output"
             for output in self.model.graph.output
-            if output.name in self.producer and self.producer[output.name].op_type == "DequantizeLinear"
+            if self.is_dequantized(output.name)
         ]
-        for node in self.nodes:
-            before = self.producer.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
-            if before is None or before.op_type != "QuantizeLinear":
-                continue
-            ends = [self.constant(n.input[1]) for n in (before, node)]
-            if ends[0] is not None and ends[1] is not None and not np.array_equal(ends[0], ends[1]):
-                found.append(f"{before.input[0]} is quantized with one scale and dequantized with another")
+        for pair in (self.pair(node.output[0])[:2] for node in self.nodes if node.op_type == "DequantizeLinear"):
+            scales = [self.constant(node.input[1]) for node in pair]
+            known = len(pair) == 2 and pair[1].op_type == "QuantizeLinear" and all(s is not None for s in scales)
+            if known and not np.array_equal(*scales):  # type: ignore[arg-type]
+                found.append(f"{pair[1].input[0]} is quantized with one scale and dequantized with another")
         return tuple(found)
 
-    def session(self, tensors: Sequence[str]) -> Any:
-        """A function of one picture that gives `tensors`, computed as the graph is written (no fusion)."""
-        runtime = import_extra("onnxruntime", "onnx")
-        model = with_batch(self.model, 1, tensors)
-        options = runtime.SessionOptions()
-        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.log_severity_level = 3
-        session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
-        return lambda image: session.run(list(tensors), {name: image})
+    # -- walks
+
+    def nearest_before(self, tensor: str, wanted: Collection[str]) -> set[str]:
+        """The tensors of `wanted` that are met first on the ways up from `tensor`, itself included."""
+        found, stack, seen = set[str](), [tensor], set[str]()
+        while stack:
+            name = stack.pop()
+            if name in wanted:
+                found.add(name)
+            elif name in self.maker and name not in seen:
+                stack.extend(self.maker[name].input)
+            seen.add(name)
+        return found
+
+    def is_picture(self, tensor: str) -> bool:
+        """Whether a tensor holds the pixel values of the graph's input, only cast, moved, or less a mean."""
+        return self.picture_peak(tensor) is not None
+
+    def picture_peak(self, tensor: str) -> float | None:
+        """Largest magnitude that a tensor which holds the picture can have; None for another tensor."""
+        mean = 0.0
+        while tensor in self.maker and self.maker[tensor].op_type in (*_MOVES, "Sub"):
+            node = self.maker[tensor]
+            if node.op_type == "Sub":
+                value = self.constant(node.input[1])
+                if value is None or value.size != 1:
+                    return None
+                mean += float(value.item())
+            tensor = node.input[0]
+        return max(abs(mean), abs(INPUT_PEAK - mean)) if tensor in self.inputs else None
+
+    def reaches_output(self, node: NodeProto) -> bool:
+        """Whether a graph output depends on `node` without another convolution between."""
+        stack = list(node.output)
+        while stack:
+            tensor = stack.pop()
+            if tensor in self.outputs:
+                return True
+            stack += [t for user in self.users.get(tensor, []) if user.op_type not in CONVOLUTIONS for t in user.output]
+        return False
+
+
+def attributes(node: NodeProto) -> dict[str, Any]:
+    """Attributes of a node by name, as Python values (text is bytes)."""
+    from onnx import helper
+
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}

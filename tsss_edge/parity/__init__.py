@@ -6,6 +6,7 @@ that a failure names the step that caused it. `docs/parity.md` has the formulas.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,34 +14,42 @@ from pathlib import Path
 import msgspec
 
 from tsss_edge import __version__
-from tsss_edge.artifacts import CalibrationRecord, Checkpoint, Preprocess
+from tsss_edge.artifacts import (
+    Artifact,
+    CalibrationRecord,
+    Checkpoint,
+    Engine,
+    OnnxModel,
+    Precision,
+    load_artifact,
+    require_same_preprocess,
+)
 from tsss_edge.backends import open_backend
 from tsss_edge.data.voc import VocDataset
-from tsss_edge.evaluate import require_labelled, require_same_classes
+from tsss_edge.errors import ArtifactError
 from tsss_edge.files import sha256_file
-from tsss_edge.parity.gate import judge
-from tsss_edge.parity.layers import LayerError, LayerReport, compare_layers, structure_faults
-from tsss_edge.parity.measure import Stage, look_again, measure
-from tsss_edge.parity.replay import replay_calibration
-from tsss_edge.parity.result import ClassChange, ParityReport, StageResult, WorstImage
-from tsss_edge.parity.stages import ONNX_NAMES, Subject, describe, find_graphs, require_reference
+from tsss_edge.onnxgraph.view import OnnxGraph
+from tsss_edge.parity.int8_checks import LayerError, LayerReport, compare_layers, replay_calibration
+from tsss_edge.parity.measure import StageCounts, WorstImage, look_again, measure
+from tsss_edge.parity.verdict import ClassChange, ParityReport, StageResult, judge
+from tsss_edge.scoring import require_labelled, require_same_classes
 
 __all__ = ["ClassChange", "LayerError", "LayerReport", "ParityReport", "StageResult", "WorstImage", "check_parity"]
 
 LAYER_IMAGES = 8  # pictures for the comparison of layers
 BOUNDARY_PX = 3  # half width of the band around the reference's boundaries
+ONNX_NAMES: dict[Precision, str] = {"fp32": "ONNX", "bf16": "ONNX", "fp16": "FP16 ONNX", "int8": "INT8 ONNX"}
 
 
 def check_parity(
-    engine: Path,
-    reference: Path,
+    engine: Path | Artifact,
+    reference: Path | Checkpoint,
     data: Path,
     *,
     split: str = "val",
     max_drop: float = 0.5,
     report_dir: Path | None = None,
-    onnx: Path | None = None,
-    int8_onnx: Path | None = None,
+    graphs: Sequence[OnnxModel] | None = None,
     allow_leak: bool = False,
     allow_gain: bool = False,
     threads: int | None = None,
@@ -49,10 +58,11 @@ def check_parity(
 ) -> ParityReport:
     """Compare an engine with its checkpoint on a labelled split; the verdict goes into the engine's record.
 
-    Args:    engine: `.xml` or `.engine`; an `.onnx` or `.pt` works too (nothing is stored then).
+    Args:    engine: engine, graph or checkpoint, loaded or by its path (only an engine keeps the verdict).
              max_drop: mIoU points the engine may lose; a gain of more than that fails too, unless `allow_gain`.
              report_dir: writes `parity.html` (self-contained, with the worst pictures) and `parity.json` there.
-             onnx, int8_onnx: graphs the engine was made from; by default found by hash beside engine or checkpoint.
+             graphs: those that the engine may have been made from, when the caller has them. None looks for the files that
+             the record names, beside the engine, one folder up and beside the checkpoint.
              allow_leak: pass though evaluation pictures were used for calibration; it is written down.
              trust: run an engine whose hash is not the one in its record (its verdict is not stored).
     Returns: a report that is true when the gate passed.
@@ -60,18 +70,19 @@ def check_parity(
              DataError: the set has other classes, or a picture or mask is missing or damaged.
              UnavailableError: this machine cannot run the engine.
     """
-    checkpoint = Checkpoint.load(reference)
-    subject = describe(engine, trust=trust)
+    subject = load_artifact(engine, trust=trust)
+    checkpoint = Checkpoint.load(reference) if isinstance(reference, Path) else reference
     require_reference(subject, checkpoint)
     dataset = VocDataset.open(data)
     require_same_classes(checkpoint.meta.classes, dataset)
     ids = dataset.ids(split)
-    graphs, notes = find_graphs(subject, checkpoint, onnx=onnx, int8_onnx=int8_onnx)
+    found, notes = find_graphs(subject, checkpoint, graphs)
+    calibration = calibration_of(subject)
     with ExitStack() as stack:
-        files = {"PyTorch": checkpoint.path, **graphs, subject.name: subject.path}
+        models: dict[str, Artifact] = {"PyTorch": checkpoint, **found, stage_name(subject): subject}
         stages = [
-            Stage(name, path.name, stack.enter_context(open_backend(path, threads=threads, trust=trust)))
-            for name, path in files.items()
+            StageCounts(name, model.path.name, stack.enter_context(open_backend(model, threads=threads)))
+            for name, model in models.items()
         ]
         measure(stages, dataset, ids, boundary_px=BOUNDARY_PX)
         require_labelled(stages[0].matrix, dataset, split)
@@ -79,43 +90,111 @@ def check_parity(
             stages,
             names=dataset.classes.names,
             max_drop=max_drop,
-            leak=count_leak(subject.calibration, dataset, ids),
+            leak=count_leak(calibration, dataset, ids),
             allow_leak=allow_leak,
             allow_gain=allow_gain,
             boundary_px=BOUNDARY_PX,
             split=split,
             data_sha256=dataset.split_hash(split),
-            notes=[*notes, *_calibration_notes(subject.calibration)],
+            notes=[*notes, *_calibration_notes(calibration)],
             provenance=_provenance(subject, checkpoint, data),
         )
-        report = _look_into_quantization(report, subject, graphs, dataset, ids)
+        report = _look_into_quantization(report, models, calibration, dataset, ids)
         if report_dir is not None:
-            from tsss_edge.parity.page import write_report
+            from tsss_edge.parity.parity_page import write_report
 
             seen = look_again(stages[0], stages[-1], dataset, [image.id for image in report.worst])
             write_report(report, seen, dataset.classes, report_dir)
-    if store and subject.engine is not None and not trust:
-        subject.engine.with_record(parity=report.record())
+    if store and isinstance(subject, Engine) and subject.checked:
+        subject.with_record(parity=report.record())
     return report
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# From the subject to what it was made of
+
+
+def stage_name(subject: Artifact) -> str:
+    """What the subject is called among the stages."""
+    if isinstance(subject, OnnxModel):
+        return ONNX_NAMES[subject.meta.precision]
+    return "engine" if isinstance(subject, Engine) else "checkpoint"
+
+
+def calibration_of(subject: Artifact) -> CalibrationRecord | None:
+    """How its INT8 ranges were found; None for what has none."""
+    return None if isinstance(subject, Checkpoint) else subject.meta.calibration
+
+
+def require_reference(subject: Artifact, reference: Checkpoint) -> None:
+    """Refuse a reference that is not the checkpoint the subject was made from.
+
+    Raises: ArtifactError: another checkpoint, other classes, or other preprocessing.
+    """
+    made_from = None if isinstance(subject, Checkpoint) else subject.meta.checkpoint_sha256
+    if made_from not in (None, reference.sha256):
+        raise ArtifactError(
+            f"{subject.path}: made from checkpoint {str(made_from)[:12]}, but {reference.path} is "
+            f"{reference.sha256[:12]}; give its own checkpoint, or export and build again"
+        )
+    if subject.meta.classes != reference.meta.classes:
+        raise ArtifactError(f"{subject.path}: its classes are not those of {reference.path}; export and build again")
+    require_same_preprocess(subject.meta.preprocess, reference.meta.preprocess, str(subject.path))
+
+
+def find_graphs(
+    subject: Artifact, reference: Checkpoint, given: Sequence[OnnxModel] | None = None
+) -> tuple[dict[str, OnnxModel], list[str]]:
+    """The graphs between the reference and the subject, each known by its hash -> (by stage, in order; notes on missing ones).
+
+    They are taken from `given`, or where that is None read from the files that the record names.
+    """
+    folders = [f.resolve() for f in (subject.path.parent, subject.path.parent.parent, reference.path.parent)]
+    known = {graph.sha256: graph for graph in given or ()}
+    wanted: list[tuple[str, str, str]] = []  # stage, name, SHA-256
+    if (calibration := calibration_of(subject)) is not None:
+        wanted.append((ONNX_NAMES["fp32"], calibration.onnx, calibration.onnx_sha256))
+    if isinstance(subject, Engine):
+        record = subject.record
+        wanted.append((ONNX_NAMES[record.precision], record.build.onnx, record.onnx_sha256))
+    found: dict[str, OnnxModel] = {}
+    notes: list[str] = []
+    for stage, name, sha256 in wanted:
+        graph = OnnxModel.find(name, sha256, folders) if given is None else known.get(sha256)
+        if graph is not None:
+            found[stage] = graph
+            continue
+        unchecked = stage == ONNX_NAMES["fp32"] and calibration is not None
+        more = "; scales and calibration were not checked against it" if unchecked else ""
+        file = f"{stage} file it was made from ({name or 'unnamed'}, {sha256[:12]})"
+        notes.append(f"the {file} is not beside it, so that stage is left out{more}")
+    return found, notes
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the report tells beside the counts
+
+
 def _look_into_quantization(
-    report: ParityReport, subject: Subject, graphs: dict[str, Path], dataset: VocDataset, ids: tuple[str, ...]
+    report: ParityReport,
+    models: dict[str, Artifact],
+    calibration: CalibrationRecord | None,
+    dataset: VocDataset,
+    ids: tuple[str, ...],
 ) -> ParityReport:
     """Add what the INT8 graph says: faults of form, and beside the float graph its layers, scales and calibration."""
-    graphs = {**graphs, subject.name: subject.path}
-    floating, quantized = graphs.get(ONNX_NAMES["fp32"]), graphs.get(ONNX_NAMES["int8"])
-    if quantized is None:
+    floating, quantized = models.get(ONNX_NAMES["fp32"]), models.get(ONNX_NAMES["int8"])
+    if not isinstance(quantized, OnnxModel):
         return report
-    if floating is None:
-        faults = tuple(f"INT8 ONNX: {fault}" for fault in structure_faults(quantized))
+    if not isinstance(floating, OnnxModel):
+        faults = tuple(f"INT8 ONNX: {fault}" for fault in OnnxGraph(quantized.graph).pair_faults())
         return msgspec.structs.replace(
             report, passed=report.passed and not faults, problems=(*report.problems, *faults)
         )
-    layers = _compare_layers(floating, quantized, subject.preprocess, dataset, ids)
+    layers = _compare_layers(floating, quantized, dataset, ids)
     faults = tuple(f"INT8 ONNX: {fault}" for fault in (*layers.structure, *layers.scales))
-    if subject.calibration is not None:
-        replay = replay_calibration(floating, quantized, subject.calibration, dataset, subject.preprocess)
+    if calibration is not None:
+        replay = replay_calibration(floating.graph, quantized.graph, calibration, dataset, quantized.meta.preprocess)
         faults += (replay.fault,) if replay is not None and replay.fault else ()
     problems = (*report.problems, *faults)
     if problems and layers.guilty and not faults:
@@ -124,12 +203,13 @@ def _look_into_quantization(
 
 
 def _compare_layers(
-    floating: Path, quantized: Path, spec: Preprocess, dataset: VocDataset, ids: tuple[str, ...]
+    floating: OnnxModel, quantized: OnnxModel, dataset: VocDataset, ids: tuple[str, ...]
 ) -> LayerReport:
     from tsss_edge.kernels.preprocess import preprocess
 
     pictures = (dataset.image(image_id) for image_id in ids[:LAYER_IMAGES])
-    return compare_layers(floating, quantized, (preprocess(p, spec, bgr=False)[None] for p in pictures))
+    spec = quantized.meta.preprocess
+    return compare_layers(floating.graph, quantized.graph, (preprocess(p, spec, bgr=False)[None] for p in pictures))
 
 
 def count_leak(calibration: CalibrationRecord | None, dataset: VocDataset, ids: tuple[str, ...]) -> int:
@@ -144,27 +224,28 @@ def _calibration_notes(calibration: CalibrationRecord | None) -> list[str]:
     return ["calibrated on noise, not on pictures"] if calibration is not None and calibration.random else []
 
 
-def _provenance(subject: Subject, checkpoint: Checkpoint, data: Path) -> dict[str, str]:
+def _provenance(subject: Artifact, checkpoint: Checkpoint, data: Path) -> dict[str, str]:
     """Where everything came from, for the report."""
+    spec = subject.meta.preprocess
+    precision = subject.record.precision if isinstance(subject, Engine) else getattr(subject.meta, "precision", "fp32")
     facts = {
         "subject": subject.path.name,
         "subject sha256": subject.sha256,
-        "precision": subject.precision,
+        "precision": precision,
         "checkpoint": checkpoint.path.name,
         "checkpoint sha256": checkpoint.sha256,
         "architecture": checkpoint.meta.arch,
-        "input size": "{} x {} (height x width), {}".format(*subject.preprocess.size_hw, subject.preprocess.fit),
-        "preprocess hash": subject.preprocess.hash,
+        "input size": "{} x {} (height x width), {}".format(*spec.size_hw, spec.fit),
+        "preprocess hash": spec.hash,
         "data": data.name,
     }
-    if (calibration := subject.calibration) is not None:
+    if (calibration := calibration_of(subject)) is not None:
         facts["calibration"] = (
             f"{calibration.method}, {calibration.images} pictures of {calibration.split}, seed {calibration.seed}"
         )
-    if subject.engine is not None:
-        record = subject.engine.record
-        facts["device"] = record.device
-        facts.update({f"version of {name}": version for name, version in record.versions.items()})
+    if isinstance(subject, Engine):
+        facts["device"] = subject.record.device
+        facts.update({f"version of {name}": version for name, version in subject.record.versions.items()})
     facts["checked"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
     facts["tool"] = f"tsss-edge {__version__}"
     return facts

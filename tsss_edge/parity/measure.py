@@ -3,38 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import tee
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import IGNORE
-from tsss_edge.backends import Backend, Outputs
+from tsss_edge.artifacts import IGNORE, Struct
+from tsss_edge.backends import Backend
 from tsss_edge.data.voc import VocDataset
-from tsss_edge.machine import track
 from tsss_edge.metrics import ConfusionMatrix, agreement_counts, boundary_band
-from tsss_edge.parity.result import WorstImage
-from tsss_edge.segment import labels_at, run_network
+from tsss_edge.scoring import Answer, Mask, SplitCounts, backend_answers, counted, pictures
+from tsss_edge.segment import segment_image
+
+Region = NDArray[np.bool_]
 
 
-@dataclass
-class Stage:
-    """One opened network and what has been counted of it. The first stage of a list is the reference."""
+class WorstImage(Struct, frozen=True):
+    """A picture on which engine and reference differ most."""
 
-    name: str
-    file: str
-    backend: Backend
-    matrix: ConfusionMatrix = field(init=False)
-    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(2, np.int64))  # same as reference, all
-    band: NDArray[np.int64] = field(default_factory=lambda: np.zeros(2, np.int64))
-    cells: NDArray[np.int64] = field(
-        default_factory=lambda: np.zeros(2, np.int64)
-    )  # of objectness: same side of 0, all
-    broken_images: int = 0
-    images: list[WorstImage] = field(default_factory=list)
+    id: str
+    agreement: float
+    lost_pixels: int  # right in the reference, wrong in the engine
+    won_pixels: int  # the other way round
 
-    def __post_init__(self) -> None:
-        self.matrix = ConfusionMatrix(len(self.backend.classes))
+
+class StageCounts:
+    """One opened network and what has been counted of it. The first of a list is the reference."""
+
+    def __init__(self, name: str, file: str, backend: Backend) -> None:
+        self.name, self.file, self.backend = name, file, backend
+        self.counts = SplitCounts(len(backend.classes))
+        self.pixels, self.band, self.cells = (np.zeros(2, np.int64) for _ in range(3))  # each: as the reference, all
+        self.broken_images = 0
+        self.images: list[WorstImage] = []
+
+    @property
+    def matrix(self) -> ConfusionMatrix:
+        """Counts against the truth."""
+        return self.counts.classes
 
     @property
     def pixel_agreement(self) -> float:
@@ -51,6 +58,15 @@ class Stage:
         """Share of stride-8 cells that both call object or both not, 0-1; None where one has no objectness output."""
         return _share(self.cells) if self.cells[1] else None
 
+    def compare(self, answer: Answer, reference: Answer, seen: Region, band: Region, truth: Mask) -> None:
+        """Count one picture against the reference: where it gives labels (`seen`), and of those near its boundaries (`band`)."""
+        self.pixels += agreement_counts(answer.labels, reference.labels, seen)
+        self.band += agreement_counts(answer.labels, reference.labels, band)
+        if answer.cells is not None and reference.cells is not None:
+            self.cells += agreement_counts(answer.cells, reference.cells)
+        self.broken_images += not answer.finite
+        self.images.append(_difference(answer.id, answer.labels, reference.labels, truth))
+
 
 def _share(counts: NDArray[np.int64]) -> float:
     return float(counts[0] / counts[1]) if counts[1] else 1.0
@@ -62,64 +78,34 @@ class Seen:
 
     id: str
     image: NDArray[np.uint8]
-    truth: NDArray[np.uint8]
-    reference: NDArray[np.uint8]
-    engine: NDArray[np.uint8]
+    truth: Mask
+    reference: Mask
+    engine: Mask
 
 
-def measure(stages: Sequence[Stage], dataset: VocDataset, ids: Sequence[str], *, boundary_px: int) -> None:
+def measure(stages: Sequence[StageCounts], dataset: VocDataset, ids: Sequence[str], *, boundary_px: int) -> None:
     """Run all stages on all pictures; the counts are left in the stages."""
-    for image_id in track(ids, "parity"):
-        image, truth = dataset.image(image_id), dataset.mask(image_id)
-        reference = _run(stages[0].backend, image)
+    shown = tee(pictures(dataset, ids, "parity"), len(stages))
+    networks = [(backend_answers(s.backend, images), s.counts) for s, images in zip(stages, shown, strict=True)]
+    for truth, answers in counted(networks, dataset.mask):
+        reference = answers[0]
         seen = reference.labels != IGNORE
         band = boundary_band(reference.labels, boundary_px) & seen
-        for stage in stages:
-            answer = reference if stage is stages[0] else _run(stage.backend, image)
-            stage.matrix.update(answer.labels, truth)
-            stage.pixels += agreement_counts(answer.labels, reference.labels, seen)
-            stage.band += agreement_counts(answer.labels, reference.labels, band)
-            if answer.objects is not None and reference.objects is not None:
-                stage.cells += agreement_counts(answer.objects, reference.objects)
-            stage.broken_images += not answer.finite
-            stage.images.append(_difference(image_id, answer.labels, reference.labels, truth))
+        for stage, answer in zip(stages, answers, strict=True):
+            stage.compare(answer, reference, seen, band, truth)
 
 
-def look_again(reference: Stage, engine: Stage, dataset: VocDataset, ids: Sequence[str]) -> list[Seen]:
+def look_again(reference: StageCounts, engine: StageCounts, dataset: VocDataset, ids: Sequence[str]) -> list[Seen]:
     """Label maps of a few pictures, for the report (keeping all of them would grow with the data set)."""
     result = []
     for image_id in ids:
         image = dataset.image(image_id)
-        labels = [_run(stage.backend, image).labels for stage in (reference, engine)]
+        labels = [segment_image(stage.backend, image) for stage in (reference, engine)]
         result.append(Seen(image_id, image, dataset.mask(image_id), *labels))
     return result
 
 
-@dataclass(frozen=True)
-class _Answer:
-    """What one network says of one picture."""
-
-    labels: NDArray[np.uint8]  # (H,W)
-    objects: NDArray[np.uint8] | None  # (H/8,W/8), 1 where objectness is above 0
-    finite: bool
-
-
-def _run(backend: Backend, image: NDArray[np.uint8]) -> _Answer:
-    outputs = run_network(backend, image)
-    return _Answer(
-        labels=labels_at(outputs, image.shape[:2], backend.preprocess.place(image.shape[:2])),
-        objects=(outputs["objectness"][0, 0] > 0).astype(np.uint8) if "objectness" in outputs else None,
-        finite=_finite(outputs),
-    )
-
-
-def _finite(outputs: Outputs) -> bool:
-    return all(bool(np.isfinite(array).all()) for array in outputs.values() if array.dtype.kind == "f")
-
-
-def _difference(
-    image_id: str, labels: NDArray[np.uint8], reference: NDArray[np.uint8], truth: NDArray[np.uint8]
-) -> WorstImage:
+def _difference(image_id: str, labels: Mask, reference: Mask, truth: Mask) -> WorstImage:
     differs = labels != reference
     labelled = differs & (truth != IGNORE)
     return WorstImage(

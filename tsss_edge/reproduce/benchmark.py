@@ -9,7 +9,7 @@ other, rows on other data stand in OUT/seed-N/ROW/, and what is found there is n
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,8 +23,7 @@ from tsss_edge.reproduce.derived import with_noisy_labels, without_categories
 from tsss_edge.train.all import draft_epochs, label_once, with_epochs
 from tsss_edge.train.classifier import train_classifier
 from tsss_edge.train.lnet import train_lnet
-from tsss_edge.train.pnet import PLAIN, Switches, train_pnet
-from tsss_edge.train.supervised import train_supervised
+from tsss_edge.train.pnet import PLAIN, Switches, train_pnet, train_supervised
 
 ZERO = "0"  # name of the fold in which nothing is strong
 NOISE = 0.1  # share of wrong image-level labels in the rows that have them
@@ -100,10 +99,14 @@ VARIANTS = (
 
 @dataclass(frozen=True)
 class WorkStep:
-    """One piece of work, named as its folder. Done again it costs a look."""
+    """One piece of work, named as its folder. Done again it costs a look. `layer`: after all steps of lower ones."""
 
     name: str
+    layer: int
     call: Callable[[], object]
+
+
+LAYERS = ("lnet", "classifier", "labels", "relabels", "pnet")
 
 
 @dataclass(frozen=True)
@@ -136,33 +139,29 @@ class BenchmarkRun:
         ours = (self.benchmark.switches, self.benchmark.relabel)
         return (variant.switches or ours[0], variant.relabel and ours[1]) != ours
 
-    def steps(self, *, first: bool) -> Iterator[WorkStep]:
-        """All work of this seed, in the order in which numbers are wanted: L-Nets, the supervised networks, the rows."""
-        for fold in self.folds():
-            yield WorkStep(f"{fold}/lnet", partial(self.lnet, fold))
-        for name in self.supervised_names():
-            yield WorkStep(name, partial(self.supervised, name))
+    def steps(self, *, first: bool) -> list[WorkStep]:
+        """All work of this seed, by layers; in one, what the table needs first comes first."""
+        found = [WorkStep(name, 0, partial(self.supervised, name)) for name in self.supervised_names()]
         for variant in self.variants(first=first):
             for fold in self.folds(variant.protocol):
-                yield from self._method(variant, fold)
+                prefix = f"{variant.name}/{fold}" if variant.other_data else fold
+                for part in self._parts(variant):
+                    name = f"{prefix}/{variant.folder if part == 'pnet' else part}"
+                    found.append(WorkStep(name, LAYERS.index(part), partial(self.do, part, fold, variant)))
+        unique = {step.name: step for step in reversed(found)}  # rows share networks and labels
+        return sorted(reversed(unique.values()), key=lambda step: step.layer)
 
-    def _method(self, variant: Variant, fold: str) -> Iterator[WorkStep]:
-        """The parts of the method for a row and a fold."""
-        prefix = f"{variant.name}/{fold}" if variant.other_data else fold
-        parts: list[tuple[str, Callable[[BenchmarkRun], object]]] = [
-            ("classifier", lambda run: run.classifier(fold)),
-            ("labels", lambda run: run.label(fold)),
-            (variant.folder, lambda run: run.pnet(fold, variant)),
-        ]
-        if variant.other_data:
-            parts.insert(0, ("lnet", lambda run: run.lnet(fold)))
-        if self.benchmark.relabel and variant.relabel:
-            parts.insert(-1, ("relabels", lambda run: run.relabel(fold)))
-        for name, part in parts:
-            yield WorkStep(f"{prefix}/{name}", partial(self._do, variant, part))
+    def _parts(self, variant: Variant) -> list[str]:
+        second = self.benchmark.relabel and variant.relabel
+        return [part for part in LAYERS if part != "relabels" or second]
 
-    def _do(self, variant: Variant, part: Callable[[BenchmarkRun], object]) -> object:
-        return part(self.of(variant))
+    def do(self, part: str, fold: str, variant: Variant) -> object:
+        """One part of a row, for one fold."""
+        run = self.of(variant)
+        if part == "pnet":
+            return run.pnet(fold, variant)
+        parts = {"lnet": run.lnet, "classifier": run.classifier, "labels": run.label, "relabels": run.relabel}
+        return parts[part](fold)
 
     def of(self, variant: Variant) -> BenchmarkRun:
         """The run that makes a row: this one or, where data differ, one in a folder of its own on data made for it."""

@@ -7,17 +7,15 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Checkpoint, Struct
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.files import read_json, write_json
 from tsss_edge.metrics import ConfusionMatrix, per_class
-from tsss_edge.models import load_model
-from tsss_edge.reproduce.score import training_seconds
-from tsss_edge.train.loop import pick_device
-from tsss_edge.train.validate import Views, object_iou
+from tsss_edge.models import load_model, pick_device
+from tsss_edge.reproduce.scores import training_seconds
+from tsss_edge.scoring import Mask, Views, net_answers, object_iou
 
 NET_SCORE, OBJECT_SCORE = "headline.json", "object-score.json"  # beside a network
 
@@ -49,7 +47,7 @@ def net_score(checkpoint: Checkpoint, data: Path, names: Sequence[str]) -> NetSc
     dataset = VocDataset.open(data)
     views = Views(dataset, dataset.ids("val"), checkpoint.meta.preprocess)
     net = load_model(checkpoint).to(pick_device("auto"))
-    found = ((i, views.labels(heads.logits, i)) for i, heads in views.predict(net) if heads.logits is not None)
+    found = ((answer.id, answer.labels) for answer in net_answers(net, views))
     headline, miou, classes = label_scores(found, dataset, names)
     score = NetScore(
         headline=headline,
@@ -63,7 +61,7 @@ def net_score(checkpoint: Checkpoint, data: Path, names: Sequence[str]) -> NetSc
 
 
 def label_scores(
-    found: Iterable[tuple[str, NDArray[np.uint8]]], dataset: VocDataset, names: Sequence[str]
+    found: Iterable[tuple[str, Mask]], dataset: VocDataset, names: Sequence[str]
 ) -> tuple[float, float, dict[str, float | None]]:
     """(headline mean, mean over all classes, IoU by class), in percent, of (id, labels) pairs."""
     matrix = ConfusionMatrix(len(dataset.classes))

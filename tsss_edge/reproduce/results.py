@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from tsss_edge import __version__
 from tsss_edge.artifacts import Checkpoint, Struct
@@ -18,13 +17,14 @@ from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
 from tsss_edge.files import write_json
-from tsss_edge.models import load_model
+from tsss_edge.models import load_model, pick_device
+from tsss_edge.reproduce import Task, workers
 from tsss_edge.reproduce.benchmark import ZERO, Benchmark, BenchmarkRun, Variant
 from tsss_edge.reproduce.foldscore import label_scores, net_score, object_score, on_both
 from tsss_edge.reproduce.table import PAPER, Spread
 from tsss_edge.reproduce.trivial import everything, filled, fit_low_level, foreground_iou, most_frequent
+from tsss_edge.scoring import Mask, Views, net_answers
 from tsss_edge.train.runfolder import epochs_done
-from tsss_edge.train.validate import Views
 
 
 class Cell(Struct, frozen=True):
@@ -84,17 +84,21 @@ def read_benchmark(path: Path, data: Path) -> Benchmark:
     return benchmark
 
 
-def run_benchmark(benchmark: Benchmark, data: Path, source: Path | None, out: Path) -> BenchmarkResult:
+def run_benchmark(
+    benchmark: Benchmark, data: Path, source: Path | None, out: Path, *, jobs: int = 1
+) -> BenchmarkResult:
     """Do all work that is left, seed by seed, and collect; OUT/benchmark.json is written after every seed.
 
+    Args:   jobs: networks that train at once, a process each.
     Raises: DataError, ArtifactError: as the stages.
     """
-    for seed in benchmark.seeds:
-        run = BenchmarkRun(benchmark, data, source, out / f"seed-{seed}", seed)
-        for step in run.steps(first=seed == benchmark.seeds[0]):
-            step.call()
-        result = collect(benchmark, data, source, out)
-        write_json(out / RESULT, result)
+    with workers(jobs, out / "jobs.log") as do:
+        for seed in benchmark.seeds:
+            run = BenchmarkRun(benchmark, data, source, out / f"seed-{seed}", seed)
+            for _, layer in groupby(run.steps(first=seed == benchmark.seeds[0]), key=lambda step: step.layer):
+                do([Task(step.name, step.call) for step in layer])
+            result = collect(benchmark, data, source, out)
+            write_json(out / RESULT, result)
     return result
 
 
@@ -240,7 +244,7 @@ def _object_cell(run: BenchmarkRun, fold: str, iou: tuple[float | None, float | 
     return Cell(seed=run.seed, fold=fold, object_strong=iou[0], object_weak=iou[1])
 
 
-def _low_level(run: BenchmarkRun, fold: str, dataset: VocDataset) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
+def _low_level(run: BenchmarkRun, fold: str, dataset: VocDataset) -> Callable[[Mask], Mask]:
     """The logistic regression that learns from the masks that the fold's L-Net learns from."""
     if fold == ZERO and run.source is not None:
         other = VocDataset.open(run.source)
@@ -263,9 +267,7 @@ def _filled_cells(run: BenchmarkRun, dataset: VocDataset, *, named: bool) -> Ite
         yield Cell(seed=run.seed, fold=fold, miou7=headline, miou=miou)
 
 
-def foregrounds(lnet: Checkpoint, views: Views) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+def foregrounds(lnet: Checkpoint, views: Views) -> Iterator[tuple[str, Mask]]:
     """(id, 1 where L-Net sees an object) of each picture: (H,W) uint8 at its mask's size."""
-    for image_id, heads in views.predict(load_model(lnet)):
-        assert heads.objectness is not None
-        two = heads.objectness.repeat(2, 1, 1) * heads.objectness.new_tensor([0.0, 1.0])[:, None, None]
-        yield image_id, views.labels(two, image_id)
+    for answer in net_answers(load_model(lnet).to(pick_device("auto")), views):
+        yield answer.id, answer.objects

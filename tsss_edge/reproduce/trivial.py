@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tsss_edge.artifacts import IGNORE, Struct
+from tsss_edge.data.supervision import MaskOf
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.metrics import ConfusionMatrix
-from tsss_edge.train.loader import MaskOf
-from tsss_edge.train.validate import Views, object_truth
+from tsss_edge.scoring import Mask, Views, object_truth
 
 SIDE = 112  # pixels of the longer side on which features are made
 SAMPLES = 200  # pixels of a training picture
@@ -101,7 +101,7 @@ def _sampled(
     return features.reshape(-1, FEATURES)[chosen], small[chosen].astype(np.uint8)
 
 
-def foreground_iou(views: Views, foreground: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]) -> float:
+def foreground_iou(views: Views, foreground: Callable[[Mask], Mask]) -> float:
     """Object IoU in percent of a function of the picture; NaN when there is no object."""
     matrix = ConfusionMatrix(2)
     for image_id in views.ids:
@@ -124,10 +124,10 @@ def most_frequent(dataset: VocDataset, labels_of: Callable[[str], frozenset[int]
 
 
 def filled(
-    foregrounds: Iterator[tuple[str, NDArray[np.uint8]]],
+    foregrounds: Iterator[tuple[str, Mask]],
     order: Sequence[int],
     named: Callable[[str], frozenset[int]] | None,
-) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+) -> Iterator[tuple[str, Mask]]:
     """(id, foreground 0/1) -> (id, labels): the foreground filled with the most frequent category or, where `named` tells a
     picture's categories, with the most frequent of these."""
     for image_id, mask in foregrounds:

@@ -21,7 +21,7 @@ class Frame:
 
 
 @dataclass(slots=True)
-class Result:
+class FrameResult:
     """One frame with its masks, as sinks see it. The arrays belong to the loop: a sink that keeps them copies them."""
 
     frame: Frame
@@ -31,6 +31,7 @@ class Result:
     stages_ms: dict[str, float] = field(default_factory=dict)
     age_ms: float = 0.0  # from capture to mask
     parity: dict[str, Any] | None = None  # last verdict of the parity watch
+    dropped: int = 0  # frames of the source without a mask, up to this one
 
 
 class Source(Protocol):
@@ -47,8 +48,10 @@ class Source(Protocol):
     @property
     def state(self) -> str: ...  # OPEN, STREAMING, STALLED, RECONNECTING, FAILED, ENDED
     def read(self, out: NDArray[np.uint8] | None = None) -> Frame | None:
-        """The next frame, None at the end; blocks until there is one. `out` is an array nobody needs any more, (H,W,3):
-        the frame's image may be written there."""
+        """Give the next frame, or None at the end. Blocks until there is one.
+
+        `out` is an array (H,W,3) that nobody needs any more. The source may write the frame's image there.
+        """
         ...
 
     def close(self) -> None: ...  # safe to call twice, from any thread
@@ -59,5 +62,5 @@ class Sink(Protocol):
 
     @property
     def wants_overlay(self) -> bool: ...
-    def write(self, result: Result) -> None: ...
-    def close(self) -> None: ...  # finalises files; safe to call twice
+    def write(self, result: FrameResult) -> None: ...
+    def close(self) -> None: ...  # finishes files; safe to call twice

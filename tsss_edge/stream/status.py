@@ -1,18 +1,37 @@
-"""How the stream goes, on stderr: one line that rewrites itself on a terminal, elsewhere a line when the source changes."""
+"""What the recorder counted, shown while the stream runs: a line on stderr, numbers for the page, Prometheus text."""
 
 from __future__ import annotations
 
 import sys
 import threading
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from tsss_edge.stream.frames import Source
-from tsss_edge.stream.report import Recorder
+import numpy as np
+from numpy.typing import NDArray
 
-PERIOD_S = 0.5
+from tsss_edge.artifacts import Classes, Struct
+from tsss_edge.stream.frames import FrameResult, Source
+from tsss_edge.stream.recorder import Recorder
+from tsss_edge.stream.sinks import class_areas
+
+LINE_PERIOD_S = 0.5
+HISTORY = 180  # points of a graph, one a second
+AREA_PERIOD_S = 0.1  # nobody reads areas faster, and counting pixels of 1080p costs a millisecond
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+STATES = ("OPEN", "STREAMING", "STALLED", "RECONNECTING", "FAILED", "ENDED")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The line
 
 
 class StatusLine:
-    """Runs on a thread of its own, so that a source that stalls is told too."""
+    """One line that rewrites itself on a terminal; elsewhere a line when the source changes its state.
+
+    It runs on a thread of its own, so that a source that stalls is told too.
+    """
 
     def __init__(self, source: Source, recorder: Recorder) -> None:
         self._source = source
@@ -29,7 +48,7 @@ class StatusLine:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._closed.wait(PERIOD_S):
+        while not self._closed.wait(LINE_PERIOD_S):
             if self._terminal:
                 _write(f"\r\x1b[K{status_text(self._source, self._recorder)}")
             elif self._source.live and (state := self._source.state) != self._state:
@@ -53,3 +72,179 @@ def status_text(source: Source, recorder: Recorder) -> str:
 def _write(text: str) -> None:
     sys.stderr.write(text)
     sys.stderr.flush()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The page
+
+
+class RecentTimes(Struct, frozen=True):
+    """Of the last `RECENT` frames, milliseconds."""
+
+    now: float
+    p50: float
+    p95: float
+    p99: float
+
+
+class History(Struct, frozen=True):
+    """One value a second and graph; None where there was nothing to measure. `t` in seconds before now, negative."""
+
+    t: list[float]
+    fps: list[float]
+    latency_ms: list[float | None]
+    age_ms: list[float | None]
+    dropped: list[float]  # frames dropped in that second
+    agreement: list[float | None]
+    miou: list[float | None]
+
+
+class Status(Struct, frozen=True):
+    """Everything live, as of one moment. Areas are shares of the frame (0-1), agreement is 0-1, mIoU is percent."""
+
+    state: str
+    size: tuple[int, int]  # width, height
+    uptime_s: float
+    frames: int
+    dropped: int
+    reconnects: int
+    fps: float
+    source_fps: float
+    latency_ms: RecentTimes | None  # sum of the stages of one frame
+    age_ms: RecentTimes | None  # capture to mask, waiting included
+    stages_ms: dict[str, float]
+    areas: dict[str, float]
+    agreement: float | None
+    miou: float | None
+    history: History
+
+
+class LiveStatus:
+    """A recorder's numbers with class areas and graphs. `add` is for the loop's thread, `status` for the web's."""
+
+    def __init__(self, classes: Classes, recorder: Recorder, source: Source | None = None) -> None:
+        self._classes, self._recorder, self._source = classes, recorder, source
+        self._started = self._last_second = recorder.clock()
+        self._dropped_before = 0
+        self._seconds: deque[dict[str, float | None]] = deque(maxlen=HISTORY)  # the names are those of `History`
+        self._areas: dict[str, float] = {}
+        self._areas_at = float("-inf")
+
+    def add(self, result: FrameResult) -> None:
+        """Take the class areas of a result, now and then; nothing of it is kept."""
+        now = self._recorder.clock()
+        if now - self._areas_at >= AREA_PERIOD_S:
+            self._areas, self._areas_at = class_areas(result.labels, self._classes), now
+        with self._recorder.lock:
+            self._close_second(now)
+
+    def status(self) -> Status:
+        """The numbers as of now."""
+        recorder, source, now = self._recorder, self._source, self._recorder.clock()
+        with recorder.lock:
+            self._close_second(now)
+            last = recorder.last
+            return Status(
+                state=source.state if source else "STREAMING",
+                size=last.size if last else (0, 0),
+                uptime_s=round(now - self._started, 1),
+                frames=recorder.frames,
+                dropped=recorder.dropped,
+                reconnects=int(getattr(source, "reconnects", 0)),
+                fps=round(recorder.recent_fps(), 2),
+                source_fps=source.fps if source else 0.0,
+                latency_ms=_recent(recorder.latency.recent()),
+                age_ms=_recent(recorder.age.recent(), self._age_ms(now)),
+                stages_ms={name: round(value, 3) for name, value in last.stages_ms.items()} if last else {},
+                areas=self._areas,
+                agreement=last.checks.get("agreement") if last else None,
+                miou=last.checks.get("miou") if last else None,
+                history=self._history(now),
+            )
+
+    def _close_second(self, now: float) -> None:
+        """Add a point to the graphs when a second is over; also without frames, so that a stall shows."""
+        if now - self._last_second < 1.0:
+            return
+        recorder, last = self._recorder, self._recorder.last
+        fresh = last is not None and last.at >= self._last_second
+        self._seconds.append(
+            {
+                "t": now,
+                "fps": round(recorder.recent_fps(), 2),
+                "latency_ms": round(float(recorder.latency.recent()[-1]), 3) if fresh else None,
+                "age_ms": self._age_ms(now),
+                "dropped": float(recorder.dropped - self._dropped_before),
+                "agreement": last.checks.get("agreement") if last else None,
+                "miou": last.checks.get("miou") if last else None,
+            }
+        )
+        self._last_second, self._dropped_before = now, recorder.dropped
+
+    def _age_ms(self, now: float) -> float | None:
+        """Age of the newest mask; it goes on growing while no other comes."""
+        if (last := self._recorder.last) is None:
+            return None
+        waiting_ms = (now - last.at) * 1000
+        return round(last.age_ms + (waiting_ms if waiting_ms > 1000 else 0.0), 3)
+
+    def _history(self, now: float) -> History:
+        columns: dict[str, Any] = {name: [one[name] for one in self._seconds] for name in History.__struct_fields__}
+        return History(**{**columns, "t": [round(t - now, 2) for t in columns["t"]]})
+
+
+def _recent(values: NDArray[np.float32], now: float | None = None) -> RecentTimes | None:
+    """`now` None: the last value."""
+    if not values.size:
+        return None
+    p50, p95, p99 = (round(float(v), 3) for v in np.percentile(values, (50, 95, 99)))
+    return RecentTimes(now=round(float(values[-1]), 3) if now is None else now, p50=p50, p95=p95, p99=p99)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Prometheus text (exposition format 0.0.4), in base units: seconds, ratios 0-1
+
+Samples = Iterable[tuple[Mapping[str, str], float]]
+
+
+def prometheus_text(status: Status) -> str:
+    """One family a number; a number that is not known is left out, never shown as 0."""
+    lines: list[str] = []
+
+    def add(name: str, kind: str, text: str, samples: Samples) -> None:
+        rows = [f"tsss_edge_{name}{_labels(labels)} {value:.12g}" for labels, value in samples]
+        lines.extend([f"# HELP tsss_edge_{name} {text}", f"# TYPE tsss_edge_{name} {kind}", *rows] if rows else [])
+
+    add("frames_total", "counter", "Frames with a mask.", [({}, status.frames)])
+    add("frames_dropped_total", "counter", "Frames of the source without a mask.", [({}, status.dropped)])
+    add("source_reconnects_total", "counter", "Times the source came back.", [({}, status.reconnects)])
+    add("fps", "gauge", "Masks a second over the last two seconds.", [({}, status.fps)])
+    add("frame_age_seconds", "gauge", "From capture to mask.", _quantiles(status.age_ms))
+    add("latency_seconds", "gauge", "Sum of the stages of a frame.", _quantiles(status.latency_ms))
+    stages = [({"stage": name}, value / 1000) for name, value in status.stages_ms.items()]
+    add("stage_seconds", "gauge", "Time in a stage, newest frame.", stages)
+    areas = [({"class": name}, value) for name, value in status.areas.items()]
+    add("class_area_ratio", "gauge", "Share of the frame, by class.", areas)
+    states = [({"state": name}, float(name == status.state)) for name in STATES]
+    add("source_state", "gauge", "1 for the state the source is in.", states)
+    add("parity_agreement_ratio", "gauge", "Pixel agreement with the reference, last check.", _known(status.agreement))
+    add("live_miou_percent", "gauge", "mIoU against known truth (synthetic sources).", _known(status.miou))
+    return "\n".join(lines) + "\n"
+
+
+def _known(value: float | None) -> Samples:
+    return [] if value is None else [({}, value)]
+
+
+def _quantiles(values: RecentTimes | None) -> Samples:
+    if values is None:
+        return []
+    return [({"quantile": q}, v / 1000) for q, v in (("0.5", values.p50), ("0.95", values.p95), ("0.99", values.p99))]
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    return "{" + ",".join(f'{k}="{_escape(v)}"' for k, v in labels.items()) + "}" if labels else ""
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')

@@ -20,7 +20,7 @@ PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 SOURCE_SCHEMES = ("file", "camera", "v4l2", "csi", "rtsp", "rtsps", "http", "https", "synthetic")
 SINK_SCHEMES = ("file", "jsonl", "display", "null")
-_FOREIGN = {  # jetson-inference knows these; we say so and what to use
+_FOREIGN = {  # jetson-inference has these, we do not: what to use instead
     "webrtc": "the web page (`--web`) shows the live masks in a browser",
     "rtp": "use rtsp:// for a network camera",
     "rtmp": "use rtsp:// for a network camera",
@@ -39,7 +39,7 @@ class Uri:
 
     @property
     def shown(self) -> str:
-        """The text for logs and messages: a password in it is replaced by `***`."""
+        """The text for logs and messages, with `***` in place of a password."""
         parts = urlsplit(self.text)
         if "://" not in self.text or parts.password is None:
             return self.text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from tsss_edge.backends import Backend, open_backend
 from tsss_edge.errors import ArtifactError, GateError
 from tsss_edge.metrics import agreement_counts, confusion, miou_of
 from tsss_edge.segment import segment_image
-from tsss_edge.stream.frames import Result
-from tsss_edge.stream.report import Parity
+from tsss_edge.stream.frames import FrameResult
+from tsss_edge.stream.recorder import Parity
 from tsss_edge.stream.uris import parse_source
 
 MIOU_FRAMES = 90  # what the shown mIoU looks back on: three seconds at 30 frames a second
@@ -41,93 +42,61 @@ def open_reference(path: Path, engine: Backend) -> Backend:
 class ParityWatch:
     """Runs every n-th frame through the reference, on a thread of its own, and counts the labels that agree.
 
-    Nobody waits for the reference: while it is busy, frames that are due are counted and passed over.
+    Nobody waits for the reference: while it is busy, frames that are due are counted and skipped.
     """
 
     def __init__(self, reference: Backend, *, every: int, min_agreement: float | None = None) -> None:
         self._reference = reference
         self._every = every
         self._min_agreement = min_agreement
-        self._changed = threading.Condition()
-        self._job: tuple[NDArray[np.uint8], NDArray[np.uint8], int] | None = None  # BGR image, labels, frame index
-        self._closed = False
-        self._error: BaseException | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="parity watch", initializer=_be_nice)
+        self._check: Future[tuple[int, int, int]] | None = None
         self._frames = self._due = self._same = self._pixels = self._checked = 0
         self._last: dict[str, Any] = {}
         self._worst: tuple[float, int] | None = None
-        self._thread = threading.Thread(target=self._run, name="parity watch", daemon=True)
-        self._thread.start()
 
-    def offer(self, result: Result) -> dict[str, Any]:
-        """Take a copy of the frame if it is due -> the last verdict: {"agreement": 0-1, "frame": index}, empty before.
+    def offer(self, result: FrameResult) -> dict[str, Any]:
+        """Take a copy of the frame if it is due. Returns the last verdict: {"agreement": 0-1, "frame": index}, or {}.
 
         Raises: GateError: an agreement was below `min_agreement`. And what the reference raised.
         """
-        due = self._frames % self._every == 0
+        if self._check is not None and self._check.done():
+            self._count(self._check)
+        if self._frames % self._every == 0:
+            self._due += 1
+            if self._check is None:
+                image, labels = result.frame.image.copy(), result.labels.copy()
+                self._check = self._thread.submit(self._compare, image, labels, result.frame.index)
         self._frames += 1
-        with self._changed:
-            self._raise_error()
-            if due:
-                self._due += 1
-                if self._job is None:
-                    self._job = (result.frame.image.copy(), result.labels.copy(), result.frame.index)
-                    self._changed.notify_all()
-            return self._last
+        return self._last
 
     def finish(self) -> None:
         """Wait for the check under way. Raises: as `offer`."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._job is None or self._error is not None)
-            self._raise_error()
+        if self._check is not None:
+            self._count(self._check)
 
     def close(self) -> None:
         """End the thread and let the reference go. Safe to call twice."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        self._thread.join()
+        self._thread.shutdown()
         self._reference.close()
 
     @property
     def verdict(self) -> Parity:
         """The sum of all checks so far."""
-        with self._changed:
-            low, frame = self._worst or (None, None)
-            mean = self._same / self._pixels if self._pixels else None
-            return Parity(agreement=mean, agreement_min=low, worst_frame=frame, checked=self._checked, due=self._due)
+        low, frame = self._worst or (None, None)
+        mean = self._same / self._pixels if self._pixels else None
+        return Parity(agreement=mean, agreement_min=low, worst_frame=frame, checked=self._checked, due=self._due)
 
-    def _raise_error(self) -> None:
-        if self._error is not None:
-            raise self._error
+    def _compare(self, image: NDArray[np.uint8], labels: NDArray[np.uint8], index: int) -> tuple[int, int, int]:
+        """On the thread: (H,W,3) BGR, (H,W) -> pixels that agree, pixels, frame index."""
+        return *agreement_counts(labels, segment_image(self._reference, image[..., ::-1])), index
 
-    def _run(self) -> None:
-        _be_nice()
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._job is not None)
-                if self._closed or self._job is None:
-                    return
-                image, labels, index = self._job
-            try:
-                self._check(image, labels, index)
-            except BaseException as error:  # for the loop's thread, at its next frame
-                self._error = error
-                return self._done()
-            self._done()
-
-    def _done(self) -> None:
-        with self._changed:
-            self._job = None
-            self._changed.notify_all()
-
-    def _check(self, image: NDArray[np.uint8], labels: NDArray[np.uint8], index: int) -> None:
-        expected = segment_image(self._reference, image[..., ::-1])
-        same, pixels = agreement_counts(labels, expected)
-        agreement = same / pixels
-        with self._changed:
-            self._same, self._pixels, self._checked = self._same + same, self._pixels + pixels, self._checked + 1
-            self._last = {"agreement": round(agreement, 6), "frame": index}
-            self._worst = min(self._worst or (agreement, index), (agreement, index))
+    def _count(self, check: Future[tuple[int, int, int]]) -> None:
+        same, pixels, index = check.result()
+        self._check, agreement = None, same / pixels
+        self._same, self._pixels, self._checked = self._same + same, self._pixels + pixels, self._checked + 1
+        self._last = {"agreement": round(agreement, 6), "frame": index}
+        self._worst = min(self._worst or (agreement, index), (agreement, index))
         if self._min_agreement is not None and agreement < self._min_agreement:
             raise GateError(
                 f"frame {index}: {agreement:.4f} of the pixels agree with the reference, expected at least "
@@ -149,7 +118,7 @@ class LiveAccuracy:
         self._ring = np.zeros((MIOU_FRAMES, *self._total.shape), np.int64)
         self._frames = 0
 
-    def add(self, result: Result) -> float:
+    def add(self, result: FrameResult) -> float:
         """Count a result, whose frame has a truth -> mIoU of the last frames."""
         assert result.frame.truth is not None
         counts = confusion(result.labels, result.frame.truth, len(self._total))
@@ -183,7 +152,7 @@ class Checks:
             watch = ParityWatch(open_reference(reference, engine), every=every, min_agreement=min_agreement)
         return cls(watch, LiveAccuracy(len(engine.classes)) if _has_truth(source, engine.classes) else None)
 
-    def add(self, result: Result) -> dict[str, Any] | None:
+    def add(self, result: FrameResult) -> dict[str, Any] | None:
         """Check a result -> {"agreement", "frame", "miou"} as far as they are known, None when nothing is."""
         verdict = dict(self._watch.offer(result)) if self._watch else {}
         if self._accuracy is not None and result.frame.truth is not None:

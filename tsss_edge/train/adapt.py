@@ -1,9 +1,9 @@
 """A trained run + pictures whose image-level labels name one more category -> a run that segments that one too.
 
-The paper's promise: a new category needs image-level labels only. How is ours. The old network explains a picture as
-far as it can: pixels of old categories that the label names are theirs. What it takes for an object (its objectness
-head, or a category that the label does not name) must be the new category. Those labels and the true masks that the
-set still has of strong categories train P-Net further, from the old weights and one fresh row in the class head.
+The paper's promise: a new category needs image-level labels only. How it is done is ours. The old network explains a picture
+as far as it can. Pixels of old categories that the label names stay theirs. Other objects (by the objectness head, or of a
+category that the label does not name) must be the new category. P-Net then trains further on these labels, and on the true
+masks of strong categories where the set has them: from the old weights, with one fresh row in the class head.
 """
 # Letters: N batch, K class (of the old network), h = H/8, w = W/8.
 
@@ -19,24 +19,22 @@ from numpy.typing import NDArray
 from tsss_edge.artifacts import IGNORE, Checkpoint, Struct
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.supervision import Supervision
-from tsss_edge.data.voc import VocDataset, read_mask, write_mask
+from tsss_edge.data.voc import VocDataset, read_size, write_mask
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.files import write_json
-from tsss_edge.label.annotate import to_frame
-from tsss_edge.metrics import ConfusionMatrix
-from tsss_edge.models import Heads, SegNet, build_model, load_model
-from tsss_edge.train.common import require_background
-from tsss_edge.train.loader import MaskOf
-from tsss_edge.train.loop import pick_device
-from tsss_edge.train.pnet import PLAIN, train_from
+from tsss_edge.label.edges import to_frame
+from tsss_edge.label.write import label_path
+from tsss_edge.metrics import ConfusionMatrix, iou_of
+from tsss_edge.models import Heads, SegNet, build_model, load_model, pick_device
+from tsss_edge.scoring import SplitCounts, Views, count, net_answers
+from tsss_edge.train.loop import train
+from tsss_edge.train.pnet import PLAIN, class_stage, visible_masks
 from tsss_edge.train.runfolder import has_begun
-from tsss_edge.train.validate import Views
+from tsss_edge.train.start import require_background
 
 SURE = 0.6  # probability from which a pixel gets a label; the others are left out (255)
 LOW_BIAS = -5.0  # logit of a category that was never seen
-EPOCHS, RATE = 0.25, 0.5  # of the run's epochs and learning rate: the old weights are to be kept in the main
-# By cross-entropy alone: a mean teacher does not know the new category at first and would talk it out of its labels.
-SWITCHES = PLAIN
+EPOCHS, RATE = 0.25, 0.5  # of the run's epochs and learning rate: most of the old weights must stay
 
 
 class AdaptReport(Struct, frozen=True):
@@ -87,18 +85,20 @@ def adapt(
     config = shortened(msgspec.convert(old.meta.training, TrainConfig), epochs)
     net = load_model(old)
     unlabelled = frozenset(i for i in dataset.ids("train") if _needs_label(i, supervision))
-    _write_labels(net, Views(dataset, sorted(unlabelled), config.preprocess), supervision, out, config.device)
-    masks = _masks(supervision, unlabelled, out)
-    train_from(
-        widened(net, config, len(dataset.classes)),
-        config,
-        supervision,
-        out,
-        mask_of=masks,
-        weak=unlabelled,
-        switches=SWITCHES,
-        resume=resume,
+    _write_labels(
+        net, Views(dataset, sorted(unlabelled), config.preprocess), supervision, out / "labels", config.device
     )
+    stage = class_stage(
+        config,
+        dataset,
+        widened(net, config, len(dataset.classes)),
+        strong=supervision.strong,
+        mask_of=visible_masks(supervision, out / "labels", unlabelled),
+        switches=PLAIN,  # a mean teacher does not know the new category at first and would talk it out of its labels
+        labels_of=supervision.image_labels,
+        weak=unlabelled,
+    )
+    train(stage, config, out, resume=resume)
     report = _report(old, Checkpoint.load(out), dataset, new_class, len(shows_new))
     write_json(out / "adapt.json", report)
     return report
@@ -169,56 +169,36 @@ def _write_labels(net: SegNet, views: Views, supervision: Supervision, out: Path
         known = _known(image_id, supervision)
         share = to_frame(explain(heads, labels, new_id), views.preprocess, known.shape)
         found = np.where(share.max(axis=0) > SURE, ids[share.argmax(axis=0)], np.uint8(IGNORE))
-        write_mask(_label_path(out, image_id), np.where(known != IGNORE, known, found))
+        write_mask(label_path(out, image_id), np.where(known != IGNORE, known, found))
 
 
 def _known(image_id: str, supervision: Supervision) -> NDArray[np.uint8]:
     """What may be seen of a picture; nothing of one that has no mask."""
     if supervision.dataset.mask_path(image_id).is_file():
         return supervision.pixel_mask(image_id)
-    return np.full(supervision.dataset.image(image_id).shape[:2], IGNORE, np.uint8)
-
-
-def _label_path(out: Path, image_id: str) -> Path:
-    return out / "labels" / "SegmentationClass" / f"{image_id}.png"
-
-
-def _masks(supervision: Supervision, unlabelled: frozenset[str], out: Path) -> MaskOf:
-    def mask_of(image_id: str) -> NDArray[np.uint8]:
-        return read_mask(_label_path(out, image_id)) if image_id in unlabelled else supervision.pixel_mask(image_id)
-
-    return mask_of
+    return np.full(read_size(supervision.dataset.image_path(image_id)), IGNORE, np.uint8)
 
 
 def _report(old: Checkpoint, new: Checkpoint, dataset: VocDataset, new_class: str, pictures: int) -> AdaptReport:
-    new_id = len(dataset.classes) - 1
     views = Views(dataset, dataset.ids("val"), new.meta.preprocess)
-    before, _ = _scores(old, views, new_id)
-    after, everything = _scores(new, views, new_id)
-    iou_new = float(100 * everything.iou[new_id])
+    before, after = (
+        count(net_answers(load_model(checkpoint), views), views.mask, SplitCounts(len(dataset.classes))).classes
+        for checkpoint in (old, new)
+    )
+    iou_new = float(100 * after.iou[-1])
     return AdaptReport(
         new_class=new_class,
         images_with_new_class=pictures,
-        miou_old_before=_mean(before),
-        miou_old_after=_mean(after),
+        miou_old_before=_miou_of_old(before),
+        miou_old_after=_miou_of_old(after),
         iou_new=None if np.isnan(iou_new) else iou_new,
-        miou=everything.miou,
+        miou=after.miou,
         checkpoint=str(new.path),
     )
 
 
-def _scores(checkpoint: Checkpoint, views: Views, new_id: int) -> tuple[ConfusionMatrix, ConfusionMatrix]:
-    """Counts where the truth is an old category or background, and everywhere."""
-    old, everything = ConfusionMatrix(new_id + 1), ConfusionMatrix(new_id + 1)
-    net = load_model(checkpoint)
-    for image_id, heads in views.predict(net):
-        assert heads.logits is not None
-        found, truth = views.labels(heads.logits, image_id), views.mask(image_id)
-        old.update(found, np.where(truth == new_id, np.uint8(IGNORE), truth))
-        everything.update(found, truth)
-    return old, everything
-
-
-def _mean(matrix: ConfusionMatrix) -> float:
-    """mIoU in percent over all classes but the last, which is the new one."""
-    return float(100 * np.nanmean(matrix.iou[:-1]))
+def _miou_of_old(matrix: ConfusionMatrix) -> float:
+    """mIoU in percent over all classes but the last, which is the new one, where the truth is not the new one."""
+    counts = matrix.counts.copy()
+    counts[-1] = 0
+    return float(100 * np.nanmean(iou_of(counts)[:-1]))

@@ -40,10 +40,10 @@ def train_all(
 ) -> Checkpoint:
     """Run the method into out/{lnet,classifier,labels,draft,relabels,pnet}; P-Net's best.pt and log are copied to `out`.
 
-    `config.epochs` are P-Net's, its draft's included: it sees a picture as often as a supervised network of these settings.
+    `config.epochs` are P-Net's and its draft's together, so that P-Net sees a picture as often as a supervised network does.
 
     Args:   source: a set whose masks L-Net learns from, in place of the strong categories' (the 0% protocol).
-            relabel: train a draft of P-Net first, for a quarter of its epochs, that labels again (see label/relabel.py).
+            relabel: train a draft of P-Net first, for a quarter of its epochs, that labels again.
             lnet_epochs: of L-Net, see `first_round`.
             resume: go on in the stage that was under way; finished stages are not run again.
     Raises: DataError, ArtifactError: as the stages.

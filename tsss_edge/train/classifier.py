@@ -1,10 +1,10 @@
 """Image-level labels -> a multi-label classifier whose class maps say where each named category is.
 
 The paper's: one class activation map for each category of the image-level label. Ours: the maps come from stride 8,
-are pooled inside L-Net's foreground (models/classifier.py), and learn from the pixels of strong categories as well, so
-that the classifier also knows what weak categories are told apart from. A frozen L-Net says where unknown objects are;
-the classifier's own objectness head goes on learning, from strong pixels and elsewhere from that L-Net, so that P-Net
-can start from the classifier with a head that fits its features.
+are pooled inside L-Net's foreground (models/class_maps.py), and learn from the pixels of strong categories as well, so
+that the classifier also knows the categories that weak ones must be told apart from. A frozen L-Net says where unknown objects
+are. The classifier's own objectness head goes on learning, from strong pixels and elsewhere from that L-Net. So P-Net can
+start from the classifier with a head that fits its features.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from tsss_edge.config import TrainConfig
 from tsss_edge.data.augment import TrainAugment
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
-from tsss_edge.models import load_model
-from tsss_edge.models.classifier import Classifier
-from tsss_edge.train.common import freeze, fresh_net, require_background, take_over, training_split
-from tsss_edge.train.loader import Batch, Samples, network_input
-from tsss_edge.train.loop import Moment, Stage, pick_device, train
+from tsss_edge.frozen import keep_features
+from tsss_edge.models import load_model, network_input, pick_device
+from tsss_edge.models.class_maps import Classifier
+from tsss_edge.scoring import Views
+from tsss_edge.train.loader import Batch, LabelsOf, Samples
+from tsss_edge.train.loop import Moment, Stage, train
 from tsss_edge.train.losses import cell_shares, class_loss, object_loss
-from tsss_edge.train.memory import keep_features
-from tsss_edge.train.validate import Views
+from tsss_edge.train.start import freeze, fresh_net, require_background, take_over, training_split
 
 IMAGE_WEIGHT, PIXEL_WEIGHT, PARTIAL_WEIGHT, FAIR_WEIGHT, OBJECT_WEIGHT = 0.3, 1.0, 1.0, 0.5, 0.5  # of the losses (ours)
 SURELY_OBJECT = 0.5  # L-Net's probability from which a cell must show one of the picture's categories
@@ -51,6 +51,7 @@ def train_classifier(
     teacher = freeze(load_model(start).to(pick_device(config.device)))
     keep_features(teacher, config)
     classifier = Classifier(net)
+    views = Views(dataset, dataset.ids("val"), config.preprocess)
     samples = Samples(
         dataset,
         training_split(dataset),
@@ -67,7 +68,7 @@ def train_classifier(
         net=classifier,
         samples=samples,
         step=ClassifierStep(classifier, teacher, config),
-        validate=_Validation(config, dataset, supervision),
+        validate=lambda averaged: label_accuracy(averaged, views, supervision.image_labels),
         strong=tuple(supervision.strong),
     )
     return train(stage, config, out, resume=resume)
@@ -128,8 +129,8 @@ def hidden_categories(labels: Tensor, shares: Tensor) -> Tensor:
 def fair_share_loss(maps: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of equal shares against the shares that a picture's categories have of its foreground (ours).
 
-    Without it, partial labels are also satisfied by one category that swallows all others. A logarithm near zero, flat
-    elsewhere: it says "every named category is somewhere", hardly how large it is.
+    Without it, one category that swallows all others satisfies partial labels too. The loss is steep near share 0 and flat
+    elsewhere: it says "every named category is somewhere", but hardly how large it is.
     """
     inside = labels[:, 1:].sum(dim=1)
     several = (inside > 1) & (weight.sum(dim=(1, 2, 3)) > 0)
@@ -146,8 +147,8 @@ def fair_share_loss(maps: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
 def partial_label_loss(maps: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     """-log of the probability that a cell shows *one of the picture's* categories, a mean over `weight` (ours).
 
-    A picture with one category is thereby as good as a mask of its foreground; one with several is sorted out by what
-    the others taught, as in learning from partial labels (Cour et al., JMLR 12, 2011).
+    So a picture with one category is as good as a mask of its foreground. In a picture with several, what other pictures taught
+    decides, as in learning from partial labels (Cour et al., JMLR 12, 2011).
     Args: maps: (N,K,h,w), column 0 unused. weight: (N,1,h,w), 0-1. labels: (N,K), 0 or 1.
     """
     log_p = F.log_softmax(maps[:, 1:], dim=1)
@@ -156,20 +157,14 @@ def partial_label_loss(maps: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     return -(weight * inside).sum() / weight.sum().clamp(min=1.0)
 
 
-class _Validation:
-    def __init__(self, config: TrainConfig, dataset: VocDataset, supervision: Supervision) -> None:
-        self._views = Views(dataset, dataset.ids("val"), config.preprocess)
-        self._labels_of = supervision.image_labels
-
-    @torch.inference_mode()
-    def __call__(self, net: nn.Module) -> dict[str, float]:
-        right = total = 0
-        device = next(net.parameters()).device
-        for image_id in self._views.ids:
-            picture = torch.from_numpy(self._views.picture(image_id))[None].to(device)
-            scores = net(network_input(picture, self._views.preprocess.scale)).scores[0, 1:]
+@torch.inference_mode()
+def label_accuracy(net: nn.Module, views: Views, labels_of: LabelsOf) -> dict[str, float]:
+    """Share of (image, category) pairs that a classifier tells right, 0-1."""
+    right = total = 0
+    for ids, x in views.batches(next(net.parameters()).device):
+        for image_id, scores in zip(ids, net(x).scores[:, 1:], strict=True):
             truth = torch.zeros_like(scores)
-            truth[[i - 1 for i in self._labels_of(image_id)]] = 1
+            truth[[i - 1 for i in labels_of(image_id)]] = 1
             right += int(((scores > 0) == (truth > 0)).sum())
             total += len(truth)
-        return {"label_accuracy": right / total}
+    return {"label_accuracy": right / total}

@@ -2,13 +2,13 @@
 
 The paper's: the class is removed from the masks of strong categories, so that the network fires on objects of
 categories it never saw. Ours: it is the objectness head of the edge networks, trained with binary cross-entropy on
-strong images, in which the colour channels change places at random: what an object is does not hang on its hue.
+strong images. There the colour channels change places at random, because an object is an object in any hue.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +21,14 @@ from tsss_edge.data.augment import TrainAugment
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import DataError
-from tsss_edge.models import SegNet
-from tsss_edge.train.common import fresh_net, load_encoder, require_background, start_from, training_split
-from tsss_edge.train.loader import Augment, Batch, Samples, network_input
+from tsss_edge.models import SegNet, network_input
+from tsss_edge.scoring import Views, object_iou
+from tsss_edge.train.loader import Augment, Batch, Samples
 from tsss_edge.train.loop import Moment, Stage, train
 from tsss_edge.train.losses import cell_shares, object_loss
-from tsss_edge.train.validate import Views, object_iou
+from tsss_edge.train.start import fresh_net, load_encoder, require_background, start_from, training_split
 
-COLOR = 0.5  # jitter, stronger than where categories must be told apart by colour too
+COLOR = 0.5  # jitter; stronger than in the other stages, which tell categories apart by colour too
 
 
 def train_lnet(
@@ -58,7 +58,7 @@ def train_lnet(
         net=net,
         samples=_samples(config, dataset, supervision, source),
         step=LNetStep(net, config),
-        validate=_Validation(config, dataset, supervision),
+        validate=_validation(config, supervision),
         strong=tuple(strong),
         classes=dataset.classes,
     )
@@ -111,14 +111,10 @@ class LNetStep:
         return object_loss(objectness, cell_shares(binary, 2, self._config.loss_stride)), {}
 
 
-class _Validation:
+def _validation(config: TrainConfig, supervision: Supervision) -> Callable[[nn.Module], dict[str, float]]:
     """Foreground IoU on strong and on weak validation images apart."""
-
-    def __init__(self, config: TrainConfig, dataset: VocDataset, supervision: Supervision) -> None:
-        weak = [i for i in supervision.weak_ids("val") if dataset.mask_path(i).is_file()]
-        self._strong = Views(dataset, supervision.strong_ids("val"), config.preprocess)
-        self._weak = Views(dataset, weak, config.preprocess)
-
-    def __call__(self, net: nn.Module) -> dict[str, float]:
-        views = {"object_iou_strong": self._strong, "object_iou_weak": self._weak}
-        return {name: object_iou(net, v) if v.ids else math.nan for name, v in views.items()}
+    dataset = supervision.dataset
+    weak = [i for i in supervision.weak_ids("val") if dataset.mask_path(i).is_file()]
+    ids = {"object_iou_strong": supervision.strong_ids("val"), "object_iou_weak": weak}
+    views = {name: Views(dataset, listed, config.preprocess) for name, listed in ids.items()}
+    return lambda net: {name: object_iou(net, v) if v.ids else math.nan for name, v in views.items()}

@@ -1,4 +1,4 @@
-"""Pictures and the masks a loss may see -> batches, in an order and with a randomness that only counters decide.
+"""Pictures and the masks a loss may see -> batches. Counters alone decide the order and the randomness.
 
 Sample `index` of `epoch` is augmented by a generator seeded with (seed, epoch, index), or with (view, picture) where views
 repeat, and the order of an epoch by (seed, epoch): a resumed run needs no saved generator, and the number of loader threads
@@ -20,14 +20,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tsss_edge.data.supervision import MaskOf
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import DataError
 
 CACHE_BYTES = 2 << 30  # decoded pictures and masks kept in memory; the rest is read again each epoch
 FINGERPRINTED = 16  # pictures by which a data set is known again
-AHEAD = 3  # batches made while the network works
+AHEAD = 3  # batches that are made in advance, while the network works
 
-MaskOf = Callable[[str], NDArray[np.uint8]]
+LabelsOf = Callable[[str], frozenset[int]]  # id -> categories in the picture
 Augment = Callable[
     [NDArray[np.uint8], NDArray[np.uint8], np.random.Generator], tuple[NDArray[np.uint8], NDArray[np.uint8]]
 ]
@@ -75,7 +76,7 @@ class Samples:
         *,
         batch: int,
         seed: int = 0,
-        labels_of: Callable[[str], frozenset[int]] | None = None,
+        labels_of: LabelsOf | None = None,
         weak: frozenset[str] = frozenset(),
         views: int = 0,
     ) -> None:
@@ -155,8 +156,3 @@ class Samples:
             self._cached_bytes += pair[0].nbytes + pair[1].nbytes
             self._cache[image_id] = pair
         return pair
-
-
-def network_input(images: Tensor, scale: float) -> Tensor:
-    """(N,H,W,3) uint8 -> (N,3,H,W) float32, `value / 255 * scale`; channels_last in memory, as it came."""
-    return images.permute(0, 3, 1, 2).float().mul_(scale / 255)

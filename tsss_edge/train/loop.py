@@ -10,9 +10,10 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -22,14 +23,13 @@ from tsss_edge import __version__
 from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Classes
 from tsss_edge.artifacts import Stage as StageName
 from tsss_edge.config import TrainConfig
-from tsss_edge.errors import DataError, UnavailableError
+from tsss_edge.errors import DataError
+from tsss_edge.frozen import freeze_stages, keep_features
 from tsss_edge.machine import progress
-from tsss_edge.train.checkpoints import Checkpoints, Stateful
+from tsss_edge.models import pick_device
 from tsss_edge.train.distributed import average_gradients, join, mean_of_processes, meet, share_batch_statistics
 from tsss_edge.train.loader import Batch, Samples
-from tsss_edge.train.memory import freeze_stages, keep_features
-from tsss_edge.train.muon import Muon
-from tsss_edge.train.runfolder import Log, has_begun, write_config
+from tsss_edge.train.runfolder import Checkpoints, Log, Stateful, has_begun, write_config
 
 CLIP_NORM = 5.0  # of the whole gradient; keeps one odd batch from undoing an epoch
 
@@ -75,7 +75,8 @@ def train(stage: Stage, config: TrainConfig, out: Path, *, resume: bool = False)
     """
     device = pick_device(config.device)
     world = join(device, stage.samples.batch)
-    set_threads(config.threads, device)
+    if config.threads and device.type == "cpu":
+        torch.set_num_threads(config.threads)  # of the whole process; 0 leaves PyTorch's own choice, all cores
     net = stage.net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     for part in stage.beside.values():
         if isinstance(part, nn.Module):
@@ -134,6 +135,15 @@ def score(stage: Stage, metrics: dict[str, float], epoch: int) -> float:
     return metrics.get(stage.key, -math.inf) if stage.key else float(epoch)
 
 
+def require_finite(loss: Tensor, batch: Batch, moment: Moment) -> None:
+    """Raise DataError, naming the pictures, when the loss is NaN or infinite."""
+    if not bool(torch.isfinite(loss)):
+        raise DataError(
+            f"the loss became {loss.item()} at step {moment.step}, in the batch of {', '.join(batch.ids)}; "
+            "look at these pictures, or lower the learning rate"
+        )
+
+
 def epoch_seed(seed: int, epoch: int, rank: int) -> int:
     """Seed of PyTorch's generator (dropout) for an epoch: other numbers in every epoch and process."""
     return ((seed * 1_000_003 + epoch) * 1_009 + rank) % 2**63
@@ -151,6 +161,18 @@ def describe(stage: Stage, config: TrainConfig) -> CheckpointMeta:
         data_hash=stage.samples.fingerprint(),
         tool=f"tsss-edge {__version__}",
     )
+
+
+def autocast_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
+    """bf16 on CPUs and on GPUs that have it, FP16 on older GPUs, float32 without `amp`.
+
+    Float32 also for depthwise convolutions on a CPU, where PyTorch's bf16 ones are ten times as slow (measured, lite0).
+    """
+    if not config.amp or (device.type == "cpu" and config.arch.startswith("lite")):
+        return torch.float32
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -200,45 +222,74 @@ class Average:
             ours[name].copy_(theirs[name])
 
 
-def require_finite(loss: Tensor, batch: Batch, moment: Moment) -> None:
-    """Raise DataError, naming the pictures, when the loss is NaN or infinite."""
-    if not bool(torch.isfinite(loss)):
-        raise DataError(
-            f"the loss became {loss.item()} at step {moment.step}, in the batch of {', '.join(batch.ids)}; "
-            "look at these pictures, or lower the learning rate"
-        )
-
-
 # ---------------------------------------------------------------------------------------------------------------------
-# Device
+# Muon
+
+MATRIX_LR = 6.0  # times the learning rate of the others, which is AdamW's (ours, measured on CamVid)
+MOMENTUM = 0.9
+BETAS, EPS = (0.9, 0.99), 1e-8
+ITERATIONS = 4  # of Newton-Schulz
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of its polynomial, from the source above
 
 
-def pick_device(name: str) -> torch.device:
-    """ "auto" -> the GPU where there is one, else the CPU. Raises: UnavailableError: no such device here."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UnavailableError(f"PyTorch knows no device {name!r}; use auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UnavailableError("PyTorch finds no CUDA GPU on this machine; set device to cpu or auto")
-    return device
+class Muon(torch.optim.Optimizer):
+    """Orthogonal steps: convolutions move along the orthogonal matrix nearest to their momentum.
 
-
-def set_threads(threads: int, device: torch.device) -> None:
-    """CPU threads of PyTorch, for the whole process; 0 leaves PyTorch's own choice (all cores)."""
-    if threads and device.type == "cpu":
-        torch.set_num_threads(threads)
-
-
-def autocast_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
-    """bf16 on CPUs and on GPUs that have it, FP16 on older GPUs, float32 without `amp`.
-
-    Float32 also for depthwise convolutions on a CPU, where PyTorch's bf16 ones are ten times as slow (measured, lite0).
+    K. Jordan and others, 2024, https://kellerjordan.github.io/posts/muon/. Every direction of a weight matrix moves equally
+    far, so rare ones are learnt in fewer steps than AdamW needs. Parameters of two or more dimensions are matrices (rows:
+    output channels); biases and batch norms take Adam's steps, without decay.
     """
-    if not config.amp or (device.type == "cpu" and config.arch.startswith("lite")):
-        return torch.float32
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.float16
-    return torch.bfloat16
+
+    def __init__(self, parameters: Iterable[nn.Parameter], *, lr: float, weight_decay: float) -> None:
+        parameters = list(parameters)
+        matrices = [p for p in parameters if p.ndim > 1]
+        others = [p for p in parameters if p.ndim <= 1]
+        groups = [
+            {"params": matrices, "lr_factor": MATRIX_LR, "weight_decay": weight_decay},
+            {"params": others, "lr_factor": 1.0, "weight_decay": 0.0},
+        ]
+        super().__init__(groups, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One step of every parameter that has a gradient; `closure` is not supported."""
+        assert closure is None
+        for group in self.param_groups:
+            lr = group["lr"] * group["lr_factor"]
+            for p in group["params"]:
+                if p.grad is not None:
+                    step = self._orthogonal(p, p.grad) if p.ndim > 1 else self._adam(p, p.grad)
+                    p.mul_(1 - lr * group["weight_decay"]).add_(step, alpha=-lr)
+
+    def _orthogonal(self, p: Tensor, gradient: Tensor) -> Tensor:
+        momentum: Tensor = self.state[p].setdefault("momentum", torch.zeros_like(p))
+        momentum.mul_(MOMENTUM).add_(gradient)
+        rows = (gradient + MOMENTUM * momentum).flatten(1)  # Nesterov
+        return orthogonalize(rows).mul_(max(1.0, rows.shape[0] / rows.shape[1]) ** 0.5).view(p.shape)
+
+    def _adam(self, p: Tensor, gradient: Tensor) -> Tensor:
+        state = self.state[p]
+        if not state:
+            state.update(steps=torch.zeros(()), mean=torch.zeros_like(p), square=torch.zeros_like(p))
+        steps, mean, square = state["steps"], state["mean"], state["square"]
+        steps += 1
+        mean.lerp_(gradient, 1 - BETAS[0])
+        square.lerp_(gradient.square(), 1 - BETAS[1])
+        step: Tensor = mean / (1 - BETAS[0] ** steps) / ((square / (1 - BETAS[1] ** steps)).sqrt() + EPS)
+        return step
+
+
+def orthogonalize(matrix: Tensor) -> Tensor:
+    """(R,C) -> about U V^T of its singular value decomposition, float32; singular values end within 0.7-1.2.
+
+    Newton-Schulz iteration in bfloat16, which it tolerates; much cheaper than the decomposition.
+    """
+    a, b, c = COEFFICIENTS
+    x: Tensor = (matrix / (matrix.norm() + 1e-7)).bfloat16()
+    tall = x.shape[0] > x.shape[1]
+    x = x.mT if tall else x  # the smaller Gram matrix
+    for _ in range(ITERATIONS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    orthogonal: Tensor = x.mT if tall else x
+    return orthogonal.float()

@@ -1,8 +1,9 @@
-"""Logits and masks -> losses, on a grid between the network's stride 8 and the pixels.
+"""Masks -> targets, and logits against them -> losses, on a grid between the network's stride 8 and the pixels.
 
 Targets are the *shares* of each class in a cell of `stride` pixels, and the logits are upsampled bilinearly (half-pixel
 centres, as at inference) to that grid. At stride 1 that is plain cross-entropy on pixels. At stride 4 a boundary cell
-still tells where in it the boundary runs, at a sixteenth of the softmaxes (measured: see docs of TrainConfig.loss_stride).
+still tells where in it the boundary runs, at a sixteenth of the softmaxes. CutMix and the mean teacher, which change targets,
+stand here too.
 """
 # Letters: N batch, K class, H height, W width, h = H/stride, w = W/stride.
 
@@ -10,9 +11,14 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from tsss_edge.train.distributed import mean_of_processes
+from tsss_edge.train.loader import Batch
+
+CUT = (0.2, 0.5)  # side of CutMix's rectangle, as a share of the picture's
+HEARD_FROM, HEARD_FULL = 0.3, 0.5  # shares of training between which the teacher's say grows from none to all
+SURE = 0.8  # probability from which the teacher may strike out a label
 
 
 def cell_shares(masks: Tensor, num_classes: int, stride: int) -> Tensor:
@@ -80,3 +86,61 @@ def object_loss(objectness: Tensor, shares: Tensor) -> Tensor:
     logit = upsample_to(objectness, shares)
     total = (known * F.softplus(logit) - thing * logit).sum()  # known*softplus(x) - thing*x = BCE, weighted
     return total / mean_of_processes(known.sum()).clamp(min=1.0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What changes targets
+
+
+def cut_and_mix(seed: int, step: int, x: Tensor, *targets: Tensor) -> tuple[Tensor, ...]:
+    """CutMix (arXiv 1905.04899): paste a rectangle of the next picture of the batch, with its targets, into each one.
+
+    It takes the surroundings away from an object, so that a category is not learned by what it mostly stands beside. One
+    rectangle a batch, on whole stride-8 cells, drawn from (seed, step).
+    Args: x: (N,3,H,W). targets: (N,C,h,w) each, on a grid of H/8 cells or a multiple of it. Returns: x and targets.
+    """
+    draw = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    cells_h, cells_w = x.shape[-2] // 8, x.shape[-1] // 8
+    low, high = CUT
+    side = low + (high - low) * float(torch.rand((), generator=draw))
+    height, width = max(1, round(side * cells_h)), max(1, round(side * cells_w))
+    top = int(torch.randint(cells_h - height + 1, (), generator=draw))
+    left = int(torch.randint(cells_w - width + 1, (), generator=draw))
+    mixed = []
+    for tensor in (x, *targets):
+        k = tensor.shape[-1] // cells_w
+        area = (..., slice(top * k, (top + height) * k), slice(left * k, (left + width) * k))
+        pasted = tensor.clone()
+        pasted[area] = tensor.roll(1, dims=0)[area]
+        mixed.append(pasted)
+    return tuple(mixed)
+
+
+@torch.no_grad()
+def refine(shares: Tensor, x: Tensor, batch: Batch, teacher: nn.Module, done: float) -> Tensor:
+    """Targets of weak pictures, corrected by the averaged network: (N,K,h,w) -> (N,K,h,w). Strong pictures stay.
+
+    Mean teacher (arXiv 1703.01780), adapted; beyond the paper, behind a switch of P-Net. The teacher looks at the same
+    pictures, its probabilities limited to the background and to the categories of the image-level label. Where it surely sees
+    something else than Lw, nothing is learned there. Where Lw is unsure, its answer is the target. It helps on labels of the
+    first round and costs on those of a second round (docs/results/transfer.md). Pixels outside the picture (255 by
+    augmentation) get the teacher's answer too; it calls them background, which does no harm.
+    """
+    say = min(1.0, max(0.0, (done - HEARD_FROM) / (HEARD_FULL - HEARD_FROM)))
+    if say == 0 or not bool(batch.weak.any()):
+        return shares
+    ours, belief = shares[batch.weak], _belief(shares, x, batch, teacher)
+    known = ours.sum(dim=1, keepdim=True)
+    agreement = (ours * belief).sum(dim=1, keepdim=True) / known.clamp(min=1e-6)
+    wrong = (belief.amax(dim=1, keepdim=True) > SURE) & (agreement < 1 - SURE)
+    refined = shares.clone()
+    refined[batch.weak] = ours * (1 - say * wrong.float()) + say * (1 - known) * belief
+    return refined
+
+
+def _belief(shares: Tensor, x: Tensor, batch: Batch, teacher: nn.Module) -> Tensor:
+    """The teacher's probabilities on weak pictures, within their image-level labels: (N_weak,K,h,w)."""
+    logits = upsample_to(teacher(x[batch.weak]).logits, shares)
+    allowed = batch.labels[batch.weak].clone()
+    allowed[:, 0] = 1
+    return logits.masked_fill((allowed == 0)[:, :, None, None], -1e4).softmax(dim=1)

@@ -1,19 +1,22 @@
 """True masks of strong images + transferred labels of weak images -> P-Net: all categories, and objectness beside them.
 
+With nothing weak the same training is the supervised baseline, and the way for fully labelled sets.
+
 The paper's (Xiao et al., arXiv 1711.06828): S, started from L-Net, learns by cross-entropy from strong images (true
 masks) and weak images (Lw), while D tells its predictions on strong images from those on weak ones and S learns to make
 the second look like the first. Ours: S starts from the classifier, which came of L-Net and knows categories already, and
-in the second round of labels (relabel.py) from the draft that wrote them; D judges structure, not category
-(models/discriminator.py); D works alone for the first tenth of training and then its say grows over another tenth,
-because an untrained D only adds noise; the target for "strong" is 0.9 (one-sided label smoothing, arXiv 1606.03498); D
-learns at a tenth of S's starting rate with betas (0.5, 0.99), as spectral norm wants; and S's adversarial loss weighs
-0.01, small against cross-entropy. What D, mean teacher and CutMix give: docs/results/transfer.md. The objectness head goes on
+in the second round of labels from the draft that wrote them; D judges structure, not category
+(models/discriminator.py). D works alone for the first tenth of training, and its weight grows over another tenth, because an
+untrained D only adds noise. The target for "strong" is 0.9 (one-sided label smoothing, arXiv 1606.03498). D learns at a
+tenth of S's starting rate with betas (0.5, 0.99), as spectral norm wants. S's adversarial loss weighs 0.01, small against
+cross-entropy. What D, mean teacher and CutMix give: docs/results/transfer.md. The objectness head goes on
 learning from the same pixels, so that "object, but of no known category" stays visible.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -21,29 +24,35 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from tsss_edge.artifacts import IGNORE, Checkpoint, Struct
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.augment import TrainAugment
-from tsss_edge.data.supervision import Supervision
-from tsss_edge.data.voc import VocDataset, read_mask
+from tsss_edge.data.supervision import MaskOf, Supervision
+from tsss_edge.data.voc import VocDataset, read_mask, read_size
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.files import read_json
-from tsss_edge.label.write import MANIFEST, LabelReport, find_classifier, find_labeller
-from tsss_edge.models import SegNet
-from tsss_edge.models.classifier import load_classifier
+from tsss_edge.label.write import MANIFEST, LabelReport, find_classifier, find_labeller, label_path
+from tsss_edge.models import SegNet, network_input
+from tsss_edge.models.class_maps import load_classifier
 from tsss_edge.models.discriminator import Discriminator
-from tsss_edge.train.common import class_weights, fresh_net, require_background, take_over, training_split
-from tsss_edge.train.cutmix import cut_and_mix
+from tsss_edge.scoring import Views, class_scores
 from tsss_edge.train.distributed import average_gradients
-from tsss_edge.train.loader import Batch, MaskOf, Samples, network_input
+from tsss_edge.train.loader import Batch, LabelsOf, Samples
 from tsss_edge.train.loop import Moment, Stage, train
-from tsss_edge.train.losses import category_losses, cell_shares, object_loss
-from tsss_edge.train.refine import refine
-from tsss_edge.train.validate import Views, class_scores
+from tsss_edge.train.losses import category_losses, cell_shares, cut_and_mix, object_loss, refine
+from tsss_edge.train.start import (
+    class_weights,
+    fresh_net,
+    load_encoder,
+    require_background,
+    start_from,
+    take_over,
+    training_split,
+)
 
-OBJECT_WEIGHT = 0.5
+OBJECT_WEIGHT = 0.5  # of the objectness loss beside the class loss
 ADVERSARIAL_WEIGHT = 0.01
 STRONG_TARGET = 0.9
 D_LR = 3e-4
@@ -51,8 +60,8 @@ D_ALONE, D_FULL = 0.1, 0.2  # share of training until S listens to D at all, and
 
 
 class Switches(Struct, frozen=True):
-    """Parts of P-Net's training that can be left out. `adversarial`: the discriminator, which is left out by itself where
-    there is no strong or no weak image. `mean_teacher`: see train/refine.py. `cutmix`: see train/cutmix.py."""
+    """Parts of the training that can be left out. `adversarial`: the discriminator. Without a strong or without a weak image it
+    is always left out. `mean_teacher`, `cutmix`: `refine` and `cut_and_mix` in train/losses.py."""
 
     adversarial: bool = True
     mean_teacher: bool = False
@@ -87,51 +96,84 @@ def train_pnet(
     supervision = Supervision(dataset, tuple(strong))
     net = starting_net(config, dataset, lnet)
     require_same_strong(supervision, lnet, labels)
-    mask_of = visible_masks(dataset, supervision, labels)
     weak = frozenset(supervision.weak_ids("train"))
-    return train_from(net, config, supervision, out, mask_of=mask_of, weak=weak, switches=switches, resume=resume)
-
-
-def train_from(
-    net: SegNet,
-    config: TrainConfig,
-    supervision: Supervision,
-    out: Path,
-    *,
-    mask_of: MaskOf,
-    weak: frozenset[str],
-    switches: Switches | None = None,
-    resume: bool = False,
-) -> Checkpoint:
-    """P-Net's training from any starting weights; `mask_of` says what the loss may see, `weak` which of it is Lw."""
-    dataset, switches = supervision.dataset, switches or Switches()
-    ids = training_split(dataset)
-    augment = TrainAugment(config.view_hw, config.preprocess, config.scale_range)
-    samples = Samples(
+    stage = class_stage(
+        config,
         dataset,
-        ids,
-        mask_of,
-        augment,
-        batch=config.batch,
-        seed=config.seed,
+        net,
+        strong=supervision.strong,
+        mask_of=visible_masks(supervision, labels, weak),
+        switches=switches or Switches(),
         labels_of=supervision.image_labels,
         weak=weak,
-        views=config.views,
     )
+    return train(stage, config, out, resume=resume)
+
+
+def train_supervised(
+    config: TrainConfig, data: Path, out: Path, *, cutmix: bool = False, resume: bool = False
+) -> Checkpoint:
+    """Train on the masks of all categories of `data`'s split "train"; "val" chooses best.pt by mIoU.
+
+    A set without a background has no "object or not": its objectness head stays untrained and is no part of the loss.
+    Raises: DataError: unusable data set, picture or mask. ArtifactError: unknown architecture, `out` is another run.
+    """
+    dataset = VocDataset.open(data)
+    net = fresh_net(config, num_classes=len(dataset.classes))
+    load_encoder(net, config)
+    start_from(net, config)
+    return train(supervised_stage(config, dataset, net, cutmix=cutmix), config, out, resume=resume)
+
+
+def supervised_stage(config: TrainConfig, dataset: VocDataset, net: nn.Module, *, cutmix: bool = False) -> Stage:
+    """P-Net's training of `net`, which gives `Heads`, with nothing weak."""
+    names = tuple(dataset.classes.names[i] for i in dataset.classes.objects)
+    switches = Switches(adversarial=False, cutmix=cutmix)
+    stage = class_stage(config, dataset, net, strong=names, mask_of=dataset.mask, switches=switches)
+    return replace(stage, name="supervised", key="miou")
+
+
+def class_stage(
+    config: TrainConfig,
+    dataset: VocDataset,
+    net: nn.Module,
+    *,
+    strong: tuple[str, ...],
+    mask_of: MaskOf,
+    switches: Switches,
+    labels_of: LabelsOf | None = None,
+    weak: frozenset[str] = frozenset(),
+) -> Stage:
+    """The stage of a network that tells categories apart, from any starting weights.
+
+    Args: mask_of: what the loss may see of a picture. weak: the pictures of which that is Lw. labels_of: image-level labels;
+          the switches that act on weak pictures need them.
+    """
+    ids = training_split(dataset)
+    augment = TrainAugment(config.view_hw, config.preprocess, config.scale_range)
     duel = Duel(config) if switches.adversarial and 0 < len(weak) < len(ids) else None
     weights = class_weights(dataset, ids, mask_of, config.balance)
     views = Views(dataset, dataset.ids("val"), config.preprocess)
-    stage = Stage(
+    return Stage(
         name="pnet",
         net=net,
-        samples=samples,
-        step=PNetStep(net, config, weights, duel, switches),
+        samples=Samples(
+            dataset,
+            ids,
+            mask_of,
+            augment,
+            batch=config.batch,
+            seed=config.seed,
+            labels_of=labels_of,
+            weak=weak,
+            views=config.views,
+        ),
+        step=ClassStep(net, config, weights, duel, switches, objectness=dataset.classes.background),
         validate=lambda averaged: class_scores(averaged, views),
-        strong=supervision.strong,
+        strong=strong,
         options={**msgspec.structs.asdict(switches), "adversarial": duel is not None},
         beside={"discriminator": duel.net, "discriminator_optimizer": duel.optimizer} if duel else {},
     )
-    return train(stage, config, out, resume=resume)
 
 
 def starting_net(config: TrainConfig, dataset: VocDataset, run: Path) -> SegNet:
@@ -166,22 +208,22 @@ def require_same_strong(supervision: Supervision, run: Path, labels: Path) -> No
             )
 
 
-def visible_masks(dataset: VocDataset, supervision: Supervision, labels: Path) -> MaskOf:
-    """What P-Net's loss may see: true masks of strong images, Lw of weak ones.
+def visible_masks(supervision: Supervision, labels: Path, labelled: frozenset[str]) -> MaskOf:
+    """What a loss may see: of pictures in `labelled` what the folder `labels` holds (Lw), of the others their true masks.
 
-    Raises: DataError: a weak training image has no Lw, or one of another size or with other categories than its label.
+    Raises: DataError: a picture has no Lw, or one of another size or with other categories than its image-level label.
     """
-    for image_id in supervision.weak_ids("train"):
-        if not (labels / "SegmentationClass" / f"{image_id}.png").is_file():
+    for image_id in sorted(labelled):
+        if not label_path(labels, image_id).is_file():
             raise DataError(f"{labels}: no label for weak image {image_id}; run `tsss-edge label` on this set again")
 
     def mask_of(image_id: str) -> NDArray[np.uint8]:
-        if not supervision.is_weak(image_id):
+        if image_id not in labelled:
             return supervision.pixel_mask(image_id)
-        path = labels / "SegmentationClass" / f"{image_id}.png"
-        mask = read_mask(path)
+        path = label_path(labels, image_id)
+        mask, size = read_mask(path), read_size(supervision.dataset.image_path(image_id))
         allowed = {0, IGNORE, *supervision.image_labels(image_id)}
-        if mask.shape != supervision.pixel_mask(image_id).shape or not set(np.unique(mask).tolist()) <= allowed:
+        if mask.shape != size or not set(np.unique(mask).tolist()) <= allowed:
             raise DataError(
                 f"{path}: its size or its categories are not those of image {image_id}; label this set again"
             )
@@ -229,19 +271,21 @@ def weak_share(weak: Tensor, score: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(weak, (score.shape[-2], score.shape[-1]))
 
 
-class PNetStep:
-    """Cross-entropy and objectness on what may be seen of every image, and the duel with D."""
+class ClassStep:
+    """Cross-entropy and, where there is a background, objectness on what may be seen of every image; and the duel with D."""
 
     def __init__(
         self,
-        net: SegNet,
+        net: nn.Module,
         config: TrainConfig,
         weights: Tensor | None,
         duel: Duel | None,
         switches: Switches,
+        *,
+        objectness: bool,
     ) -> None:
         self._net, self._config, self._weights, self._duel = net, config, weights, duel
-        self._switches = switches
+        self._switches, self._objectness = switches, objectness
 
     def __call__(self, batch: Batch, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
         x = network_input(batch.images, self._config.preprocess.scale)
@@ -254,8 +298,9 @@ class PNetStep:
         logits, objectness = self._net(x)
         weights = self._weights.to(shares.device) if self._weights is not None else None
         loss, parts = category_losses(logits, shares, weights, self._config.jaccard)
-        parts["object"] = object_loss(objectness, shares)
-        loss = loss + OBJECT_WEIGHT * parts["object"]
+        if self._objectness:
+            parts["object"] = object_loss(objectness, shares)
+            loss = loss + OBJECT_WEIGHT * parts["object"]
         if self._duel is not None:
             image, probabilities = F.avg_pool2d(x, 8), logits.float().softmax(dim=1)
             parts["d"] = self._duel.learn(image, probabilities, weak)

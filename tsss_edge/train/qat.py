@@ -1,8 +1,8 @@
 """Quantization-aware fine-tuning: a trained checkpoint + the INT8 graph that was made of it -> a checkpoint INT8 hurts less.
 
-The network is trained with the roundings of its INT8 graph in it: the same tensors, by the same placement and ranges. What
-comes out is an ordinary checkpoint of the same architecture, to be exported and calibrated as any other.
-Gradients pass a rounding as if it were not there, and stop where a value is clipped (arXiv 1712.05877, section 3).
+The network trains with the roundings of its INT8 graph: the same tensors, the same placement, the same ranges. The result is an
+ordinary checkpoint of the same architecture, which is exported and calibrated as any other. Gradients pass a rounding as if it
+were not there, and stop where a value is clipped (arXiv 1712.05877, section 3).
 """
 
 from __future__ import annotations
@@ -15,19 +15,18 @@ import torch
 from torch import Tensor, fx, nn
 
 from tsss_edge.artifacts import Checkpoint, OnnxModel, require_same_preprocess
-from tsss_edge.calib.methods import LEVELS
-from tsss_edge.calib.qdq import LEAST_SCALE
 from tsss_edge.calib.ranges import CalibTable
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
-from tsss_edge.export.graph import build_graph
+from tsss_edge.export.onnx_export import build_graph
 from tsss_edge.files import sha256_file
 from tsss_edge.models import SegNet, load_model
 from tsss_edge.models.fused import FusedNet, layer_names, pixel_step
-from tsss_edge.onnxgraph.placement import Graph, Options, Plan, plan
+from tsss_edge.onnxgraph.qdq import LEAST_SCALE, PairOptions, PairPlan, plan
+from tsss_edge.onnxgraph.view import LEVELS, OnnxGraph
 from tsss_edge.train.loop import train
-from tsss_edge.train.supervised import supervised_stage
+from tsss_edge.train.pnet import supervised_stage
 
 QAT_EPOCHS = 4  # by default: roundings are learnt fast, and longer training would be training, not repair (ours)
 LR_SHARE = 0.05  # of the learning rate that trained the network (ours)
@@ -88,10 +87,10 @@ def rounded(net: SegNet, model: OnnxModel, table: CalibTable) -> fx.GraphModule:
     scale = model.meta.preprocess.scale
     fused = FusedNet(net, scale=scale, head=model.meta.head, objectness=model.meta.objectness)
     graph = build_graph(fused, model.meta, 1)
-    decided = plan(graph, Options(float_nodes=model.meta.float_nodes))
+    decided = plan(graph, PairOptions(float_nodes=model.meta.float_nodes))
     if missing := [t for t in decided.activations if t not in table.ranges]:
         raise ArtifactError(f"{model.path}: its table has no range for {missing[0]}; calibrate again")
-    lookup = Graph(graph)
+    lookup = OnnxGraph(graph)
     ranges = {
         t: table.ranges[t] * (pixel_step(net, scale) if lookup.is_picture(t) else 1.0) for t in decided.activations
     }
@@ -100,7 +99,7 @@ def rounded(net: SegNet, model: OnnxModel, table: CalibTable) -> fx.GraphModule:
 
 
 def _with_roundings(
-    net: SegNet, decided: Plan, ranges: dict[str, float], sources: dict[tuple[str, int], str]
+    net: SegNet, decided: PairPlan, ranges: dict[str, float], sources: dict[tuple[str, int], str]
 ) -> fx.GraphModule:
     traced = fx.symbolic_trace(net)
     by_name = {name: node for node, name in layer_names(traced).items()}

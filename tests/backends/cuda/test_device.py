@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hostcuda import HostCuda
+from hostcuda import HostCuda, build_kernels
 from kernelkit import random_logits
 
 from tsss_edge.artifacts import Preprocess
 from tsss_edge.backends.cuda import device as launch
 from tsss_edge.backends.cuda.device import CudaDevice
-from tsss_edge.backends.cuda.graph import Event, Graph
+from tsss_edge.backends.cuda.driver import CudaEvent, CudaGraph
 from tsss_edge.errors import UnavailableError
 from tsss_edge.kernels.overlay import overlay, tint_table
 from tsss_edge.kernels.preprocess import preprocess
@@ -25,9 +25,14 @@ SPEC = Preprocess(size_hw=(64, 96), fit="letterbox")
 PALETTE = ((0, 0, 0), (200, 10, 30), (5, 100, 250), (90, 90, 90))
 
 
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_kernels(tmp_path_factory.mktemp("kernels"))
+
+
 @pytest.fixture
-def cuda(host_kernels: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> HostCuda:
-    return HostCuda(host_kernels).install(monkeypatch, tmp_path)
+def cuda(library: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> HostCuda:
+    return HostCuda(library).install(monkeypatch, tmp_path)
 
 
 def sent(device: CudaDevice, array: np.ndarray) -> int:
@@ -87,13 +92,33 @@ def test_a_context_is_pushed_and_popped_in_the_thread_that_calls(cuda: HostCuda)
     assert depths == [1, 0]
 
 
-@pytest.mark.parametrize(("kind", "words"), [("MemoryError", "out of GPU memory"), ("Error", "CUDA: broken")])
-def test_errors_of_cuda_are_plain(cuda: HostCuda, kind: str, words: str) -> None:
+def test_errors_of_cuda_are_plain(cuda: HostCuda) -> None:
     device = CudaDevice()
-    with pytest.raises(UnavailableError, match=words) as caught, device.current():
-        raise getattr(cuda.driver, kind)("broken")
+    with pytest.raises(UnavailableError, match="CUDA: broken") as caught, device.current():
+        raise cuda.driver.Error("broken")
     assert caught.value.exit_code == 4
     assert cuda.depth == 0
+
+
+def test_out_of_memory_names_what_helps(cuda: HostCuda) -> None:
+    device, cuda.most_bytes = CudaDevice(), 100
+    with (
+        pytest.raises(UnavailableError, match=r"out of GPU memory \(cuMemAlloc_v2\); use fewer slots"),
+        device.current(),
+    ):
+        device.allocate(101)
+    assert not cuda.device_memory and cuda.depth == 0
+
+
+def test_pinned_memory_is_zeroed_and_freed_one_by_one_or_all_at_once(cuda: HostCuda) -> None:
+    device = CudaDevice()
+    with device.current():
+        arrays = [device.pinned((3, 5), "float32") for _ in range(3)]
+        assert all(array.dtype == np.float32 and not array.any() for array in arrays)
+        device.free(arrays.pop())
+        assert len(cuda.pinned) == 2
+    device.close()
+    assert not cuda.pinned
 
 
 def test_no_driver_no_gpu(cuda: HostCuda, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,9 +147,9 @@ def test_without_pycuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_pycuda_is_imported_in_one_module() -> None:
-    package = Path(launch.__file__).parents[1]
+    package = Path(launch.__file__).parents[2]
     users = {path.name for path in package.rglob("*.py") if "import pycuda" in path.read_text()}
-    assert users == {"launch.py"}
+    assert users == {"device.py"}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -134,18 +159,18 @@ def test_pycuda_is_imported_in_one_module() -> None:
 def test_a_graph_does_its_work_at_every_launch_and_not_before(cuda: HostCuda) -> None:
     device, calls = CudaDevice(), []
     with device.current():
-        stream, before, after = device.stream(), Event(), Event()
+        stream, before, after = device.stream(), CudaEvent(), CudaEvent()
 
         def work() -> None:
-            before.record(stream.handle, capturing=True)
+            before.record(stream, capturing=True)
             stream.put(lambda: calls.append(1))
-            after.record(stream.handle, capturing=True)
+            after.record(stream, capturing=True)
 
-        graph = Graph.capture(stream.handle, work)
+        graph = CudaGraph(stream, work)
         stream.synchronize()
         assert not calls
         for _ in range(2):
-            graph.launch(stream.handle)
+            graph.launch(stream)
         after.synchronize()
         assert len(calls) == 2
         assert after.ms_since(before) == 2  # the stand-in's clock: one for the work, one for the record
@@ -163,10 +188,10 @@ def test_a_failed_capture_leaves_the_stream_usable(cuda: HostCuda) -> None:
             raise UnavailableError("the network cannot be captured")
 
         with pytest.raises(UnavailableError, match="cannot be captured"):
-            Graph.capture(stream.handle, work)
+            CudaGraph(stream, work)
         cuda.refuses_capture = True
         with pytest.raises(UnavailableError, match=r"cuStreamEndCapture: operation not permitted .* \(error 900\)"):
-            Graph.capture(stream.handle, lambda: None)
+            CudaGraph(stream, lambda: None)
         stream.put(lambda: calls.append(1))
         stream.synchronize()
     assert calls == [1]

@@ -21,7 +21,7 @@ class Gpu(Struct, frozen=True):
 
 def gpus() -> tuple[Gpu, ...]:
     """All CUDA devices; empty without a driver or without a GPU."""
-    driver = _driver()
+    driver, _ = _open_driver()
     if driver is None:
         return ()
     count = ctypes.c_int()
@@ -49,20 +49,18 @@ def driver_version() -> str:
 
 def driver_problem() -> str:
     """Why no GPU can be used, in one sentence; empty when one can."""
+    driver, problem = _open_driver()
+    return problem if driver is None or gpus() else "no CUDA GPU on this machine"
+
+
+def _open_driver() -> tuple[ctypes.CDLL | None, str]:
+    """The driver when it starts, else why not."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return "no CUDA driver (libcuda.so.1) on this machine"
+        return None, "no CUDA driver (libcuda.so.1) on this machine"
     code = driver.cuInit(0)
-    return f"the CUDA driver does not start (error {code})" if code else "" if gpus() else "no CUDA GPU on this machine"
-
-
-def _driver() -> ctypes.CDLL | None:
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
-    return driver if driver.cuInit(0) == 0 else None
+    return (None, f"the CUDA driver does not start (error {code})") if code else (driver, "")
 
 
 def _gpu(driver: ctypes.CDLL, index: int) -> Gpu:

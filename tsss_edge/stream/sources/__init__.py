@@ -12,9 +12,8 @@ from typing import Literal
 from tsss_edge.errors import DataError
 from tsss_edge.stream.frames import Source
 from tsss_edge.stream.sources.capture import open_camera, open_csi, open_network
-from tsss_edge.stream.sources.files import PictureSource, VideoSource, find_pictures
 from tsss_edge.stream.sources.live import FilePlayer, LiveSource, Retry
-from tsss_edge.stream.sources.synthetic import SyntheticCamera, SyntheticSource
+from tsss_edge.stream.sources.recorded import PictureSource, SyntheticSource, VideoSource, find_pictures
 from tsss_edge.stream.uris import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Uri, parse_source, printf_pattern
 
 Policy = Literal["latest", "block"]
@@ -65,7 +64,7 @@ def _is_pictures(uri: Uri) -> bool:
 def _open_synthetic(uri: Uri, policy: Policy | None, *, live: bool) -> Source:
     uri.allow("size", "fps", "frames", "seed", "live")
     if live:
-        return LiveSource(lambda: SyntheticCamera.open(uri), name=uri.shown, policy=policy or "latest")
+        return LiveSource(lambda: FilePlayer(SyntheticSource.open(uri)), name=uri.shown, policy=policy or "latest")
     return SyntheticSource.open(uri)
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import cv2
 
 from tsss_edge.errors import DataError, UnavailableError
-from tsss_edge.stream.opencv import as_bgr, quiet
+from tsss_edge.stream.process import as_bgr, quiet
 from tsss_edge.stream.sources.live import Shot
 from tsss_edge.stream.uris import Uri
 
-FFMPEG_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"  # the one way in that OpenCV leaves: for the whole process
-NETWORK_TIMEOUT_MS = 5000  # FFmpeg's own default is 30 s: too long to call a camera alive
+FFMPEG_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"  # OpenCV's only way to set them; it holds for the whole process
+NETWORK_TIMEOUT_MS = 5000  # FFmpeg's own default is 30 s: too long for a live camera
 
 
 class CvCapture:

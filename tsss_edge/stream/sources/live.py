@@ -66,8 +66,8 @@ class Retry:
 class LiveSource:
     """A `Source` over any `Capture`, with a single-slot newest-frame buffer ("latest") or a short queue ("block").
 
-    Opening happens in the constructor, once and without retry: a camera that is not there is the user's to fix.
-    `dropped` counts frames that came and were never read; `reconnects` the times the source came back.
+    The constructor opens the capture once, without retry: if the camera is not there, the user must fix that.
+    `dropped` counts frames that arrived and were never read. `reconnects` counts how often the source came back.
     """
 
     live = True

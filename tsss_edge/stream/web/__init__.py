@@ -1,7 +1,139 @@
-"""The live page: `open_web` starts it and gives the sink that feeds it."""
+"""`--web [HOST:]PORT` -> a sink whose results are shown on a page, served from a thread of its own."""
 
 from __future__ import annotations
 
-from tsss_edge.stream.web.server import WebSink, open_web, parse_bind
+import ipaddress
+import secrets
+import socket
+import threading
+from typing import TYPE_CHECKING
 
-__all__ = ["WebSink", "open_web", "parse_bind"]
+from tsss_edge.artifacts import Classes, Preprocess
+from tsss_edge.errors import DataError, UnavailableError
+from tsss_edge.stream.frames import FrameResult, Source
+from tsss_edge.stream.recorder import Recorder
+from tsss_edge.stream.status import LiveStatus
+from tsss_edge.stream.web.painter import Painter
+
+if TYPE_CHECKING:
+    import uvicorn
+
+
+class WebSink:
+    """A `Sink` that shows results in browsers. `url` is what to open; it holds the token where one is needed."""
+
+    wants_overlay = False  # it paints its own, at page size and with the page's alpha
+
+    def __init__(
+        self, live: LiveStatus, painter: Painter, server: uvicorn.Server, sock: socket.socket, url: str
+    ) -> None:
+        self.live = live
+        self.painter = painter
+        self.url = url
+        self._server = server
+        self._closed = False
+        self._thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, name="web server", daemon=True)
+        self._thread.start()
+
+    def write(self, result: FrameResult) -> None:
+        """Take the class areas and, now and then, a small copy of the picture; never wait for a browser."""
+        self.live.add(result)
+        self.painter.offer(result)
+
+    def close(self) -> None:
+        """Stop serving. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self.painter.close()  # first, because its last pictures go through the server's event loop
+        self._server.should_exit = True
+        self._thread.join(timeout=5.0)
+
+
+def open_web(
+    bind: str,
+    *,
+    classes: Classes,
+    recorder: Recorder,
+    preprocess: Preprocess | None = None,
+    source: Source | None = None,
+    engine_name: str = "",
+    source_name: str = "",
+    objectness: bool = False,
+) -> WebSink:
+    """Start the page on `bind` ("8080", "0.0.0.0:8080"; port 0: any free one).
+
+    On a loopback address nobody else can reach it; on any other a fresh token is needed, which `url` holds.
+    Its numbers are those of `recorder`.
+
+    Raises: UnavailableError: FastAPI or uvicorn is not installed. DataError: the address is not one, or is taken.
+    """
+    try:
+        import uvicorn
+
+        from tsss_edge.stream.web.app import Info, make_app
+    except ModuleNotFoundError as error:
+        raise UnavailableError(
+            f"--web needs {error.name}, which is not installed; pip install 'tsss-edge[web]'"
+        ) from error
+    host, port = parse_bind(bind)
+    sock = _listen(host, port)
+    token = None if is_loopback(host) else secrets.token_urlsafe(24)
+    live, painter = LiveStatus(classes, recorder, source), Painter(classes, preprocess)
+    colours = tuple(f"#{r:02x}{g:02x}{b:02x}" for r, g, b in classes.palette)
+    info = Info(
+        engine=engine_name,
+        source=source_name,
+        classes=tuple(zip(classes.names, colours, strict=True)),
+        background=classes.background,
+        objectness=objectness,
+    )
+    config = uvicorn.Config(
+        make_app(live, painter, info, token=token),
+        log_config=None,  # its own would first close the log handlers of the whole process
+        log_level="critical",
+        access_log=False,
+        timeout_graceful_shutdown=1,
+        limit_concurrency=64,
+        server_header=False,
+    )
+    return WebSink(live, painter, uvicorn.Server(config), sock, _url(host, sock.getsockname()[1], token))
+
+
+def parse_bind(text: str) -> tuple[str, int]:
+    """`8080`, `0.0.0.0:8080`, `[::1]:8080`, `localhost:8080` -> (host, port). Raises: DataError."""
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal() or int(port) > 65535 or (":" in host and not host.startswith("[")):
+        raise DataError(f"--web {text}: expected PORT or HOST:PORT, for example 8080 or 0.0.0.0:8080")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise DataError(f"--web {host}:{port}: {error.strerror or error}") from error
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+        sock.listen(64)
+    except OSError as error:
+        sock.close()
+        raise DataError(f"--web {host}:{port}: cannot listen there ({error.strerror}); choose another port") from error
+    return sock
+
+
+def _url(host: str, port: int, token: str | None) -> str:
+    if host in ("0.0.0.0", "::"):  # everywhere: name one address that works
+        host = socket.gethostname()
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{port}/" + (f"?token={token}" if token else "")

@@ -1,4 +1,4 @@
-"""Hub and painter -> the web application: page, MJPEG, JSON, Prometheus text, health."""
+"""Live numbers and painter -> the web application: page, MJPEG, JSON, Prometheus text, health."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 from tsss_edge.artifacts import Struct
-from tsss_edge.stream.metrics_text import CONTENT_TYPE, prometheus_text
-from tsss_edge.stream.web.hub import Hub
+from tsss_edge.stream.status import CONTENT_TYPE, LiveStatus, prometheus_text
 from tsss_edge.stream.web.painter import Painter, View
 
 if TYPE_CHECKING:
@@ -51,14 +50,14 @@ class Info(Struct, frozen=True):
     objectness: bool
 
 
-def make_app(hub: Hub, painter: Painter, info: Info, *, token: str | None = None) -> FastAPI:
+def make_app(live: LiveStatus, painter: Painter, info: Info, *, token: str | None = None) -> FastAPI:
     """The application. With a `token` every path but /healthz wants it; without, only loopback host names are served."""
     app = FastAPI(title="tsss-edge", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard, token=token)
     for path, (name, kind) in STATIC.items():
         app.get(path)(_static(name, kind))
     _add_video(app, painter)
-    _add_numbers(app, hub, painter, info)
+    _add_numbers(app, live, painter, info)
     return app
 
 
@@ -71,14 +70,14 @@ def _static(name: str, kind: str) -> Callable[[], Response]:
     return serve
 
 
-def _add_numbers(app: FastAPI, hub: Hub, painter: Painter, info: Info) -> None:
+def _add_numbers(app: FastAPI, live: LiveStatus, painter: Painter, info: Info) -> None:
     @app.get("/api/info")
     def get_info() -> Response:
         return _json(info)
 
     @app.get("/api/status")
     def get_status() -> Response:
-        return _json(hub.status())
+        return _json(live.status())
 
     @app.get("/api/view")
     def get_view() -> Response:
@@ -94,11 +93,11 @@ def _add_numbers(app: FastAPI, hub: Hub, painter: Painter, info: Info) -> None:
 
     @app.get("/metrics")
     def metrics() -> Response:
-        return Response(prometheus_text(hub.status()), media_type=CONTENT_TYPE)
+        return Response(prometheus_text(live.status()), media_type=CONTENT_TYPE)
 
     @app.get("/healthz")
     def healthz() -> Response:
-        state = hub.status().state
+        state = live.status().state
         return JSONResponse(
             {"state": state}, status_code=503 if state in ("FAILED", "RECONNECTING", "STALLED") else 200
         )
@@ -140,7 +139,7 @@ async def _jpegs(painter: Painter, key: int) -> AsyncIterator[bytes]:
 
 
 class Guard:
-    """Lets in who may: by token, or, without one, by a loopback host name (so that no other site's name leads here)."""
+    """Checks the token. Without a token it checks for a loopback host name, so that no other site's name leads here."""
 
     def __init__(self, app: ASGIApp, *, token: str | None) -> None:
         self._app = app
@@ -170,7 +169,7 @@ class Guard:
             response = Response(status_code=303, headers={"Location": "/", **HEADERS})
             response.set_cookie(COOKIE, token, httponly=True, samesite="strict")
             return response
-        cookie = request.cookies.get(COOKIE, "")  # as other programs on this host may have set some that are no cookies
+        cookie = request.cookies.get(COOKIE, "")  # skips malformed cookies that other programs on this host set
         bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
         if any(_same(given, token) for given in (in_url, cookie, bearer)):
             return None

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import IGNORE, Classes, Preprocess, Struct
-from tsss_edge.stream.frames import Result
+from tsss_edge.kernels.overlay import overlay
+from tsss_edge.stream.frames import FrameResult
 
 MAX_WIDTH = 960  # pixels; more than a page shows, and JPEG of 1080p costs four times as much
 MAX_FPS = 25.0
@@ -76,7 +77,7 @@ class Painter:
     def watchers(self) -> int:
         return len(self._subscribers)
 
-    def offer(self, result: Result) -> None:
+    def offer(self, result: FrameResult) -> None:
         """Take a copy of a result at page size, unless one was taken a moment ago (a second ago when nobody watches)."""
         now = self._clock()
         if now - self._offered_at < (1.0 / MAX_FPS if self._subscribers else 1.0):
@@ -128,43 +129,25 @@ class Painter:
                 callback(jpeg)
 
     def _paint(self, picture: _Picture, view: View) -> bytes:
-        image = blend(picture.image, picture.labels, self._classes, view.alpha)
-        if view.unknown and picture.objectness is not None and self._preprocess is not None:
-            mask = unknown_mask(
-                picture.labels, picture.objectness, self._classes, self._preprocess, picture.frame_hw
-            )  # fmt: skip
-            draw_unknown(image, mask)
+        classes, labels, objectness = self._classes, picture.labels, picture.objectness
+        image = overlay(picture.image, labels, classes.palette, view.alpha, shown=classes.objects)
+        if view.unknown and objectness is not None and self._preprocess is not None:
+            draw_unknown(image, unknown_mask(labels, objectness, classes, self._preprocess, picture.frame_hw))
         ok, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
         assert ok
         return data.tobytes()
 
 
-def _shrink(result: Result) -> _Picture:
+def _shrink(result: FrameResult) -> _Picture:
+    """A copy of a result at page size."""
     height, width = result.labels.shape
     ratio = min(1.0, MAX_WIDTH / width)
     size = (max(1, round(width * ratio)), max(1, round(height * ratio)))
-    if ratio < 1.0:
-        image = cv2.resize(result.frame.image, size, interpolation=cv2.INTER_AREA)
-        labels = cv2.resize(result.labels, size, interpolation=cv2.INTER_NEAREST)
-    else:
-        image, labels = result.frame.image.copy(), result.labels.copy()
+    image, labels = np.empty((*size[::-1], 3), np.uint8), np.empty(size[::-1], np.uint8)
+    cv2.resize(result.frame.image, size, dst=image, interpolation=cv2.INTER_AREA)
+    cv2.resize(result.labels, size, dst=labels, interpolation=cv2.INTER_NEAREST)
     objectness = None if result.objectness is None else np.array(result.objectness, np.float32)
-    return _Picture(_u8(image), _u8(labels), objectness, (height, width))
-
-
-def _u8(array: object) -> NDArray[np.uint8]:
-    return np.asarray(array, dtype=np.uint8)
-
-
-def blend(image: NDArray[np.uint8], labels: NDArray[np.uint8], classes: Classes, alpha: float) -> NDArray[np.uint8]:
-    """(h,w,3) BGR and (h,w) ids -> a new BGR picture; background and 255 stay as they are."""
-    palette = np.zeros((256, 1, 3), np.uint8)
-    palette[: len(classes), 0] = np.array(classes.palette, np.uint8)[:, ::-1]
-    shown = np.zeros(256, np.uint8)
-    shown[list(classes.objects)] = 255
-    colours = cv2.LUT(cv2.merge([labels, labels, labels]), palette)
-    blended = cv2.addWeighted(image, 1.0 - alpha, colours, alpha, 0.0)
-    return _u8(cv2.copyTo(blended, cv2.LUT(labels, shown), image.copy()))
+    return _Picture(image, labels, objectness, (height, width))
 
 
 def unknown_mask(
@@ -181,9 +164,7 @@ def unknown_mask(
     if not classes.background:
         return np.zeros_like(labels)
     placement = preprocess.place(frame_hw)
-    network = cv2.resize(
-        np.asarray(objectness, np.float32), preprocess.size_hw[::-1], interpolation=cv2.INTER_LINEAR
-    )  # fmt: skip
+    network = cv2.resize(objectness, preprocess.size_hw[::-1], interpolation=cv2.INTER_LINEAR)
     x, y, w, h = placement.target
     scale_y, scale_x = labels.shape[0] / frame_hw[0], labels.shape[1] / frame_hw[1]
     left, top = round(placement.source[0] * scale_x), round(placement.source[1] * scale_y)

@@ -1,0 +1,34 @@
+"""`python -m acceptance --out DIR [--checkpoint CKPT --data DIR] [--tests DIR]`: see scripts/gpu_acceptance.sh."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from acceptance import run_acceptance
+from tsss_edge.errors import TsssEdgeError
+
+
+def main() -> None:
+    """Exit 0 when everything passed, 1 when something failed or nothing could be tested, 2 for wrong usage."""
+    parser = argparse.ArgumentParser(
+        prog="gpu_acceptance", description="Everything that needs a CUDA GPU, tested here."
+    )
+    parser.add_argument("--out", type=Path, default=Path("gpu_acceptance"), help="folder for report and logs")
+    parser.add_argument("--checkpoint", type=Path, help="a trained network (default: a small one is trained here)")
+    parser.add_argument("--data", type=Path, help="its labelled set")
+    parser.add_argument("--tests", type=Path, help="the project's tests folder")
+    parser.add_argument("--epochs", type=int, default=10, help="for the small network")
+    try:
+        report = run_acceptance(**vars(parser.parse_args()))
+    except ValueError as error:
+        parser.error(str(error))
+    except TsssEdgeError as error:
+        sys.exit(f"error: {error}")
+    sys.stdout.write(report.summary() + "\n")
+    sys.exit(0 if report.passed else 1)
+
+
+if __name__ == "__main__":
+    main()

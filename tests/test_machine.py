@@ -1,0 +1,30 @@
+"""What the system tells of its processor and memory is read right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tsss_edge import machine
+
+FLAGS = ("avx2", "avx512_vnni", "amx_int8", "asimd", "asimddp", "bf16")
+
+
+def test_cpuinfo_of_x86_and_of_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = tmp_path / "cpuinfo"
+    monkeypatch.setattr(machine, "CPUINFO", cpu)
+    cpu.write_text("model name\t: Intel(R) Xeon(R)\nflags\t\t: fpu avx2 avx512f avx512_vnni amx_int8 amx_bf16\n")
+    assert machine.cpu_name() == "Intel(R) Xeon(R)"
+    assert machine.cpu_flags(FLAGS) == ("avx2", "avx512_vnni", "amx_int8")
+    cpu.write_text("Processor\t: 0\nFeatures\t: fp asimd asimddp bf16\n")
+    assert machine.cpu_flags(FLAGS) == ("asimd", "asimddp", "bf16")
+    cpu.unlink()
+    assert machine.cpu_flags(FLAGS) == () and machine.cpu_name()
+
+
+def test_meminfo(tmp_path: Path) -> None:
+    memory = tmp_path / "meminfo"
+    memory.write_text("MemTotal:  2048 kB\nMemFree: 10 kB\nMemAvailable: 1024 kB\n")
+    assert machine.memory_bytes(memory) == (2048 * 1024, 1024 * 1024)
+    assert machine.memory_bytes(tmp_path / "none") == (0, 0)

@@ -1,0 +1,132 @@
+"""What commands share: options that several of them have, output, and turning bad option values into usage errors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from tsss_edge.files import write_json
+
+if TYPE_CHECKING:
+    from tsss_edge.config import TrainConfig
+
+Json = Annotated[
+    str | None,
+    typer.Option(
+        "--json", metavar="-|FILE", help="Result as JSON: '-' prints it instead of text, FILE writes it as well."
+    ),
+]
+Data = Annotated[Path, typer.Option("--data", help="Dataset folder in PASCAL VOC layout.")]
+Split = Annotated[str, typer.Option(help="A list in ImageSets/Segmentation.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of the network (default: all cores).")]
+Trust = Annotated[bool, typer.Option("--trust", help="Load an engine whose hash is not the one in its record.")]
+Rebuild = Annotated[
+    bool,
+    typer.Option(
+        "--rebuild", help="Build the engine again from its stored ONNX file where it is damaged or unfit here."
+    ),
+]
+
+# Of every training command.
+Out = Annotated[Path, typer.Option("--out", help="Run folder: best.pt, last.pt, config.toml, log.jsonl.")]
+Arch = Annotated[str | None, typer.Option(help="edge-s (default), edge-m, vgg16-largefov.")]
+Size = Annotated[str | None, typer.Option(metavar="N|WxH", help="Network input (default: the pictures' typical size).")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the data.")]
+Config = Annotated[Path | None, typer.Option(help="TOML file with any TrainConfig setting; options win over it.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Random seed.")]
+Encoder = Annotated[
+    Path | None,
+    typer.Option(
+        "--encoder-weights", help="Start from these: a checkpoint of the same --arch, or torchvision's VGG16 (.pth)."
+    ),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from last.pt in --out.")]
+Strong = Annotated[str | None, typer.Option(metavar="A,B,...", help="Categories with pixel masks.")]
+Fraction = Annotated[
+    float, typer.Option("--strong-fraction", min=0, max=1, help="Or: this share of them, in id order.")
+]
+
+
+def rebuild_first(engine: Path, wanted: bool) -> None:
+    """Build an unfit engine again, and say so on stderr."""
+    if not wanted:
+        return
+    from tsss_edge.deploy.rebuild import rebuild_if_unfit
+
+    if (rebuilt := rebuild_if_unfit(engine)) is not None:
+        typer.echo(rebuilt.summary(), err=True)
+
+
+def emit(value: Any, text: str, json_to: str | None) -> None:
+    """Print `text`, or `value` as JSON: to stdout for "-", else to a file beside the text."""
+    if json_to == "-":
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+        return
+    if json_to:
+        write_json(Path(json_to), value)
+    typer.echo(text)
+
+
+def one_line(value: Any) -> str:
+    """`value` as JSON without line breaks: the last line of a JSON-lines output."""
+    return msgspec.json.encode(value).decode()
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turn ValueError (a bad option value) into a usage error, exit code 2."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`512` or `WIDTHxHEIGHT` -> (height, width) in pixels. Raises: ValueError."""
+    width, _, height = text.lower().partition("x")
+    try:
+        return int(height or width), int(width)
+    except ValueError as error:
+        raise ValueError(f"size {text!r}: expected a number or WIDTHxHEIGHT, for example 512 or 480x352") from error
+
+
+def names(text: str) -> tuple[str, ...]:
+    """`a,b, c` -> ("a", "b", "c")."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def training_settings(
+    config: Path | None,
+    data: Path,
+    arch: str | None,
+    size: str | None,
+    epochs: int | None,
+    seed: int | None,
+    encoder_weights: Path | None = None,
+) -> TrainConfig:
+    """The settings of a TOML file, or the defaults, with what the options say in their place."""
+    from tsss_edge.api import training_settings as combine
+
+    weights = str(encoder_weights) if encoder_weights else None
+    with usage_errors():
+        size_hw = parse_size(size) if size else None
+        return combine(data, config, arch=arch, epochs=epochs, seed=seed, size_hw=size_hw, encoder_weights=weights)
+
+
+def strong_categories(data: Path, chosen: str | None, fraction: float, source: Path | None = None) -> tuple[str, ...]:
+    """The categories that `--strong` or `--strong-fraction` name; with a source set none, unless they are named."""
+    from tsss_edge.data.supervision import strong_from_fraction
+    from tsss_edge.data.voc import VocDataset
+
+    classes = VocDataset.open(data).classes
+    with usage_errors():
+        if chosen is None:
+            return () if source else tuple(strong_from_fraction(classes, fraction))
+        classes.ids(names(chosen))
+        return names(chosen)

@@ -1,0 +1,248 @@
+"""Model + Target -> Engine: the plain file that stock tools load and its record, written together."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+
+import msgspec
+
+import tsss_edge
+from tsss_edge.artifacts import Checkpoint, Engine, EngineRecord, OnnxModel, Precision, Struct, Target
+from tsss_edge.errors import ArtifactError, UnavailableError
+from tsss_edge.export.onnx_export import EngineSources
+from tsss_edge.files import sha256_file, write_json
+
+SUFFIXES = {"openvino": ".xml", "tensorrt": ".engine", "tensorrt-rtx": ".engine"}
+_PRECISION_TAGS = (".fp32", ".bf16", ".fp16", ".int8")
+KNOWN_SUFFIXES = (".xml", ".engine", ".plan", ".onnx")
+
+
+def build_engine(
+    model: Path | Checkpoint | OnnxModel,
+    target: Target,
+    out: Path,
+    *,
+    precision: Precision | None = None,
+    calib_data: Path | None = None,
+) -> Engine:
+    """Build one engine and write it with its record; a failed build leaves nothing.
+
+    Args:    model: a graph of ours, or a checkpoint, exported and calibrated as needed; loaded or by its path.
+             out: wanted path; suffix and precision are put right (`fused.engine` -> `fused.int8.xml` for target cpu).
+             precision: forced; None takes the target's first that `model` allows.
+             calib_data: dataset folder for INT8 ranges where `model` has none, and for FP16's range scan.
+    Raises:  ArtifactError: `model` does not fit, the builder refuses it, or `out` would overwrite another engine's record
+             or a graph that you made.
+             UnavailableError: the builder is not installed, or this machine lacks the precision.
+    """
+    sources = EngineSources(model, target, calib_data)
+    precision = precision or sources.possible()[0]
+    if precision not in target.precisions:
+        raise ArtifactError(f"target {target.name} builds {', '.join(target.precisions)}, not {precision}")
+    path = engine_path(out, target, precision)
+    require_free_names(path, sources, precision)
+    with staging(path) as folder:
+        return publish(build_in(folder, path.name, sources, precision), path.parent)
+
+
+def build_in(folder: Path, name: str, sources: EngineSources, precision: Precision) -> Engine:
+    """Build the engine `name` in `folder`, beside the graphs that are made for it. Its record is not written yet.
+
+    Raises: ArtifactError, UnavailableError: as `build_engine`.
+    """
+    source = sources.graph(precision, folder, _base(name, precision))
+    require_whole(source)
+    record = _run_builder(source, sources.target, precision, folder, name)
+    build = msgspec.structs.replace(record.build, kept=(*sources.kept(precision), *record.build.kept))
+    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    tool = f"tsss-edge {tsss_edge.__version__}"
+    record = msgspec.structs.replace(record, build=build, created=created, tool=tool)
+    return Engine(path=folder / name, record=record)
+
+
+def _run_builder(source: OnnxModel, target: Target, precision: Precision, folder: Path, name: str) -> EngineRecord:
+    if target.backend == "openvino":
+        from tsss_edge.export.openvino_build import build_ir
+
+        return build_ir(source, target, precision, folder, name)
+    from tsss_edge.export.tensorrt_build import build_plan
+
+    return build_plan(source, target, precision, folder, name)
+
+
+@contextmanager
+def staging(path: Path) -> Iterator[Path]:
+    """A folder beside `path` (same file system, so that moving is atomic) that vanishes at the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.stem}-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def publish(engine: Engine, home: Path) -> Engine:
+    """Move an engine and what is kept beside it to `home`. Its record is written last: until then an older record refuses
+    the files by their hashes.
+
+    Raises: ArtifactError: a kept graph would replace another one that no build made; nothing is moved.
+    """
+    folder, record = engine.path.parent, engine.record
+    for name in record.build.kept:
+        there = home / name
+        if name.endswith(".onnx") and there.exists() and sha256_file(there) != sha256_file(folder / name):
+            _require_ours(there)
+    for name in (*record.build.kept, *record.files):
+        (folder / name).replace(home / name)
+    write_json(Engine.record_path(home / engine.path.name), record)
+    return msgspec.structs.replace(engine, path=home / engine.path.name)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Names, and what may not be overwritten
+
+
+def engine_path(out: Path, target: Target, precision: Precision) -> Path:
+    """`out` with the precision in its name and the back end's suffix: fused.engine -> fused.int8.xml."""
+    stem = out.stem if out.suffix in KNOWN_SUFFIXES else out.name
+    for tag in _PRECISION_TAGS:
+        stem = stem.removesuffix(tag)
+    return out.with_name(f"{stem}.{precision}{SUFFIXES[target.backend]}")
+
+
+def _base(name: str, precision: Precision) -> str:
+    """fused.int8.xml -> fused."""
+    return Path(name).stem.removesuffix(f".{precision}")
+
+
+class _Claim(msgspec.Struct):
+    """What every format of the engine record has: the files that it speaks of, and those kept beside them."""
+
+    class Kept(msgspec.Struct):
+        kept: tuple[str, ...] = ()
+
+    files: dict[str, str]
+    build: Kept = msgspec.field(default_factory=Kept)
+
+
+def _read_claim(record_path: Path) -> _Claim | None:
+    """None for another JSON file."""
+    try:
+        return msgspec.json.decode(record_path.read_bytes(), type=_Claim)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def require_free_names(path: Path, sources: EngineSources, precision: Precision) -> None:
+    """Raise ArtifactError when the engine's record would replace another file, or a graph made on the way one that you made."""
+    record_path = Engine.record_path(path)
+    if record_path.exists():
+        if (claim := _read_claim(record_path)) is None:
+            raise ArtifactError(f"{record_path}: exists and is not an engine record; choose another --out name")
+        if path.name not in claim.files:
+            raise ArtifactError(
+                f"{record_path}: belongs to {next(iter(claim.files), 'another engine')}; choose another --out name or "
+                f"folder for {path.name}, so that both keep their record"
+            )
+    for name in sources.planned(precision, _base(path.name, precision)):
+        _require_ours(path.parent / name)
+
+
+def _require_ours(graph: Path) -> None:
+    """Raise ArtifactError when `graph` exists and no engine's record beside it says that it was made for that engine."""
+    claims = (_read_claim(path) for path in graph.parent.glob("*.json"))
+    if graph.exists() and not any(claim and graph.name in claim.build.kept for claim in claims):
+        raise ArtifactError(
+            f"{graph}: exists, and no `build-engine` made it; give it as MODEL, or choose another --out name or folder"
+        )
+
+
+def require_whole(source: OnnxModel) -> None:
+    """Raise ArtifactError when the graph's input is not the one its description promises."""
+    from onnx import TensorProto
+
+    image = next((i.type.tensor_type for i in source.graph.graph.input if i.name == "image"), None)
+    dims = [d.dim_value for d in image.shape.dim] if image else []
+    height, width = source.meta.preprocess.size_hw
+    if image is None or dims[1:] != [height, width, 3] or image.elem_type != TensorProto.UINT8:
+        raise ArtifactError(
+            f"{source.path}: its input is {dims or 'missing'}, its description says uint8 image (N,{height},{width},3); "
+            "export it again from the checkpoint"
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is told
+
+
+class DryRow(Struct, frozen=True):
+    """One engine that would be built: from which graph, and the stock tool's line that does the same."""
+
+    precision: Precision
+    engine: str
+    onnx: str
+    command: str = ""
+    note: str = ""  # why there is no command here
+
+    def text(self) -> str:
+        """Two lines: what becomes what, and the stock tool's command (or why there is none)."""
+        return f"  {self.precision:<5} {self.onnx} -> {self.engine}\n        {self.command or self.note}"
+
+
+def dry_run(
+    model: Path | Checkpoint | OnnxModel,
+    target: Target,
+    out: Path,
+    *,
+    precision: Precision | None = None,
+    calib_data: Path | None = None,
+) -> list[DryRow]:
+    """What `build_engine` would try, in order; writes nothing. Raises: ArtifactError: as `build_engine`."""
+    sources = EngineSources(model, target, calib_data)
+    return [_dry_row(sources, out, p) for p in ((precision,) if precision else sources.possible())]
+
+
+def _dry_row(sources: EngineSources, out: Path, precision: Precision) -> DryRow:
+    target = sources.target
+    path = engine_path(out, target, precision)
+    base = _base(path.name, precision)
+    graph, how = sources.name(precision, base), sources.planned(precision, base)
+    command = note = ""
+    try:
+        command = _command(target, precision, graph, path.name, sources.model.meta.preprocess.size_hw)
+    except UnavailableError as error:
+        note = str(error)
+    onnx = f"{graph} ({how[graph]} on the way)" if how else graph
+    return DryRow(precision=precision, engine=path.name, onnx=onnx, command=command, note=note)
+
+
+def _command(target: Target, precision: Precision, graph: str, name: str, size_hw: tuple[int, int]) -> str:
+    if target.backend == "openvino":
+        from tsss_edge.export.openvino_build import ovc_command
+
+        return ovc_command(graph, name)
+    from tsss_edge.export.tensorrt_build import dry_command
+
+    return dry_command(target, precision, graph, name, size_hw)
+
+
+def build_summary(engine: Engine) -> str:
+    """What was built, how it can be built with the stock tool, and what is still to be done; for a terminal."""
+    record, build = engine.record, engine.record.build
+    layers = record.realised or build.typed
+    told = f" (convolutions: {', '.join(f'{count} {kind}' for kind, count in layers.items())})" if layers else ""
+    lines = [f"{engine.path}: {record.backend}, {record.precision}{told}, {record.device}"]
+    lines += [f"  tried before: {name}: {error}" for name, error in build.failed_attempts.items()]
+    if build.given_back_to_fp16:
+        lines.append(f"  given back to FP16: {', '.join(build.given_back_to_fp16)}")
+    if build.dla is not None:
+        lines.append(f"  DLA: {build.dla.text()}")
+    lines.append(f"  the same with the stock tool: {build.command}")
+    if record.parity is None:
+        lines.append(f"  not proven yet: tsss-edge parity {engine.path} --reference CHECKPOINT --data DATASET")
+    return "\n".join(lines)

@@ -1,0 +1,146 @@
+"""`stream`: an engine, a source and sinks -> live masks, until the source ends, Ctrl-C, or something goes wrong."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from tsss_edge.backends import AsyncBackend
+from tsss_edge.stream.frames import FrameResult, Sink, Source
+from tsss_edge.stream.opening import open_engine, open_stages, require_gate
+from tsss_edge.stream.pipeline import Pipeline
+from tsss_edge.stream.process import Interrupts, decode_threads, opencv_threads
+from tsss_edge.stream.recorder import Recorder, StreamReport
+from tsss_edge.stream.sinks import WindowSink, open_sinks
+from tsss_edge.stream.sources import Policy, is_live, open_source
+from tsss_edge.stream.status import StatusLine
+from tsss_edge.stream.uris import parse_sink, parse_source, require_other_place
+from tsss_edge.stream.watch import Checks
+
+PARITY_EVERY = 30
+
+
+def stream(
+    engine: Path,
+    source: str,
+    sinks: Sequence[str],
+    *,
+    reference: Path | None = None,
+    parity_every: int = PARITY_EVERY,
+    min_agreement: float | None = None,
+    policy: Policy | None = None,
+    max_frames: int | None = None,
+    threads: int | None = None,
+    force: bool = False,
+    web: str | None = None,
+) -> StreamReport:
+    """Segment a source live and write every result to every sink. Sinks are finished whatever ends the stream.
+
+    Ctrl-C, SIGTERM and closing the window end it like the end of the source does.
+
+    Args:    engine: `.xml` or `.engine`, with its record. source, sinks: see `uris`.
+             reference: checkpoint for the parity watch, which takes every `parity_every`-th frame.
+             min_agreement: 0-1; a frame that agrees less with the reference ends the stream.
+             policy: "latest" or "block"; default by the kind of source. max_frames: with a mask.
+             threads: of the network; default: all cores. web: `[HOST:]PORT` of the live page.
+    Raises:  GateError: the engine's gate failed (unless `force`), or agreement fell below `min_agreement`.
+             ArtifactError: the engine is damaged, or its outputs are not finite. DataError: source or sink.
+             UnavailableError: this machine lacks what engine, source or sink needs.
+    """
+    recorder = Recorder()
+    for written in sinks:
+        require_other_place(parse_sink(written), parse_source(source))
+    require_gate(engine, force=force)
+    with ExitStack() as stack:
+        backend = open_engine(engine, live=is_live(source, policy), threads=threads)
+        stack.callback(backend.close)
+        checks = Checks.open(backend, source, reference, parity_every, min_agreement)
+        stack.callback(checks.close)
+        # The source last: a camera that runs while networks are loaded only drops frames.
+        opened = stack.enter_context(closing(open_source(source, policy=policy, decode_threads=decode_threads())))
+        outputs = open_sinks(sinks, fps=opened.fps, size_hw=opened.size_hw, classes=backend.classes)
+        # A window first: it may end the stream, and then no file has the frame yet.
+        outputs.sort(key=lambda sink: not isinstance(sink, WindowSink))
+        for sink in outputs:
+            stack.callback(sink.close)
+        if web is not None:
+            outputs.append(
+                stack.enter_context(closing(_open_page(web, backend, opened, recorder, engine.name, source)))
+            )
+        ended = run(opened, backend, outputs, recorder, checks=checks, max_frames=max_frames)
+        return StreamReport(
+            engine=engine.name,
+            source=parse_source(source).shown,
+            runs_on=recorder.runs_on,
+            parity=checks.parity,
+            miou=checks.miou,
+            reconnects=int(getattr(opened, "reconnects", 0)),
+            ended=ended,
+            **recorder.numbers(),
+        )
+
+
+def run(
+    source: Source,
+    backend: AsyncBackend,
+    sinks: Sequence[Sink],
+    recorder: Recorder,
+    *,
+    checks: Checks | None = None,
+    max_frames: int | None = None,
+) -> str:
+    """Run everything between open and close. Returns what ended it: "source", "max-frames" or "interrupted"."""
+    blend = any(sink.wants_overlay for sink in sinks)
+    stages, ended = open_stages(backend, blend=blend), "source"
+    try:
+        with closing(stages), Interrupts() as interrupts, opencv_threads(1), closing(StatusLine(source, recorder)):
+            pipeline = Pipeline(source, stages)
+            with closing(pipeline.results()) as results:
+                for result in results:
+                    with interrupts.held():  # a frame is in every file and every count, or in none
+                        result.dropped = recorder.dropped_before(result)
+                        _deliver(result, sinks, checks)
+                        recorder.add(result)
+                        pipeline.recycle(result)
+                    if recorder.frames == max_frames:
+                        ended = "max-frames"
+                        break
+            if checks is not None:
+                checks.finish()
+    except (KeyboardInterrupt, BrokenPipeError):  # Ctrl-C, SIGTERM, a closed window; `tsss-edge stream ... - | head`
+        ended = "interrupted"
+    recorder.runs_on = stages.name
+    return ended
+
+
+def _deliver(result: FrameResult, sinks: Sequence[Sink], checks: Checks | None) -> None:
+    """Judge a result and hand it to every sink."""
+    if checks is not None:
+        result.parity = checks.add(result)
+    now = time.monotonic()
+    result.age_ms = (now - result.frame.captured) * 1000
+    for sink in sinks:
+        sink.write(result)
+    result.stages_ms["sinks"] = (time.monotonic() - now) * 1000
+
+
+def _open_page(
+    bind: str, backend: AsyncBackend, source: Source, recorder: Recorder, engine_name: str, source_text: str
+) -> Sink:
+    from tsss_edge.stream.web import open_web
+
+    page = open_web(
+        bind,
+        classes=backend.classes,
+        preprocess=backend.preprocess,
+        recorder=recorder,
+        source=source,
+        engine_name=engine_name,
+        source_name=parse_source(source_text).shown,
+        objectness=any(spec.name == "objectness" for spec in backend.outputs),
+    )
+    sys.stderr.write(f"live page: {page.url}\n")
+    return page

@@ -1,0 +1,60 @@
+"""An engine file -> what the loop runs: checked, with the requests in flight and the stages that fit machine and source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tsss_edge.artifacts import Engine
+from tsss_edge.backends import AsyncBackend, open_backend
+from tsss_edge.backends.ov import MAX_STREAMS
+from tsss_edge.errors import ArtifactError, GateError, UnavailableError
+from tsss_edge.machine import usable_cores
+from tsss_edge.stream.cpu_stages import CpuStages
+from tsss_edge.stream.cuda_slot import DeviceEngine
+from tsss_edge.stream.cuda_stages import IN_FLIGHT, open_cuda_stages
+from tsss_edge.stream.pipeline import Stages, ready_results, slots_needed
+
+
+def require_gate(path: Path, *, force: bool) -> None:
+    """Raise GateError if the engine's accuracy gate failed, ArtifactError if it is no engine with a record."""
+    if path.suffix not in (".xml", ".engine"):
+        raise ArtifactError(f"{path}: expected an engine (.xml, .engine); make one with `tsss-edge build-engine`")
+    parity = Engine.load(path, trust=True).record.parity  # the back end checks the hashes
+    if parity is not None and not parity.passed and not force:
+        raise GateError(
+            f"{path}: failed its accuracy gate (mIoU drop {parity.miou_drop:.2f}, allowed {parity.max_drop:g}); "
+            "build one that passes, or pass --force"
+        )
+
+
+def open_engine(path: Path, *, live: bool, threads: int | None) -> AsyncBackend:
+    """Open the engine, with the requests in flight that the kind of source wants.
+
+    Live: one, on all cores, because a frame that queues grows old. Files: one a core (up to `MAX_STREAMS`), which gives
+    the most frames a second, and one more, so that none of them waits for its next picture. A GPU's also hold results.
+    """
+    cores = threads or usable_cores()
+    slots = 1 if live else min(cores, MAX_STREAMS) + 1
+    if path.suffix == ".engine":
+        slots = slots_needed(1 if live else IN_FLIGHT, ready=ready_results(live=live))
+    backend = open_backend(path, threads=cores, slots=slots)
+    assert isinstance(backend, AsyncBackend), "every engine's back end is"
+    if backend.min_batch > 1:
+        backend.close()
+        raise ArtifactError(
+            f"{path}: takes {backend.min_batch} pictures at a time and a stream has one; build an engine whose target "
+            "has a least batch of 1"
+        )
+    return backend
+
+
+def open_stages(backend: AsyncBackend, *, blend: bool) -> Stages:
+    """Put all stages on the GPU where engine and machine allow it, else those around the network on the CPU."""
+    if not isinstance(backend, DeviceEngine):
+        return CpuStages(backend, blend=blend)
+    try:
+        return open_cuda_stages(backend, blend=blend)
+    except UnavailableError as error:
+        stages = CpuStages(backend, blend=blend)
+        stages.name = f"{backend.name}, other stages on the CPU: {error}"
+        return stages
