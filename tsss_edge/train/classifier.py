@@ -1,6 +1,6 @@
 """Image-level labels -> a multi-label classifier whose class maps say where each named category is.
 
-The paper's: one class activation map for each category of the image-level label. Ours: the maps come from stride 8,
+Our reading of the paper: one class activation map for each category of the image-level label. Ours: the maps come from stride 8,
 are pooled inside L-Net's foreground (models/class_maps.py), and learn from the pixels of strong categories as well, so
 that the classifier also knows the categories that weak ones must be told apart from. A frozen L-Net says where unknown objects
 are. The classifier's own objectness head goes on learning, from strong pixels and elsewhere from that L-Net. So P-Net can

@@ -2,7 +2,7 @@
 
 With nothing weak the same training is the supervised baseline, and the way for fully labelled sets.
 
-The paper's (Xiao et al., arXiv 1711.06828): S, started from L-Net, learns by cross-entropy from strong images (true
+Our reading of the paper (Xiao et al., arXiv 1711.06828): S, started from L-Net, learns by cross-entropy from strong images (true
 masks) and weak images (Lw), while D tells its predictions on strong images from those on weak ones and S learns to make
 the second look like the first. Ours: S starts from the classifier, which came of L-Net and knows categories already, and
 in the second round of labels from the draft that wrote them; D judges structure, not category
