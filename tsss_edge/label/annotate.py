@@ -25,6 +25,7 @@ from tsss_edge.data.supervision import Supervision
 from tsss_edge.frozen import keep_features
 from tsss_edge.label.diffusion import DiffusionConfig, Floats, affinity, diffuse
 from tsss_edge.label.edges import EdgeFit, sharpened
+from tsss_edge.label.foundation import FeatureNet, TextMaps, resized_map
 from tsss_edge.models import load_model, pick_device
 from tsss_edge.models.class_maps import load_classifier
 from tsss_edge.scoring import Mask, Views
@@ -61,17 +62,28 @@ class Evidence(Struct, frozen=True):
 class Annotator:
     """The L-Net and the classifier of a run; `config` says at which scales they look.
 
+    Args:   features: in place of L-Net's in the affinity. maps: in place of the classifier's, which is then not needed.
     Raises: ArtifactError: a checkpoint of another stage, or damaged.
     """
 
     def __init__(
-        self, lnet: Checkpoint, classifier: Checkpoint, *, config: LabelConfig | None = None, device: str = "auto"
+        self,
+        lnet: Checkpoint,
+        classifier: Checkpoint | None = None,
+        *,
+        config: LabelConfig | None = None,
+        features: FeatureNet | None = None,
+        maps: TextMaps | None = None,
+        device: str = "auto",
     ) -> None:
+        assert (classifier is None) == (maps is not None)
         self._device, self._config = pick_device(device), config or LabelConfig()
+        self._features, self._maps = features, maps
         self._lnet = load_model(lnet).to(self._device)
-        self._classifier = load_classifier(classifier).to(self._device)
+        self._classifier = load_classifier(classifier).to(self._device) if classifier is not None else None
         for net, checkpoint in ((self._lnet, lnet), (self._classifier, classifier)):
-            keep_features(net, training_of(checkpoint))
+            if net is not None and checkpoint is not None:
+                keep_features(net, training_of(checkpoint))
 
     def foreground(self, views: Views) -> Iterator[tuple[str, Floats]]:
         """(id, M) of each picture: (1,h,w), 0-1."""
@@ -90,7 +102,17 @@ class Annotator:
             parts[3] /= views.preprocess.scale
             for row, image_id in enumerate(ids):
                 objectness, maps, features, colors = (part[row] for part in parts)
-                yield image_id, Evidence(objectness=objectness[0], maps=maps, features=features, colors=colors)
+                found = Evidence(objectness=objectness[0], maps=maps, features=features, colors=colors)
+                yield image_id, self._taught(found, views.picture(image_id))
+
+    def _taught(self, evidence: Evidence, picture: NDArray[np.uint8]) -> Evidence:
+        """The evidence with the large networks' part in it, where there are any."""
+        size: tuple[int, int] = (evidence.objectness.shape[0], evidence.objectness.shape[1])
+        if self._features is not None:
+            evidence = msgspec.structs.replace(evidence, features=resized_map(self._features(picture), size))
+        if self._maps is not None:
+            evidence = msgspec.structs.replace(evidence, maps=resized_map(self._maps(picture), size))
+        return evidence
 
     @torch.inference_mode()
     def _see(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -104,7 +126,8 @@ class Annotator:
         both = seen_at(x, scale, self._config.flip)
         features = self._lnet.features(both)
         assert self._lnet.object_head is not None
-        logit, maps = self._lnet.object_head(features), self._classifier(both).maps
+        logit = self._lnet.object_head(features)
+        maps = self._classifier(both).maps if self._classifier is not None else torch.zeros_like(logit)
         return averaged(logit, len(x)), averaged(maps, len(x)), features[: len(x)]
 
 
