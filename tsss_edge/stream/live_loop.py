@@ -17,6 +17,7 @@ from tsss_edge.stream.recorder import Recorder, StreamReport
 from tsss_edge.stream.sinks import WindowSink, open_sinks
 from tsss_edge.stream.sources import Policy, is_live, open_source
 from tsss_edge.stream.status import StatusLine
+from tsss_edge.stream.truth import TruthFolder
 from tsss_edge.stream.uris import parse_sink, parse_source, require_other_place
 from tsss_edge.stream.watch import Checks
 
@@ -36,6 +37,8 @@ def stream(
     threads: int | None = None,
     force: bool = False,
     web: str | None = None,
+    truth: Path | None = None,
+    truth_class: str | None = None,
 ) -> StreamReport:
     """Segment a source live and write every result to every sink. Sinks are finished whatever ends the stream.
 
@@ -46,6 +49,7 @@ def stream(
              min_agreement: 0-1; a frame that agrees less with the reference ends the stream.
              policy: "latest" or "block"; default by the kind of source. max_frames: with a mask.
              threads: of the network; default: all cores. web: `[HOST:]PORT` of the live page.
+             truth: folder with a mask for every frame of the source. truth_class: the one class that its masks show.
     Raises:  GateError: the engine's gate failed (unless `force`), or agreement fell below `min_agreement`.
              ArtifactError: the engine is damaged, or its outputs are not finite. DataError: source or sink.
              UnavailableError: this machine lacks what engine, source or sink needs.
@@ -57,7 +61,8 @@ def stream(
     with ExitStack() as stack:
         backend = open_engine(engine, live=is_live(source, policy), threads=threads)
         stack.callback(backend.close)
-        checks = Checks.open(backend, source, reference, parity_every, min_agreement)
+        masks = TruthFolder(truth, backend.classes, truth_class) if truth is not None else None
+        checks = Checks.open(backend, source, reference, parity_every, min_agreement, masks)
         stack.callback(checks.close)
         # The source last: a camera that runs while networks are loaded only drops frames.
         opened = stack.enter_context(closing(open_source(source, policy=policy, decode_threads=decode_threads())))
@@ -77,6 +82,7 @@ def stream(
             runs_on=recorder.runs_on,
             parity=checks.parity,
             miou=checks.miou,
+            iou=checks.per_class,
             reconnects=int(getattr(opened, "reconnects", 0)),
             ended=ended,
             **recorder.numbers(),
