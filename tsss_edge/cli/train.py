@@ -22,6 +22,7 @@ from tsss_edge.cli.options import (
     Size,
     Strong,
     emit,
+    names,
     strong_categories,
     training_settings,
 )
@@ -141,6 +142,32 @@ def pnet(
         settings, data, out, lnet=lnet, labels=labels, strong=chosen, switches=switches, resume=resume
     )
     _emit(checkpoint, json)
+
+
+@app.command()
+def distill(
+    data: Annotated[str, typer.Option(metavar="DIR,DIR,...", help="Photographs: sets in VOC layout, labels unread.")],
+    out: Out,
+    teacher: Annotated[str, typer.Option(help="`imagenet` (lite0), or a run that has seen photographs.")] = "imagenet",
+    arch: Arch = None,
+    size: Size = None,
+    epochs: Epochs = None,
+    config: Config = None,
+    seed: Seed = None,
+    resume: Resume = False,
+    json: Json = None,
+) -> None:
+    """Let the encoder of another architecture learn what a teacher sees, without labels. Go on with `--init-from OUT`.
+
+    Example: tsss-edge train distill --data voc_photos,ccp_clothing --arch plain0 --size 224 --epochs 20 --out runs/plain0
+    """
+    from tsss_edge.train.distill import train_distilled
+
+    folders = [Path(name) for name in names(data)]
+    if not folders:
+        raise typer.BadParameter("--data: name at least one set")
+    settings = training_settings(config, folders[0], arch, size, epochs, seed)
+    _emit(train_distilled(settings, folders, out, teacher=teacher, resume=resume), json)
 
 
 @app.command(name="all")

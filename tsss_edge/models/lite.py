@@ -125,10 +125,29 @@ class InvertedResidual(nn.Module):
         return x + narrow if self.adds else narrow
 
 
-class LiteEncoder(nn.Module):
-    """(N,3,H,W), 0-1 -> features at strides 8, 16, 32."""
+class PlainBlock(nn.Module):
+    """What stands for an `InvertedResidual` where depthwise convolutions are slow: a plain 3x3 convolution to twice the
+    channels, and a projection (1x1); the input is added where the shapes allow it. Ours, after LANA (ECCV 2022)."""
 
-    def __init__(self, config: LiteConfig) -> None:
+    def __init__(self, channels_in: int, group: Group, *, stride: int) -> None:
+        super().__init__()
+        wide = 2 * group.channels
+        self.widen = nn.Sequential(*ConvBn(channels_in, wide, 3, stride=stride), nn.ReLU6(inplace=True))
+        self.project = ConvBn(wide, group.channels)
+        self.adds = stride == 1 and channels_in == group.channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        narrow: Tensor = self.project(self.widen(x))
+        return x + narrow if self.adds else narrow
+
+
+Block = type[InvertedResidual] | type[PlainBlock]
+
+
+class LiteEncoder(nn.Module):
+    """(N,3,H,W), 0-1 -> features at strides 8, 16, 32. `block`: of what its stages are made."""
+
+    def __init__(self, config: LiteConfig, block: Block = InvertedResidual) -> None:
         super().__init__()
         self.normalize = Normalize(255.0 / PIXEL_STEP, PIXEL_MEAN / PIXEL_STEP)
         layers: list[list[nn.Module]] = [[nn.Sequential(*ConvBn(3, STEM, 3, stride=2), nn.ReLU6(inplace=True))]]
@@ -138,7 +157,7 @@ class LiteEncoder(nn.Module):
                 stride = group.stride if index == 0 else 1
                 if stride == 2:
                     layers.append([])
-                layers[-1].append(InvertedResidual(channels, group, stride=stride))
+                layers[-1].append(block(channels, group, stride=stride))
                 channels = group.channels
         self.stages = nn.ModuleList(nn.Sequential(*stage) for stage in layers)  # strides 2, 4, 8, 16, 32
         self.channels = tuple(config.groups[i].channels for i in (2, 4, 6))
@@ -154,9 +173,16 @@ class LiteEncoder(nn.Module):
         return features[-3:]  # strides 8, 16, 32
 
 
-def lite_net(config: LiteConfig, *, num_classes: int, objectness: bool = True) -> SegNet:
+def blocks_of(encoder: nn.Module) -> list[InvertedResidual | PlainBlock]:
+    """The blocks of a lite encoder, in order; of another encoder none."""
+    return [m for m in encoder.modules() if isinstance(m, (InvertedResidual, PlainBlock))]
+
+
+def lite_net(
+    config: LiteConfig, *, num_classes: int, objectness: bool = True, block: Block = InvertedResidual
+) -> SegNet:
     """A lite network with fresh weights."""
-    encoder = LiteEncoder(config)
+    encoder = LiteEncoder(config, block)
     decoder = EdgeDecoder(encoder.channels, DECODER)
     net = initialize(SegNet(encoder, decoder, DECODER, num_classes=num_classes, objectness=objectness))
     for conv in (m for m in encoder.modules() if isinstance(m, nn.Conv2d) and m.groups > 1):
@@ -185,8 +211,9 @@ def _pairs(encoder: LiteEncoder) -> Iterator[tuple[str, str, nn.Module]]:
     paths = {module: name for name, module in encoder.named_modules()}
     stem = next(m for m in encoder.stages[0].children())
     yield from _layers("_conv_stem", "_bn0", paths, stem)
-    blocks = [m for m in encoder.modules() if isinstance(m, InvertedResidual)]
-    for index, block in enumerate(blocks):
+    for index, block in enumerate(blocks_of(encoder)):
+        if isinstance(block, PlainBlock):
+            continue
         parts = ((block.expand, "_expand_conv", "_bn0"), (block.depthwise, "_depthwise_conv", "_bn1"))
         for part, conv, norm in (*parts, (block.project, "_project_conv", "_bn2")):
             if part is not None:
