@@ -51,17 +51,20 @@ def network_input(picture: np.ndarray) -> torch.Tensor:
 
 
 def test_the_rounded_net_is_the_int8_graph(folder: Path) -> None:
-    """Up to values at a tie: one step of one activation, which the float net is far above."""
+    """To float32's rounding on most pictures. On the others a value lies so near a tie that two sums in another order round it
+    to different steps: what follows from it differs, still far less than the float net does. (Which pictures: by processor.)"""
     model, table = load_calibration(folder / "fused.int8.onnx")
     net = load_model(find_checkpoint(model))
     quantized = rounded(load_model(find_checkpoint(model)), model, table).eval()
-    for seed in range(3):
+    errors = []
+    for seed in range(12):
         picture = netkit.picture(seed)[None]
         with torch.inference_mode():
             found, floating = (n(network_input(picture)).logits.numpy() for n in (quantized, net))
         expected = int8_logits(model.path, picture)
-        error = np.abs(found - expected).mean()
-        assert error < 0.02 * np.abs(floating - expected).mean()
+        errors.append(np.abs(found - expected).mean() / np.abs(floating - expected).mean())
+    assert np.median(errors) < 1e-4
+    assert max(errors) < 0.5
 
 
 def test_roundings_are_where_the_pairs_are(folder: Path) -> None:

@@ -16,6 +16,7 @@ from tsss_edge.artifacts import Checkpoint, Engine, EngineRecord, OnnxModel, Pre
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.export.onnx_export import EngineSources
 from tsss_edge.files import sha256_file, write_json
+from tsss_edge.onnxgraph.sessions import OpenVinoCompiler
 
 SUFFIXES = {"openvino": ".xml", "tensorrt": ".engine", "tensorrt-rtx": ".engine"}
 _PRECISION_TAGS = (".fp32", ".bf16", ".fp16", ".int8")
@@ -34,20 +35,29 @@ def build_engine(
 
     Args:    model: a graph of ours, or a checkpoint, exported and calibrated as needed; loaded or by its path.
              out: wanted path; suffix and precision are put right (`fused.engine` -> `fused.int8.xml` for target cpu).
-             precision: forced; None takes the target's first that `model` allows.
+             precision: forced; None takes the target's first that `model` allows and this machine runs.
              calib_data: dataset folder for INT8 ranges where `model` has none, and for FP16's range scan.
     Raises:  ArtifactError: `model` does not fit, the builder refuses it, or `out` would overwrite another engine's record
              or a graph that you made.
              UnavailableError: the builder is not installed, or this machine lacks the precision.
     """
     sources = EngineSources(model, target, calib_data)
-    precision = precision or sources.possible()[0]
+    precision = precision or first_served(sources)
     if precision not in target.precisions:
         raise ArtifactError(f"target {target.name} builds {', '.join(target.precisions)}, not {precision}")
     path = engine_path(out, target, precision)
     require_free_names(path, sources, precision)
     with staging(path) as folder:
         return publish(build_in(folder, path.name, sources, precision), path.parent)
+
+
+def first_served(sources: EngineSources) -> Precision:
+    """The target's first precision that the model allows and, for OpenVINO, this CPU runs: not every CPU has bf16."""
+    possible = sources.possible()
+    if sources.target.backend != "openvino":
+        return possible[0]
+    served = ("int8", *OpenVinoCompiler().floats)
+    return next((precision for precision in possible if precision in served), possible[0])
 
 
 def build_in(folder: Path, name: str, sources: EngineSources, precision: Precision) -> Engine:
