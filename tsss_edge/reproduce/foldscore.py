@@ -12,8 +12,10 @@ from tsss_edge.artifacts import Checkpoint, Struct
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.files import read_json, write_json
+from tsss_edge.frozen import keep_features
+from tsss_edge.label.annotate import training_of
 from tsss_edge.metrics import ConfusionMatrix, per_class
-from tsss_edge.models import load_model, pick_device
+from tsss_edge.models import SegNet, load_model, pick_device
 from tsss_edge.reproduce.scores import training_seconds
 from tsss_edge.scoring import Mask, Views, net_answers, object_iou
 
@@ -39,6 +41,13 @@ class ObjectScore(Struct, frozen=True):
     checkpoint_sha256: str
 
 
+def ready(checkpoint: Checkpoint) -> SegNet:
+    """The network of a checkpoint on this machine's device; its frozen stages remember what they said in training."""
+    net = load_model(checkpoint).to(pick_device("auto"))
+    keep_features(net, training_of(checkpoint))
+    return net
+
+
 def net_score(checkpoint: Checkpoint, data: Path, names: Sequence[str]) -> NetScore:
     """Measure a network with a class head, or read what was measured before."""
     path = checkpoint.path.parent / NET_SCORE
@@ -46,8 +55,7 @@ def net_score(checkpoint: Checkpoint, data: Path, names: Sequence[str]) -> NetSc
         return kept
     dataset = VocDataset.open(data)
     views = Views(dataset, dataset.ids("val"), checkpoint.meta.preprocess)
-    net = load_model(checkpoint).to(pick_device("auto"))
-    found = ((answer.id, answer.labels) for answer in net_answers(net, views))
+    found = ((answer.id, answer.labels) for answer in net_answers(ready(checkpoint), views))
     headline, miou, classes = label_scores(found, dataset, names)
     score = NetScore(
         headline=headline,
@@ -76,8 +84,7 @@ def object_score(checkpoint: Checkpoint, data: Path, strong: Sequence[str]) -> O
     path = checkpoint.path.parent / OBJECT_SCORE
     if path.is_file() and (kept := read_json(path, ObjectScore)).checkpoint_sha256 == checkpoint.sha256:
         return kept
-    net = load_model(checkpoint).to(pick_device("auto"))
-    dataset = VocDataset.open(data)
+    net, dataset = ready(checkpoint), VocDataset.open(data)
 
     def iou(ids: Sequence[str]) -> float:
         return object_iou(net, Views(dataset, ids, checkpoint.meta.preprocess))

@@ -17,10 +17,9 @@ from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
 from tsss_edge.files import write_json
-from tsss_edge.models import load_model, pick_device
 from tsss_edge.reproduce import Task, workers
 from tsss_edge.reproduce.benchmark import ZERO, Benchmark, BenchmarkRun, Variant
-from tsss_edge.reproduce.foldscore import label_scores, net_score, object_score, on_both
+from tsss_edge.reproduce.foldscore import label_scores, net_score, object_score, on_both, ready
 from tsss_edge.reproduce.table import PAPER, Spread
 from tsss_edge.reproduce.trivial import everything, filled, fit_low_level, foreground_iou, most_frequent
 from tsss_edge.scoring import Mask, Views, net_answers
@@ -269,5 +268,5 @@ def _filled_cells(run: BenchmarkRun, dataset: VocDataset, *, named: bool) -> Ite
 
 def foregrounds(lnet: Checkpoint, views: Views) -> Iterator[tuple[str, Mask]]:
     """(id, 1 where L-Net sees an object) of each picture: (H,W) uint8 at its mask's size."""
-    for answer in net_answers(load_model(lnet).to(pick_device("auto")), views):
+    for answer in net_answers(ready(lnet), views):
         yield answer.id, answer.objects
