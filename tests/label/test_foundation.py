@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -16,7 +17,7 @@ from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Classes, Preprocess
 from tsss_edge.data.voc import VocDataset, read_mask
 from tsss_edge.errors import ArtifactError
 from tsss_edge.export.emit import emit_floats
-from tsss_edge.label.annotate import LabelConfig
+from tsss_edge.label.annotate import LabelConfig, seen_by
 from tsss_edge.label.edges import EdgeFit
 from tsss_edge.label.foundation import FeatureNet, Feeding, TextMaps, resized_map
 from tsss_edge.label.write import Teachers, write_labels
@@ -168,6 +169,17 @@ def test_other_features_and_text_maps_change_the_labels_and_need_no_classifier(r
     assert set(report.sha256) == {"lnet", "features", "maps", "text"}
     assert labels_of(tmp_path / "maps") != labels_of(tmp_path / "plain")
     assert report.images == plain.images
+
+
+def test_self_diffusion_may_follow_the_encoder_s_features(run: Path, tmp_path: Path) -> None:
+    """Two levels of length 1 each, on the finer grid; labels differ where categories meet."""
+    levels = [torch.rand(1, 40, 8, 8), torch.rand(1, 112, 4, 4)]
+    seen = seen_by(levels)
+    assert seen.shape == (1, 152, 8, 8)
+    torch.testing.assert_close(seen.norm(dim=1), torch.full((1, 8, 8), 2**0.5))
+    config = msgspec.structs.replace(ONE_LOOK, affinity="encoder")
+    report = write_labels(run / "run", run / "data", tmp_path / "encoder", config=config)
+    assert report.settings.affinity == "encoder" and report.images > 2
 
 
 def test_maps_are_brought_to_the_grid() -> None:

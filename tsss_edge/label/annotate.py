@@ -11,6 +11,7 @@ both measured: docs/results/transfer.md).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -48,6 +49,7 @@ class LabelConfig(Struct, frozen=True):
         SCALES  # of the network input, each rounded to what the networks take; the last is the largest
     )
     flip: bool = True  # look at the mirrored picture as well
+    affinity: Literal["decoder", "encoder"] = "decoder"  # whose features of L-Net self-diffusion follows; see `seen_by`
 
 
 class Evidence(Struct, frozen=True):
@@ -124,9 +126,12 @@ class Annotator:
     def _look(self, x: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
         """Objectness logit, class maps and features at one scale, on that scale's stride-8 grid."""
         both = seen_at(x, scale, self._config.flip)
-        features = self._lnet.features(both)
+        levels = self._lnet.encoder(both)
+        features = self._lnet.decoder(levels)
         assert self._lnet.object_head is not None
         logit = self._lnet.object_head(features)
+        if self._config.affinity == "encoder":
+            features = seen_by([levels] if isinstance(levels, Tensor) else levels[:2])  # VGG16 has one level
         maps = self._classifier(both).maps if self._classifier is not None else torch.zeros_like(logit)
         return averaged(logit, len(x)), averaged(maps, len(x)), features[: len(x)]
 
@@ -134,6 +139,12 @@ class Annotator:
 def training_of(checkpoint: Checkpoint) -> TrainConfig:
     """The settings that a checkpoint was trained with."""
     return msgspec.convert(checkpoint.meta.training, TrainConfig)
+
+
+def seen_by(levels: Sequence[Tensor]) -> Tensor:
+    """Encoder features of several strides -> one map on the grid of the first: each level of length 1, so that levels weigh
+    the same in a cosine. What a pretrained encoder calls alike, not what L-Net's masks taught its decoder."""
+    return torch.cat([F.normalize(resized(level.float(), levels[0].shape[-2:]), dim=1) for level in levels], dim=1)
 
 
 def seen_at(x: Tensor, scale: float, flip: bool) -> Tensor:
