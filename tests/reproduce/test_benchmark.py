@@ -117,3 +117,8 @@ def test_the_benchmarks_of_the_repository(name: str, tmp_path: Path) -> None:
     assert len(a) == len(b) == 10 and not a & b and set(benchmark.score) <= a | b
     rows = BenchmarkRun(benchmark, tmp_path, tmp_path, tmp_path, 0).variants(first=True)
     assert ("labels-only" in {row.name for row in rows}) == benchmark.relabel
+
+
+def test_the_painted_benchmark_names_all_categories(tmp_path: Path) -> None:
+    benchmark = read_toml(ROOT / "benchmarks/rendered-b.toml", Benchmark)
+    assert len(set(benchmark.score)) == 20 and set(benchmark.folds["first"]) <= set(benchmark.score)

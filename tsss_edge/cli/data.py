@@ -13,6 +13,13 @@ from tsss_edge.cli.options import Json, emit
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, render, validate or download a dataset.")
 
 
+class LookFamily(str, Enum):
+    """Families of painted looks."""
+
+    a = "a"
+    b = "b"
+
+
 class Fetchable(str, Enum):
     """Sets with an official address, see `tsss_edge.data.fetch.ARCHIVES`."""
 
@@ -52,6 +59,9 @@ def render(
     source: Annotated[
         bool, typer.Option("--source", help="The masks' set of the 0% protocol instead: other shapes, other looks.")
     ] = False,
+    look: Annotated[
+        LookFamily, typer.Option(help="Family of looks; b has no texture or pair of tones of a.")
+    ] = LookFamily.a,
     split: Annotated[list[str] | None, typer.Option(help="Lists to render (default: train and val).")] = None,
     short_side: Annotated[int, typer.Option(min=32, help="Of the pictures, pixels.")] = 160,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
@@ -66,11 +76,13 @@ def render(
 
     if source == (layouts is not None):
         raise typer.BadParameter("give either --layouts DIR or --source")
+    if source and look is not LookFamily.a:
+        raise typer.BadParameter("--look is for --layouts; the source set has looks of its own")
     if layouts is None:
         render_source(out, short_side=short_side, seed=seed)
     else:
         splits = tuple(split or ("train", "val"))
-        render_layouts(layouts, out, lists=lists, short_side=short_side, seed=seed, splits=splits)
+        render_layouts(layouts, out, lists=lists, short_side=short_side, seed=seed, splits=splits, family=look.value)
     dataset = VocDataset.open(out)
     counts = {name: len(dataset.ids(name)) for name in dataset.splits}
     text = f"{out}: {', '.join(f'{count} {name}' for name, count in counts.items())} pictures (seed {seed})"
