@@ -117,6 +117,7 @@ def test_the_benchmarks_of_the_repository(name: str, tmp_path: Path) -> None:
     assert len(a) == len(b) == 10 and not a & b and set(benchmark.score) <= a | b
     rows = BenchmarkRun(benchmark, tmp_path, tmp_path, tmp_path, 0).variants(first=True)
     assert ("labels-only" in {row.name for row in rows}) == benchmark.relabel
+    assert ("without-d" in {row.name for row in rows}) == benchmark.switches.adversarial
 
 
 def test_the_painted_benchmark_names_all_categories(tmp_path: Path) -> None:

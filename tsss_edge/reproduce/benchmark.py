@@ -57,13 +57,15 @@ class Benchmark(Struct, frozen=True):
 class Variant:
     """One row of the method. `first_seed_only`: rows that say where the method loses, not what it reaches.
 
-    switches, relabel: P-Net's, where they are not the benchmark's. noise: share of wrong image-level labels.
+    plain: P-Net by cross-entropy alone. without_d: the benchmark's P-Net without D. relabel: the second round of labels, where
+    the benchmark has one. noise: share of wrong image-level labels.
     strict: the source set without the categories that are near the target's.
     """
 
     protocol: str  # "50" (all folds) or "0"
     name: str
-    switches: Switches | None = None
+    plain: bool = False
+    without_d: bool = False
     relabel: bool = True
     noise: float = 0.0
     strict: bool = False
@@ -79,6 +81,12 @@ class Variant:
         """Whether all its parts are made apart, on a set of its own."""
         return bool(self.noise) or self.strict
 
+    def switches(self, benchmark: Benchmark) -> Switches:
+        """Of its P-Net."""
+        if self.plain:
+            return PLAIN
+        return msgspec.structs.replace(benchmark.switches, adversarial=False) if self.without_d else benchmark.switches
+
     @property
     def folder(self) -> str:
         """Of its P-Net, in that of the fold."""
@@ -88,9 +96,9 @@ class Variant:
 VARIANTS = (
     Variant("50", "full", first_seed_only=False),
     Variant("0", "full", first_seed_only=False),
-    Variant("50", "labels-only", PLAIN, relabel=False),
-    Variant("0", "labels-only", PLAIN, relabel=False),
-    Variant("50", "without-d", Switches(adversarial=False)),  # at 0% no picture is strong, so D is out by itself
+    Variant("50", "labels-only", plain=True, relabel=False),
+    Variant("0", "labels-only", plain=True, relabel=False),
+    Variant("50", "without-d", without_d=True),  # at 0% no picture is strong, so D is out by itself
     Variant("50", "noisy-labels", noise=NOISE),
     Variant("0", "noisy-labels", noise=NOISE),
     Variant("0", "strict-source", strict=True),
@@ -137,7 +145,7 @@ class BenchmarkRun:
 
     def _differs(self, variant: Variant) -> bool:
         ours = (self.benchmark.switches, self.benchmark.relabel)
-        return (variant.switches or ours[0], variant.relabel and ours[1]) != ours
+        return (variant.switches(self.benchmark), variant.relabel and ours[1]) != ours
 
     def steps(self, *, first: bool) -> list[WorkStep]:
         """All work of this seed, by layers; in one, what the table needs first comes first."""
@@ -211,7 +219,7 @@ class BenchmarkRun:
 
     def pnet(self, fold: str, variant: Variant) -> Checkpoint:
         """A row's P-Net; after `label` or, where the row has a second round, `relabel`."""
-        run, whole, switches = self.out / fold, self._whole, variant.switches or self.benchmark.switches
+        run, whole, switches = self.out / fold, self._whole, variant.switches(self.benchmark)
         if not (self.benchmark.relabel and variant.relabel):
             return self._pnet(fold, variant.folder, run / "lnet", run / "labels", whole.epochs, switches)
         epochs = whole.epochs - draft_epochs(whole)
