@@ -148,7 +148,7 @@ def test_plan_of_another_version_with_an_honest_record(tmp_path: Path, monkeypat
     header(24, "4B", 1, 5, 0, 9)(path)
     record(versions={"tensorrt-rtx": "1.5.0.9"})(path)
     installed = load("tensorrt-rtx")
-    monkeypatch.setattr(trt, "Cuda", lambda: SimpleNamespace(use=lambda: None, close=lambda: None))
+    monkeypatch.setattr(trt, "PrimaryContext", lambda: SimpleNamespace(use=lambda: None, close=lambda: None))
     monkeypatch.setattr(trt, "first_gpu", lambda: ADA)
     error = refusal(path)
     assert isinstance(error, UnavailableError)
