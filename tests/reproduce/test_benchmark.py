@@ -120,6 +120,18 @@ def test_the_benchmarks_of_the_repository(name: str, tmp_path: Path) -> None:
     assert ("without-d" in {row.name for row in rows}) == benchmark.switches.adversarial
 
 
+def test_the_inner_split_holds_no_category_that_is_weak_outside(tmp_path: Path) -> None:
+    inner, outer = (read_toml(ROOT / f"benchmarks/{n}.toml", Benchmark) for n in ("photos-inner", "photos"))
+    assert set(inner.only) == set(outer.folds["A"])
+    assert all(set(strong) < set(inner.only) for strong in inner.folds.values())
+    assert set(inner.score) <= set(inner.only)
+
+
+def test_the_garments_are_halved_by_even_and_odd_id() -> None:
+    benchmark = read_toml(ROOT / "benchmarks/ccp.toml", Benchmark)
+    assert benchmark.folds["odd"] == benchmark.score[::2] and benchmark.folds["even"] == benchmark.score[1::2]
+
+
 def test_the_painted_benchmark_names_all_categories(tmp_path: Path) -> None:
     benchmark = read_toml(ROOT / "benchmarks/rendered-b.toml", Benchmark)
     assert len(set(benchmark.score)) == 20 and set(benchmark.folds["first"]) <= set(benchmark.score)

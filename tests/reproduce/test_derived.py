@@ -9,7 +9,7 @@ from trainkit import write_squares
 
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import DataError
-from tsss_edge.reproduce.derived import with_noisy_labels, without_categories
+from tsss_edge.reproduce.derived import narrowed, with_noisy_labels, without_categories
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +31,16 @@ def test_the_same_seed_makes_the_same_errors(squares: Path, tmp_path: Path) -> N
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     ]
     assert tables[0] == tables[1] != tables[2]
+
+
+def test_a_narrowed_set_shows_only_what_it_may(squares: Path, tmp_path: Path) -> None:
+    whole, part = VocDataset.open(squares), VocDataset.open(narrowed(squares, tmp_path / "a", only=("red", "green")))
+    for split in ("train", "val"):
+        assert set(part.ids(split)) == {i for i in whole.ids(split) if 3 not in whole.image_labels(i)}
+    (squares / "ImageSets/Segmentation/few.txt").write_text("\n".join(whole.ids("train")[:3]))
+    assert VocDataset.open(narrowed(squares, tmp_path / "b", train_list="few")).ids("train") == whole.ids("train")[:3]
+    with pytest.raises(DataError, match="no such split"):
+        narrowed(squares, tmp_path / "c", train_list="many")
 
 
 def test_pictures_of_a_category_are_left_out(squares: Path, tmp_path: Path) -> None:

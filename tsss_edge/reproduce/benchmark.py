@@ -19,7 +19,7 @@ import msgspec
 from tsss_edge.artifacts import Checkpoint, Struct
 from tsss_edge.config import TrainConfig
 from tsss_edge.label.annotate import LabelConfig
-from tsss_edge.reproduce.derived import with_noisy_labels, without_categories
+from tsss_edge.reproduce.derived import narrowed, with_noisy_labels, without_categories
 from tsss_edge.train.all import draft_epochs, label_once, with_epochs
 from tsss_edge.train.classifier import train_classifier
 from tsss_edge.train.lnet import train_lnet
@@ -48,9 +48,22 @@ class Benchmark(Struct, frozen=True):
     score: tuple[str, ...]  # object categories of the headline mean, background beside them
     seeds: tuple[int, ...] = (0, 1, 2)
     source_without: tuple[str, ...] = ()  # categories of the source set that the row "strict-source" leaves out
+    source_for_all: bool = (
+        False  # L-Net learns from the source set in every fold, where no picture is strong as a whole
+    )
+    only: tuple[
+        str, ...
+    ] = ()  # leave out every picture that shows another category: for choosing settings on strong ones
+    train_list: str = "train"
     relabel: bool = True
     labels: LabelConfig = LabelConfig()
     switches: Switches = Switches()
+
+    def set_of(self, data: Path, out: Path) -> Path:
+        """The set that is used: `data` itself, or where the file narrows it one made of links in OUT/data."""
+        if not self.only and self.train_list == "train":
+            return data
+        return narrowed(data, out / "data", only=self.only, train_list=self.train_list)
 
 
 @dataclass(frozen=True)
@@ -186,10 +199,13 @@ class BenchmarkRun:
 
     def lnet(self, fold: str) -> Checkpoint:
         """The fold's L-Net."""
-        epochs, source = self.benchmark.epochs, self.source if fold == ZERO else None
+        epochs, source = self.benchmark.epochs, self._source(fold)
         config = with_epochs(self.config, epochs.lnet_source if source else epochs.lnet)
         strong = self.folds()[fold]
         return train_lnet(config, self.data, self.out / fold / "lnet", strong=strong, source=source, resume=True)
+
+    def _source(self, fold: str) -> Path | None:
+        return self.source if fold == ZERO or self.benchmark.source_for_all else None
 
     def supervised_names(self) -> tuple[str, ...]:
         """Folders of the supervised networks, which start from the same weights as the method."""
@@ -208,8 +224,8 @@ class BenchmarkRun:
 
     def label(self, fold: str) -> None:
         """The fold's labels Lw; after its classifier."""
-        run, source = self.out / fold, self.source if fold == ZERO else None
-        self._label(fold, run, run / "labels", source)
+        run = self.out / fold
+        self._label(fold, run, run / "labels", self._source(fold))
 
     def relabel(self, fold: str) -> None:
         """A draft of P-Net and its labels; after `label`."""

@@ -49,6 +49,28 @@ def without_categories(data: Path, out: Path, names: Collection[str]) -> Path:
     return out
 
 
+def narrowed(data: Path, out: Path, *, only: Collection[str] = (), train_list: str = "train") -> Path:
+    """The set with another list as "train" and, with `only`, without every picture whose image-level label names another
+    category, in "train" and "val": no mask of those can then be looked at, by accident or for a score. Returns `out`.
+
+    Raises: ValueError: an unknown category. DataError: no such list, or no picture is left in one.
+    """
+    dataset = VocDataset.open(data)
+    kept = set(dataset.classes.ids(tuple(only)) or dataset.classes.objects)
+    lists = {
+        name: [i for i in dataset.ids(list_name) if dataset.image_labels(i) <= kept]
+        for name, list_name in (("train", train_list), ("val", "val"))
+    }
+    if empty := [name for name, ids in lists.items() if not ids]:
+        raise DataError(
+            f"{data}: no picture of {empty[0]!r} shows only {', '.join(sorted(only))}; name more categories"
+        )
+    _link(dataset, out)
+    for name, ids in lists.items():
+        write_bytes(out / f"ImageSets/Segmentation/{name}.txt", "".join(f"{i}\n" for i in ids).encode())
+    return out
+
+
 def _link(dataset: VocDataset, out: Path) -> None:
     """Pictures, masks and annotations as links, lists and class names as copies."""
     for name in ("JPEGImages", "SegmentationClass", "Annotations"):
@@ -56,6 +78,7 @@ def _link(dataset: VocDataset, out: Path) -> None:
         if folder.is_dir() and not (out / name).exists():
             out.mkdir(parents=True, exist_ok=True)
             (out / name).symlink_to(folder.resolve(), target_is_directory=True)
-    for path in (*(dataset.root / "ImageSets/Segmentation").glob("*.txt"), dataset.root / "classes.txt"):
+    lists = (dataset.root / "ImageSets/Segmentation").glob("*.txt")
+    for path in (*lists, dataset.root / "classes.txt", dataset.root / "image_labels.csv"):
         if path.is_file():
             write_bytes(out / path.relative_to(dataset.root), path.read_bytes())

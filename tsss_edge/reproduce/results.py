@@ -74,12 +74,14 @@ def read_benchmark(path: Path, data: Path) -> Benchmark:
     """A benchmark file. Raises: ArtifactError: not one, or it names categories that the set `data` lacks."""
     benchmark, classes = read_toml(path, Benchmark), VocDataset.open(data).classes
     try:
-        for names in (*benchmark.folds.values(), benchmark.score):
+        for names in (*benchmark.folds.values(), benchmark.score, benchmark.only):
             classes.ids(names)
     except ValueError as error:
         raise ArtifactError(f"{path}: {error}") from error
     if not benchmark.folds or not benchmark.seeds:
         raise ArtifactError(f"{path}: needs at least one fold and one seed")
+    if benchmark.only and not set(benchmark.score) <= set(benchmark.only):
+        raise ArtifactError(f"{path}: scores categories that `only` leaves out")
     return benchmark
 
 
@@ -91,18 +93,20 @@ def run_benchmark(
     Args:   jobs: networks that train at once, a process each.
     Raises: DataError, ArtifactError: as the stages.
     """
+    whole, data = data, benchmark.set_of(data, out)
     with workers(jobs, out / "jobs.log") as do:
         for seed in benchmark.seeds:
             run = BenchmarkRun(benchmark, data, source, out / f"seed-{seed}", seed)
             for _, layer in groupby(run.steps(first=seed == benchmark.seeds[0]), key=lambda step: step.layer):
                 do([Task(step.name, step.call) for step in layer])
-            result = collect(benchmark, data, source, out)
+            result = collect(benchmark, whole, source, out)
             write_json(out / RESULT, result)
     return result
 
 
 def collect(benchmark: Benchmark, data: Path, source: Path | None, out: Path) -> BenchmarkResult:
     """Read and score what is there of a benchmark; trains nothing."""
+    data = benchmark.set_of(data, out)
     runs = [BenchmarkRun(benchmark, data, source, out / f"seed-{seed}", seed) for seed in benchmark.seeds]
     supervised = {name: _cells(runs, _supervised, name) for name in runs[0].supervised_names()}
     better = {
@@ -245,7 +249,7 @@ def _object_cell(run: BenchmarkRun, fold: str, iou: tuple[float | None, float | 
 
 def _low_level(run: BenchmarkRun, fold: str, dataset: VocDataset) -> Callable[[Mask], Mask]:
     """The logistic regression that learns from the masks that the fold's L-Net learns from."""
-    if fold == ZERO and run.source is not None:
+    if run.source is not None and (fold == ZERO or run.benchmark.source_for_all):
         other = VocDataset.open(run.source)
         return fit_low_level(other, other.ids("train"), other.mask, seed=run.seed).foreground
     supervision = Supervision(dataset, run.folds()[fold])
