@@ -9,7 +9,6 @@ validations share them. Float16: 138 KB a view at 224x224.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import threading
 import weakref
@@ -228,6 +227,10 @@ def _open(path: Path) -> BufferedRandom:
 
 
 def _locked(file: BufferedRandom) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows: there one process is trusted to be alone
+        return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

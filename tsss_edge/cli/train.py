@@ -34,6 +34,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train one n
 
 Source = Annotated[Path | None, typer.Option(help="Take L-Net's masks from another set (the 0% protocol).")]
 Adversarial = Annotated[bool, typer.Option(help="Train with the discriminator.")]
+JudgeLw = Annotated[bool, typer.Option("--judge", help="Let a D that judges quality weigh the transferred labels.")]
 MeanTeacher = Annotated[bool, typer.Option(help="Let the averaged network correct the labels of weak images.")]
 CutMix = Annotated[bool, typer.Option(help="Paste rectangles of other pictures in (arXiv 1905.04899).")]
 
@@ -119,6 +120,7 @@ def pnet(
     strong: Strong = None,
     strong_fraction: Fraction = 0.5,
     adversarial: Adversarial = True,
+    judge: JudgeLw = False,
     mean_teacher: MeanTeacher = False,
     cutmix: CutMix = True,
     size: Size = None,
@@ -137,7 +139,7 @@ def pnet(
     arch = Checkpoint.load(lnet).meta.arch
     settings = training_settings(config, data, arch, size, epochs, None)
     chosen = strong_categories(data, strong, strong_fraction)
-    switches = Switches(adversarial=adversarial, mean_teacher=mean_teacher, cutmix=cutmix)
+    switches = Switches(adversarial=adversarial, judge=judge, mean_teacher=mean_teacher, cutmix=cutmix)
     checkpoint = train_pnet(
         settings, data, out, lnet=lnet, labels=labels, strong=chosen, switches=switches, resume=resume
     )
@@ -178,6 +180,7 @@ def train_everything(
     strong_fraction: Fraction = 0.5,
     source: Source = None,
     adversarial: Adversarial = True,
+    judge: JudgeLw = False,
     mean_teacher: MeanTeacher = False,
     cutmix: CutMix = True,
     relabel: Annotated[bool, typer.Option(help="Let a first P-Net label the weak images again.")] = True,
@@ -204,7 +207,7 @@ def train_everything(
 
     settings = training_settings(config, data, arch, size, epochs, seed, encoder_weights, init_from)
     chosen = strong_categories(data, strong, strong_fraction, source)
-    switches = Switches(adversarial=adversarial, mean_teacher=mean_teacher, cutmix=cutmix)
+    switches = Switches(adversarial=adversarial, judge=judge, mean_teacher=mean_teacher, cutmix=cutmix)
     checkpoint = train_all(
         settings,
         data,

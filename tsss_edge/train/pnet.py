@@ -39,9 +39,11 @@ from tsss_edge.models.class_maps import load_classifier
 from tsss_edge.models.discriminator import Discriminator
 from tsss_edge.scoring import Views, class_scores
 from tsss_edge.train.distributed import average_gradients
+from tsss_edge.train.judge import HEARD_FROM, HEARD_FULL, Judge
 from tsss_edge.train.loader import Batch, LabelsOf, Samples
 from tsss_edge.train.loop import Moment, Stage, train
-from tsss_edge.train.losses import category_losses, cell_shares, cut_and_mix, object_loss, refine
+from tsss_edge.train.losses import category_losses, cell_shares, cut_and_mix, object_loss, refine, upsample_to
+from tsss_edge.train.runfolder import Stateful
 from tsss_edge.train.start import (
     class_weights,
     fresh_net,
@@ -64,6 +66,9 @@ class Switches(Struct, frozen=True):
     is always left out. `mean_teacher`, `cutmix`: `refine` and `cut_and_mix` in train/losses.py."""
 
     adversarial: bool = True
+    judge: bool = (
+        False  # D that judges quality weighs the pixels of Lw (train/judge.py); beside the other D or without it
+    )
     mean_teacher: bool = False
     cutmix: bool = True
 
@@ -151,7 +156,13 @@ def class_stage(
     """
     ids = training_split(dataset)
     augment = TrainAugment(config.view_hw, config.preprocess, config.scale_range)
-    duel = Duel(config) if switches.adversarial and 0 < len(weak) < len(ids) else None
+    both = 0 < len(weak) < len(ids)
+    duel = Duel(config) if switches.adversarial and both else None
+    judge = Judge(config) if switches.judge and both else None
+    beside: dict[str, Stateful] = {}
+    for name, part in (("discriminator", duel), ("judge", judge)):
+        if part is not None:
+            beside |= {name: part.net, f"{name}_optimizer": part.optimizer}
     weights = class_weights(dataset, ids, mask_of, config.balance)
     views = Views(dataset, dataset.ids("val"), config.preprocess)
     return Stage(
@@ -168,11 +179,11 @@ def class_stage(
             weak=weak,
             views=config.views,
         ),
-        step=ClassStep(net, config, weights, duel, switches, objectness=dataset.classes.background),
+        step=ClassStep(net, config, weights, duel, switches, objectness=dataset.classes.background, judge=judge),
         validate=lambda averaged: class_scores(averaged, views),
         strong=strong,
-        options={**msgspec.structs.asdict(switches), "adversarial": duel is not None},
-        beside={"discriminator": duel.net, "discriminator_optimizer": duel.optimizer} if duel else {},
+        options={**msgspec.structs.asdict(switches), "adversarial": duel is not None, "judge": judge is not None},
+        beside=beside,
     )
 
 
@@ -283,15 +294,19 @@ class ClassStep:
         switches: Switches,
         *,
         objectness: bool,
+        judge: Judge | None = None,
     ) -> None:
         self._net, self._config, self._weights, self._duel = net, config, weights, duel
-        self._switches, self._objectness = switches, objectness
+        self._switches, self._objectness, self._judge = switches, objectness, judge
 
     def __call__(self, batch: Batch, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
         x = network_input(batch.images, self._config.preprocess.scale)
         shares = cell_shares(batch.masks, batch.labels.shape[1], self._config.loss_stride)
         if self._switches.mean_teacher and moment.average is not None:
             shares = refine(shares, x, batch, moment.average, moment.done)
+        judged = self._judged(x, shares, batch, moment) if self._judge is not None else None
+        if judged is not None:
+            shares, lost = judged
         weak = weak_cells(batch.weak, x)
         if self._switches.cutmix:
             x, shares, weak = cut_and_mix(self._config.seed, moment.step, x, shares, weak)
@@ -301,6 +316,8 @@ class ClassStep:
         if self._objectness:
             parts["object"] = object_loss(objectness, shares)
             loss = loss + OBJECT_WEIGHT * parts["object"]
+        if judged is not None:
+            parts["judge"] = lost
         if self._duel is not None:
             image, probabilities = F.avg_pool2d(x, 8), logits.float().softmax(dim=1)
             parts["d"] = self._duel.learn(image, probabilities, weak)
@@ -309,6 +326,21 @@ class ClassStep:
                 parts["fool"] = self._duel.fool(image, probabilities, weak)
                 loss = loss + say * ADVERSARIAL_WEIGHT * parts["fool"]
         return loss, parts
+
+    def _judged(self, x: Tensor, shares: Tensor, batch: Batch, moment: Moment) -> tuple[Tensor, Tensor]:
+        """The judge learns from strong pictures; the shares of weak ones, weighed by what it thinks of them, and its loss."""
+        assert self._judge is not None
+        cells, strong = cell_shares(batch.masks, shares.shape[1], 8), ~batch.weak
+        image = F.avg_pool2d(x, 8)
+        generator = torch.Generator().manual_seed(self._config.seed * 1_000_003 + moment.step)
+        lost = self._judge.learn(image[strong], cells[strong], generator) if bool(strong.any()) else x.new_zeros(())
+        say = min(1.0, max(0.0, (moment.done - HEARD_FROM) / (HEARD_FULL - HEARD_FROM)))
+        if say == 0 or not bool(batch.weak.any()):
+            return shares, lost
+        trust = upsample_to(self._judge.trust(image[batch.weak], cells[batch.weak]), shares)
+        weighed = shares.clone()
+        weighed[batch.weak] *= 1 - say * (1 - trust)
+        return weighed, lost
 
 
 def weak_cells(weak: Tensor, x: Tensor) -> Tensor:
