@@ -15,7 +15,7 @@ from tsss_edge.config import load_target, shared_folder
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.export.build import build_engine
 from tsss_edge.files import write_json
-from tsss_edge.inspection import describe, inspect_path
+from tsss_edge.inspection import inspect_path
 from tsss_edge.models import build_model
 
 
@@ -28,7 +28,7 @@ def checkpoint(folder: Path) -> Path:
 
 def test_checkpoint_and_run_folder(tmp_path: Path) -> None:
     path = checkpoint(tmp_path)
-    text = describe(path)
+    text = inspect_path(path).summary()
     for words in ("stage pnet", "edge-s", "4: background, cat, dog, cow", "96x64 RGB uint8", "71.25"):
         assert words in text
     run = inspect_path(tmp_path)
@@ -38,7 +38,7 @@ def test_checkpoint_and_run_folder(tmp_path: Path) -> None:
 
 
 def test_onnx(tmp_path: Path) -> None:
-    text = describe(tiny_onnx(tmp_path / "t.onnx", precision="int8").path)
+    text = inspect_path(tiny_onnx(tmp_path / "t.onnx", precision="int8").path).summary()
     for words in ("precision", "int8", "minmax on 1 pictures of train", "opset", "17", "2 QuantizeLinear"):
         assert words in text
 
@@ -47,7 +47,7 @@ def test_engine_its_record_and_what_changed(tmp_path: Path) -> None:
     model = tiny_onnx(tmp_path / "t.onnx", precision="int8")
     engine = build_engine(model.path, load_target("cpu"), tmp_path / "t")
     assert inspect_path(engine.path).facts == inspect_path(tmp_path / "t.int8.json").facts
-    text = describe(engine.path)
+    text = inspect_path(engine.path).summary()
     for words in ("engine, openvino", "as built", "int8: 1", "not checked; run `tsss-edge parity`", "not measured"):
         assert words in text
     engine.with_record(
@@ -56,11 +56,11 @@ def test_engine_its_record_and_what_changed(tmp_path: Path) -> None:
             boundary_agreement=0.9, images=8, max_drop=0.5, data_sha256="0" * 64,
         )
     )  # fmt: skip
-    assert "PASSED: mIoU 69.90 against 70.00 on 8 images" in describe(engine.path)
+    assert "PASSED: mIoU 69.90 against 70.00 on 8 images" in inspect_path(engine.path).summary()
     engine.path.with_suffix(".bin").write_bytes(b"x")
-    assert "CHANGED since the build" in describe(engine.path)
+    assert "CHANGED since the build" in inspect_path(engine.path).summary()
     engine.path.with_suffix(".bin").unlink()
-    assert "MISSING" in describe(engine.path)
+    assert "MISSING" in inspect_path(engine.path).summary()
     engine.path.unlink()
     assert inspect_path(tmp_path / "t.int8.json").facts["files"] == {"t.int8.xml": "MISSING", "t.int8.bin": "MISSING"}
 
@@ -68,7 +68,7 @@ def test_engine_its_record_and_what_changed(tmp_path: Path) -> None:
 def test_plan_with_and_without_record(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     engine = build_engine(tiny_onnx(tmp_path / "t.onnx").path, load_target("rtx"), tmp_path / "t", precision="fp32")
-    text = describe(engine.path)
+    text = inspect_path(engine.path).summary()
     assert "of TensorRT-RTX 1." in text and "8.0, 8.6, 8.9, 12.0, 12.1" in text and "fp32: 1" in text
     (tmp_path / "t.fp32.json").unlink()
     lost = inspect_path(engine.path)
@@ -91,7 +91,7 @@ def test_dataset(tmp_path: Path) -> None:
 
 
 def test_targets_and_calibration_table(tmp_path: Path) -> None:
-    text = describe(shared_folder("export") / "cpu.toml")
+    text = inspect_path(shared_folder("export") / "cpu.toml").summary()
     assert "deployment target" in text and "int8, bf16, fp32" in text
     write_json(tmp_path / "table.json", {"method": "minmax", "ranges": {"a": 1.0, "b": 2.0}})
     assert inspect_path(tmp_path / "table.json").facts == {"method": "minmax", "tensors with a range": 2}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import msgspec
 
 from tsss_edge.artifacts import Artifact, Checkpoint, Engine, OnnxModel, Precision, Target, load_artifact
-from tsss_edge.config import TrainConfig, load_target, read_toml, toml_keys
+from tsss_edge.config import TrainConfig, load_target, read_toml
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,7 +112,7 @@ def training_settings(data: Path, config: PathLike | TrainConfig | None = None, 
         config if isinstance(config, TrainConfig) else read_toml(Path(config), TrainConfig) if config else TrainConfig()
     )
     changes = {name: value for name, value in changes.items() if value is not None}
-    named = isinstance(config, TrainConfig) or (config is not None and "size_hw" in toml_keys(Path(config)))
+    named = isinstance(config, TrainConfig) or (config is not None and "size_hw" in read_toml(Path(config), dict))
     if not named and "size_hw" not in changes:
         changes["size_hw"] = suggested_size_hw(VocDataset.open(data))
     settings = msgspec.structs.replace(base, **changes)

@@ -304,24 +304,31 @@ class OnnxModel(Struct, frozen=True, dict=True):
     @classmethod
     def load(cls, path: Path) -> OnnxModel:
         """Read an ONNX file. Raises: ArtifactError: missing, damaged, not exported by us, of another format."""
-        sha256, graph = _read_onnx(path)
-        return cls._described(path, sha256, graph)
+        if not path.is_file():
+            raise ArtifactError(f"{path}: no such ONNX file; make one with `tsss-edge export`")
+        return cls._parsed(path, path.read_bytes())
 
     @classmethod
     def find(cls, name: str, sha256: str, folders: Iterable[Path]) -> OnnxModel | None:
         """The graph of this name and hash in the first of `folders` that has it; other files are not parsed."""
         for path in (folder / name for folder in dict.fromkeys(folders) if name):
             if path.is_file() and sha256_bytes(data := path.read_bytes()) == sha256:
-                return cls._described(path, sha256, _parse_onnx(path, data))
+                return cls._parsed(path, data, sha256)
         return None
 
     @classmethod
-    def _described(cls, path: Path, sha256: str, graph: ModelProto) -> OnnxModel:
+    def _parsed(cls, path: Path, data: bytes, sha256: str = "") -> OnnxModel:
+        import onnx
+
+        try:
+            graph = onnx.load_model_from_string(data)
+        except Exception as error:  # protobuf's DecodeError and friends
+            raise ArtifactError(f"{path}: not a readable ONNX file (truncated?)") from error
         props = {p.key: p.value for p in graph.metadata_props}
         if ONNX_KEY not in props:
             raise ArtifactError(f"{path}: not exported by tsss-edge (no description inside); use `tsss-edge export`")
         meta = decode_json(props[ONNX_KEY], OnnxMeta, path, "export it again with `tsss-edge export`")
-        return cls(path=path, sha256=sha256, meta=meta)._with_graph(graph)
+        return cls(path=path, sha256=sha256 or sha256_bytes(data), meta=meta)._with_graph(graph)
 
     @classmethod
     def save(cls, path: Path, graph: ModelProto, meta: OnnxMeta) -> OnnxModel:
@@ -336,44 +343,18 @@ class OnnxModel(Struct, frozen=True, dict=True):
 
     def moved(self, path: Path) -> OnnxModel:
         """The same graph, whose file now lies at `path` (the caller has moved or copied it)."""
-        there = msgspec.structs.replace(self, path=path)
-        return there._with_graph(self.graph)
+        return msgspec.structs.replace(self, path=path)._with_graph(self.graph)
 
     @cached_property
     def graph(self) -> ModelProto:
-        """The parsed graph, shared by all who hold this model: do not change it (`graph_copy` is yours)."""
-        sha256, graph = _read_onnx(self.path)
-        require_unchanged(self.path, sha256, self.sha256)
-        return graph
-
-    def graph_copy(self) -> ModelProto:
-        """A copy of the graph that the caller may change."""
-        import onnx
-
-        copy = onnx.ModelProto()
-        copy.CopyFrom(self.graph)
-        return copy
+        """The parsed graph, shared by all who hold this model: do not change it."""
+        again = OnnxModel.load(self.path)
+        require_unchanged(self.path, again.sha256, self.sha256)
+        return again.graph
 
     def _with_graph(self, graph: ModelProto) -> OnnxModel:
         self.__dict__["graph"] = graph
         return self
-
-
-def _read_onnx(path: Path) -> tuple[str, ModelProto]:
-    """(SHA-256, parsed graph)."""
-    if not path.is_file():
-        raise ArtifactError(f"{path}: no such ONNX file; make one with `tsss-edge export`")
-    data = path.read_bytes()
-    return sha256_bytes(data), _parse_onnx(path, data)
-
-
-def _parse_onnx(path: Path, data: bytes) -> ModelProto:
-    import onnx
-
-    try:
-        return onnx.load_model_from_string(data)
-    except Exception as error:  # protobuf's DecodeError and friends
-        raise ArtifactError(f"{path}: not a readable ONNX file (truncated?)") from error
 
 
 # ---------------------------------------------------------------------------------------------------------------------

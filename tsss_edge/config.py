@@ -100,11 +100,6 @@ def cache_folder(name: str) -> Path:
         raise UnavailableError(f"no folder for {name} to keep: set XDG_CACHE_HOME ({error})") from error
 
 
-def toml_keys(path: Path) -> frozenset[str]:
-    """Names that a TOML file sets. Raises: ArtifactError: as `read_toml`."""
-    return frozenset(read_toml(path, dict))
-
-
 def read_toml(path: Path, kind: type[T]) -> T:
     """Read a TOML file as `kind`. Raises: ArtifactError: missing, not TOML, unknown key, wrong type or value."""
     try:

@@ -70,9 +70,7 @@ def read_json(path: Path, kind: type[T], remedy: str = "make it again") -> T:
 
 
 class _Header(msgspec.Struct):
-    """The one field that every version of an artifact has. Version 1 did not write it."""
-
-    format: int = 1
+    format: int = 1  # version 1 did not write it
 
 
 def decode_json(data: bytes | str, kind: type[T], path: Path, remedy: str = "make it again") -> T:
@@ -81,23 +79,12 @@ def decode_json(data: bytes | str, kind: type[T], path: Path, remedy: str = "mak
     Args:    remedy: what to do about a file that cannot be read, as it stands in the error.
     Raises:  ArtifactError: not JSON, other fields or types than `kind`, an older or a newer format.
     """
+    fields = msgspec.structs.fields(kind) if issubclass(kind, msgspec.Struct) else ()
+    current = next((field.default for field in fields if field.name == "format"), None)
     try:
-        if (current := _format_of(kind)) is not None:
-            _require_format(msgspec.json.decode(data, type=_Header).format, current, path, remedy)
+        if current is not None and (found := msgspec.json.decode(data, type=_Header).format) != current:
+            age, way = ("an older", remedy) if found < current else ("a newer", "update tsss-edge")
+            raise ArtifactError(f"{path}: made by {age} tsss-edge (format {found}, this one reads {current}); {way}")
         return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ArtifactError(f"{path}: not a valid {kind.__name__}: {error}; {remedy}") from error
-
-
-def _format_of(kind: type) -> int | None:
-    fields = msgspec.structs.fields(kind) if issubclass(kind, msgspec.Struct) else ()
-    return next((int(field.default) for field in fields if field.name == "format"), None)
-
-
-def _require_format(found: int, current: int, path: Path, remedy: str) -> None:
-    if found < current:
-        raise ArtifactError(f"{path}: made by an older tsss-edge (format {found}, this one reads {current}); {remedy}")
-    if found > current:
-        raise ArtifactError(
-            f"{path}: made by a newer tsss-edge (format {found}, this one reads {current}); update tsss-edge"
-        )

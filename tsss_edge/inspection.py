@@ -54,11 +54,6 @@ def inspect_path(path: Path) -> Description:
     return readers[path.suffix](path)
 
 
-def describe(path: Path) -> str:
-    """`inspect_path(path)` as text."""
-    return inspect_path(path).summary()
-
-
 def _folder(path: Path) -> Description:
     if (path / "ImageSets").is_dir() or (path / "JPEGImages").is_dir():
         return _dataset(path)
@@ -117,19 +112,11 @@ def _onnx(path: Path) -> Description:
     facts |= {"nodes kept in float": list(meta.float_nodes) or "none"}
     facts |= {"checkpoint sha256": meta.checkpoint_sha256, "made by": meta.tool, "sha256": model.sha256}
     if meta.calibration is not None:
-        facts |= _placement(graph)
+        from tsss_edge.onnxgraph.qdq import explain
+
+        told = [d for d in explain(graph) if d.reason]
+        facts |= {f"node {d.node} ({d.op})": f"{'INT8' if d.quantized else 'float'}, {d.reason}" for d in told}
     return Description(path=str(path), kind="ONNX model exported by tsss-edge", facts=facts)
-
-
-def _placement(graph: Any) -> dict[str, str]:
-    """Node by node: INT8 or float, and why."""
-    from tsss_edge.onnxgraph.qdq import explain
-
-    return {
-        f"node {d.node} ({d.op})": f"{'INT8' if d.quantized else 'float'}, {d.reason}"
-        for d in explain(graph)
-        if d.reason
-    }
 
 
 def _engine(path: Path) -> Description:
@@ -182,8 +169,10 @@ def _record_facts(record: EngineRecord) -> dict[str, Any]:
 def _json(path: Path) -> Description:
     """An engine record or a calibration table, told apart by a field that every format of them has."""
     content = read_json(path, dict)
-    if "ranges" in content:
-        return _calib_table(path)
+    if isinstance(ranges := content.get("ranges"), dict):
+        facts = {name: value for name, value in content.items() if not isinstance(value, (dict, list))}
+        facts["tensors with a range"] = len(ranges)
+        return Description(path=str(path), kind="calibration table", facts=facts)
     if "backend" not in content:
         raise ArtifactError(f"{path}: JSON, but neither an engine record nor a calibration table")
     record = read_json(path, EngineRecord, "build the engine again")
@@ -192,15 +181,6 @@ def _json(path: Path) -> Description:
         return _engine(engine)
     facts = {"files": dict.fromkeys(record.files, "MISSING")} | _record_facts(record)
     return Description(path=str(path), kind=f"engine record, {record.backend}", facts=facts)
-
-
-def _calib_table(path: Path) -> Description:
-    content = read_json(path, dict)
-    if not isinstance(content.get("ranges"), dict):
-        raise ArtifactError(f"{path}: JSON, but neither an engine record nor a calibration table")
-    facts = {name: value for name, value in content.items() if not isinstance(value, (dict, list))}
-    facts["tensors with a range"] = len(content["ranges"])
-    return Description(path=str(path), kind="calibration table", facts=facts)
 
 
 def _toml(path: Path) -> Description:

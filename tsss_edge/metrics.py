@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,20 +31,13 @@ def confusion(prediction: NDArray[np.uint8], truth: NDArray[np.uint8], num_class
     # 256 rows of 256: an unknown id lands in a row or column of its own instead of in another class.
     pairs = truth.ravel().astype(np.uint16) << 8 | prediction.ravel()
     full = np.bincount(pairs, minlength=1 << 16).reshape(256, 256)
-    _require_known(full.sum(axis=0), full.sum(axis=1), num_classes)
+    for name, histogram in (("prediction", full.sum(axis=0)), ("truth", full.sum(axis=1))):
+        if (unknown := num_classes + np.flatnonzero(histogram[num_classes:IGNORE])).size:
+            raise ValueError(f"{name} holds class id {unknown[0]}, expected 0-{num_classes - 1} or {IGNORE}")
     counts = np.empty((num_classes, num_classes + 1), np.int64)
     counts[:, :num_classes] = full[:num_classes, :num_classes]
     counts[:, num_classes] = full[:num_classes, IGNORE]
     return counts
-
-
-def _require_known(predicted: Counts, true: Counts, num_classes: int) -> None:
-    for name, histogram in (("prediction", predicted), ("truth", true)):
-        unknown = np.flatnonzero(histogram[num_classes:IGNORE])
-        if unknown.size:
-            raise ValueError(
-                f"{name} holds class id {unknown[0] + num_classes}, expected 0-{num_classes - 1} or {IGNORE}"
-            )
 
 
 def iou_of(counts: Counts) -> NDArray[np.float64]:
@@ -68,10 +62,7 @@ def miou_of(counts: Counts) -> NDArray[np.float64]:
 
 
 class ConfusionMatrix:
-    """Confusion counts of a data set, one picture at a time; the counts of each picture stay apart for `bootstrap`.
-
-    Two of them add up (`a + b`), so that parts of a data set may be counted anywhere and in any order.
-    """
+    """Confusion counts of a data set, one picture at a time; the counts of each picture stay apart for `bootstrap_miou`."""
 
     def __init__(self, num_classes: int) -> None:
         if not 1 <= num_classes <= IGNORE:
@@ -81,26 +72,10 @@ class ConfusionMatrix:
         self._images: list[NDArray[np.int32]] = []
 
     def update(self, prediction: NDArray[np.uint8], truth: NDArray[np.uint8]) -> None:
-        """Count one picture, (H,W) uint8 each, or a batch of them, (N,H,W).
-
-        Raises: ValueError: different shapes, not uint8, or an id outside the classes.
-        """
-        if prediction.ndim == 3 and prediction.shape == truth.shape:
-            for one, its_truth in zip(prediction, truth, strict=True):
-                self.update(one, its_truth)
-            return
+        """Count one picture, (H,W) uint8 each. Raises: ValueError: as `confusion`."""
         counts = confusion(prediction, truth, self.num_classes)
         self.counts += counts
         self._images.append(counts.astype(np.int32))  # a picture has fewer than 2^31 pixels
-
-    def __add__(self, other: ConfusionMatrix) -> ConfusionMatrix:
-        """Both data sets together. Raises: ValueError: different numbers of classes."""
-        if self.num_classes != other.num_classes:
-            raise ValueError(f"{self.num_classes} classes and {other.num_classes} classes do not add up")
-        result = ConfusionMatrix(self.num_classes)
-        result.counts = self.counts + other.counts
-        result._images = self._images + other._images
-        return result
 
     @property
     def images(self) -> int:
@@ -149,16 +124,8 @@ def boundary_band(mask: NDArray[np.uint8], width: int = 3) -> NDArray[np.bool_]:
     edge[:, :-1] |= across
     edge[1:] |= down
     edge[:-1] |= down
-    return _dilate(_dilate(edge, width - 1).T, width - 1).T
-
-
-def _dilate(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
-    """Grow along the first axis by `radius` pixels each way."""
-    grown = mask.copy()
-    for shift in range(1, min(radius, mask.shape[0] - 1) + 1):
-        grown[shift:] |= mask[:-shift]
-        grown[:-shift] |= mask[shift:]
-    return grown
+    square = np.ones((2 * width - 1, 2 * width - 1), np.uint8)
+    return cv2.dilate(edge.view(np.uint8), square).view(bool)
 
 
 def agreement_counts(
@@ -177,19 +144,15 @@ def agreement_counts(
 # Intervals over images
 
 
-def bootstrap_weights(images: int, *, samples: int = 1000, seed: int = 0) -> NDArray[np.int64]:
-    """(B,I): how often each picture is drawn in each of `samples` draws of `images` pictures with replacement."""
-    return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=samples)
-
-
 def bootstrap_miou(per_image: Counts, *, samples: int = 1000, seed: int = 0) -> NDArray[np.float64]:
     """mIoU (percent) of `samples` resampled data sets: (I,K,K+1) counts -> (B,). One seed draws the same pictures
     for two networks, so that the difference of two results is a paired one."""
-    if not len(per_image):
+    images = len(per_image)
+    if not images:
         raise ValueError("no pictures to draw from")
-    weights = bootstrap_weights(len(per_image), samples=samples, seed=seed)
+    drawn = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=samples)  # (B,I)
     # As float64 the product runs in BLAS; counts stay exact below 2^53 pixels.
-    flat = weights.astype(np.float64) @ per_image.reshape(len(per_image), -1).astype(np.float64)
+    flat = drawn.astype(np.float64) @ per_image.reshape(images, -1).astype(np.float64)
     return miou_of(flat.astype(np.int64).reshape(samples, *per_image.shape[1:]))
 
 

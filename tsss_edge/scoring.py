@@ -51,13 +51,11 @@ class EvalReport(Struct, frozen=True):
     def summary(self) -> str:
         """For a terminal."""
         width = max(len(name) for name in self.per_class)
-        rows = (f"  {name:<{width}} {_percent(iou)}" for name, iou in self.per_class.items())
+        rows = (
+            f"  {name:<{width}} {'     -' if iou is None else f'{iou:6.2f}'}" for name, iou in self.per_class.items()
+        )
         head = f"mIoU {self.miou:.2f}, pixel accuracy {self.pixel_accuracy:.4f}, {self.images} pictures"
         return "\n".join([head, *rows])
-
-
-def _percent(value: float | None) -> str:
-    return "     -" if value is None else f"{value:6.2f}"
 
 
 def evaluate(
@@ -93,14 +91,11 @@ def evaluate(
 def require_same_classes(classes: Classes, dataset: VocDataset) -> None:
     """Raise DataError when a network was trained for other classes than a set has."""
     if classes != dataset.classes:
+        theirs, ours = (f"{len(c)} ({', '.join(c.names[:3])}, ...)" for c in (dataset.classes, classes))
         raise DataError(
-            f"{dataset.root}: classes {_short(dataset.classes)}, but the network was trained for {_short(classes)}; "
+            f"{dataset.root}: classes {theirs}, but the network was trained for {ours}; "
             "evaluate on a set with the same classes.txt"
         )
-
-
-def _short(classes: Classes) -> str:
-    return f"{len(classes)} ({', '.join(classes.names[:3])}, ...)"
 
 
 def require_labelled(matrix: ConfusionMatrix, dataset: VocDataset, split: str) -> ConfusionMatrix:
@@ -210,7 +205,11 @@ class Views:
         for ids, x in self.batches(device):
             heads = _heads(net, x)
             if flip:
-                heads = [_mean_flipped(a, b) for a, b in zip(heads, _heads(net, x.flip(-1)), strict=True)]
+                mirrored = _heads(net, x.flip(-1))
+                heads = [
+                    None if a is None or b is None else (a + b.flip(-1)) / 2
+                    for a, b in zip(heads, mirrored, strict=True)
+                ]
             for row, image_id in enumerate(ids):
                 yield image_id, Heads(*(head[row] if head is not None else None for head in heads))
 
@@ -220,10 +219,6 @@ def _heads(net: nn.Module, x: Tensor) -> list[Tensor | None]:
 
     with torch.inference_mode():
         return [head.float().cpu() if head is not None else None for head in net(x)]
-
-
-def _mean_flipped(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    return (a + b.flip(-1)) / 2 if a is not None and b is not None else None
 
 
 # ---------------------------------------------------------------------------------------------------------------------

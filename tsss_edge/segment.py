@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import IGNORE, Placement, Struct
 from tsss_edge.backends import Backend, Outputs, open_backend
-from tsss_edge.backends.base import fill_batch
 from tsss_edge.data.voc import IMAGE_SUFFIXES, read_image
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.machine import track
@@ -47,7 +46,8 @@ def run_network(backend: Backend, image: NDArray[np.uint8]) -> Outputs:
     """Preprocess a picture, (H,W,3) uint8 RGB, and run the network on it; outputs live until the next call."""
     from tsss_edge.kernels.preprocess import preprocess
 
-    return backend.infer(fill_batch(preprocess(image, backend.preprocess, bgr=False)[None], backend.min_batch))
+    x = preprocess(image, backend.preprocess, bgr=False)[None]
+    return backend.infer(x.repeat(backend.min_batch, axis=0))
 
 
 def labels_at(outputs: Outputs, frame_hw: tuple[int, int], placement: Placement) -> NDArray[np.uint8]:

@@ -245,10 +245,11 @@ def offered(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
             sha256=hashlib.sha256(content).hexdigest(),
             size=len(content),
             inside=real.inside,
+            last=real.last,
             license=real.license,
         )
         monkeypatch.setitem(ARCHIVES, name, small)
-        server.files[f"/mirror/{small.file}"] = content
+        server.files["/mirror/" + real.url.rsplit("/", 1)[1]] = content
     monkeypatch.setattr(fetch_module, "FIRST_WAIT_S", 0.001)
     return server
 

@@ -12,11 +12,10 @@ import cv2
 import numpy as np
 import pytest
 
-from tsss_edge.artifacts import IGNORE
 from tsss_edge.data import appearance, patterns
 from tsss_edge.data.check import check_dataset
-from tsss_edge.data.synthetic import CLASSES, Scenes, mask_with_border, write_synthetic
-from tsss_edge.data.voc import VOC_NAMES, VocDataset, read_mask
+from tsss_edge.data.synthetic import CLASSES, Scenes, write_synthetic
+from tsss_edge.data.voc import VOC_NAMES, VocDataset
 from tsss_edge.errors import DataError
 
 # SHA-256 over picture and mask of scenes 0-2 of seed 0 at 128x128. It changes when the drawing changes, and then every
@@ -200,17 +199,6 @@ def test_lists_are_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         write_synthetic(tmp_path / "set", train=6, val=1, size=64)
     assert not list((tmp_path / "set/ImageSets/Segmentation").iterdir())
     assert not [name for name in tree(tmp_path / "set") if Path(name).name.startswith(".")]
-
-
-def test_border_of_a_hand_made_mask(tmp_path: Path) -> None:
-    mask = np.zeros((5, 6), np.uint8)
-    mask[:, 3:] = 7
-    expected = mask.copy()
-    expected[:, 2:4] = IGNORE
-    np.testing.assert_array_equal(mask_with_border(mask, 1), expected)
-    np.testing.assert_array_equal(mask_with_border(mask, 0), mask)
-    write_synthetic(tmp_path / "set", train=1, val=1, size=64, border=1)
-    assert IGNORE in read_mask(tmp_path / "set/SegmentationClass/train_00000.png")
 
 
 def test_too_small() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -112,7 +113,8 @@ def walk() -> Iterator[tuple[set[str], set[tuple[str, str]]]]:
 
     def enter(frame: Any, event: str, _: object) -> None:
         code = frame.f_code
-        if event == "call" and code.co_filename.startswith(str(PACKAGE)) and not code.co_name.startswith("<"):
+        function = code.co_flags & inspect.CO_NEWLOCALS and not code.co_name.startswith("<")
+        if event == "call" and function and code.co_filename.startswith(str(PACKAGE)):
             seen_files.add(code.co_filename)
             seen.add((code.co_filename, code.co_qualname if hasattr(code, "co_qualname") else code.co_name))
 

@@ -9,8 +9,8 @@ import torch
 
 from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Classes, Preprocess
 from tsss_edge.errors import ArtifactError
-from tsss_edge.models import build_model
-from tsss_edge.models.class_maps import Classifier, load_classifier, pool
+from tsss_edge.models import build_model, load_classifier
+from tsss_edge.models.segnet import Classifier, pool
 
 CLASSES = Classes(names=("background", "cat", "dog"))
 

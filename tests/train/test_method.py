@@ -23,8 +23,7 @@ from tsss_edge.files import read_json
 from tsss_edge.label.annotate import Evidence, LabelConfig, Relabeller, annotate
 from tsss_edge.label.edges import EdgeFit, sharpened, to_frame
 from tsss_edge.label.write import LabelReport, write_labels
-from tsss_edge.models import load_model
-from tsss_edge.models.class_maps import load_classifier
+from tsss_edge.models import load_classifier, load_model
 from tsss_edge.models.discriminator import Discriminator
 from tsss_edge.scoring import Views
 from tsss_edge.train.all import draft_epochs, last_pnet, train_all, with_epochs

@@ -115,11 +115,6 @@ def allocate(specs: tuple[TensorSpec, ...], batch: int) -> dict[str, NDArray[Any
     return {s.name: np.zeros([batch if d < 0 else d for d in s.shape], np.dtype(s.dtype)) for s in specs}
 
 
-def fill_batch(picture: NDArray[np.uint8], min_batch: int) -> NDArray[np.uint8]:
-    """(1,H,W,3), repeated as often as a back end's `min_batch` wants it."""
-    return picture if min_batch == 1 else picture.repeat(min_batch, axis=0)
-
-
 def import_extra(module: str, extra: str) -> Any:
     """Import a heavy module. Raises: UnavailableError: it is not installed, with the command that installs it."""
     try:

@@ -91,7 +91,9 @@ class OpenVinoBackend(Closing):
         self.slots = slots
         device = device or "CPU"
         model = read_ir(path)
-        _require_ports(path, model, record.outputs)
+        given = {name for port in model.outputs for name in port.get_names()}
+        if missing := [spec.name for spec in record.outputs if spec.name not in given]:
+            raise ArtifactError(f"{path}: has no output {', '.join(missing)} though its record says so; build it again")
         options = compile_options(record.precision, slots=slots, threads=threads, device=device)
         self._compiled = compile_ir(model, device, options)
         self._slots = [_Slot(self._compiled.create_infer_request(), record.outputs) for _ in range(slots)]
@@ -108,7 +110,8 @@ class OpenVinoBackend(Closing):
 
     def wait(self, slot: int) -> Outputs:
         """Outputs of `slot`, valid until its next `start`."""
-        return self._slots[slot].wait()
+        self._slots[slot].request.wait()
+        return self._slots[slot].arrays
 
     def infer(self, images: NDArray[np.uint8]) -> Outputs:
         """(N,H,W,3) uint8 RGB -> arrays by output name, overwritten by the next call."""
@@ -129,7 +132,7 @@ class _Slot:
     def __init__(self, request: Any, specs: tuple[TensorSpec, ...]) -> None:
         self.request = request
         self._specs = specs
-        self._arrays: dict[str, NDArray[Any]] = {}
+        self.arrays: dict[str, NDArray[Any]] = {}
         self._batch = 0
         self._input: NDArray[np.uint8] | None = None
         self._bound: tuple[int, tuple[int, ...]] | None = None
@@ -143,22 +146,12 @@ class _Slot:
             self._bound = where
         self.request.start_async()
 
-    def wait(self) -> Outputs:
-        self.request.wait()
-        return self._arrays
-
     def _bind(self, images: NDArray[np.uint8]) -> None:
         ov = import_extra("openvino", "cpu")
         self._input = images  # keeps the memory alive as long as the request points to it
         self.request.set_input_tensor(ov.Tensor(images, shared_memory=True))
         if images.shape[0] != self._batch:
             self._batch = images.shape[0]
-            self._arrays = allocate(self._specs, self._batch)
-            for name, array in self._arrays.items():
+            self.arrays = allocate(self._specs, self._batch)
+            for name, array in self.arrays.items():
                 self.request.set_tensor(name, ov.Tensor(array, shared_memory=True))
-
-
-def _require_ports(path: Path, model: Any, outputs: tuple[TensorSpec, ...]) -> None:
-    names = {name for port in model.outputs for name in port.get_names()}
-    if missing := [spec.name for spec in outputs if spec.name not in names]:
-        raise ArtifactError(f"{path}: has no output {', '.join(missing)} though its record says so; build it again")

@@ -105,6 +105,7 @@ def bench_engine(
         first.with_record(latency=latency_record(timed[0], threads))
     on_gpu = isinstance(first, Engine) and first.path.suffix == ".engine"
     machine = examine_machine(threads=threads, mhz_before=mhz, load_before=load, gpu=on_gpu)
+    kinds = [backend.name for backend in backends[1:]]  # the file's name is added where two share one
     return BenchReport(
         engine=names[0],
         runs_on=backends[0].name,
@@ -113,7 +114,7 @@ def bench_engine(
         end_to_end=whole,
         runs=timed[0].runs,
         best_ms=timed[0].best_ms,
-        compare=_by_name(backends[1:], timed[1:]),
+        compare={n if kinds.count(n) == 1 else f"{n} {t.file}": t for n, t in zip(kinds, timed[1:], strict=True)},
         benchmark_app=app,
         machine=machine,
         notes=(*notes, *notes_on(machine)),
@@ -151,12 +152,6 @@ def latency_record(timed: Timed, threads: int | None) -> LatencyRecord:
     return LatencyRecord(p50_ms=p.p50, p95_ms=p.p95, p99_ms=p.p99, runs=timed.runs, threads=threads)
 
 
-def _by_name(backends: Sequence[Backend], timed: Sequence[Timed]) -> dict[str, Timed]:
-    """By the back end's name; the file's name is added where two share it."""
-    names = [backend.name for backend in backends]
-    return {n if names.count(n) == 1 else f"{n} {t.file}": t for n, t in zip(names, timed, strict=True)}
-
-
 def _frame(image: Path | None) -> NDArray[np.uint8]:
     """(H,W,3) uint8 BGR."""
     if image is not None:
@@ -185,7 +180,8 @@ def _against_benchmark_app(
     for _ in range(APP_ROUNDS):
         warm_up(call)
         ours += alternate([call], duration_s=duration_s / APP_ROUNDS, rounds=1)
-        if (result := run_benchmark_app(args)) is None:
+        told = subprocess.run(args, capture_output=True, text=True)
+        if told.returncode or (result := parse_app(told.stdout)) is None:
             return None, [f"benchmark_app failed on {engine.path.name}, so it is not compared; try: {' '.join(args)}"]
         theirs.append(result)
     return _app_timed(engine.path.name, ours, theirs, backend.min_batch), [
@@ -223,14 +219,8 @@ def app_command(tool: str, engine: Engine, *, duration_s: float, threads: int | 
     return args + (["-nthreads", str(threads)] if threads else [])
 
 
-def run_benchmark_app(args: list[str]) -> dict[str, float] | None:
-    """Run it -> {"median", "average", "min", "max"} in ms and "count"; None when it failed (the caller says so)."""
-    result = subprocess.run(args, capture_output=True, text=True)
-    return parse_app(result.stdout) if result.returncode == 0 else None
-
-
 def parse_app(text: str) -> dict[str, float] | None:
-    """Its closing lines -> numbers; None when they are not there."""
+    """benchmark_app's closing lines -> {"median", "average", "min", "max"} in ms and "count"; None without them."""
     found = {k.lower(): float(v) for k, v in re.findall(r"(Median|Average|Min|Max):\s+([\d.]+) ms", text)}
     count = re.search(r"Count:\s+(\d+) iterations", text)
     if count is None or "median" not in found:

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Classes, Struct
 from tsss_edge.backends import AsyncBackend, Backend, open_backend
-from tsss_edge.backends.base import fill_batch
 from tsss_edge.bench.conditions import Machine, examine_machine, notes_on, read_load, read_mhz
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.kernels.overlay import OverlayPlan
@@ -92,7 +91,8 @@ def bench_stream(engine: Path, source: str, *, naive: Path | None = None, thread
     mhz, load = read_mhz(), read_load()
     cores = threads or usable_cores()
     with closing(open_source(source)) as opened:
-        _require_finite_source(opened, source)
+        if opened.live:
+            raise DataError(f"{source}: a camera gives frames at its own rate; measure on a video file or synthetic://")
         frames = list(islice(_read(opened), KEPT_FRAMES))
     if len({frame.shape for frame in frames}) > 1:
         raise DataError(f"{source}: frames of several sizes; a benchmark wants one")
@@ -107,7 +107,8 @@ def bench_stream(engine: Path, source: str, *, naive: Path | None = None, thread
             reference = open_backend(naive)
             _require_logits(reference, naive)
             loops["naive"] = lambda: time_naive(reference, source)
-        fps = _alternate(loops)
+        rounds = [{name: loop() for name, loop in loops.items()} for _ in range(1 + ROUNDS)]  # the first is the warm-up
+        fps = {name: np.array([one[name] for one in rounds[1:]]) for name in loops}
     machine = examine_machine(threads=threads, mhz_before=mhz, load_before=load)
     stream_fps, bound = float(np.median(fps["stream"])), 1000 * cores / sum(core_ms.values())
     return StreamBench(
@@ -127,12 +128,6 @@ def bench_stream(engine: Path, source: str, *, naive: Path | None = None, thread
         machine=machine,
         notes=tuple(notes_on(machine)),
     )
-
-
-def _alternate(loops: dict[str, Callable[[], float]]) -> dict[str, NDArray[np.float64]]:
-    """Frames a second of each loop and round, after a warm-up round."""
-    rounds = [{name: loop() for name, loop in loops.items()} for _ in range(1 + ROUNDS)]
-    return {name: np.array([one[name] for one in rounds[1:]]) for name in loops}
 
 
 def time_stream(backend: AsyncBackend, source: str) -> float:
@@ -169,7 +164,7 @@ def time_naive(backend: Backend, source: str) -> float:
         started, count = time.perf_counter(), 0
         for image in islice(_read(opened), NAIVE_FRAMES):
             x = np.asarray(cv2.resize(image, size_hw[::-1])[..., ::-1], np.uint8)[None]
-            naive_overlay(image, backend.infer(fill_batch(x, backend.min_batch))["logits"][0], classes)
+            naive_overlay(image, backend.infer(x.repeat(backend.min_batch, axis=0))["logits"][0], classes)
             count += 1
         return count / (time.perf_counter() - started)
 
@@ -255,8 +250,3 @@ def _require_logits(backend: Backend, path: Path) -> None:
         raise ArtifactError(
             f"{path}: gives no logits, and the stages of a benchmark begin with them; use --head logits"
         )
-
-
-def _require_finite_source(opened: Source, source: str) -> None:
-    if opened.live:
-        raise DataError(f"{source}: a camera gives frames at its own rate; measure on a video file or synthetic://")

@@ -79,14 +79,9 @@ def exponent_of(peak: float) -> int:
 
 def _halved(counts: NDArray[np.int64], times: int) -> NDArray[np.int64]:
     """Counts over a range that is 2^times as large."""
-    if times >= BINS.bit_length():
-        result = np.zeros(BINS, np.int64)
-        result[0] = counts.sum()
-        return result
-    result = counts
-    for _ in range(times):
-        result = np.concatenate([result.reshape(-1, 2).sum(1), np.zeros(BINS // 2, np.int64)])
-    return result
+    for _ in range(min(times, BINS.bit_length())):  # all are in bin 0 then
+        counts = np.concatenate([counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2, np.int64)])
+    return counts
 
 
 @cache
@@ -132,14 +127,10 @@ def mse(histogram: Histogram, candidates: int = 128) -> float:
     seen = counts > 0
     centres, counts = centres[seen], counts[seen]
     ranges = histogram.peak * (np.arange(candidates) + 1) / candidates
-    errors = [_squared_error(centres, counts, r) for r in ranges]
+    steps = ranges[:, None] / LEVELS
+    rounded = np.minimum(np.rint(centres / steps), LEVELS) * steps
+    errors = (counts * (centres - rounded) ** 2).sum(axis=1)
     return float(ranges[int(np.argmin(errors))])
-
-
-def _squared_error(values: NDArray[np.float64], counts: NDArray[np.float64], limit: float) -> float:
-    step = limit / LEVELS
-    rounded = np.minimum(np.rint(values / step), LEVELS) * step
-    return float((counts * (values - rounded) ** 2).sum())
 
 
 def entropy(histogram: Histogram, stride: int = 8) -> float:

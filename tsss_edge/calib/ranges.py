@@ -7,7 +7,7 @@ and memory does not grow with the number of pictures.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
@@ -80,14 +80,17 @@ def collect(
     def work() -> Histograms:
         mine = {tensor: Histogram() for tensor in tensors}
         try:
-            while (load := _next(queue, lock)) is not None:
+            while True:
+                with lock:
+                    load = next(queue, None)
+                if load is None:
+                    return mine
                 _update(mine, session, load(), counted)
                 tick()
         except BaseException:
             with lock:
                 list(queue)  # nothing is left for the other workers
             raise
-        return mine
 
     total = {tensor: Histogram() for tensor in tensors}
     count = min(workers or usable_cores(), MOST_WORKERS)
@@ -96,11 +99,6 @@ def collect(
             for tensor, histogram in part.result().items():
                 total[tensor].merge(histogram)
     return total
-
-
-def _next(queue: Iterator[Any], lock: Lock) -> Any:
-    with lock:
-        return next(queue, None)
 
 
 def _update(histograms: Histograms, session: Any, picture: NDArray[np.uint8], counted: bool) -> None:

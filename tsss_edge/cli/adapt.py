@@ -7,14 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.options import (
-    Data,
-    Epochs,
-    Json,
-    Out,
-    Resume,
-    emit,
-)
+from tsss_edge.cli.options import Data, Epochs, Json, Out, Resume, emit
 
 
 def adapt(

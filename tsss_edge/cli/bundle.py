@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from tsss_edge.cli.options import Json, emit, usage_errors
-
-
-class MachineChoice(str, Enum):
-    """Processor of the host, as pip's platform tags call it."""
-
-    x86_64 = "x86_64"
-    aarch64 = "aarch64"
+from tsss_edge.cli.options import Json, emit, flag, usage_errors
 
 
 def bundle(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     python: Annotated[str, typer.Option(help="Python version of the host.")] = "3.10",
-    machine: Annotated[MachineChoice, typer.Option(help="Processor of the host.")] = MachineChoice.x86_64,
+    machine: Annotated[Literal["x86_64", "aarch64"], typer.Option(help="Processor of the host.")] = "x86_64",
     extra: Annotated[list[str] | None, typer.Option(help="Extra of tsss-edge: onnx, cpu, rtx, train, web.")] = None,
     require: Annotated[list[str] | None, typer.Option(help="Another package, as pip takes it.")] = None,
     wheel: Annotated[list[Path] | None, typer.Option(help="A ready wheel (PyCUDA built for that Python).")] = None,
     file: Annotated[list[Path] | None, typer.Option(help="A file or folder to put into the bundle.")] = None,
     part_mib: Annotated[int, typer.Option(min=1, help="Largest size of a part.")] = 48,
     level: Annotated[int, typer.Option(min=0, max=9, help="Compression by xz: 0 is quick, 9 is small.")] = 6,
-    kernels: Annotated[
-        bool, typer.Option("--kernels", help="Compile the CUDA kernels into our wheel (needs nvcc here).")
-    ] = False,
+    kernels: Annotated[bool, flag("--kernels", "Compile the CUDA kernels into our wheel (needs nvcc here).")] = False,
     system_packages: Annotated[
-        bool, typer.Option("--system-packages", help="Let the venv use the host's own packages (Jetson).")
+        bool, flag("--system-packages", "Let the venv use the host's own packages (Jetson).")
     ] = False,
     json: Json = None,
 ) -> None:
@@ -46,7 +36,7 @@ def bundle(
         made = write_bundle(
             out,
             python=python,
-            machine=machine.value,
+            machine=machine,
             extras=extra or [],
             requirements=require or [],
             wheels=wheel or [],

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from tsss_edge.cli.options import Json, emit
+from tsss_edge.cli.options import Json, emit, flag
 
-
-class MethodChoice(str, Enum):
-    """How activation ranges are chosen."""
-
-    auto = "auto"
-    minmax = "minmax"
-    entropy = "entropy"
-    percentile = "percentile"
-    mse = "mse"
+MethodName = Literal["auto", "minmax", "entropy", "percentile", "mse"]
 
 
 def calibrate(
@@ -27,13 +18,11 @@ def calibrate(
     data: Annotated[Path, typer.Option(help="Dataset folder; its training split calibrates.")],
     calib_set: Annotated[str | None, typer.Option(help="A set in calib/ or a .toml file.")] = None,
     size: Annotated[int, typer.Option(min=1, help="Number of pictures.")] = 512,
-    method: Annotated[MethodChoice, typer.Option(help="auto tries all and keeps the best.")] = MethodChoice.mse,
+    method: Annotated[MethodName, typer.Option(help="auto tries all and keeps the best.")] = "mse",
     seed: Annotated[int, typer.Option(min=0, help="Choice of pictures.")] = 0,
-    search: Annotated[bool, typer.Option("--search", help="Give layers back to float until --max-drop holds.")] = False,
+    search: Annotated[bool, flag("--search", "Give layers back to float until --max-drop holds.")] = False,
     max_drop: Annotated[float, typer.Option(min=0, help="mIoU points that --search may lose.")] = 0.3,
-    allow_random: Annotated[
-        bool, typer.Option("--allow-random", help="Noise instead of pictures; marked in the record.")
-    ] = False,
+    allow_random: Annotated[bool, flag("--allow-random", "Noise instead of pictures; marked in the record.")] = False,
     json: Json = None,
 ) -> None:
     """Find INT8 ranges on real pictures and write the Q/DQ graph that every device takes.
@@ -50,7 +39,7 @@ def calibrate(
         out,
         calib_set=calib_set,
         size=size,
-        method=method.value,
+        method=method,
         seed=seed,
         max_drop=max_drop if search else None,
         allow_random=allow_random,

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from tsss_edge.cli.options import Json, emit
+from tsss_edge.cli.options import Json, emit, flag
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, render, validate or download a dataset.")
-
-
-class LookFamily(str, Enum):
-    """Families of painted looks."""
-
-    a = "a"
-    b = "b"
-
-
-class Fetchable(str, Enum):
-    """Sets with an official address, see `tsss_edge.data.fetch.ARCHIVES`."""
-
-    voc2012 = "voc2012"
-    sbd = "sbd"
 
 
 @app.command()
@@ -57,11 +42,11 @@ def render(
         Path | None, typer.Option(help="Folder of SPLIT.txt (default: LAYOUTS/ImageSets/Segmentation).")
     ] = None,
     source: Annotated[
-        bool, typer.Option("--source", help="The masks' set of the 0% protocol instead: other shapes, other looks.")
+        bool, flag("--source", "Make the source set of the 0% protocol: other shapes, other looks.")
     ] = False,
     look: Annotated[
-        LookFamily, typer.Option(help="Family of looks; b has no texture or pair of tones of a.")
-    ] = LookFamily.a,
+        Literal["a", "b"], typer.Option(help="Family of looks; b has no texture or pair of tones of a.")
+    ] = "a",
     split: Annotated[list[str] | None, typer.Option(help="Lists to render (default: train and val).")] = None,
     short_side: Annotated[int, typer.Option(min=32, help="Of the pictures, pixels.")] = 160,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
@@ -76,13 +61,13 @@ def render(
 
     if source == (layouts is not None):
         raise typer.BadParameter("give either --layouts DIR or --source")
-    if source and look is not LookFamily.a:
+    if source and look != "a":
         raise typer.BadParameter("--look is for --layouts; the source set has looks of its own")
     if layouts is None:
         render_source(out, short_side=short_side, seed=seed)
     else:
         splits = tuple(split or ("train", "val"))
-        render_layouts(layouts, out, lists=lists, short_side=short_side, seed=seed, splits=splits, family=look.value)
+        render_layouts(layouts, out, lists=lists, short_side=short_side, seed=seed, splits=splits, family=look)
     dataset = VocDataset.open(out)
     counts = {name: len(dataset.ids(name)) for name in dataset.splits}
     text = f"{out}: {', '.join(f'{count} {name}' for name, count in counts.items())} pictures (seed {seed})"
@@ -91,10 +76,12 @@ def render(
 
 @app.command()
 def fetch(
-    name: Annotated[Fetchable, typer.Argument(help="voc2012, or sbd, which adds masks to a fetched voc2012.")],
+    name: Annotated[
+        Literal["voc2012", "sbd"], typer.Argument(help="voc2012, or sbd, which adds masks to a fetched voc2012.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the set.")],
     mirror: Annotated[str | None, typer.Option(help="Address of a folder that holds the same archive.")] = None,
-    keep_archive: Annotated[bool, typer.Option("--keep-archive", help="Do not delete the archive afterwards.")] = False,
+    keep_archive: Annotated[bool, flag("--keep-archive", "Do not delete the archive afterwards.")] = False,
     json: Json = None,
 ) -> None:
     """Download an official set, check its SHA-256 and lay it out; run it again to go on after an interruption.
@@ -103,7 +90,7 @@ def fetch(
     """
     from tsss_edge.data.fetch import fetch as fetch_set
 
-    report = fetch_set(name.value, out, mirror=mirror, keep_archive=keep_archive)
+    report = fetch_set(name, out, mirror=mirror, keep_archive=keep_archive)
     emit(report, report.summary(), json)
 
 

@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from tsss_edge.cli.options import Json, emit
-
-
-class HeadChoice(str, Enum):
-    """Class output of the graph."""
-
-    logits = "logits"
-    labels = "labels"
-    both = "both"
-
-
-class FloatChoice(str, Enum):
-    """Precision of an exported graph."""
-
-    fp32 = "fp32"
-    fp16 = "fp16"
+from tsss_edge.artifacts import Head
+from tsss_edge.cli.options import Json, emit, flag
 
 
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="best.pt or its run folder.")],
     out: Annotated[Path, typer.Option(help="ONNX file to write.")],
     head: Annotated[
-        HeadChoice, typer.Option(help="logits (stride 8), labels (in-graph upsample + argmax), both.")
-    ] = HeadChoice.logits,
-    objectness: Annotated[bool, typer.Option("--objectness", help="Add L-Net's class-agnostic output.")] = False,
-    precision: Annotated[FloatChoice, typer.Option(help="fp32, or fp16 by casts in the graph.")] = FloatChoice.fp32,
+        Head, typer.Option(help="logits (stride 8), labels (in-graph upsample + argmax), both.")
+    ] = "logits",
+    objectness: Annotated[bool, flag("--objectness", "Add L-Net's class-agnostic output.")] = False,
+    precision: Annotated[Literal["fp32", "fp16"], typer.Option(help="fp32, or fp16 by casts in the graph.")] = "fp32",
     batch: Annotated[int, typer.Option(min=0, help="Batch size of the graph; 0 leaves it free.")] = 1,
     data: Annotated[Path | None, typer.Option(help="Check against PyTorch on pictures of this set (val).")] = None,
     json: Json = None,
@@ -44,14 +29,6 @@ def export(
     """
     from tsss_edge.api import export as run
 
-    model = run(
-        checkpoint,
-        out,
-        head=head.value,
-        objectness=objectness,
-        precision=precision.value,
-        batch=batch,
-        data=data,
-    )
+    model = run(checkpoint, out, head=head, objectness=objectness, precision=precision, batch=batch, data=data)
     text = f"{model.path}: {model.meta.arch}, {model.meta.precision}, head {model.meta.head}, agrees with PyTorch"
     emit({"onnx": str(model.path), "sha256": model.sha256, "meta": model.meta}, text, json)

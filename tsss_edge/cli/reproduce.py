@@ -7,38 +7,23 @@ from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.options import (
-    Arch,
-    Config,
-    Data,
-    Epochs,
-    Json,
-    Size,
-    Strong,
-    emit,
-    names,
-    strong_categories,
-    training_settings,
-    usage_errors,
-)
+from tsss_edge.cli import options as opt
 
 
 def reproduce(
-    data: Data,
+    data: opt.Data,
     out: Annotated[Path, typer.Option(help="Folder of all runs, table.json and table.html.")],
     source: Annotated[Path | None, typer.Option(help="Masks of other categories, for the 0% protocol.")] = None,
     seeds: Annotated[str, typer.Option(metavar="N,N,...", help="Random seeds.")] = "0,1,2",
-    strong: Strong = None,
+    strong: opt.Strong = None,
     rows: Annotated[str | None, typer.Option(metavar="A,B,...", help="Rows, such as 50:full (default: all).")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Networks to train at once, each in a process of its own.")] = 1,
-    arch: Arch = None,
-    size: Size = None,
-    epochs: Epochs = None,
-    config: Config = None,
-    report: Annotated[
-        bool, typer.Option("--report", help="Of a benchmark: score what is there, train nothing.")
-    ] = False,
-    json: Json = None,
+    arch: opt.Arch = None,
+    size: opt.Size = None,
+    epochs: opt.Epochs = None,
+    config: opt.Config = None,
+    report: Annotated[bool, opt.flag("--report", "Of a benchmark: score what is there, train nothing.")] = False,
+    json: opt.Json = None,
 ) -> None:
     """The paper's table: supervised, 50% and 0% strong, with each part on and off. Run it again to go on.
 
@@ -48,9 +33,9 @@ def reproduce(
 
     Example: tsss-edge reproduce --data voc_photos --source objects_source --config benchmarks/photos.toml --out runs/photos
     """
-    from tsss_edge.config import toml_keys
+    from tsss_edge.config import read_toml
 
-    if config is not None and "folds" in toml_keys(config):
+    if config is not None and "folds" in read_toml(config, dict):
         chosen_elsewhere = {"--strong": strong, "--rows": rows, "--arch": arch, "--size": size, "--epochs": epochs}
         if given := [name for name, value in chosen_elsewhere.items() if value is not None]:
             raise typer.BadParameter(f"{config} is a benchmark, which says that itself; leave {', '.join(given)} out")
@@ -60,14 +45,14 @@ def reproduce(
     from tsss_edge.reproduce import choose_rows
     from tsss_edge.reproduce import reproduce as make_table
 
-    settings = training_settings(config, data, arch, size, epochs, None)
-    categories = strong_categories(data, strong, 0.5)
-    with usage_errors():  # what goes wrong in the hours after this block is no bad option
+    settings = opt.training_settings(config, data, arch, size, epochs, None)
+    categories = opt.strong_categories(data, strong, 0.5)
+    with opt.usage_errors():  # what goes wrong in the hours after this block is no bad option
         numbers = seed_numbers(seeds)
-        chosen = names(rows) if rows is not None else None
+        chosen = opt.names(rows) if rows is not None else None
         choose_rows(chosen, with_source=source is not None)
     table = make_table(settings, data, out, source=source, seeds=numbers, strong=categories, rows=chosen, jobs=jobs)
-    emit(table, table.summary(), json)
+    opt.emit(table, table.summary(), json)
 
 
 def benchmark(
@@ -78,12 +63,12 @@ def benchmark(
 
     settings = read_benchmark(config, data)
     result = collect(settings, data, source, out) if report else run_benchmark(settings, data, source, out, jobs=jobs)
-    emit(result, result.summary(), json)
+    opt.emit(result, result.summary(), json)
 
 
 def seed_numbers(text: str) -> list[int]:
     """`0,1,2` -> numbers. Raises: ValueError: none, not a number, or a negative one."""
-    numbers = [int(seed) for seed in names(text)]
+    numbers = [int(seed) for seed in opt.names(text)]
     if not numbers or min(numbers) < 0:
         raise ValueError(f"--seeds {text!r}: expected one or more numbers from 0 on, with commas between them")
     return numbers

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.options import Json, Rebuild, Threads, emit, rebuild_first
+from tsss_edge.cli.options import Json, Rebuild, Threads, emit, flag, rebuild_first
 
 
 def segment(
     engine: Annotated[Path, typer.Argument(help="Engine, ONNX file or checkpoint.")],
     inputs: Annotated[list[str], typer.Argument(help="Pictures, folders or globs.")],
     out: Annotated[Path, typer.Option(help="Folder for the index PNGs.")],
-    overlay: Annotated[bool, typer.Option("--overlay", help="Also write blended pictures.")] = False,
+    overlay: Annotated[bool, flag("--overlay", "Also write blended pictures.")] = False,
     threads: Threads = None,
     ray: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Spread over a Ray cluster: HOST:PORT, auto, local.")
@@ -38,6 +38,5 @@ def segment(
         report = run(engine, inputs, out, overlay=overlay, threads=threads)
     emit(report, report.summary(), json)
     if report.failed:
-        raise DataError(
-            f"{len(report.failed)} of {report.images + len(report.failed)} pictures failed: {report.failed[0]}"
-        )
+        failed = len(report.failed)
+        raise DataError(f"{failed} of {report.images + failed} pictures failed: {report.failed[0]}")

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from tsss_edge.cli.options import Json, Rebuild, Threads, emit, one_line, rebuild_first
-
-
-class Policy(str, Enum):
-    """What happens when frames come faster than masks."""
-
-    latest = "latest"
-    block = "block"
+from tsss_edge.cli.options import Json, Rebuild, Threads, emit, flag, one_line, rebuild_first
 
 
 def stream(
@@ -29,10 +21,12 @@ def stream(
     reference: Annotated[Path | None, typer.Option(help="Checkpoint for the parity watch.")] = None,
     parity_every: Annotated[int, typer.Option(min=1, help="Every n-th frame also goes through the reference.")] = 30,
     min_agreement: Annotated[float | None, typer.Option(min=0, max=1, help="Stop when agreement falls below.")] = None,
-    policy: Annotated[Policy | None, typer.Option(help="Default: latest for live sources, block for files.")] = None,
+    policy: Annotated[
+        Literal["latest", "block"] | None, typer.Option(help="Default: latest for live sources, block for files.")
+    ] = None,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
     threads: Threads = None,
-    force: Annotated[bool, typer.Option("--force", help="Run an engine whose accuracy gate failed.")] = False,
+    force: Annotated[bool, flag("--force", "Run an engine whose accuracy gate failed.")] = False,
     web: Annotated[
         str | None, typer.Option(metavar="[HOST:]PORT", help="Live page; on another host than loopback with a token.")
     ] = None,
@@ -66,7 +60,7 @@ def stream(
         reference=reference,
         parity_every=parity_every,
         min_agreement=min_agreement,
-        policy=policy.value if policy else None,
+        policy=policy,
         max_frames=max_frames,
         threads=threads,
         force=force,

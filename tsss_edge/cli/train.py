@@ -3,29 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tsss_edge.cli.options import (
-    Arch,
-    Config,
-    Data,
-    Encoder,
-    Epochs,
-    Fraction,
-    InitFrom,
-    Json,
-    Out,
-    Resume,
-    Seed,
-    Size,
-    Strong,
-    emit,
-    names,
-    strong_categories,
-    training_settings,
-)
+from tsss_edge.cli import options as opt
 
 if TYPE_CHECKING:
     from tsss_edge.artifacts import Checkpoint
@@ -34,28 +16,28 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train one n
 
 Source = Annotated[Path | None, typer.Option(help="Take L-Net's masks from another set (the 0% protocol).")]
 Adversarial = Annotated[bool, typer.Option(help="Train with the discriminator.")]
-JudgeLw = Annotated[bool, typer.Option("--judge", help="Let a D that judges quality weigh the transferred labels.")]
+JudgeLw = Annotated[bool, opt.flag("--judge", "Let a D that judges quality weigh the transferred labels.")]
 MeanTeacher = Annotated[bool, typer.Option(help="Let the averaged network correct the labels of weak images.")]
 CutMix = Annotated[bool, typer.Option(help="Paste rectangles of other pictures in (arXiv 1905.04899).")]
 
 
 @app.command()
 def supervised(
-    data: Data,
-    out: Out,
-    arch: Arch = None,
-    size: Size = None,
-    epochs: Epochs = None,
-    config: Config = None,
-    seed: Seed = None,
-    encoder_weights: Encoder = None,
-    init_from: InitFrom = None,
+    data: opt.Data,
+    out: opt.Out,
+    arch: opt.Arch = None,
+    size: opt.Size = None,
+    epochs: opt.Epochs = None,
+    config: opt.Config = None,
+    seed: opt.Seed = None,
+    encoder_weights: opt.Encoder = None,
+    init_from: opt.InitFrom = None,
     cutmix: CutMix = False,
     qat: Annotated[
         Path | None, typer.Option(metavar="CALIB", help="Fine-tune for this INT8 ONNX file, from its own checkpoint.")
     ] = None,
-    resume: Resume = False,
-    json: Json = None,
+    resume: opt.Resume = False,
+    json: opt.Json = None,
 ) -> None:
     """Train on the masks of all categories: the baseline, and the way for fully labelled sets.
 
@@ -66,34 +48,34 @@ def supervised(
     if qat is not None:
         if cutmix or encoder_weights or init_from:
             raise typer.BadParameter(
-                "--qat goes on from CALIB's own checkpoint, without --cutmix, --encoder-weights and --init-from"
+                "--qat goes on from CALIB's checkpoint, without --cutmix, --encoder-weights, --init-from"
             )
         from tsss_edge.train.qat import QAT_EPOCHS, train_qat
 
-        settings = training_settings(config, data, arch, size, epochs or (None if config else QAT_EPOCHS), seed)
+        settings = opt.training_settings(config, data, arch, size, epochs or (None if config else QAT_EPOCHS), seed)
         _emit(train_qat(settings, data, out, calib=qat, resume=resume), json)
         return
     from tsss_edge.train.pnet import train_supervised
 
-    settings = training_settings(config, data, arch, size, epochs, seed, encoder_weights, init_from)
+    settings = opt.training_settings(config, data, arch, size, epochs, seed, encoder_weights, init_from)
     _emit(train_supervised(settings, data, out, cutmix=cutmix, resume=resume), json)
 
 
 @app.command()
 def lnet(
-    data: Data,
-    out: Out,
-    strong: Strong = None,
-    strong_fraction: Fraction = 0.5,
+    data: opt.Data,
+    out: opt.Out,
+    strong: opt.Strong = None,
+    strong_fraction: opt.Fraction = 0.5,
     source: Source = None,
-    arch: Arch = None,
-    size: Size = None,
-    epochs: Epochs = None,
-    config: Config = None,
-    encoder_weights: Encoder = None,
-    init_from: InitFrom = None,
-    resume: Resume = False,
-    json: Json = None,
+    arch: opt.Arch = None,
+    size: opt.Size = None,
+    epochs: opt.Epochs = None,
+    config: opt.Config = None,
+    encoder_weights: opt.Encoder = None,
+    init_from: opt.InitFrom = None,
+    resume: opt.Resume = False,
+    json: opt.Json = None,
 ) -> None:
     """Train L-Net: class-agnostic segmentation from the strong categories' masks. Then the classifier that `label` needs.
 
@@ -104,8 +86,8 @@ def lnet(
     from tsss_edge.train.classifier import train_classifier
     from tsss_edge.train.lnet import train_lnet
 
-    settings = training_settings(config, data, arch, size, epochs, None, encoder_weights, init_from)
-    chosen = strong_categories(data, strong, strong_fraction, source)
+    settings = opt.training_settings(config, data, arch, size, epochs, None, encoder_weights, init_from)
+    chosen = opt.strong_categories(data, strong, strong_fraction, source)
     checkpoint = train_lnet(settings, data, out, strong=chosen, source=source, resume=resume)
     train_classifier(settings, data, out / "classifier", lnet=out, resume=resume)
     _emit(checkpoint, json)
@@ -113,21 +95,21 @@ def lnet(
 
 @app.command()
 def pnet(
-    data: Data,
-    out: Out,
+    data: opt.Data,
+    out: opt.Out,
     lnet: Annotated[Path, typer.Option(help="P-Net starts here: an L-Net run, or a P-Net run that labelled again.")],
     labels: Annotated[Path, typer.Option(help="Folder that `tsss-edge label` wrote.")],
-    strong: Strong = None,
-    strong_fraction: Fraction = 0.5,
+    strong: opt.Strong = None,
+    strong_fraction: opt.Fraction = 0.5,
     adversarial: Adversarial = True,
     judge: JudgeLw = False,
     mean_teacher: MeanTeacher = False,
     cutmix: CutMix = True,
-    size: Size = None,
-    epochs: Epochs = None,
-    config: Config = None,
-    resume: Resume = False,
-    json: Json = None,
+    size: opt.Size = None,
+    epochs: opt.Epochs = None,
+    config: opt.Config = None,
+    resume: opt.Resume = False,
+    json: opt.Json = None,
 ) -> None:
     """Train P-Net: all categories, from true masks (strong), transferred labels (weak) and a discriminator.
 
@@ -137,27 +119,25 @@ def pnet(
     from tsss_edge.train.pnet import Switches, train_pnet
 
     arch = Checkpoint.load(lnet).meta.arch
-    settings = training_settings(config, data, arch, size, epochs, None)
-    chosen = strong_categories(data, strong, strong_fraction)
+    settings = opt.training_settings(config, data, arch, size, epochs, None)
+    chosen = opt.strong_categories(data, strong, strong_fraction)
     switches = Switches(adversarial=adversarial, judge=judge, mean_teacher=mean_teacher, cutmix=cutmix)
-    checkpoint = train_pnet(
-        settings, data, out, lnet=lnet, labels=labels, strong=chosen, switches=switches, resume=resume
-    )
-    _emit(checkpoint, json)
+    made = train_pnet(settings, data, out, lnet=lnet, labels=labels, strong=chosen, switches=switches, resume=resume)
+    _emit(made, json)
 
 
 @app.command()
 def distill(
     data: Annotated[str, typer.Option(metavar="DIR,DIR,...", help="Photographs: sets in VOC layout, labels unread.")],
-    out: Out,
+    out: opt.Out,
     teacher: Annotated[str, typer.Option(help="`imagenet` (lite0), or a run that has seen photographs.")] = "imagenet",
-    arch: Arch = None,
-    size: Size = None,
-    epochs: Epochs = None,
-    config: Config = None,
-    seed: Seed = None,
-    resume: Resume = False,
-    json: Json = None,
+    arch: opt.Arch = None,
+    size: opt.Size = None,
+    epochs: opt.Epochs = None,
+    config: opt.Config = None,
+    seed: opt.Seed = None,
+    resume: opt.Resume = False,
+    json: opt.Json = None,
 ) -> None:
     """Let the encoder of another architecture learn what a teacher sees, without labels. Go on with `--init-from OUT`.
 
@@ -165,35 +145,35 @@ def distill(
     """
     from tsss_edge.train.distill import train_distilled
 
-    folders = [Path(name) for name in names(data)]
+    folders = [Path(name) for name in opt.names(data)]
     if not folders:
         raise typer.BadParameter("--data: name at least one set")
-    settings = training_settings(config, folders[0], arch, size, epochs, seed)
+    settings = opt.training_settings(config, folders[0], arch, size, epochs, seed)
     _emit(train_distilled(settings, folders, out, teacher=teacher, resume=resume), json)
 
 
 @app.command(name="all")
 def train_everything(
-    data: Data,
-    out: Out,
-    strong: Strong = None,
-    strong_fraction: Fraction = 0.5,
+    data: opt.Data,
+    out: opt.Out,
+    strong: opt.Strong = None,
+    strong_fraction: opt.Fraction = 0.5,
     source: Source = None,
     adversarial: Adversarial = True,
     judge: JudgeLw = False,
     mean_teacher: MeanTeacher = False,
     cutmix: CutMix = True,
     relabel: Annotated[bool, typer.Option(help="Let a first P-Net label the weak images again.")] = True,
-    arch: Arch = None,
-    size: Size = None,
-    epochs: Epochs = None,
+    arch: opt.Arch = None,
+    size: opt.Size = None,
+    epochs: opt.Epochs = None,
     lnet_epochs: Annotated[int | None, typer.Option(min=1, help="Of L-Net (default: half of --epochs).")] = None,
-    config: Config = None,
-    seed: Seed = None,
-    encoder_weights: Encoder = None,
-    init_from: InitFrom = None,
-    resume: Resume = False,
-    json: Json = None,
+    config: opt.Config = None,
+    seed: opt.Seed = None,
+    encoder_weights: opt.Encoder = None,
+    init_from: opt.InitFrom = None,
+    resume: opt.Resume = False,
+    json: opt.Json = None,
 ) -> None:
     """The whole method: L-Net, classifier, labels for weak images, a draft of P-Net that labels again, P-Net.
 
@@ -205,21 +185,11 @@ def train_everything(
     from tsss_edge.train.all import train_all
     from tsss_edge.train.pnet import Switches
 
-    settings = training_settings(config, data, arch, size, epochs, seed, encoder_weights, init_from)
-    chosen = strong_categories(data, strong, strong_fraction, source)
+    settings = opt.training_settings(config, data, arch, size, epochs, seed, encoder_weights, init_from)
+    chosen = opt.strong_categories(data, strong, strong_fraction, source)
     switches = Switches(adversarial=adversarial, judge=judge, mean_teacher=mean_teacher, cutmix=cutmix)
-    checkpoint = train_all(
-        settings,
-        data,
-        out,
-        strong=chosen,
-        source=source,
-        switches=switches,
-        relabel=relabel,
-        lnet_epochs=lnet_epochs,
-        resume=resume,
-    )
-    _emit(checkpoint, json)
+    parts: dict[str, Any] = {"strong": chosen, "switches": switches, "resume": resume, "relabel": relabel}
+    _emit(train_all(settings, data, out, source=source, lnet_epochs=lnet_epochs, **parts), json)
 
 
 def _emit(checkpoint: Checkpoint, json: str | None) -> None:
@@ -230,10 +200,5 @@ def _emit(checkpoint: Checkpoint, json: str | None) -> None:
     meta = checkpoint.meta
     scores = ", ".join(f"{key} {value:.2f}" for key, value in meta.metrics.items())
     text = f"{checkpoint.path}: {meta.stage} {meta.arch}, {len(meta.classes)} classes{': ' if scores else ''}{scores}"
-    result = {
-        "checkpoint": str(checkpoint.path),
-        "sha256": checkpoint.sha256,
-        "stage": meta.stage,
-        "metrics": meta.metrics,
-    }
-    emit(result, text, json)
+    facts = {"sha256": checkpoint.sha256, "stage": meta.stage, "metrics": meta.metrics}
+    opt.emit({"checkpoint": str(checkpoint.path), **facts}, text, json)

@@ -1,12 +1,8 @@
-"""A family of looks and a random generator -> painted, lit objects, and backgrounds without objects.
+"""A family of looks and a random generator -> painted, lit objects, and backgrounds without objects. All formulas are ours.
 
-A look names a texture and two tones; every object draws its own colours, period, direction and contrast from them,
-so that members of one category vary widely and no single colour tells it. Light falls from one side of a scene: objects
-have a lit and a dark rim and a soft shadow, which flat background does not have. Integer arithmetic on pixels, as in
-`patterns`. All formulas are ours.
-
-A background (`backdrop`) has texture (blurred and faint), edges (of flat planes), thin sharp things (sticks) and small ones
-(chips), so that none of them alone says "object"; what it lacks is a closed, lit, sharply textured body.
+A look names a texture and two tones. Every object draws its own colours, period and contrast from them, so no single colour
+tells a category. Light comes from one side: an object has a lit rim, a dark rim and a soft shadow. A background has texture,
+edges and small things too, but no closed, lit, sharply textured body. Pixels use integer arithmetic, as in `patterns`.
 """
 # Letters: h height, w width of a patch.
 
@@ -239,12 +235,7 @@ def _faint_texture(image: Image, library: dict[str, Texture], rng: np.random.Gen
 
 
 def _lay(
-    image: Image,
-    points: list[NDArray[np.int32]],
-    library: dict[str, Texture],
-    rng: np.random.Generator,
-    *,
-    soft: bool,
+    image: Image, points: list[NDArray[np.int32]], library: dict[str, Texture], rng: np.random.Generator, *, soft: bool
 ) -> None:
     h, w = image.shape[:2]
     alpha = np.zeros((h, w), np.uint8)

@@ -1,8 +1,7 @@
 """`voc2012` or `sbd` -> the official data, downloaded, checked and laid out as a VOC set.
 
-`voc2012` is the 2012 trainval archive. `sbd` adds the masks of the Semantic Boundaries Dataset (Hariharan et al., ICCV 2011)
-to a fetched VOC 2012 and writes the usual list `trainaug`: VOC train and SBD without VOC val. SHA-256 sums and sizes
-are those published with torchvision's prototype datasets and TensorFlow Datasets.
+`sbd` adds the masks of the Semantic Boundaries Dataset (Hariharan et al., ICCV 2011) to a fetched VOC 2012, and the list
+`trainaug`: VOC train and SBD without VOC val. Hashes and sizes are those of torchvision and TensorFlow Datasets.
 """
 
 from __future__ import annotations
@@ -17,8 +16,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,18 +39,14 @@ MAX_FILE = 64 << 20  # bytes of one file in an archive; the largest real ones ar
 
 @dataclass(frozen=True)
 class Archive:
-    """One official file. `inside` is the folder of the archive that is taken."""
+    """One official file. `inside`: its folder that is taken. `last`: the list that is written last; with it a set is whole."""
 
     url: str
     sha256: str
     size: int
     inside: str
+    last: str
     license: str
-
-    @property
-    def file(self) -> str:
-        """Its name on disk."""
-        return self.url.rsplit("/", 1)[1]
 
 
 ARCHIVES: dict[Name, Archive] = {
@@ -59,6 +55,7 @@ ARCHIVES: dict[Name, Archive] = {
         sha256="e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb",
         size=1_999_639_040,
         inside="VOCdevkit/VOC2012/",
+        last="val",
         license="PASCAL VOC 2012: pictures from flickr, under flickr's terms of use; for research. Cite Everingham et al., 2012.",
     ),
     "sbd": Archive(
@@ -66,12 +63,9 @@ ARCHIVES: dict[Name, Archive] = {
         sha256="6a5a2918d5c73ce032fdeba876574d150d9d04113ab87540a1304cbcc715be53",
         size=1_419_539_633,
         inside="benchmark_RELEASE/dataset/",
+        last="trainaug",
         license="SBD: annotations of PASCAL VOC 2011 pictures, whose terms of use hold; for research. Cite Hariharan et al., 2011.",
     ),
-}
-LAST: dict[Name, str] = {  # the file that is written last: with it, a set is whole
-    "voc2012": "ImageSets/Segmentation/val.txt",
-    "sbd": "ImageSets/Segmentation/trainaug.txt",
 }
 VOC_FILES = re.compile(r"(JPEGImages/[\w-]+\.jpg|SegmentationClass/[\w-]+\.png|Annotations/[\w-]+\.xml)")
 VOC_LISTS = re.compile(r"ImageSets/Segmentation/(train|val|trainval)\.txt")
@@ -105,15 +99,17 @@ def fetch(name: Name, out: Path, *, mirror: str | None = None, keep_archive: boo
     """
     archive = ARCHIVES[name]
     _prepare(name, out)
-    files = 0 if (out / LAST[name]).is_file() else _fetch(name, archive, out, mirror, keep_archive=keep_archive)
+    whole = (out / f"ImageSets/Segmentation/{archive.last}.txt").is_file()
+    files = 0 if whole else _fetch(name, archive, out, mirror, keep_archive=keep_archive)
     dataset = VocDataset.open(out)
     splits = {split: len(dataset.ids(split)) for split in dataset.splits}
     return FetchReport(name=name, root=str(out), files=files, splits=splits, license=archive.license)
 
 
 def _fetch(name: Name, archive: Archive, out: Path, mirror: str | None, *, keep_archive: bool) -> int:
-    path = out / "downloads" / archive.file
-    url = f"{mirror.rstrip('/')}/{archive.file}" if mirror else archive.url
+    file = archive.url.rsplit("/", 1)[1]
+    path = out / "downloads" / file
+    url = f"{mirror.rstrip('/')}/{file}" if mirror else archive.url
     require_room(out, archive.size)  # what is unpacked is about as large as the archive
     with progress(f"{name}: downloading", archive.size) as advance:
         download(url, path, sha256=archive.sha256, size=archive.size, advance=advance)
@@ -132,15 +128,9 @@ def _prepare(name: Name, out: Path) -> None:
         claim(out, {"made by": "tsss-edge data fetch voc2012"})
         return
     if not (out / RECIPE).is_file() or not (out / "ImageSets/Segmentation/val.txt").is_file():
-        raise DataError(
-            f"{out}: no VOC 2012 there; SBD adds masks to it: run `tsss-edge data fetch voc2012 --out {out}` first"
-        )
-    try:
-        import scipy.io  # noqa: F401
-    except ImportError as error:
-        raise UnavailableError(
-            "SBD masks are MATLAB files, SciPy reads them: pip install 'tsss-edge[train]'"
-        ) from error
+        raise DataError(f"{out}: SBD adds masks to VOC 2012; run `tsss-edge data fetch voc2012 --out {out}` first")
+    if find_spec("scipy") is None:
+        raise UnavailableError("SBD masks are MATLAB files, which SciPy reads: pip install 'tsss-edge[train]'")
 
 
 def members(path: Path, inside: str, advance: Callable[..., None] = lambda _: None) -> Iterator[tuple[str, bytes]]:
@@ -274,17 +264,13 @@ def _fill(url: str, part: Path, size: int, advance: Callable[..., None], wait_s:
         except urllib.error.HTTPError as error:
             error.close()
             if error.code < 500:
-                raise DataError(
-                    f"{url}: the server answered {error.code} {error.reason}; try another mirror"
-                ) from error
+                raise DataError(f"{url}: the server answered {error.code} {error.reason}; use a mirror") from error
             reason = error
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
             reason = error
         fruitless = 0 if _length(part) > before else fruitless + 1
         if fruitless >= TRIES:
-            raise DataError(
-                f"{url}: nothing came in {TRIES} tries ({reason}); run it again to continue, or use a mirror"
-            )
+            raise DataError(f"{url}: nothing came in {TRIES} tries ({reason}); run it again, or use a mirror")
         if fruitless:
             time.sleep(wait_s * 2 ** (fruitless - 1))
 
@@ -294,22 +280,13 @@ def _continue(url: str, part: Path, size: int, advance: Callable[..., None]) -> 
     have = _length(part)
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-        if have and not _continues(answer, have):
+        continues = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        if have and not continues:
             advance(-have)
             have = 0
         with part.open("ab" if have else "wb") as file:
-            for block in _blocks(answer, size - have):
+            left = size - have  # at most one block more is taken, so that a wrong file cannot fill the disk
+            while left > 0 and (block := answer.read(BLOCK)):
+                left -= len(block)
                 file.write(block)
                 advance(len(block))
-
-
-def _continues(answer: Any, have: int) -> bool:
-    span = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
-    return answer.status == 206 and span is not None and int(span[1]) == have
-
-
-def _blocks(answer: Any, limit: int) -> Iterator[bytes]:
-    """What the server sends, at most one block more than expected, so that a wrong file cannot fill the disk."""
-    while limit > 0 and (block := answer.read(BLOCK)):
-        limit -= len(block)
-        yield block

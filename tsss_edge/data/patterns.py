@@ -1,9 +1,8 @@
-"""What painted objects are made of: outlines (silhouettes) and textures.
+"""What painted objects are made of: outlines and textures. All formulas are ours.
 
-An outline is polygons in units of the object's radius, within about one unit of the middle; polygons are filled by the
-even-odd rule, so an inner one is a hole. A texture says how much of the second colour each pixel takes; it uses integer
-arithmetic only, so every platform draws the same bytes. One period of a texture is `PERIOD` units of u or v; u = v = 0 is the
-middle of the object. All formulas are ours.
+An outline is polygons in units of the object's radius; an inner polygon is a hole. A texture gives each pixel its share of the
+second colour, in integer arithmetic, so every platform draws the same bytes. `PERIOD` units of u or v are one period; u = v = 0
+is the middle of the object.
 """
 # Letters: h height, w width of a patch.
 

@@ -1,8 +1,6 @@
 """Label maps -> pictures that fit them: real silhouettes, scales and co-occurrences under made-up appearances.
 
-Each category has a look (texture and two tones, see `appearance`); every object of it draws its own. Objects are lit, sharp
-and textured and cast soft shadows on a soft background, as in the embedded set. Picture ID depends on (seed, ID, label map)
-alone, not on order or on the number of processes.
+Objects are lit and sharp on a soft background, as in the embedded set. A picture depends on its seed, id and label map alone.
 """
 # Letters: H height, W width of a rendered picture; h, w of the part an object covers.
 
@@ -23,21 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import IGNORE, Classes
-from tsss_edge.data import patterns
-from tsss_edge.data.appearance import (
-    Light,
-    Look,
-    backdrop,
-    blend,
-    darken,
-    lighting,
-    lit,
-    other_tones_of,
-    paint,
-    relief,
-    tones_of,
-)
-from tsss_edge.data.synthetic import Family, Scenes
+from tsss_edge.data import appearance, patterns
+from tsss_edge.data.synthetic import Family, Scenes, tight
 from tsss_edge.data.voc import SetWriter, read_classes, read_mask, write_pair
 from tsss_edge.errors import DataError
 from tsss_edge.machine import progress, usable_cores
@@ -55,7 +40,7 @@ SOURCE = Family(
     ),
     shapes=patterns.MORE_OUTLINES,
     materials=patterns.MORE_TEXTURES,
-    tones=tuple(other_tones_of(number) for number in range(12)),
+    tones=tuple(appearance.other_tones_of(number) for number in range(12)),
     radius=(0.12, 0.55),
     max_turn=math.pi,
     seen_share=0.35,
@@ -125,23 +110,25 @@ def render(mask: Image, classes: Classes, rng: np.random.Generator, *, family: L
     Args:    mask: (H,W) uint8 ids, 255 is painted like what lies next to it.
     Returns: (H,W,3) uint8 RGB.
     """
+    light = appearance.Light.draw(rng)
     library = patterns.TEXTURES if family == "a" else patterns.MORE_TEXTURES
-    light = Light.draw(rng)
-    image = backdrop(mask.shape, rng, library=library)
+    image = appearance.backdrop(mask.shape, rng, library=library)
     pieces = sorted(_pieces(mask, classes), key=lambda piece: piece.bottom)  # what stands lower stands nearer
     for piece in pieces:
         _cast_shadow(image, piece, light, rng)
-        _paint_piece(image, piece, _look(piece.category, family), light, rng)
+        _paint_piece(image, piece, look_of(piece.category, family), light, rng)
     return image
 
 
-def _look(category: int, family: Looks) -> Look:
-    """The look of a category: its texture returns after some categories with other tones, or the other way round."""
-    if family == "a":
-        library, turn, tones = tuple(patterns.TEXTURES.values()), category // 10, tones_of(category % 20)
-    else:
-        library, turn, tones = tuple(patterns.MORE_TEXTURES.values()), 0, other_tones_of(category % 16)
-    return Look(texture=library[(category + turn) % len(library)], tones=tones)
+def look_of(category: int, family: Looks = "a") -> appearance.Look:
+    """The look of a category: some categories later its texture returns with other tones, or the other way round."""
+    if family == "b":
+        others = tuple(patterns.MORE_TEXTURES.values())
+        return appearance.Look(texture=others[category % len(others)], tones=appearance.other_tones_of(category % 16))
+    library = tuple(patterns.TEXTURES.values())
+    return appearance.Look(
+        texture=library[(category + category // 10) % len(library)], tones=appearance.tones_of(category % 20)
+    )
 
 
 @dataclass(frozen=True)
@@ -175,13 +162,12 @@ def _pieces(mask: Image, classes: Classes) -> Iterator[_Piece]:
             yield _cut(category, solid.astype(np.uint8) * np.uint8(255))
 
 
-def _cut(category: int, solid: Image, margin: int = 2) -> _Piece:
-    x, y, w, h = cv2.boundingRect(solid)
-    rows, columns = slice(max(0, y - margin), y + h + margin), slice(max(0, x - margin), x + w + margin)
+def _cut(category: int, solid: Image) -> _Piece:
+    rows, columns = tight(solid, margin=2)
     return _Piece(category=category, solid=np.ascontiguousarray(solid[rows, columns]), rows=rows, columns=columns)
 
 
-def _cast_shadow(image: Image, piece: _Piece, light: Light, rng: np.random.Generator) -> None:
+def _cast_shadow(image: Image, piece: _Piece, light: appearance.Light, rng: np.random.Generator) -> None:
     """A soft shadow on everything painted so far, away from the light."""
     size = math.sqrt(cv2.countNonZero(piece.solid))
     reach, away = max(3, round(0.25 * size) | 1), 0.08 * size
@@ -190,18 +176,20 @@ def _cast_shadow(image: Image, piece: _Piece, light: Light, rng: np.random.Gener
     move = np.array([[1, 0, round(-away * math.cos(light.angle))], [0, 1, round(-away * math.sin(light.angle))]], float)
     moved = cv2.warpAffine(canvas, move, canvas.shape[::-1], flags=cv2.INTER_NEAREST)
     shadow = cv2.GaussianBlur(moved, (reach, reach), 0).astype(np.uint16)
-    darken(image, (shadow * np.uint16(rng.integers(0, 130)) >> 8).astype(np.uint8))
+    appearance.darken(image, (shadow * np.uint16(rng.integers(0, 130)) >> 8).astype(np.uint8))
 
 
-def _paint_piece(image: Image, piece: _Piece, look: Look, light: Light, rng: np.random.Generator) -> None:
+def _paint_piece(
+    image: Image, piece: _Piece, look: appearance.Look, light: appearance.Light, rng: np.random.Generator
+) -> None:
     here, solid = (piece.rows, piece.columns), piece.solid
     unit = min(image.shape[:2])
     middle = solid.shape[1] // 2, solid.shape[0] // 2
     period = min(unit * 0.09, max(4.0, 0.45 * math.sqrt(cv2.countNonZero(solid))))  # small objects show some of it too
-    color = paint(look, solid.shape, middle, period, rng)
+    color = appearance.paint(look, solid.shape, middle, period, rng)
     grain = rng.integers(-9, 10, solid.shape, dtype=np.int8)
-    over = lit(color, lighting(relief(solid, rng), light, rng), grain)
-    blend(image[here], over, cv2.GaussianBlur(solid, (3, 3), 0))  # type: ignore[arg-type]
+    over = appearance.lit(color, appearance.lighting(appearance.relief(solid, rng), light, rng), grain)
+    appearance.blend(image[here], over, cv2.GaussianBlur(solid, (3, 3), 0))  # type: ignore[arg-type]
 
 
 def _shrunk(mask: Image, short_side: int) -> Image:
@@ -250,7 +238,6 @@ def _mapped(
 def _read_list(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise DataError(f"{path}: no such list; expected one image id a line (see --lists)")
-    ids = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
-    if not ids:
+    if not (ids := tuple(line.strip() for line in path.read_text().splitlines() if line.strip())):
         raise DataError(f"{path}: the list is empty; expected one image id a line")
     return ids

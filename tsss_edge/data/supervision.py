@@ -1,15 +1,14 @@
 """A dataset and its strong categories -> the pixel labels a loss may see. Nothing else hands masks to training.
 
-The rule (arXiv 1711.06828, section 3: weak categories have image-level labels only; what follows from it is ours):
-an image whose image-level label names a weak category is weak. Of its mask only pixels of strong categories that the
-label names may be seen; everything else is 255, its background too, because a background that ends where an unlabelled
-object begins would tell that object's shape. All other images are strong, and their whole mask may be seen; but where it
-shows a weak category that the label left out, it is cut down as that of a weak image.
+The rule (arXiv 1711.06828, section 3; details are ours): an image whose image-level label names a weak category is weak. Of its
+mask only pixels of strong categories that the label names may be seen. Everything else is 255, the background too, because its
+edge would tell the shape of an unlabelled object. Other images are strong, and their whole mask may be seen. A weak category
+that the label left out is hidden all the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,12 +35,6 @@ class Supervision:
         self._strong = frozenset(dataset.classes.ids(self.strong))
         self._tells_weak = np.isin(np.arange(IGNORE + 1), [i for i in dataset.classes.objects if i not in self._strong])
         self._labels: dict[str, frozenset[int]] = {}
-
-    @property
-    def weak(self) -> tuple[str, ...]:
-        """Names of the weak categories, by id."""
-        classes = self.dataset.classes
-        return tuple(classes.names[i] for i in classes.objects if i not in self._strong)
 
     def image_labels(self, image_id: str) -> frozenset[int]:
         """Ids of the object categories in the picture. Raises: DataError: its label or mask is damaged."""
@@ -73,7 +66,9 @@ class Supervision:
                 return np.full(read_size(self.dataset.image_path(image_id)), IGNORE, np.uint8)
         elif not self._tells_weak[self.dataset.mask(image_id)].any():
             return self.dataset.mask(image_id).copy()
-        return _table(visible)[self.dataset.mask(image_id)]
+        table = np.full(IGNORE + 1, IGNORE, np.uint8)
+        table[list(visible)] = list(visible)
+        return table[self.dataset.mask(image_id)]
 
 
 def strong_from_fraction(classes: Classes, fraction: float) -> tuple[str, ...]:
@@ -85,11 +80,3 @@ def strong_from_fraction(classes: Classes, fraction: float) -> tuple[str, ...]:
         raise ValueError(f"fraction of strong categories {fraction}: expected 0 to 1")
     count = int(fraction * len(classes.objects) + 0.5)
     return tuple(classes.names[i] for i in classes.objects[:count])
-
-
-def _table(visible: Iterable[int]) -> NDArray[np.uint8]:
-    """(256,) look-up table: `visible` labels as they are, and 255 for every other one."""
-    table = np.full(IGNORE + 1, IGNORE, np.uint8)
-    for label in visible:
-        table[label] = label
-    return table

@@ -1,9 +1,7 @@
 """A seed -> scenes of 20 made-up categories with exact masks: the set that comes with the toolkit, and `synthetic://`.
 
-A category is a silhouette family, a texture and a pair of tones; each cue is shared with other categories, and every
-object draws its own shape, size, direction, colours and light. Objects are lit, sharp and textured, overlap each other and
-cast soft shadows; the background is soft, with blurred texture, flat planes, sticks and chips. Scene `index` depends on
-(seed, index) alone: not on the order, on how many are made, or on the platform (integer pixels, see `textures`).
+A category is an outline, a texture and a pair of tones, each shared with other categories. Every object draws its own shape,
+size, colours and light. Scene `index` depends on (seed, index) alone, on every platform.
 """
 # Letters: H height, W width of a scene; h, w of a sprite.
 
@@ -17,21 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import IGNORE, Classes
-from tsss_edge.data import patterns
-from tsss_edge.data.appearance import (
-    Light,
-    Look,
-    Tones,
-    backdrop,
-    blend,
-    darken,
-    lighting,
-    lit,
-    paint,
-    relief,
-    tones_of,
-)
+from tsss_edge.artifacts import Classes
+from tsss_edge.data import appearance, patterns
 from tsss_edge.data.voc import SetWriter
 from tsss_edge.machine import progress
 
@@ -60,7 +45,7 @@ class Family:
     pairs: tuple[str, ...]
     shapes: dict[str, patterns.Silhouette]
     materials: dict[str, patterns.Texture]
-    tones: tuple[Tones, ...]
+    tones: tuple[appearance.Tones, ...]
     radius: tuple[float, float]
     max_turn: float
     seen_share: float
@@ -70,17 +55,17 @@ class Family:
         """Background and the categories."""
         return Classes(names=("background", *self.pairs))
 
-    def parts(self, category: int) -> tuple[patterns.Silhouette, Look]:
+    def parts(self, category: int) -> tuple[patterns.Silhouette, appearance.Look]:
         """Silhouette and look of a category."""
         outline, texture = self.pairs[category - 1].split("-")
-        return self.shapes[outline], Look(texture=self.materials[texture], tones=self.tones[category - 1])
+        return self.shapes[outline], appearance.Look(texture=self.materials[texture], tones=self.tones[category - 1])
 
 
 EMBEDDED = Family(
     pairs=PAIRS,
     shapes=patterns.OUTLINES,
     materials=patterns.TEXTURES,
-    tones=tuple(tones_of(number) for number in range(20)),
+    tones=tuple(appearance.tones_of(number) for number in range(20)),
     radius=(0.22, 0.4),
     max_turn=0.6,
     seen_share=0.6,
@@ -145,8 +130,8 @@ class Scenes:
 
     def _prepare(self, index: int) -> _Prepared:
         rng = np.random.default_rng((self.seed, index))
-        light = Light.draw(rng)
-        background = backdrop(self.size_hw, rng, library=self.family.materials)
+        light = appearance.Light.draw(rng)
+        background = appearance.backdrop(self.size_hw, rng, library=self.family.materials)
         outlines: list[_Outline] = []
         wanted = 1 + int(np.searchsorted(OBJECTS_UP_TO, rng.random()))
         for _ in range(6 * wanted):
@@ -169,7 +154,7 @@ class Scenes:
         solid = np.zeros((2 * half + 1, 2 * half + 1), np.uint8)
         cv2.fillPoly(solid, points, 255, shift=4)
         middle = [int(rng.uniform(0.12, 0.88) * side) for side in self.size_hw[::-1]]
-        rows, columns = _tight(solid, margin=2 + round(0.12 * radius))
+        rows, columns = tight(solid, margin=2 + round(0.12 * radius))
         return _Outline(
             category=category,
             solid=np.ascontiguousarray(solid[rows, columns]),
@@ -179,15 +164,15 @@ class Scenes:
             radius=radius,
         )
 
-    def _sprite(self, outline: _Outline, light: Light, rng: np.random.Generator) -> _Sprite:
+    def _sprite(self, outline: _Outline, light: appearance.Light, rng: np.random.Generator) -> _Sprite:
         solid, unit, off = outline.solid, min(self.size_hw), 0.15 * outline.radius
-        height = relief(solid, rng)
+        height = appearance.relief(solid, rng)
         _, look = self.family.parts(outline.category)
-        color = paint(look, solid.shape, outline.middle_xy, unit * 0.11, rng, angle=outline.angle)
+        color = appearance.paint(look, solid.shape, outline.middle_xy, unit * 0.11, rng, angle=outline.angle)
         grain = rng.integers(-9, 10, solid.shape, dtype=np.int8)
         return _Sprite(
             category=outline.category,
-            image=lit(color, lighting(height, light, rng), grain),
+            image=appearance.lit(color, appearance.lighting(height, light, rng), grain),
             solid=solid > 0,
             alpha=cv2.GaussianBlur(solid, (3, 3), 0),  # type: ignore[arg-type]
             shadow=(height * np.uint16(rng.integers(0, 130)) >> 8).astype(np.uint8),
@@ -201,9 +186,9 @@ class Scenes:
         for sprite in prepared.sprites:
             x, y = self._position(sprite, t)
             cast, part = _overlap(self.size_hw, sprite.solid.shape, x + sprite.shadow_xy[0], y + sprite.shadow_xy[1])
-            darken(image[cast], sprite.shadow[part])
+            appearance.darken(image[cast], sprite.shadow[part])
             here, part = _overlap(self.size_hw, sprite.solid.shape, x, y)
-            blend(image[here], sprite.image[part], sprite.alpha[part])
+            appearance.blend(image[here], sprite.image[part], sprite.alpha[part])
             mask[here][sprite.solid[part]] = sprite.category
         return image, mask
 
@@ -239,41 +224,27 @@ def _seen_shares(outlines: list[_Outline], size_hw: tuple[int, int]) -> list[flo
     return [int(n) / cv2.countNonZero(outline.solid) for n, outline in zip(seen, outlines, strict=True)]
 
 
-def _tight(solid: Image, *, margin: int) -> tuple[slice, slice]:
+def tight(solid: Image, *, margin: int) -> tuple[slice, slice]:
     """Rows and columns of the object and `margin` pixels around it."""
     x, y, w, h = cv2.boundingRect(solid)
     return slice(max(0, y - margin), y + h + margin), slice(max(0, x - margin), x + w + margin)
 
 
-def write_synthetic(
-    out: Path, *, train: int = 600, val: int = 150, size: int = 128, seed: int = 0, border: int = 0
-) -> None:
+def write_synthetic(out: Path, *, train: int = 600, val: int = 150, size: int = 128, seed: int = 0) -> None:
     """Write the embedded set in VOC layout, with image-level labels for every picture.
 
     An interrupted set is written again in place. The lists are written last, so a set with lists is complete.
 
     Args:   train, val: pictures of each split. size: side of the square pictures in pixels.
-            border: width in pixels of the 255 band on each side of a category's edge; 0 leaves masks exact.
     Raises: DataError: `out` is not empty and not this set.
     """
     scenes = Scenes(seed, (size, size))
-    recipe = {"made by": "tsss-edge data synth", "seed": seed, "size": size, "border": border}
+    recipe = {"made by": "tsss-edge data synth", "seed": seed, "size": size, "border": 0}
     writer = SetWriter.open(out, CLASSES, recipe)
     splits = {"train": range(TRAIN_FROM, TRAIN_FROM + train), "val": range(VAL_FROM, VAL_FROM + val)}
     with progress("scenes", train + val) as advance:
         for split, indices in splits.items():
             for index in indices:
-                image_id = f"{split}_{index - indices.start:05d}"
-                image, mask = scenes.scene(index)
-                writer.add(split, image_id, image, mask_with_border(mask, border))
+                writer.add(split, f"{split}_{index - indices.start:05d}", *scenes.scene(index))
                 advance()
     writer.finish()
-
-
-def mask_with_border(mask: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
-    """A mask with 255 within `width` pixels of every edge between categories (square neighbourhood)."""
-    if not width:
-        return mask
-    kernel = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
-    edge = cv2.dilate(mask, kernel) != cv2.erode(mask, kernel)
-    return np.where(edge, np.uint8(IGNORE), mask)

@@ -53,9 +53,7 @@ class VocDataset:
             raise DataError(f"{root}: no such folder; expected a dataset in PASCAL VOC layout")
         for folder in ("JPEGImages", "ImageSets/Segmentation"):
             if not (root / folder).is_dir():
-                raise DataError(
-                    f"{root}: no folder {folder}; expected PASCAL VOC layout (see `tsss-edge data check --help`)"
-                )
+                raise DataError(f"{root}: no folder {folder}, expected VOC layout (see `tsss-edge data check --help`)")
         return cls(root=root, classes=read_classes(root))
 
     @property
@@ -102,14 +100,10 @@ class VocDataset:
         mask = read_mask(path)
         height, width = read_size(self.image_path(image_id))
         if mask.shape != (height, width):
-            raise DataError(
-                f"{path}: mask is {mask.shape[1]}x{mask.shape[0]}, its picture {width}x{height}; they must agree"
-            )
+            raise DataError(f"{path}: mask is {mask.shape[1]}x{mask.shape[0]}, its picture {width}x{height}")
         ids = mask[mask != IGNORE]
         if ids.size and int(ids.max()) >= len(self.classes):
-            raise DataError(
-                f"{path}: class id {int(ids.max())}, but the set has ids 0 to {len(self.classes) - 1} (and {IGNORE} = ignore)"
-            )
+            raise DataError(f"{path}: class id {int(ids.max())}, but the set has ids 0 to {len(self.classes) - 1}")
         return mask
 
     def image_labels(self, image_id: str) -> frozenset[int]:
@@ -185,36 +179,33 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
     Raises: DataError: missing, truncated, or not a picture.
     """
-    with _opened(path) as picture:
+    with _opened(path, "picture") as picture:
         return np.asarray(picture.convert("RGB"))
 
 
 def read_size(path: Path) -> tuple[int, int]:
     """(height, width) of a picture, from its header. Raises: DataError: as `read_image`."""
-    with _opened(path) as picture:
+    with _opened(path, "picture") as picture:
         return picture.height, picture.width
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as picture:
             yield picture
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such picture") from error
+        raise DataError(f"{path}: no such {kind}") from error
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise DataError(f"{path}: not a readable picture ({error})") from error
+        raise DataError(f"{path}: not a readable {kind} ({error})") from error
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
     """An index PNG (palette or 8-bit grey) -> (H,W) uint8. Raises: DataError: unreadable or a colour picture."""
-    try:
-        with Image.open(path) as picture:
-            if picture.mode not in ("P", "L"):
-                raise DataError(f"{path}: a {picture.mode} picture; a mask is an index PNG (palette or 8-bit grey)")
-            return np.asarray(picture)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise DataError(f"{path}: not a readable mask ({error})") from error
+    with _opened(path, "mask") as picture:
+        if picture.mode not in ("P", "L"):
+            raise DataError(f"{path}: a {picture.mode} picture; a mask is an index PNG (palette or 8-bit grey)")
+        return np.asarray(picture)
 
 
 def write_mask(path: Path, mask: NDArray[np.uint8]) -> None:

@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from pathlib import Path
 import tsss_edge
 from tsss_edge.artifacts import Struct
 from tsss_edge.errors import ArtifactError, UnavailableError
+from tsss_edge.export.build import folder_beside
 from tsss_edge.files import sha256_file, write_json
 
 MIB = 1 << 20
@@ -108,9 +108,7 @@ def write_bundle(
         raise ArtifactError(f"{out}: exists already; choose another --out folder for the bundle")
     if missing := [file for file in (*wheels, *files) if not file.exists()]:
         raise ArtifactError(f"{missing[0]}: no such file or folder to put into the bundle")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-    try:
+    with folder_beside(out) as staging:
         content, folder = staging / "content", staging / "bundle"
         (content / "wheels").mkdir(parents=True)
         folder.mkdir()
@@ -120,7 +118,10 @@ def write_bundle(
         old = OLD_PYTHON_NEEDS if int(python.split(".")[1]) < 11 else ()
         wanted = [f"{ours}[{','.join(extras)}]" if extras else str(ours), *requirements, *old]
         (download or run_pip)([*pip_options(ours.parent, python, machine), *wanted])
-        sums = _stored_uncompressed(ours.parent)
+        packed = sorted(ours.parent.glob("*.whl"))
+        sums = {wheel.name: sha256_file(wheel) for wheel in packed}
+        for wheel in packed:
+            store_uncompressed(wheel)
         parts = pack(content, folder, part_mib * MIB, preset)
         bundle = Bundle(
             python=python,
@@ -134,8 +135,6 @@ def write_bundle(
         more = [*requirements, *(wheel.name.split("-")[0] for wheel in wheels)]
         _write_rest(folder, bundle, parts, more, system_packages)
         folder.rename(out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return bundle
 
 
@@ -208,29 +207,17 @@ def run_pip(arguments: Sequence[str]) -> None:
         raise UnavailableError(f"pip {arguments[0]} failed: {lines[-1] if lines else done.stderr.strip()}")
 
 
-def _stored_uncompressed(folder: Path) -> dict[str, str]:
-    """Store every wheel of a folder uncompressed -> file name -> SHA-256 as it was downloaded."""
-    sums = {path.name: sha256_file(path) for path in sorted(folder.glob("*.whl"))}
-    for name in sums:
-        store_uncompressed(folder / name)
-    return sums
-
-
 def store_uncompressed(wheel: Path) -> None:
     """Rewrite a wheel with its members stored, so that xz sees their content. Installs exactly as before."""
     packed = wheel.with_suffix(".packed")
     wheel.replace(packed)
     with zipfile.ZipFile(packed) as source, zipfile.ZipFile(wheel, "w", zipfile.ZIP_STORED) as target:
         for member in source.infolist():
-            with source.open(member) as reader, target.open(_stored(member), "w", force_zip64=True) as writer:
+            info = zipfile.ZipInfo(member.filename, member.date_time)
+            info.external_attr = member.external_attr
+            with source.open(member) as reader, target.open(info, "w", force_zip64=True) as writer:
                 shutil.copyfileobj(reader, writer, MIB)
     packed.unlink()
-
-
-def _stored(member: zipfile.ZipInfo) -> zipfile.ZipInfo:
-    info = zipfile.ZipInfo(member.filename, member.date_time)
-    info.external_attr = member.external_attr
-    return info
 
 
 def pack(content: Path, folder: Path, part_bytes: int, preset: int) -> list[Path]:

@@ -16,7 +16,7 @@ from tsss_edge.artifacts import Candidate, Checkpoint, Choice, Engine, OnnxModel
 from tsss_edge.backends import open_backend
 from tsss_edge.bench import latency_record, time_networks
 from tsss_edge.errors import ArtifactError, GateError, UnavailableError
-from tsss_edge.export.build import build_in, engine_path, publish, require_free_names, staging
+from tsss_edge.export.build import build_in, engine_path, folder_beside, publish, require_free_names
 from tsss_edge.export.onnx_export import EngineSources
 from tsss_edge.parity import check_parity
 
@@ -50,7 +50,7 @@ def choose_engine(
     paths = {p: engine_path(out, target, p) for p in ((precision,) if precision else sources.possible())}
     for wanted, path in paths.items():
         require_free_names(path, sources, wanted)
-    with staging(out) as folder:
+    with folder_beside(out) as folder:
         built, candidates = _build_all(folder, paths, sources)
         checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.load(checkpoint)
         engines = []

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from tsss_edge.backends.cuda.gpus import first_gpu
 from tsss_edge.deploy.bundle import write_wheel
 from tsss_edge.deploy.dla_rules import expected_dla
 from tsss_edge.errors import ArtifactError
-from tsss_edge.export.build import KNOWN_SUFFIXES, require_whole
+from tsss_edge.export.build import KNOWN_SUFFIXES, folder_beside, require_whole
 from tsss_edge.export.onnx_export import EngineSources
 from tsss_edge.files import sha256_file, write_json
 
@@ -125,9 +124,7 @@ def write_kit(
             f"target {target.name} builds {', '.join(possible)} from {sources.model.path}, not {precision}"
         )
     precisions = (precision,) if precision else possible
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-    try:
+    with folder_beside(out) as staging:
         graphs = {p: _graph(sources, p, staging) for p in precisions}
         checkpoint = Checkpoint.load(reference) if isinstance(reference, Path) else reference or sources.model
         if isinstance(checkpoint, Checkpoint):
@@ -138,8 +135,6 @@ def write_kit(
         _write_rest(staging, kit, graphs)
         staging.chmod(0o755)
         staging.rename(out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return kit
 
 

@@ -14,6 +14,7 @@ import msgspec
 
 from tsss_edge.artifacts import Checkpoint, Engine, EngineRecord, TensorSpec
 from tsss_edge.errors import ArtifactError, GateError
+from tsss_edge.export.build import folder_beside
 from tsss_edge.files import write_json
 
 TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32", "float16": "TYPE_FP16", "int32": "TYPE_INT32"}
@@ -55,16 +56,12 @@ def write_repository(
     folder = out / name
     if folder.exists():
         raise ArtifactError(f"{folder}: exists already; choose another --out or name")
-    out.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=out, prefix=f".{name}-"))
-    try:
+    with folder_beside(folder) as staging:
         _fill(staging, loaded, name, instances)
         if reference is not None and eval_data is not None:
             prove(staging, loaded, reference, eval_data)
         staging.chmod(0o755)
         staging.rename(folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     _write_readme(out, name, loaded)
     return folder
 

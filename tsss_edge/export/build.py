@@ -8,18 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 
 import tsss_edge
-from tsss_edge.artifacts import Checkpoint, Engine, EngineRecord, OnnxModel, Precision, Struct, Target
+from tsss_edge.artifacts import Checkpoint, Engine, OnnxModel, Precision, Struct, Target
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.export.onnx_export import EngineSources
 from tsss_edge.files import sha256_file, write_json
 from tsss_edge.onnxgraph.sessions import OpenVinoCompiler
 
 SUFFIXES = {"openvino": ".xml", "tensorrt": ".engine", "tensorrt-rtx": ".engine"}
-_PRECISION_TAGS = (".fp32", ".bf16", ".fp16", ".int8")
 KNOWN_SUFFIXES = (".xml", ".engine", ".plan", ".onnx")
 
 
@@ -47,7 +47,7 @@ def build_engine(
         raise ArtifactError(f"target {target.name} builds {', '.join(target.precisions)}, not {precision}")
     path = engine_path(out, target, precision)
     require_free_names(path, sources, precision)
-    with staging(path) as folder:
+    with folder_beside(path) as folder:
         return publish(build_in(folder, path.name, sources, precision), path.parent)
 
 
@@ -67,7 +67,11 @@ def build_in(folder: Path, name: str, sources: EngineSources, precision: Precisi
     """
     source = sources.graph(precision, folder, _base(name, precision))
     require_whole(source)
-    record = _run_builder(source, sources.target, precision, folder, name)
+    if sources.target.backend == "openvino":
+        from tsss_edge.export.openvino_build import build_ir as run_builder
+    else:
+        from tsss_edge.export.tensorrt_build import build_plan as run_builder
+    record = run_builder(source, sources.target, precision, folder, name)
     build = msgspec.structs.replace(record.build, kept=(*sources.kept(precision), *record.build.kept))
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     tool = f"tsss-edge {tsss_edge.__version__}"
@@ -75,25 +79,15 @@ def build_in(folder: Path, name: str, sources: EngineSources, precision: Precisi
     return Engine(path=folder / name, record=record)
 
 
-def _run_builder(source: OnnxModel, target: Target, precision: Precision, folder: Path, name: str) -> EngineRecord:
-    if target.backend == "openvino":
-        from tsss_edge.export.openvino_build import build_ir
-
-        return build_ir(source, target, precision, folder, name)
-    from tsss_edge.export.tensorrt_build import build_plan
-
-    return build_plan(source, target, precision, folder, name)
-
-
 @contextmanager
-def staging(path: Path) -> Iterator[Path]:
-    """A folder beside `path` (same file system, so that moving is atomic) that vanishes at the end."""
+def folder_beside(path: Path) -> Iterator[Path]:
+    """A folder in that of `path` (same file system, so that moving is atomic) that vanishes at the end if it is still there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.stem}-"))
     try:
         yield folder
     finally:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def publish(engine: Engine, home: Path) -> Engine:
@@ -120,8 +114,8 @@ def publish(engine: Engine, home: Path) -> Engine:
 def engine_path(out: Path, target: Target, precision: Precision) -> Path:
     """`out` with the precision in its name and the back end's suffix: fused.engine -> fused.int8.xml."""
     stem = out.stem if out.suffix in KNOWN_SUFFIXES else out.name
-    for tag in _PRECISION_TAGS:
-        stem = stem.removesuffix(tag)
+    for tag in get_args(Precision):
+        stem = stem.removesuffix(f".{tag}")
     return out.with_name(f"{stem}.{precision}{SUFFIXES[target.backend]}")
 
 
@@ -224,21 +218,18 @@ def _dry_row(sources: EngineSources, out: Path, precision: Precision) -> DryRow:
     graph, how = sources.name(precision, base), sources.planned(precision, base)
     command = note = ""
     try:
-        command = _command(target, precision, graph, path.name, sources.model.meta.preprocess.size_hw)
+        if target.backend == "openvino":
+            from tsss_edge.export.openvino_build import ovc_command
+
+            command = ovc_command(graph, path.name)
+        else:
+            from tsss_edge.export.tensorrt_build import dry_command
+
+            command = dry_command(target, precision, graph, path.name, sources.model.meta.preprocess.size_hw)
     except UnavailableError as error:
         note = str(error)
     onnx = f"{graph} ({how[graph]} on the way)" if how else graph
     return DryRow(precision=precision, engine=path.name, onnx=onnx, command=command, note=note)
-
-
-def _command(target: Target, precision: Precision, graph: str, name: str, size_hw: tuple[int, int]) -> str:
-    if target.backend == "openvino":
-        from tsss_edge.export.openvino_build import ovc_command
-
-        return ovc_command(graph, name)
-    from tsss_edge.export.tensorrt_build import dry_command
-
-    return dry_command(target, precision, graph, name, size_hw)
 
 
 def build_summary(engine: Engine) -> str:

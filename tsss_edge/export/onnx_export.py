@@ -25,11 +25,11 @@ from tsss_edge.artifacts import (
     Target,
     load_artifact,
 )
-from tsss_edge.backends.base import expected_outputs
-from tsss_edge.calib.sets import spread
-from tsss_edge.data.voc import VocDataset, read_image
+from tsss_edge.backends.base import Outputs, expected_outputs
+from tsss_edge.calib.sets import load_picture, spread
+from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
-from tsss_edge.onnxgraph.sessions import open_session
+from tsss_edge.onnxgraph.sessions import run_tensors
 
 if TYPE_CHECKING:
     from tsss_edge.models import SegNet
@@ -93,7 +93,7 @@ def export_onnx(
         checkpoint_sha256=source.sha256,
         tool=f"tsss-edge {tsss_edge.__version__}",
     )
-    pictures = load_pictures(check_images, spec) if check_images else generated_pictures(spec)
+    pictures = [load_picture(path, spec) for path in check_images] or generated_pictures(spec)
     graph = build_graph(fused, meta, batch)
     if precision == "fp16":
         graph, meta = to_half(graph, meta, pictures)
@@ -131,13 +131,6 @@ def to_half(graph: Any, meta: OnnxMeta, pictures: Sequence[NDArray[np.uint8]]) -
 # The comparison
 
 
-def load_pictures(paths: Sequence[Path], spec: Preprocess) -> list[NDArray[np.uint8]]:
-    """Picture files as network input, (1,H,W,3) uint8 RGB each. Raises: DataError: one cannot be read."""
-    from tsss_edge.kernels.preprocess import preprocess
-
-    return [preprocess(read_image(path), spec, bgr=False)[None] for path in paths]
-
-
 def generated_pictures(spec: Preprocess, count: int = 2) -> list[NDArray[np.uint8]]:
     """Smooth colour fields with noise, always the same, for a check without a data set."""
     height, width = spec.size_hw
@@ -151,25 +144,19 @@ def generated_pictures(spec: Preprocess, count: int = 2) -> list[NDArray[np.uint
 
 def compare(net: SegNet, graph: Any, spec: Preprocess, pictures: Sequence[NDArray[np.uint8]]) -> ExportCheck:
     """Run the unfused network in PyTorch and the graph in ONNX Runtime on (1,H,W,3) uint8 pictures."""
-    session = open_session(graph)
-    names = [o.name for o in session.get_outputs()]
-    worst = np.zeros(4)  # logit error, logit range, objectness error, disagreement
-    for picture in pictures:
-        want = _torch_outputs(net, spec, picture)
-        dims = session.get_inputs()[0].shape
-        batch = dims[0] if isinstance(dims[0], int) else 1
-        got = dict(zip(names, session.run(names, {"image": np.repeat(picture, batch, 0)}), strict=True))
-        worst = np.maximum(worst, _differences(got, want))
+    run = run_tensors(graph, [output.name for output in graph.graph.output], fused=True)
+    found = [_differences(run(picture), _torch_outputs(net, spec, picture)) for picture in pictures]
+    logit_error, logit_range, objectness_error, different = np.max(found, axis=0).tolist()
     return ExportCheck(
         images=len(pictures),
-        agreement=1 - float(worst[3]),
-        logit_error=float(worst[0]),
-        logit_range=float(worst[1]),
-        objectness_error=float(worst[2]),
+        agreement=1 - different,
+        logit_error=logit_error,
+        logit_range=logit_range,
+        objectness_error=objectness_error,
     )
 
 
-def _differences(got: dict[str, NDArray[Any]], want: dict[str, NDArray[Any]]) -> NDArray[np.float64]:
+def _differences(got: Outputs, want: Outputs) -> NDArray[np.float64]:
     """(logit error, logit range, objectness error, share of different labels); NaN counts as infinite."""
     errors = {
         n: np.nan_to_num(np.abs(got[n] - want[n]), nan=np.inf).max() for n in ("logits", "objectness") if n in got
@@ -180,7 +167,7 @@ def _differences(got: dict[str, NDArray[Any]], want: dict[str, NDArray[Any]]) ->
     return np.array([errors.get("logits", 0), np.abs(want["logits"]).max(), errors.get("objectness", 0), different])
 
 
-def _torch_outputs(net: SegNet, spec: Preprocess, picture: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+def _torch_outputs(net: SegNet, spec: Preprocess, picture: NDArray[np.uint8]) -> Outputs:
     """What the trained network says, normalised in the open: (1,H,W,3) uint8 -> logits, labels, objectness."""
     import torch
 
@@ -313,39 +300,38 @@ class EngineSources:
         return self.model if have == need else self.twin if need == "int8" else None
 
     def _make(self, need: Precision, folder: Path, base: str) -> OnnxModel:
-        if need == "int8" and self.calib_data is None:
-            raise ArtifactError(
-                f"INT8 needs ranges and {self.model.path} has none; give --calib-data DIR, or run `tsss-edge calibrate` "
-                "first"
-            )
         out = folder / f"{base}.{need}.onnx"
         if need == "int8":
+            if self.calib_data is None:
+                raise ArtifactError(
+                    f"INT8 needs ranges and {self.model.path} has none; give --calib-data DIR, or run "
+                    "`tsss-edge calibrate` first"
+                )
             made = self._calibrate(self.graph("fp32", folder, base), out)
         elif isinstance(self.model, Checkpoint):
-            made = self._export(self.model, need, out)
+            least, _, most = self.target.batch
+            batch = most if least == most else 0
+            pictures = self._training_pictures() if need == "fp16" else []
+            made = export_onnx(
+                self.model, out, head=self.target.head, precision=need, batch=batch, check_images=pictures
+            )
         else:
             made = self._half(self.model, out)
         self._made[need] = tuple(sorted(p.name for p in folder.glob(f"{base}.{need}.*")))
         return made
-
-    def _export(self, checkpoint: Checkpoint, need: Precision, out: Path) -> OnnxModel:
-        least, _, most = self.target.batch
-        batch = most if least == most else 0
-        pictures = self._training_pictures() if need == "fp16" else []
-        return export_onnx(checkpoint, out, head=self.target.head, precision=need, batch=batch, check_images=pictures)
-
-    def _half(self, given: OnnxModel, out: Path) -> OnnxModel:
-        """FP16 casts; what overflows on the dataset's training pictures, or else on generated ones, stays FP32."""
-        spec = given.meta.preprocess
-        pictures = load_pictures(self._training_pictures(), spec) or generated_pictures(spec)
-        graph, meta = to_half(given.graph, given.meta, pictures)
-        return OnnxModel.save(out, graph, msgspec.structs.replace(meta, precision="fp16"))
 
     def _calibrate(self, floating: OnnxModel, out: Path) -> OnnxModel:
         from tsss_edge.calib.calibrate import calibrate
 
         assert self.calib_data is not None
         return calibrate(floating, self.calib_data, out)
+
+    def _half(self, given: OnnxModel, out: Path) -> OnnxModel:
+        """FP16 casts; what overflows on the dataset's training pictures, or else on generated ones, stays FP32."""
+        spec = given.meta.preprocess
+        pictures = [load_picture(path, spec) for path in self._training_pictures()] or generated_pictures(spec)
+        graph, meta = to_half(given.graph, given.meta, pictures)
+        return OnnxModel.save(out, graph, msgspec.structs.replace(meta, precision="fp16"))
 
     def _training_pictures(self) -> list[Path]:
         if self.calib_data is None:

@@ -45,8 +45,12 @@ def build_plan(source: OnnxModel, target: Target, precision: Precision, folder: 
     given = {spec.name for spec in result.outputs}
     if missing := [spec.name for spec in expected_outputs(source.meta) if spec.name not in given]:
         raise ArtifactError(f"{source.path}: has no output {', '.join(missing)}; export it again")
-    parsed = _keep_graph(source, job, folder, name)
-    caches = _keep_ranges(trt, job, folder, name)
+    parsed = ""
+    if Path(job.onnx) != source.path.resolve():  # named after the plan, so that the equivalent command has its file
+        parsed = parsed_name(name)
+        Path(job.onnx).replace(folder / parsed)
+    if job.ranges:  # as a calibration cache, which the equivalent command reads
+        (folder / cache_name(name)).write_text(cache_text(trt, job.ranges))
     return EngineRecord(
         backend=flavour,
         files={name: sha256_file(folder / name)},
@@ -57,7 +61,7 @@ def build_plan(source: OnnxModel, target: Target, precision: Precision, folder: 
             target=target,
             onnx=source.path.name,
             command=trtexec_command(trt, job, parsed or source.path.name, name),
-            kept=((parsed,) if parsed else ()) + caches,
+            kept=((parsed,) if parsed else ()) + ((cache_name(name),) if job.ranges else ()),
             parsed_onnx=parsed,
             strongly_typed=result.strong,
             typed=result.typed,
@@ -85,29 +89,6 @@ def parsed_graphs(source: OnnxModel, job: BuildJob, folder: Path) -> list[TypedG
     if not job.strong:
         return [TypedGraph(what=AS_ASKED, path=source.path.resolve(), float_nodes=job.float_nodes)]
     return typed_graphs(source, job.precision, folder.resolve(), dla=job.dla_core is not None)
-
-
-def _kept_float(source: OnnxModel, precision: Precision) -> tuple[str, ...]:
-    """What stays FP32 by intent. The `float_nodes` of an INT8 file are only not quantized: FP16 on a GPU."""
-    return () if precision == "int8" else source.meta.float_nodes
-
-
-def _keep_graph(source: OnnxModel, job: BuildJob, folder: Path, name: str) -> str:
-    """Name the parsed graph after the plan, so that the equivalent command has its file; empty when it is `source`."""
-    parsed = Path(job.onnx)
-    if parsed == source.path.resolve():
-        return ""
-    kept = parsed_name(name)
-    parsed.replace(folder / kept)
-    return kept
-
-
-def _keep_ranges(trt: Trt, job: BuildJob, folder: Path, name: str) -> tuple[str, ...]:
-    """The ranges as a calibration cache, which the equivalent command reads."""
-    if not job.ranges:
-        return ()
-    (folder / cache_name(name)).write_text(cache_text(trt, job.ranges))
-    return (cache_name(name),)
 
 
 def parsed_name(plan: str) -> str:
@@ -141,13 +122,15 @@ def plan_job(
         precision,
         onnx=str(source.path.resolve()),
         plan=str((folder / name).resolve()),
-        shape=input_shape(source),
+        # N is -1 when it is free
+        shape=tuple(d.dim_value or -1 for d in source.graph.graph.input[0].type.tensor_type.shape.dim),
     )
     ranges = calibrated_peaks(source.graph) if precision == "int8" and _dla_by_ranges(trt, target) else {}
     return msgspec.structs.replace(
         job,
         result=str((folder / "result.json").resolve()),
-        float_nodes=_kept_float(source, precision),
+        # The `float_nodes` of an INT8 file are only not quantized: they run in FP16 on a GPU.
+        float_nodes=() if precision == "int8" else source.meta.float_nodes,
         strong=job.strong and not ranges,
         ranges=ranges,
     )
@@ -177,11 +160,6 @@ def _job(
         timing_cache=str(timing_cache_path(trt, gpu)) if gpu and target.timing_cache else "",
         examine=gpu is not None,
     )
-
-
-def input_shape(source: OnnxModel) -> tuple[int, ...]:
-    """(N,H,W,3) of the graph; N is -1 when it is free."""
-    return tuple(d.dim_value or -1 for d in source.graph.graph.input[0].type.tensor_type.shape.dim)
 
 
 def workspace_bytes(target: Target, gpu: Gpu | None) -> int:
@@ -239,16 +217,17 @@ def _timing_cache(job: BuildJob) -> dict[str, str]:
 
 def trtexec_command(trt: Trt, job: BuildJob, onnx: str, plan: str) -> str:
     """`trtexec ...` or `tensorrt_rtx ...` for the installed version; `onnx` and `plan` as the user names the files."""
+    levels = trt.has("IBuilderConfig.builder_optimization_level")  # 8.6 brought them, and the flag's new name
     parts = [
         "tensorrt_rtx" if trt.flavour == "tensorrt-rtx" else "trtexec",
         f"--onnx={onnx}",
         f"--saveEngine={plan}",
-        *_build_only(trt),
+        "--skipInference" if levels else "--buildOnly",
         *_typing(trt, job),
         *([f"--calib={cache_name(plan)}"] if job.ranges else []),
         *_shapes(job),
         f"--memPoolSize=workspace:{job.workspace_bytes // MIB}",
-        *_search(trt, job),
+        *([f"--builderOptimizationLevel={job.optimization_level}"] if levels else []),
         *_device(trt, job),
     ]
     return " ".join(parts)
@@ -266,11 +245,6 @@ def cache_text(trt: Trt, ranges: Mapping[str, float]) -> str:
     return "\n".join([f"TRT-{major}{minor:02}{patch:02}-EntropyCalibration2", *rows]) + "\n"
 
 
-def _build_only(trt: Trt) -> list[str]:
-    """8.6 gave the flag its new name."""
-    return ["--skipInference" if trt.has("IBuilderConfig.builder_optimization_level") else "--buildOnly"]
-
-
 def _typing(trt: Trt, job: BuildJob) -> list[str]:
     if job.strong:
         return ["--stronglyTyped"] if trt.flavour == "tensorrt" and trt.version[0] == 10 else []
@@ -283,11 +257,6 @@ def _shapes(job: BuildJob) -> list[str]:
         return []
     shapes = ("x".join(map(str, (n, *job.shape[1:]))) for n in job.batch)
     return [f"--{kind}Shapes=image:{shape}" for kind, shape in zip(("min", "opt", "max"), shapes, strict=True)]
-
-
-def _search(trt: Trt, job: BuildJob) -> list[str]:
-    known = trt.has("IBuilderConfig.builder_optimization_level")
-    return [f"--builderOptimizationLevel={job.optimization_level}"] if known else []
 
 
 def _device(trt: Trt, job: BuildJob) -> list[str]:

@@ -79,7 +79,8 @@ def build(job: BuildJob) -> BuildResult:
     if plan is None:
         return BuildResult(error=f"{trt} could not build the engine: {logger.last or 'no message'}", retryable=True)
     write_bytes(Path(job.plan), bytes(plan))
-    _save_timing_cache(config, job)
+    if job.timing_cache:
+        write_bytes(Path(job.timing_cache), bytes(config.get_timing_cache().serialize()))
     typed, left = typed_precisions(network)
     realised, realised_float = realised_precisions(_inspect(trt, logger, bytes(plan))) if job.examine else ({}, ())
     return BuildResult(
@@ -188,11 +189,6 @@ def _devices(trt: Trt, config: Any, job: BuildJob) -> None:
             config.set_compute_capability(kind, index)
 
 
-def _save_timing_cache(config: Any, job: BuildJob) -> None:
-    if job.timing_cache:
-        write_bytes(Path(job.timing_cache), bytes(config.get_timing_cache().serialize()))
-
-
 def _layers(network: Any) -> list[Any]:
     return [network.get_layer(i) for i in range(network.num_layers)]
 
@@ -225,17 +221,15 @@ def realised_precisions(information: str) -> tuple[dict[str, int], tuple[str, ..
     counts: Counter[str] = Counter()
     left = []
     for layer in layers:
-        if not isinstance(layer, dict) or not _is_convolution(layer):  # names only: built without detail
+        if not isinstance(layer, dict):  # names only: built without detail
+            continue
+        if "conv" not in f"{layer.get('ParameterType', '')} {layer.get('LayerType', '')}".lower():
             continue
         kind = _precision(layer)
         counts[kind] += 1
         if kind == "fp32":
             left.append(str(layer.get("Name", "")))
     return dict(sorted(counts.items())), tuple(left)
-
-
-def _is_convolution(layer: dict[str, Any]) -> bool:
-    return "conv" in f"{layer.get('ParameterType', '')} {layer.get('LayerType', '')}".lower()
 
 
 def _precision(layer: dict[str, Any]) -> str:

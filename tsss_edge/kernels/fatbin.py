@@ -1,12 +1,10 @@
 """The `.cu` files -> one fatbin (machine code for several GPUs in one file), built once and kept.
 
 Looked for in this order:
-1. `kernels-HASH.fatbin` beside this module: all GPUs of CAPABILITIES. A wheel, a container or a bundle for a device without
-   nvcc carries it; `python -m tsss_edge.kernels.fatbin FOLDER` on any machine with nvcc writes it.
+1. `kernels-HASH.fatbin` beside this module, for all of CAPABILITIES; `python -m tsss_edge.kernels.fatbin FOLDER` writes it.
 2. `kernels-HASH-smNN.fatbin` in the cache folder (XDG_CACHE_HOME, else ~/.cache, under tsss-edge/kernels).
-3. nvcc on PATH or in /usr/local/cuda/bin builds the second, for this GPU alone, in about a second.
-HASH is of the sources, so no file of other sources is ever taken. A fatbin runs on drivers of the CUDA version that built it
-and later ones: for a Jetson build with its own JetPack's nvcc.
+3. nvcc, on PATH or in /usr/local/cuda/bin, builds the second in about a second.
+HASH is of the sources. A fatbin needs a driver of its CUDA version or later: for a Jetson, build with its own nvcc.
 """
 
 from __future__ import annotations

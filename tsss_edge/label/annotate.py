@@ -1,10 +1,9 @@
 """L-Net's foreground + class maps inside it -> pixel annotation Lw of one picture; or a P-Net's answer in its place.
 
-M = probability of object (L-Net), A_c = class map of each category that the image-level label names, normalised and
-masked by M, spread by self-diffusion (diffusion.py); the largest A_c wins where M is high, background where M is low,
-255 between, and where two categories are about equal. Known pixels of strong categories stay as they are. The networks look at
-two scales, plain and mirrored, which makes M finer and surer. M and the A_c are fitted to the edges of the picture (edges.py;
-both measured: docs/results/transfer.md).
+M = probability of object (L-Net). A_c = class map of a category that the image-level label names, masked by M and spread by
+self-diffusion (diffusion.py). Where M is high the largest A_c wins, where M is low the background; 255 between, and where two
+categories are about equal. Known pixels stay. The networks look at two scales, plain and mirrored, and M and the A_c are fitted
+to the picture's edges (edges.py; both measured: docs/results/transfer.md).
 """
 # Letters: N batch, C channel, K categories of one picture, H, W network input, h, w grid of the largest scale.
 
@@ -27,8 +26,7 @@ from tsss_edge.frozen import keep_features
 from tsss_edge.label.diffusion import DiffusionConfig, Floats, affinity, diffuse
 from tsss_edge.label.edges import EdgeFit, sharpened
 from tsss_edge.label.foundation import FeatureNet, TextMaps, resized_map
-from tsss_edge.models import load_model, pick_device
-from tsss_edge.models.class_maps import load_classifier
+from tsss_edge.models import load_classifier, load_model, pick_device
 from tsss_edge.scoring import Mask, Views
 
 SCALES = (1.0, 1.5)
@@ -229,10 +227,9 @@ def winner(spread: Floats, margin: float) -> tuple[NDArray[np.int64], NDArray[np
 class Relabeller:
     """A first P-Net (a draft), which labels the weak images that it learned from again; self-training, ours.
 
-    Lw is made picture by picture and errs differently in each, so the P-Net that learned from all of them is right where many
-    of them are wrong. It looks at two scales, plain and mirrored. It chooses among the background and the categories of the
-    image-level label. Its answer is fitted to the picture's edges, and unsure pixels stay at 255 (measured:
-    docs/results/transfer.md). Raises: ArtifactError: a damaged checkpoint.
+    Lw errs differently in each picture, so a P-Net that learned from all of them is right where many are wrong. It chooses among
+    the background and the categories of the image-level label; unsure pixels stay at 255 (docs/results/transfer.md).
+    Raises: ArtifactError: a damaged checkpoint.
     """
 
     def __init__(self, pnet: Checkpoint, *, config: LabelConfig | None = None, device: str = "auto") -> None:

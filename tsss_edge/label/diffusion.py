@@ -1,8 +1,8 @@
 """Class activation seeds on a grid -> the same, spread along what looks alike (self-diffusion).
 
-A <- a P A + (1-a) A0 is iterated to its fixed point A = (1-a) (I - a P)^-1 A0, one sparse linear system for all
-categories of a picture. P is the row-normalised affinity of cells at most `radius` apart. Our reading of the paper: the random walk
-and its restart. Ours: the affinity below, which multiplies likeness of deep features, of colour, and nearness.
+A <- a P A + (1-a) A0 is solved for its fixed point A = (1-a) (I - a P)^-1 A0, one sparse linear system for all categories. Our
+reading of the paper: the random walk and its restart. Ours: the affinity P, which multiplies likeness of features and colour, and
+nearness.
 """
 # Letters: G grid cells (h*w), C channel, K category.
 

@@ -1,9 +1,7 @@
 """Maps on a network's grid + the picture -> maps at the picture's size, their borders on its edges (ours).
 
-Maps come from a stride-8 grid, so their borders are rough. The picture knows where the borders run, and a guided filter
-moves them there. Painted objects have sharp borders on a soft background, and a wide filter finds them. In photographs a wide
-filter smears and a narrow one gains little (measured: docs/results/transfer.md). So the reach is chosen: of a few radii the
-one whose foreground agrees best with masks that may be seen.
+A guided filter moves rough borders to the picture's edges. A wide filter suits painted objects and smears photographs
+(docs/results/transfer.md), so the radius whose foreground agrees best with visible masks is chosen.
 """
 # Letters: K maps, H, W picture, h, w grid.
 
@@ -111,10 +109,8 @@ def _covariance(colors: Floats, mean: Floats, radius: int) -> Floats:
 
 def _box(values: Floats, radius: int) -> Floats:
     """Mean over the window; channels one by one, for OpenCV's blur takes four at most."""
-    side = (2 * radius + 1, 2 * radius + 1)
+    side, border = (2 * radius + 1, 2 * radius + 1), cv2.BORDER_REFLECT
     if values.ndim == 2:
-        return cv2.blur(values, side, borderType=cv2.BORDER_REFLECT)  # type: ignore[return-value]
-    channels = [
-        cv2.blur(np.ascontiguousarray(c), side, borderType=cv2.BORDER_REFLECT) for c in np.moveaxis(values, -1, 0)
-    ]
+        return cv2.blur(values, side, borderType=border)  # type: ignore[return-value]
+    channels = [cv2.blur(np.ascontiguousarray(c), side, borderType=border) for c in np.moveaxis(values, -1, 0)]
     return np.stack(channels, axis=-1).astype(np.float32)

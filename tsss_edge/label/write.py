@@ -206,13 +206,10 @@ def require_classifier(lnet: Checkpoint) -> Checkpoint:
 
 def _require_same_classes(checkpoint: Checkpoint, dataset: VocDataset) -> None:
     if checkpoint.meta.classes != dataset.classes:
-        raise ArtifactError(
-            f"{checkpoint.path}: was trained for other classes than {dataset.root} has; use the set it was made for"
-        )
+        raise ArtifactError(f"{checkpoint.path}: has other classes than {dataset.root}; use its own set")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# What is written
+# -- What is written
 
 
 class LabelQuality:
@@ -242,12 +239,7 @@ class LabelQuality:
 
 
 def _write_folder(
-    out: Path,
-    dataset: VocDataset,
-    ids: Sequence[str],
-    split: str,
-    pictures: list[Pair],
-    report: LabelReport,
+    out: Path, dataset: VocDataset, ids: Sequence[str], split: str, pictures: list[Pair], report: LabelReport
 ) -> None:
     write_bytes(out / "ImageSets" / "Segmentation" / f"{split}.txt", "".join(f"{i}\n" for i in ids).encode())
     write_bytes(out / "classes.txt", "".join(f"{name}\n" for name in dataset.classes.names).encode())

@@ -12,19 +12,10 @@ from tsss_edge.artifacts import Checkpoint
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.models.edge import EDGE_M, EDGE_S, edge_net
 from tsss_edge.models.lite import LITE0, LITE1, LITE2, PlainBlock, lite_net
-from tsss_edge.models.segnet import Heads, SegNet, network_input
+from tsss_edge.models.segnet import Classifier, Heads, SegNet, network_input
 from tsss_edge.models.vgg16 import vgg16_largefov
 
-__all__ = [
-    "ARCHITECTURES",
-    "Heads",
-    "SegNet",
-    "build_model",
-    "load_model",
-    "load_weights",
-    "network_input",
-    "pick_device",
-]
+__all__ = ["Heads", "SegNet", "network_input"]
 
 ARCHITECTURES: dict[str, Callable[..., SegNet]] = {
     "edge-s": partial(edge_net, EDGE_S),
@@ -63,9 +54,17 @@ def load_weights(net: nn.Module, checkpoint: Checkpoint) -> None:
     try:
         net.load_state_dict(checkpoint.state())
     except RuntimeError as error:
-        raise ArtifactError(
-            f"{checkpoint.path}: its weights do not fit architecture {checkpoint.meta.arch}; use its own --arch"
-        ) from error
+        raise ArtifactError(f"{checkpoint.path}: its weights do not fit {checkpoint.meta.arch}") from error
+
+
+def load_classifier(checkpoint: Checkpoint) -> Classifier:
+    """The classifier of a checkpoint, in eval mode. Raises: ArtifactError: another stage, or weights that do not fit."""
+    meta = checkpoint.meta
+    if meta.stage != "classifier":
+        raise ArtifactError(f"{checkpoint.path}: is a {meta.stage} checkpoint; expected a classifier's")
+    classifier = Classifier(build_model(meta.arch, num_classes=len(meta.classes)))
+    load_weights(classifier, checkpoint)
+    return classifier.eval()
 
 
 def pick_device(name: str) -> torch.device:

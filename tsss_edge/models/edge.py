@@ -1,8 +1,7 @@
 """The two edge networks: plain 3x3 convolutions, stride-8 logits, shapes that INT8 tensor cores and AMX like.
 
-Encoder: stem and four stages of stride 2 (to stride 32), residual blocks of two 3x3 convolutions. Decoder: 1x1
-laterals on strides 8, 16 and 32, nearest x2 upsampling, 3x3 smoothing. No depthwise convolution, no squeeze-excite,
-channels in multiples of 16. Ours, after ResNet (arXiv 1512.03385) and FPN (arXiv 1612.03144).
+Encoder: residual blocks to stride 32. Decoder: 1x1 laterals on strides 8, 16 and 32, nearest x2 upsampling, 3x3 smoothing. No
+depthwise convolution; channels in multiples of 16. Ours, after ResNet (arXiv 1512.03385) and FPN (arXiv 1612.03144).
 """
 # Letters: N batch, C channel, H height, W width, K class.
 

@@ -3,12 +3,12 @@
 Explicit, symmetric, by TensorRT's rules (`NvInfer.h`, IQuantizeLayer; NVIDIA's explicit quantization guide): a pair on the
 activation input and on the weight of a convolution, never on a bias, a graph output, before a Resize, or between
 convolution and ReLU (or Clip). Of an Add after a convolution, only the other ("skip") input has a pair. A tensor has one pair,
-whoever reads it. Each rule below is a function that gives the reason why a layer stays float, or None.
+whoever reads it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -67,28 +67,22 @@ class PairPlan(Struct, frozen=True):
 # ---------------------------------------------------------------------------------------------------------------------
 # Rules: the reason why a layer stays float, or None
 
-PairRule = Callable[[OnnxGraph, onnx.NodeProto, PairOptions], "str | None"]
 
-
-def kept_by_name(graph: OnnxGraph, node: onnx.NodeProto, options: PairOptions) -> str | None:
-    """A layer that the caller (search, the user) keeps in float."""
-    return KEPT if node.name in options.float_nodes else None
-
-
-def constant_weight(graph: OnnxGraph, node: onnx.NodeProto, options: PairOptions) -> str | None:
-    """Scales of weights are computed here, so the weight must be stored in the graph."""
-    return None if node.input[1] in graph.initializers else "its weight is computed by the graph"
-
-
-def last_layer(graph: OnnxGraph, node: onnx.NodeProto, options: PairOptions) -> str | None:
-    """The classifier decides on small differences and is cheap: float unless asked for."""
-    return "makes a graph output" if not options.last and graph.reaches_output(node) else None
+def why_float(graph: OnnxGraph, node: onnx.NodeProto, options: PairOptions) -> str | None:
+    """Kept by the caller, a weight that is not stored (its scales are computed here), the classifier (it decides on small
+    differences and is cheap), or a shape without a fast INT8 kernel."""
+    if node.name in options.float_nodes:
+        return KEPT
+    if node.input[1] not in graph.initializers:
+        return "its weight is computed by the graph"
+    if not options.last and graph.reaches_output(node):
+        return "makes a graph output"
+    rule = first_layer if graph.is_picture(node.input[0]) else thin_layer
+    return rule(graph, node, options)
 
 
 def first_layer(graph: OnnxGraph, node: onnx.NodeProto, options: PairOptions) -> str | None:
     """The layer on the picture: square kernel, one group, output channels in eights (ModelOpt's rule for its first layer)."""
-    if not graph.is_picture(node.input[0]):
-        return None
     if not options.first:
         return "sees the picture, kept by choice"
     shape, groups = graph.weight(node.input[1]).shape, attributes(node).get("group", 1)
@@ -98,17 +92,12 @@ def first_layer(graph: OnnxGraph, node: onnx.NodeProto, options: PairOptions) ->
 
 def thin_layer(graph: OnnxGraph, node: onnx.NodeProto, options: PairOptions) -> str | None:
     """Few channels: only square kernels of one group with channels in eights and 16 on one side are worth it."""
-    if graph.is_picture(node.input[0]):
-        return None
     shape, groups = graph.weight(node.input[1]).shape, attributes(node).get("group", 1)
     least, most = sorted((shape[0], shape[1] * groups))
     if groups > 1:
         return None if most % 8 == 0 and shape[-1] >= 3 else "grouped, and its shape has no INT8 kernel"
     fits = shape[0] % 8 == 0 and shape[1] % 8 == 0 and most >= THIN and shape[-1] == shape[-2]
     return None if least >= THIN or fits else f"has only {least} channels on one side"
-
-
-RULES: tuple[PairRule, ...] = (kept_by_name, constant_weight, last_layer, first_layer, thin_layer)
 
 
 def skip_input(graph: OnnxGraph, node: onnx.NodeProto) -> int | None:
@@ -150,7 +139,7 @@ def _decide(
 ) -> tuple[int | None, str]:
     """Which input of a node gets a pair (None: no input), and why. `quantized`: names of the layers before it that do."""
     if node.op_type in CONVOLUTIONS:
-        reason = next((why for rule in RULES if (why := rule(graph, node, options))), None)
+        reason = why_float(graph, node, options)
         return (None, reason) if reason else (0, "input per tensor, weight per output channel")
     if node.op_type != "Add":
         return None, _OTHERS.get(node.op_type, "not a layer with weights")

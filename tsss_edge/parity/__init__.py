@@ -25,6 +25,7 @@ from tsss_edge.artifacts import (
     require_same_preprocess,
 )
 from tsss_edge.backends import open_backend
+from tsss_edge.calib.sets import load_picture
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
 from tsss_edge.files import sha256_file
@@ -78,6 +79,8 @@ def check_parity(
     ids = dataset.ids(split)
     found, notes = find_graphs(subject, checkpoint, graphs)
     calibration = calibration_of(subject)
+    if calibration is not None and calibration.random:
+        notes.append("calibrated on noise, not on pictures")
     with ExitStack() as stack:
         models: dict[str, Artifact] = {"PyTorch": checkpoint, **found, stage_name(subject): subject}
         stages = [
@@ -96,7 +99,7 @@ def check_parity(
             boundary_px=BOUNDARY_PX,
             split=split,
             data_sha256=dataset.split_hash(split),
-            notes=[*notes, *_calibration_notes(calibration)],
+            notes=notes,
             provenance=_provenance(subject, checkpoint, data),
         )
         report = _look_into_quantization(report, models, calibration, dataset, ids)
@@ -191,7 +194,10 @@ def _look_into_quantization(
         return msgspec.structs.replace(
             report, passed=report.passed and not faults, problems=(*report.problems, *faults)
         )
-    layers = _compare_layers(floating, quantized, dataset, ids)
+    pictures = (
+        load_picture(dataset.image_path(image_id), quantized.meta.preprocess) for image_id in ids[:LAYER_IMAGES]
+    )
+    layers = compare_layers(floating.graph, quantized.graph, pictures)
     faults = tuple(f"INT8 ONNX: {fault}" for fault in (*layers.structure, *layers.scales))
     if calibration is not None:
         replay = replay_calibration(floating.graph, quantized.graph, calibration, dataset, quantized.meta.preprocess)
@@ -202,26 +208,12 @@ def _look_into_quantization(
     return msgspec.structs.replace(report, passed=not problems, problems=problems, layers=layers)
 
 
-def _compare_layers(
-    floating: OnnxModel, quantized: OnnxModel, dataset: VocDataset, ids: tuple[str, ...]
-) -> LayerReport:
-    from tsss_edge.kernels.preprocess import preprocess
-
-    pictures = (dataset.image(image_id) for image_id in ids[:LAYER_IMAGES])
-    spec = quantized.meta.preprocess
-    return compare_layers(floating.graph, quantized.graph, (preprocess(p, spec, bgr=False)[None] for p in pictures))
-
-
 def count_leak(calibration: CalibrationRecord | None, dataset: VocDataset, ids: tuple[str, ...]) -> int:
     """How many evaluation pictures also calibrated the engine, by the hash of their files."""
     if calibration is None:
         return 0
     used = frozenset(calibration.image_sha256)
     return sum(sha256_file(dataset.image_path(image_id)) in used for image_id in ids)
-
-
-def _calibration_notes(calibration: CalibrationRecord | None) -> list[str]:
-    return ["calibrated on noise, not on pictures"] if calibration is not None and calibration.random else []
 
 
 def _provenance(subject: Artifact, checkpoint: Checkpoint, data: Path) -> dict[str, str]:

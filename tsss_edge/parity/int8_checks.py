@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import CalibrationRecord, Preprocess, Struct
 from tsss_edge.calib.ranges import collect
-from tsss_edge.data.voc import VocDataset, read_image
+from tsss_edge.calib.sets import load_picture
+from tsss_edge.data.voc import VocDataset
 from tsss_edge.files import sha256_file
 from tsss_edge.onnxgraph.qdq import calibrated_peaks
 from tsss_edge.onnxgraph.sessions import run_tensors
@@ -81,7 +82,7 @@ class LayerReport(Struct, frozen=True):
 
 @dataclass
 class _Sums:
-    """Pooled over pictures."""
+    """Signal and noise, pooled over pictures."""
 
     signal: float = 0.0
     noise: float = 0.0
@@ -166,14 +167,8 @@ def compare_layers(float_graph: ModelProto, int8_graph: ModelProto, images: Iter
 
 def scale_faults(layers: Sequence[LayerError]) -> tuple[str, ...]:
     """Scales that no calibration can have chosen: INT8 weights far from the float ones, ranges hardly used."""
-    limit = _Limits.of(layers).weight_db
-    found = []
-    for layer in layers:
-        if layer.weight_db is not None and layer.weight_db < limit:
-            found.append(f"layer {layer.layer}: {_weight_reason(layer)}")
-        if layer.activation is not None and layer.activation.used < LOW_USE:
-            found.append(f"layer {layer.layer}: {_activation_reason(layer.activation)}")
-    return tuple(found)
+    least, _ = _limits(layers)
+    return tuple(f"layer {layer.layer}: {why}" for layer in layers for why in _reasons(layer, least, -np.inf))
 
 
 def guilty_layer(layers: Sequence[LayerError], structure: Sequence[str] = ()) -> str:
@@ -183,49 +178,35 @@ def guilty_layer(layers: Sequence[LayerError], structure: Sequence[str] = ()) ->
     """
     if structure:
         return structure[0]
-    limits = _Limits.of(layers)
+    limits = _limits(layers)
     for layer in layers:
-        why = reason(layer, limits)
+        why = _reasons(layer, *limits)
         if why or layer.jump_db > JUMP_DB:
             quality = f"{layer.accumulated_db:.1f} dB at its output, {_db(layer.input_db)} at its input"
             other = "its scales look right, so its bias or wiring differs, or its values are hard to quantize"
-            return f"layer {layer.layer} ({quality}): {why or other}"
+            return f"layer {layer.layer} ({quality}): {why[0] if why else other}"
     return ""
 
 
-def reason(layer: LayerError, limits: _Limits) -> str:
-    """What is wrong with a layer's scales, in words; empty where they look right."""
-    activation = layer.activation
-    if layer.weight_db is not None and layer.weight_db < limits.weight_db:
-        return _weight_reason(layer)
-    if activation is not None and (activation.own_db < limits.activation_db or activation.used < LOW_USE):
-        return _activation_reason(activation)
-    return ""
+def _limits(layers: Sequence[LayerError]) -> tuple[float, float]:
+    """Own errors of weights and activations below these are outliers. Above CLEAN_DB a tensor is good enough in itself."""
+    weights = [layer.weight_db for layer in layers if layer.weight_db is not None]
+    activations = [layer.activation.own_db for layer in layers if layer.activation is not None]
+    low, high = (min(float(np.median(v or [0.0])) - OUTLIER_DB, CLEAN_DB) for v in (weights, activations))
+    return low, high
 
 
-@dataclass(frozen=True)
-class _Limits:
-    """Own errors below these are outliers; never above CLEAN_DB, where a tensor is good enough in itself."""
-
-    weight_db: float
-    activation_db: float
-
-    @classmethod
-    def of(cls, layers: Sequence[LayerError]) -> _Limits:
-        weights = [layer.weight_db for layer in layers if layer.weight_db is not None]
-        activations = [layer.activation.own_db for layer in layers if layer.activation is not None]
-        return cls(*(min(float(np.median(v or [0.0])) - OUTLIER_DB, CLEAN_DB) for v in (weights, activations)))
-
-
-def _weight_reason(layer: LayerError) -> str:
-    return f"its INT8 weights are only {layer.weight_db:.1f} dB from the float ones"
-
-
-def _activation_reason(activation: QuantizedTensor) -> str:
+def _reasons(layer: LayerError, weight_db: float, activation_db: float) -> list[str]:
+    """What is wrong with a layer's scales, in words: of its weights, then of its input."""
+    found, activation = list[str](), layer.activation
+    if layer.weight_db is not None and layer.weight_db < weight_db:
+        found.append(f"its INT8 weights are only {layer.weight_db:.1f} dB from the float ones")
+    if activation is None or (activation.own_db >= activation_db and activation.used >= LOW_USE):
+        return found
     if activation.saturated > 0:
-        return f"the scale of {activation.tensor} clips {100 * activation.saturated:.2g}% of its values"
+        return [*found, f"the scale of {activation.tensor} clips {100 * activation.saturated:.2g}% of its values"]
     used = LEVELS * activation.used
-    return f"the scale of {activation.tensor} is too large: its values use {used:.0f} of {LEVELS} steps"
+    return [*found, f"the scale of {activation.tensor} is too large: its values use {used:.0f} of {LEVELS} steps"]
 
 
 def _db(value: float) -> str:
@@ -305,10 +286,12 @@ def replay_calibration(
     """
     if record.random:
         return None
-    recorded = recorded_peaks(record, int8_graph)
+    recorded = {tensor: peak for tensor, peak in record.peaks.items() if peak > 0}
+    if not record.peaks and record.method == "minmax":
+        recorded = calibrated_peaks(int8_graph)  # a minmax scale is the peak
     made = OnnxGraph(float_graph).maker
     tensors = [tensor for tensor in recorded if tensor in made]
-    loads = [partial(_load, path, spec) for path in calibration_pictures(record, dataset, limit)]
+    loads = [partial(load_picture, path, spec) for path in calibration_pictures(record, dataset, limit)]
     if not loads or not tensors:
         return None
     found = collect(float_graph, tensors, loads, counted=False)
@@ -322,19 +305,6 @@ def replay_calibration(
         excess=float(excess[worst]),
         unreached=float((excess < -TOLERANCE).mean()),
     )
-
-
-def _load(path: Path, spec: Preprocess) -> NDArray[np.uint8]:
-    from tsss_edge.kernels.preprocess import preprocess
-
-    return preprocess(read_image(path), spec, bgr=False)[None]
-
-
-def recorded_peaks(record: CalibrationRecord, int8_graph: ModelProto) -> dict[str, float]:
-    """Largest value of each tensor as the calibration saw it: as recorded, else by its scale where the method was minmax."""
-    if record.peaks:
-        return {tensor: peak for tensor, peak in record.peaks.items() if peak > 0}
-    return calibrated_peaks(int8_graph) if record.method == "minmax" else {}
 
 
 def calibration_pictures(record: CalibrationRecord, dataset: VocDataset, limit: int) -> Iterator[Path]:

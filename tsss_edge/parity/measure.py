@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tsss_edge.artifacts import IGNORE, Struct
 from tsss_edge.backends import Backend
 from tsss_edge.data.voc import VocDataset
-from tsss_edge.metrics import ConfusionMatrix, agreement_counts, boundary_band
+from tsss_edge.metrics import agreement_counts, boundary_band
 from tsss_edge.scoring import Answer, Mask, SplitCounts, backend_answers, counted, pictures
 from tsss_edge.segment import segment_image
 
@@ -34,29 +34,11 @@ class StageCounts:
     def __init__(self, name: str, file: str, backend: Backend) -> None:
         self.name, self.file, self.backend = name, file, backend
         self.counts = SplitCounts(len(backend.classes))
-        self.pixels, self.band, self.cells = (np.zeros(2, np.int64) for _ in range(3))  # each: as the reference, all
+        self.matrix = self.counts.classes  # against the truth
+        # Against the reference, each (equal, all): pixels, those near its boundaries, cells of objectness.
+        self.pixels, self.band, self.cells = (np.zeros(2, np.int64) for _ in range(3))
         self.broken_images = 0
         self.images: list[WorstImage] = []
-
-    @property
-    def matrix(self) -> ConfusionMatrix:
-        """Counts against the truth."""
-        return self.counts.classes
-
-    @property
-    def pixel_agreement(self) -> float:
-        """Share of pixels labelled as by the reference, 0-1."""
-        return _share(self.pixels)
-
-    @property
-    def boundary_agreement(self) -> float:
-        """The same within the boundary band of the reference's labels; 1 where it draws no boundary at all."""
-        return _share(self.band)
-
-    @property
-    def objectness_agreement(self) -> float | None:
-        """Share of stride-8 cells that both call object or both not, 0-1; None where one has no objectness output."""
-        return _share(self.cells) if self.cells[1] else None
 
     def compare(self, answer: Answer, reference: Answer, seen: Region, band: Region, truth: Mask) -> None:
         """Count one picture against the reference: where it gives labels (`seen`), and of those near its boundaries (`band`)."""
@@ -66,10 +48,6 @@ class StageCounts:
             self.cells += agreement_counts(answer.cells, reference.cells)
         self.broken_images += not answer.finite
         self.images.append(_difference(answer.id, answer.labels, reference.labels, truth))
-
-
-def _share(counts: NDArray[np.int64]) -> float:
-    return float(counts[0] / counts[1]) if counts[1] else 1.0
 
 
 @dataclass(frozen=True)

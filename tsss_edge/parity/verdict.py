@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from tsss_edge.artifacts import ParityRecord, Struct
 from tsss_edge.metrics import miou_drop_interval, per_class
@@ -72,18 +74,7 @@ class ParityReport(Struct, frozen=True):
 
     def record(self) -> ParityRecord:
         """What the engine's record keeps of this."""
-        return ParityRecord(
-            passed=self.passed,
-            miou_reference=self.miou_reference,
-            miou_engine=self.miou_engine,
-            miou_drop=self.miou_drop,
-            pixel_agreement=self.pixel_agreement,
-            boundary_agreement=self.boundary_agreement,
-            images=self.images,
-            max_drop=self.max_drop,
-            data_sha256=self.data_sha256,
-            leak=self.leak,
-        )
+        return msgspec.convert(self, ParityRecord, from_attributes=True)
 
     def verdict(self) -> str:
         """One line."""
@@ -139,13 +130,17 @@ def stage_results(stages: Sequence[StageCounts]) -> tuple[StageResult, ...]:
             miou=miou,
             drop=mious[0] - miou,
             step=previous - miou,
-            pixel_agreement=stage.pixel_agreement,
-            boundary_agreement=stage.boundary_agreement,
-            objectness_agreement=stage.objectness_agreement,
+            pixel_agreement=_share(stage.pixels),
+            boundary_agreement=_share(stage.band),
+            objectness_agreement=_share(stage.cells) if stage.cells[1] else None,
             broken_images=stage.broken_images,
         )
         for stage, miou, previous in zip(stages, mious, [mious[0], *mious], strict=False)
     )
+
+
+def _share(counts: NDArray[np.int64]) -> float:
+    return float(counts[0] / counts[1]) if counts[1] else 1.0
 
 
 def guilty_step(stages: Sequence[StageResult]) -> str:
@@ -214,22 +209,22 @@ def judge(
     data_sha256: str,
     notes: Sequence[str],
     provenance: dict[str, str],
-    samples: int = 1000,
-    seed: int = 0,
 ) -> ParityReport:
     """Counted stages -> the report."""
     results = stage_results(stages)
     reference, engine = stages[0], stages[-1]
+    before, after = (per_class(stage.matrix.iou, names) for stage in (reference, engine))
+    differing = (image for image in engine.images if image.agreement < 1.0)
     images = reference.matrix.images
     found = problems(results, max_drop=max_drop, leak=leak, images=images, allow_leak=allow_leak, allow_gain=allow_gain)
-    low, high = miou_drop_interval(reference.matrix.per_image, engine.matrix.per_image, samples=samples, seed=seed)
+    low, high = miou_drop_interval(reference.matrix.per_image, engine.matrix.per_image)
     return ParityReport(
         passed=not found,
         miou_reference=results[0].miou,
         miou_engine=results[-1].miou,
         miou_drop=results[-1].drop,
-        pixel_agreement=engine.pixel_agreement,
-        boundary_agreement=engine.boundary_agreement,
+        pixel_agreement=results[-1].pixel_agreement,
+        boundary_agreement=results[-1].boundary_agreement,
         images=images,
         stages=results,
         max_drop=max_drop,
@@ -238,8 +233,8 @@ def judge(
         split=split,
         data_sha256=data_sha256,
         leak=leak,
-        per_class=class_changes(reference, engine, names),
-        worst=worst_images(engine),
+        per_class={name: ClassChange(reference=before[name], engine=after[name]) for name in names},
+        worst=tuple(sorted(differing, key=lambda image: image.agreement)[:SHOWN]),
         problems=found,
         notes=(*notes, *_notes(results[-1].drop, low, high, max_drop, leak, images)),
         guilty=guilty_step(results),
@@ -256,15 +251,3 @@ def _notes(drop: float, low: float, high: float, max_drop: float, leak: int, ima
             f"the interval reaches beyond the allowed {max_drop:.2f}: more than {images} pictures would make it sure"
         )
     return notes
-
-
-def class_changes(reference: StageCounts, engine: StageCounts, names: Sequence[str]) -> dict[str, ClassChange]:
-    """IoU of every class before and after."""
-    before, after = per_class(reference.matrix.iou, names), per_class(engine.matrix.iou, names)
-    return {name: ClassChange(reference=before[name], engine=after[name]) for name in names}
-
-
-def worst_images(engine: StageCounts, limit: int = SHOWN) -> tuple[WorstImage, ...]:
-    """Pictures with the least agreement; those without any difference are left out."""
-    differing = [image for image in engine.images if image.agreement < 1.0]
-    return tuple(sorted(differing, key=lambda image: image.agreement)[:limit])

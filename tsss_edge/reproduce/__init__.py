@@ -1,9 +1,7 @@
 """A masked set -> the method's table: supervised, 50% and 0% strong, with each part on and off, over seeds; resumable.
 
 OUT/seed-N/{supervised, supervised-cutmix, 50/{lnet,classifier,labels,draft,relabels,pnet,VARIANT}, 0/...} are runs like any
-other. OUT/table.json and OUT/table.html are written after every seed. Started again on the same folder, it goes on where it
-stopped. Several networks can train at once, each in a process of its own (`jobs`): small ones use two cores better that way
-than with two threads (`edge-s` at 128x128 trains 1.34 times as fast on two threads).
+other. OUT/table.json and table.html are written after every seed. Small networks use two cores better in two processes (`jobs`).
 """
 
 from __future__ import annotations
@@ -36,15 +34,10 @@ from tsss_edge.scoring import Views
 from tsss_edge.train.all import first_round, last_pnet, only_pnet, second_round
 from tsss_edge.train.pnet import PLAIN, Switches, train_supervised
 
-__all__ = ["ROWS", "RowPlan", "choose_rows", "reproduce"]
-
 
 @dataclass(frozen=True)
 class RowPlan:
-    """One row of the table: which folder of a seed holds its network, and how that is made or looked at.
-
-    switches: P-Net's; of a supervised network CutMix alone counts.
-    """
+    """A row of the table: the folder of its network in a seed's run, and how that is made. A supervised one uses CutMix alone."""
 
     protocol: str  # "100", "50" or "0": percent of the categories that are strong
     name: str
@@ -135,8 +128,7 @@ def reproduce(
 
 @dataclass(frozen=True)
 class SeedRun:
-    """One seed in its folder `out`; what is found there is not made again. `strong`: of the 50% protocol. `ladders`: say where
-    labels lose."""
+    """One seed in its folder `out`; what is there is not made again. strong: of the 50% protocol. ladders: where labels lose."""
 
     config: TrainConfig
     data: Path
@@ -223,8 +215,7 @@ class SeedRun:
         return ((), self.source) if protocol == "0" else (self.strong, None)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Processes
+# -- Processes
 
 
 class Task(NamedTuple):
@@ -268,8 +259,7 @@ def do_in_pool(pool: Executor, jobs: int, tasks: Sequence[Task]) -> None:
 
 
 def _begin_worker(log: Path) -> None:
-    """Write to a file, because progress bars of several processes would overwrite each other. End when the first process ends:
-    a training that went on alone would meet the one that resumes it."""
+    """Write to a file, so that progress bars do not mix. End with the first process: a training must not go on alone."""
     sys.stdout = sys.stderr = log.open("a", buffering=1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

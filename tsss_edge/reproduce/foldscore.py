@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -16,7 +17,6 @@ from tsss_edge.frozen import keep_features
 from tsss_edge.label.annotate import training_of
 from tsss_edge.metrics import ConfusionMatrix, per_class
 from tsss_edge.models import SegNet, load_model, pick_device
-from tsss_edge.reproduce.scores import training_seconds
 from tsss_edge.scoring import Mask, Views, net_answers, object_iou
 
 NET_SCORE, OBJECT_SCORE = "headline.json", "object-score.json"  # beside a network
@@ -39,6 +39,12 @@ class ObjectScore(Struct, frozen=True):
     weak: float | None
     seconds: float
     checkpoint_sha256: str
+
+
+def training_seconds(run: Path) -> float:
+    """Sum over the epochs of a run's log."""
+    lines = (run / "log.jsonl").read_text().splitlines()
+    return round(sum(float(json.loads(line)["seconds"]) for line in lines), 1)
 
 
 def ready(checkpoint: Checkpoint) -> SegNet:

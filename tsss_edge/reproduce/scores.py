@@ -41,37 +41,30 @@ def scored(checkpoint: Checkpoint, views: Views, strong: Sequence[str], *, flip:
     path = checkpoint.path.parent / ("score-flip.json" if flip else "score.json")
     if path.is_file() and (kept := read_json(path, RowScore)).checkpoint_sha256 == checkpoint.sha256:
         return kept
-    score = measured(checkpoint, views, strong, flip)
+    score = _measured(checkpoint, views, strong, flip)
     write_json(path, score)
     return score
 
 
-def measured(checkpoint: Checkpoint, views: Views, strong: Sequence[str], flip: bool) -> RowScore:
-    """`scored`, without looking at what was measured before."""
+def _measured(checkpoint: Checkpoint, views: Views, strong: Sequence[str], flip: bool) -> RowScore:
     classes = views.dataset.classes
     net = load_model(checkpoint).to(pick_device(str(checkpoint.meta.training.get("device", "auto"))))
     counts = SplitCounts(len(classes), ("classes", "objects"))
     iou = count(net_answers(net, views, flip=flip), views.mask, counts).classes.iou
     ids = set(classes.ids(tuple(strong)))
+    log = (checkpoint.path.parent / "log.jsonl").read_text().splitlines()
     return RowScore(
         miou=counts.classes.miou,
         miou_strong=float(100 * np.nanmean(iou[[i for i in classes.objects if i in ids]])),
         miou_weak=float(100 * np.nanmean(iou[[i for i in classes.objects if i not in ids]])),
         object_iou=counts.object_iou,
         per_class=per_class(iou, classes.names),
-        seconds=training_seconds(checkpoint.path.parent),
+        seconds=round(sum(float(json.loads(line)["seconds"]) for line in log), 1),
         checkpoint_sha256=checkpoint.sha256,
     )
 
 
-def training_seconds(run: Path) -> float:
-    """Sum over the epochs of a run's log."""
-    lines = (run / "log.jsonl").read_text().splitlines()
-    return round(sum(float(json.loads(line)["seconds"]) for line in lines), 1)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Where the labels Lw lose: true masks, replaced step by step by what the method finds. The numbers read true masks and
+# -- Where the labels Lw lose: true masks, replaced step by step by what the method finds. The numbers read true masks and
 # reach no loss.
 
 

@@ -34,8 +34,7 @@ PALETTE = np.array([*(voc_color(i) for i in range(IGNORE)), (255, 255, 255)], np
 
 
 class Seed(Struct, frozen=True):
-    """What one seed gave; rows by key ("50:full"), labels (first and second round) and, for the first seed,
-    ladders by protocol ("50", "0")."""
+    """What one seed gave: rows by key ("50:full"), labels of both rounds and, for the first seed, ladders by protocol ("50")."""
 
     seed: int
     scores: dict[str, RowScore]
@@ -122,8 +121,7 @@ def _row(seeds: Sequence[Seed], key: str, protocol: str, name: str) -> Row:
     return Row(protocol=protocol, name=name, ratio=Spread.of(ratios), **spreads)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The page
+# -- The page
 
 
 def write_page(table: Table, out: Path, dataset: VocDataset, strong: Sequence[str]) -> Path:
@@ -145,7 +143,11 @@ def _pictures(run: Path, dataset: VocDataset, strong: Sequence[str]) -> list[dic
     columns["supervised"] = predictions(Checkpoint.load(run / "supervised"), dataset, ids)
     for protocol in ("50", "0"):
         if (run / protocol / "pnet/best.pt").is_file():
-            columns[f"Lw, {protocol}%"] = found_labels(run / protocol, dataset, ids)
+            lnet = find_labeller(run / protocol, ("lnet",))
+            views = Views(dataset, ids, lnet.meta.preprocess)
+            unseen, settings = Supervision(dataset, ()), settings_of(run / protocol)  # as if no pixel were known
+            labels = Annotator(lnet, require_classifier(lnet)).labels(views, unseen, settings)
+            columns[f"Lw, {protocol}%"] = dict(labels)
             columns[f"P-Net, {protocol}%"] = predictions(Checkpoint.load(run / protocol / "pnet"), dataset, ids)
     return [{"id": i, "tiles": _tiles(dataset.image(i), {k: v[i] for k, v in columns.items()})} for i in ids]
 
@@ -154,13 +156,6 @@ def predictions(checkpoint: Checkpoint, dataset: VocDataset, ids: Sequence[str])
     """(H,W) uint8 labels of some pictures by a network with a class head."""
     views = Views(dataset, ids, checkpoint.meta.preprocess)
     return {answer.id: answer.labels for answer in net_answers(load_model(checkpoint), views)}
-
-
-def found_labels(run: Path, dataset: VocDataset, ids: Sequence[str]) -> dict[str, Mask]:
-    """(H,W) uint8 Lw of some pictures by a run of the method, as if none of their pixels were known."""
-    lnet = find_labeller(run, ("lnet",))
-    views = Views(dataset, ids, lnet.meta.preprocess)
-    return dict(Annotator(lnet, require_classifier(lnet)).labels(views, Supervision(dataset, ()), settings_of(run)))
 
 
 def _tiles(image: NDArray[np.uint8], masks: dict[str, Mask]) -> list[tuple[str, str]]:

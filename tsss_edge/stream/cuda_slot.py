@@ -1,9 +1,7 @@
 """One frame on its way through the GPU: a stream, its memory, and a CUDA graph of all its work.
 
-    copy in -> preprocess -> network -> upsample + argmax -> overlay -> copy out
-
-A discrete GPU has its own frame and labels, and copies; an integrated one (Jetson) works on the pinned host arrays
-themselves. Times are the GPU's own (events between the stages), not the wall clock's.
+A discrete GPU has its own frame and labels, and copies. An integrated one (Jetson) works on the pinned host arrays. Times are
+the GPU's own (events between the stages).
 """
 # Letters: K class, h, w grid (network input / 8), H, W frame.
 
@@ -106,8 +104,7 @@ class CudaSlot:
             self._device.free(self._memory.pop())
         self._stages = {}  # its functions refer to this slot: the stream must go now, not with the garbage
 
-    # -----------------------------------------------------------------------------------------------------------------
-    # Memory
+    # -- Memory
 
     @property
     def _grid_shape(self) -> tuple[int, int, int]:
@@ -128,8 +125,7 @@ class CudaSlot:
         """Where the GPU has its side of a pinned array."""
         return self._device.address(array) if self._device.integrated else self._allocate(array.nbytes)
 
-    # -----------------------------------------------------------------------------------------------------------------
-    # Work
+    # -- Work
 
     def _plan(self) -> dict[str, Callable[[], None]]:
         """Stages in their order, each a function that puts its work into the stream."""

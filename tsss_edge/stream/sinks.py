@@ -227,6 +227,4 @@ class WindowSink:
 def require_display() -> None:
     """Raise UnavailableError on a Linux machine without a display: Qt would end the whole process there."""
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        raise UnavailableError(
-            "display://0: no display here (DISPLAY is not set); use --web PORT, a video file, or ssh -X"
-        )
+        raise UnavailableError("display://0: no display here (DISPLAY is not set); use --web PORT or a video file")

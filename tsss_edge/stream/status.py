@@ -23,8 +23,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 STATES = ("OPEN", "STREAMING", "STALLED", "RECONNECTING", "FAILED", "ENDED")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The line
+# -- The line
 
 
 class StatusLine:
@@ -74,8 +73,7 @@ def _write(text: str) -> None:
     sys.stderr.flush()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The page
+# -- The page
 
 
 class RecentTimes(Struct, frozen=True):
@@ -201,8 +199,7 @@ def _recent(values: NDArray[np.float32], now: float | None = None) -> RecentTime
     return RecentTimes(now=round(float(values[-1]), 3) if now is None else now, p50=p50, p95=p95, p99=p99)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Prometheus text (exposition format 0.0.4), in base units: seconds, ratios 0-1
+# -- Prometheus text (exposition format 0.0.4), in base units: seconds, ratios 0-1
 
 Samples = Iterable[tuple[Mapping[str, str], float]]
 

@@ -112,9 +112,7 @@ def _parse(text: str, schemes: tuple[str, ...], kind: str, *, foreign: tuple[str
     if scheme in foreign:
         raise UnavailableError(f"{scheme}:// as a {kind} is not supported; {_FOREIGN[scheme]}")
     if scheme not in schemes:
-        raise DataError(
-            f"{text}: unknown {kind} {scheme}://; expected a path or {', '.join(s + '://' for s in schemes)}"
-        )
+        raise DataError(f"{text}: unknown {kind} {scheme}://; expected a path, {', '.join(s + '://' for s in schemes)}")
     if scheme in ("rtsp", "rtsps", "http", "https"):
         try:
             urlsplit(text)

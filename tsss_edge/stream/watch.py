@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,7 @@ def open_reference(path: Path, engine: Backend) -> Backend:
     reference = open_backend(path, threads=1)
     require_same_preprocess(engine.preprocess, reference.preprocess, f"engine and reference {path}")
     if engine.classes != reference.classes:
-        raise ArtifactError(
-            f"{path}: other classes than the engine's; use the checkpoint that the engine was made from"
-        )
+        raise ArtifactError(f"{path}: other classes than the engine's; use the checkpoint it was made from")
     return reference
 
 
@@ -155,12 +154,12 @@ class LiveAccuracy:
         return float(miou_of(self._total)) if self._frames else None
 
 
+@dataclass(frozen=True)
 class Checks:
     """What a stream is checked against: a reference, a truth, both or nothing."""
 
-    def __init__(self, watch: ParityWatch | None = None, accuracy: LiveAccuracy | None = None) -> None:
-        self._watch = watch
-        self._accuracy = accuracy
+    watch: ParityWatch | None = None
+    accuracy: LiveAccuracy | None = None
 
     @classmethod
     def open(
@@ -183,33 +182,33 @@ class Checks:
 
     def add(self, result: FrameResult) -> dict[str, Any] | None:
         """Check a result -> {"agreement", "frame", "miou"} as far as they are known, None when nothing is."""
-        verdict = dict(self._watch.offer(result)) if self._watch else {}
-        if self._accuracy is not None and (miou := self._accuracy.add(result)) is not None:
+        verdict = dict(self.watch.offer(result)) if self.watch else {}
+        if self.accuracy is not None and (miou := self.accuracy.add(result)) is not None:
             verdict["miou"] = miou
         return verdict or None
 
     def finish(self) -> None:
         """Wait for the check under way. Raises: GateError, and what the reference raised."""
-        if self._watch is not None:
-            self._watch.finish()
+        if self.watch is not None:
+            self.watch.finish()
 
     def close(self) -> None:
-        if self._watch is not None:
-            self._watch.close()
+        if self.watch is not None:
+            self.watch.close()
 
     @property
     def parity(self) -> Parity | None:
-        return self._watch.verdict if self._watch else None
+        return self.watch.verdict if self.watch else None
 
     @property
     def miou(self) -> float | None:
         """Percent, over the whole stream."""
-        return self._accuracy.miou if self._accuracy else None
+        return self.accuracy.miou if self.accuracy else None
 
     @property
     def per_class(self) -> dict[str, float] | None:
         """Percent, over the whole stream, against a folder of masks."""
-        return self._accuracy.per_class if self._accuracy else None
+        return self.accuracy.per_class if self.accuracy else None
 
 
 def _has_truth(source: str, classes: Classes) -> bool:

@@ -1,10 +1,8 @@
 """A trained run + pictures whose image-level labels name one more category -> a run that segments that one too.
 
-The promise of the paper's abstract: a new category needs image-level labels only. How it is done is ours. The old network
-explains a picture as far as it can. Pixels of old categories that the label names stay theirs. Other objects (by the
-objectness head, or of a category that the label does not name) must be the new category. P-Net then trains further on these
-labels, and on the true masks of strong categories where the set has them: from the old weights, with one fresh row in the
-class head.
+The promise of the paper's abstract: a new category needs image-level labels only. How is ours. The old network explains a picture
+as far as it can. Old categories that the label names keep their pixels. Any other object must be the new category. P-Net then
+trains further on these labels and on true masks of strong categories, with one fresh row in the class head.
 """
 # Letters: N batch, K class (of the old network), h = H/8, w = W/8.
 
@@ -66,9 +64,8 @@ def adapt(
 ) -> AdaptReport:
     """Add `new_class` to the run `run` and write the run `out`, its labels in out/labels and its report in adapt.json.
 
-    `data`: classes.txt is the old one with `new_class` as its last line. Pictures of old categories should be among its
-    training pictures, or the network forgets them; of those, masks of categories that were strong are used where there
-    are any, and the old network's own answer, limited to the image-level label, elsewhere.
+    `data`: classes.txt is the old one with `new_class` as its last line. It should show old categories too, or the network
+    forgets them. Their true masks are used where they were strong, the old network's answer elsewhere.
     Raises: ArtifactError: `run` has no network with class head and objectness head, or `out` holds a run already.
             DataError: unusable data, no background, or no training picture shows the new category.
     """
@@ -85,7 +82,9 @@ def adapt(
         raise DataError(f"{data}: no training picture names {new_class!r} in its image-level label")
     config = shortened(msgspec.convert(old.meta.training, TrainConfig), epochs)
     net = load_model(old)
-    unlabelled = frozenset(i for i in dataset.ids("train") if _needs_label(i, supervision))
+    unlabelled = frozenset(
+        i for i in dataset.ids("train") if supervision.is_weak(i) or not dataset.mask_path(i).is_file()
+    )
     _write_labels(
         net, Views(dataset, sorted(unlabelled), config.preprocess), supervision, out / "labels", config.device
     )
@@ -155,10 +154,6 @@ def _require_one_more(old: Checkpoint, dataset: VocDataset, new_class: str) -> i
             "write such a classes.txt"
         )
     return len(expected) - 1
-
-
-def _needs_label(image_id: str, supervision: Supervision) -> bool:
-    return supervision.is_weak(image_id) or not supervision.dataset.mask_path(image_id).is_file()
 
 
 def _write_labels(net: SegNet, views: Views, supervision: Supervision, out: Path, device: str) -> None:

@@ -49,7 +49,7 @@ def train_all(
     Raises: DataError, ArtifactError: as the stages.
     """
     first_round(config, data, out, strong=strong, source=source, lnet_epochs=lnet_epochs, resume=resume)
-    if relabel and any_weak(data, strong):
+    if relabel and Supervision(VocDataset.open(data), tuple(strong)).weak_ids("train"):
         second_round(config, data, out, strong=strong, resume=resume)
         pnet = last_pnet(config, data, out, out / "pnet", strong=strong, switches=switches, resume=resume)
     else:
@@ -69,8 +69,8 @@ def first_round(
 ) -> None:
     """Train out/lnet and out/classifier and let them label, into out/labels. Arguments as `train_all`.
 
-    L-Net takes half of `config.epochs`, or a quarter with `source`, which has more pictures than a set has strong ones;
-    the classifier takes half of L-Net's, or as many with `source`, for without strong pixels it has more to learn.
+    L-Net takes half of `config.epochs`, or a quarter with `source`, which has more pictures. The classifier takes half of
+    L-Net's, or as many with `source`, because without strong pixels it has more to learn.
     """
     of_lnet = lnet_epochs or config.epochs // (4 if source else 2)
     lnet = train_lnet(with_epochs(config, of_lnet), data, out / "lnet", strong=strong, source=source, resume=resume)
@@ -100,7 +100,7 @@ def last_pnet(config: TrainConfig, data: Path, run: Path, out: Path, **options: 
 
 
 def draft_epochs(config: TrainConfig) -> int:
-    """Of P-Net's epochs, those of the draft."""
+    """The draft's share of P-Net's epochs."""
     return int(config.epochs * DRAFT)
 
 
@@ -110,11 +110,6 @@ def label_once(run: Path, data: Path, out: Path, *, resume: bool, **options: Any
     if this_process().writes and not (resume and (out / MANIFEST).is_file()):
         write_labels(run, data, out, **options)
     meet()
-
-
-def any_weak(data: Path, strong: Sequence[str]) -> bool:
-    """Whether a training picture is weak."""
-    return bool(Supervision(VocDataset.open(data), tuple(strong)).weak_ids("train"))
 
 
 def with_epochs(config: TrainConfig, epochs: int) -> TrainConfig:

@@ -1,10 +1,8 @@
 """Image-level labels -> a multi-label classifier whose class maps say where each named category is.
 
-Our reading of the paper: one class activation map for each category of the image-level label. Ours: the maps come from stride 8,
-are pooled inside L-Net's foreground (models/class_maps.py), and learn from the pixels of strong categories as well, so
-that the classifier also knows the categories that weak ones must be told apart from. A frozen L-Net says where unknown objects
-are. The classifier's own objectness head goes on learning, from strong pixels and elsewhere from that L-Net. So P-Net can
-start from the classifier with a head that fits its features.
+Our reading of the paper: a class activation map for each category of the label. Ours: maps have stride 8, are pooled inside L-Net's
+foreground (models/segnet.py), and learn from pixels of strong categories too. The objectness head goes on learning, from strong
+pixels and elsewhere from a frozen L-Net, so that P-Net can start from the classifier.
 """
 
 from __future__ import annotations
@@ -23,12 +21,12 @@ from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.frozen import keep_features
 from tsss_edge.models import load_model, network_input, pick_device
-from tsss_edge.models.class_maps import Classifier
+from tsss_edge.models.segnet import Classifier
 from tsss_edge.scoring import Views
 from tsss_edge.train.loader import Batch, LabelsOf, Samples
 from tsss_edge.train.loop import Moment, Stage, train
 from tsss_edge.train.losses import cell_shares, class_loss, object_loss
-from tsss_edge.train.start import freeze, fresh_net, require_background, take_over, training_split
+from tsss_edge.train.start import fresh_net, require_background, take_over, training_split
 
 IMAGE_WEIGHT, PIXEL_WEIGHT, PARTIAL_WEIGHT, FAIR_WEIGHT, OBJECT_WEIGHT = 0.3, 1.0, 1.0, 0.5, 0.5  # of the losses (ours)
 SURELY_OBJECT = 0.5  # L-Net's probability from which a cell must show one of the picture's categories
@@ -48,7 +46,7 @@ def train_classifier(
     start = Checkpoint.load(lnet)
     supervision = Supervision(dataset, tuple(start.meta.strong if strong is None else strong))
     net = take_over(fresh_net(config, num_classes=len(dataset.classes)), start, config.arch)
-    teacher = freeze(load_model(start).to(pick_device(config.device)))
+    teacher = load_model(start).to(pick_device(config.device)).requires_grad_(False)
     keep_features(teacher, config)
     classifier = Classifier(net)
     views = Views(dataset, dataset.ids("val"), config.preprocess)

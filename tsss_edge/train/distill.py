@@ -32,7 +32,7 @@ from tsss_edge.models.pretrained import IMAGENET
 from tsss_edge.scoring import Views
 from tsss_edge.train.loader import Batch, Samples
 from tsss_edge.train.loop import Moment, Stage, train
-from tsss_edge.train.start import freeze, load_encoder
+from tsss_edge.train.start import load_encoder
 
 BLOCKS_ALONE = 0.5  # share of training in which blocks learn by themselves, where they can
 COLOR, SCALES = 0.5, (0.5, 2.0)  # of the augmentation, stronger than where labels must stay true
@@ -84,7 +84,7 @@ def train_distilled(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         net = build_model(config.arch, num_classes=0)
-    guide = freeze(load_teacher(teacher, config).to(pick_device(config.device)))
+    guide = load_teacher(teacher, config).to(pick_device(config.device)).eval().requires_grad_(False)
     student = Student(net, guide, config)
     views = Views(photographs, photographs.ids("val")[:JUDGED], config.preprocess)
     stage = Stage(

@@ -1,9 +1,8 @@
 """Processes that `torchrun` started -> one training: each takes its share of every batch, all take the same step.
 
-Not `DistributedDataParallel`: that wraps one forward of one module. A step here may call its network twice, leave a head out,
-or train a discriminator beside it. So gradients are averaged after `backward`, in one all-reduce (16 MB for edge-m; nothing is
-overlapped). Batch norm sees the whole batch, and losses are means over all processes' pixels. So a global batch gives the
-same step on any number of processes, but for rounding.
+`DistributedDataParallel` wraps one forward of one module, but a step here may call its network twice or train a discriminator
+beside it. So gradients are averaged after `backward`, batch norm sees the whole batch, and losses are means over all pixels: a
+batch gives the same step on any number of processes, but for rounding.
 """
 # Letters: N batch, C channel, H height, W width.
 

@@ -1,8 +1,7 @@
 """Masks of strong categories -> L-Net: what is an object, whatever its category (Xiao et al., arXiv 1711.06828).
 
-Our reading of the paper: the class is removed from the masks of strong categories, so that the network fires on objects of
-categories it never saw. Ours: it is the objectness head of the edge networks, trained with binary cross-entropy on
-strong images. There the colour channels change places at random, because an object is an object in any hue.
+Our reading of the paper: masks lose their class, so the network fires on objects of categories it never saw. Ours: L-Net is the
+objectness head of the edge networks, and colour channels change places at random, because an object is an object in any hue.
 """
 
 from __future__ import annotations

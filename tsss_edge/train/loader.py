@@ -1,8 +1,8 @@
 """Pictures and the masks a loss may see -> batches. Counters alone decide the order and the randomness.
 
-Sample `index` of `epoch` is augmented by a generator seeded with (seed, epoch, index), or with (view, picture) where views
-repeat, and the order of an epoch by (seed, epoch): a resumed run needs no saved generator, and the number of loader threads
-changes nothing. Threads, not processes: OpenCV works outside Python's lock, and decoded pictures stay in one cache.
+Sample `index` of `epoch` has its own generator, seeded with (seed, epoch, index), or with (view, picture) where views repeat. So a
+resumed run needs no saved generator, and threads change nothing. Threads and not processes: OpenCV works outside Python's lock, and
+pictures stay in one cache.
 """
 # Letters: N batch, H height, W width, K class.
 

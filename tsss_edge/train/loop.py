@@ -1,8 +1,7 @@
-"""The one training loop: every stage gives it a network, samples, a step and a validation, and gets a run folder back.
+"""The one training loop: a stage gives it a network, samples, a step and a validation, and gets a run folder back.
 
-Run folder: best.pt, last.pt (weights, averaged weights, optimizer, counters), config.toml, log.jsonl, and TensorBoard
-events where that is installed. All randomness comes from counters (see loader.py), so going on from last.pt gives the
-weights of an uninterrupted run, bit for bit, on the same machine with the same number of threads.
+All randomness comes from counters (see loader.py). So going on from last.pt gives the weights of an uninterrupted run, bit for
+bit, on the same machine with the same number of threads.
 """
 
 from __future__ import annotations
@@ -24,12 +23,13 @@ from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Classes
 from tsss_edge.artifacts import Stage as StageName
 from tsss_edge.config import TrainConfig
 from tsss_edge.errors import DataError
+from tsss_edge.files import write_bytes
 from tsss_edge.frozen import freeze_stages, keep_features
 from tsss_edge.machine import progress
 from tsss_edge.models import pick_device
 from tsss_edge.train.distributed import average_gradients, join, mean_of_processes, meet, share_batch_statistics
 from tsss_edge.train.loader import Batch, Samples
-from tsss_edge.train.runfolder import Checkpoints, Log, Stateful, has_begun, write_config
+from tsss_edge.train.runfolder import Checkpoints, Log, Stateful, has_begun, to_toml
 
 CLIP_NORM = 5.0  # of the whole gradient; keeps one odd batch from undoing an epoch
 
@@ -92,7 +92,7 @@ def train(stage: Stage, config: TrainConfig, out: Path, *, resume: bool = False)
     checkpoints = Checkpoints(out, describe(stage, config), net, average.net, beside, stage.options)
     first = checkpoints.restore() if has_begun(out, resume) else 0
     if world.writes:
-        write_config(out, config)
+        write_bytes(out / "config.toml", to_toml(config).encode())
     steps = stage.samples.steps
     total = steps * config.epochs
 
@@ -107,7 +107,8 @@ def train(stage: Stage, config: TrainConfig, out: Path, *, resume: bool = False)
             torch.manual_seed(epoch_seed(config.seed, epoch, world.rank))
             for index, batch in enumerate(stage.samples.batches(epoch, rank=world.rank, world=world.size)):
                 moment = Moment(epoch * steps + index, (epoch * steps + index) / total, average.net)
-                set_lr(optimizer, learning_rate(config, moment, steps))
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(config, moment, steps)
                 with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                     loss, parts = stage.step(batch.to(device), moment)
                 require_finite(loss, batch, moment)
@@ -125,14 +126,10 @@ def train(stage: Stage, config: TrainConfig, out: Path, *, resume: bool = False)
                 due = (epoch + 1) % config.val_every == 0 or epoch + 1 == config.epochs
                 metrics = stage.validate(average.net) if due else {}
                 log.epoch(epoch, optimizer.param_groups[0]["lr"], metrics)
-                checkpoints.save(epoch + 1, metrics, score(stage, metrics, epoch))
+                best = metrics.get(stage.key, -math.inf) if stage.key else epoch  # without a key the newest is best
+                checkpoints.save(epoch + 1, metrics, best)
     meet()  # until process 0 has written
     return Checkpoint.load(out / "best.pt")
-
-
-def score(stage: Stage, metrics: dict[str, float], epoch: int) -> float:
-    """What best.pt maximises; a stage without a key keeps its newest weights."""
-    return metrics.get(stage.key, -math.inf) if stage.key else float(epoch)
 
 
 def require_finite(loss: Tensor, batch: Batch, moment: Moment) -> None:
@@ -175,8 +172,7 @@ def autocast_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
     return torch.bfloat16
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Optimizer and schedule
+# -- Optimizer and schedule
 
 
 def make_optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -198,12 +194,6 @@ def learning_rate(config: TrainConfig, moment: Moment, steps_per_epoch: int) -> 
     return config.lr * warmup * 0.5 * (1 + math.cos(math.pi * moment.done))
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every parameter group the learning rate `lr`."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-
-
 class Average:
     """Exponential moving average of a network's weights and statistics; what is evaluated and saved as best.pt."""
 
@@ -222,8 +212,7 @@ class Average:
             ours[name].copy_(theirs[name])
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Muon
+# -- Muon
 
 MATRIX_LR = 6.0  # times the learning rate of the others, which is AdamW's (ours, measured on CamVid)
 MOMENTUM = 0.9

@@ -1,9 +1,8 @@
 """Masks -> targets, and logits against them -> losses, on a grid between the network's stride 8 and the pixels.
 
-Targets are the *shares* of each class in a cell of `stride` pixels, and the logits are upsampled bilinearly (half-pixel
-centres, as at inference) to that grid. At stride 1 that is plain cross-entropy on pixels. At stride 4 a boundary cell
-still tells where in it the boundary runs, at a sixteenth of the softmaxes. CutMix and the mean teacher, which change targets,
-stand here too.
+A target is the *share* of each class in a cell of `stride` pixels. Logits are upsampled to that grid as at inference. Stride 1
+is plain cross-entropy; at stride 4 a cell still tells where a boundary runs, at a sixteenth of the cost. CutMix and the mean
+teacher change targets and stand here too.
 """
 # Letters: N batch, K class, H height, W width, h = H/stride, w = W/stride.
 
@@ -88,15 +87,13 @@ def object_loss(objectness: Tensor, shares: Tensor) -> Tensor:
     return total / mean_of_processes(known.sum()).clamp(min=1.0)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# What changes targets
+# -- What changes targets
 
 
 def cut_and_mix(seed: int, step: int, x: Tensor, *targets: Tensor) -> tuple[Tensor, ...]:
     """CutMix (arXiv 1905.04899): paste a rectangle of the next picture of the batch, with its targets, into each one.
 
-    It takes the surroundings away from an object, so that a category is not learned by what it mostly stands beside. One
-    rectangle a batch, on whole stride-8 cells, drawn from (seed, step).
+    So a category is not learned by what it mostly stands beside. One rectangle a batch, on stride-8 cells, from (seed, step).
     Args: x: (N,3,H,W). targets: (N,C,h,w) each, on a grid of H/8 cells or a multiple of it. Returns: x and targets.
     """
     draw = torch.Generator().manual_seed(seed * 1_000_003 + step)
@@ -120,11 +117,9 @@ def cut_and_mix(seed: int, step: int, x: Tensor, *targets: Tensor) -> tuple[Tens
 def refine(shares: Tensor, x: Tensor, batch: Batch, teacher: nn.Module, done: float) -> Tensor:
     """Targets of weak pictures, corrected by the averaged network: (N,K,h,w) -> (N,K,h,w). Strong pictures stay.
 
-    Mean teacher (arXiv 1703.01780), adapted; beyond the paper, behind a switch of P-Net. The teacher looks at the same
-    pictures, its probabilities limited to the background and to the categories of the image-level label. Where it surely sees
-    something else than Lw, nothing is learned there. Where Lw is unsure, its answer is the target. It helps on labels of the
-    first round and costs on those of a second round (docs/results/transfer.md). Pixels outside the picture (255 by
-    augmentation) get the teacher's answer too; it calls them background, which does no harm.
+    Mean teacher (arXiv 1703.01780), adapted; beyond the paper, behind a switch. The teacher chooses among the background and the
+    categories of the image-level label. Where it surely sees something else than Lw, nothing is learned. Where Lw is unsure, its
+    answer is the target. It helps on labels of the first round and costs on those of the second (docs/results/transfer.md).
     """
     say = min(1.0, max(0.0, (done - HEARD_FROM) / (HEARD_FULL - HEARD_FROM)))
     if say == 0 or not bool(batch.weak.any()):

@@ -1,16 +1,11 @@
 """True masks of strong images + transferred labels of weak images -> P-Net: all categories, and objectness beside them.
 
-With nothing weak the same training is the supervised baseline, and the way for fully labelled sets.
-
-Our reading of the paper (Xiao et al., arXiv 1711.06828): S, started from L-Net, learns by cross-entropy from strong images (true
-masks) and weak images (Lw), while D tells its predictions on strong images from those on weak ones and S learns to make
-the second look like the first. Ours: S starts from the classifier, which came of L-Net and knows categories already, and
-in the second round of labels from the draft that wrote them; D judges structure, not category
-(models/discriminator.py). D works alone for the first tenth of training, and its weight grows over another tenth, because an
-untrained D only adds noise. The target for "strong" is 0.9 (one-sided label smoothing, arXiv 1606.03498). D learns at a
-tenth of S's starting rate with betas (0.5, 0.99), as spectral norm wants. S's adversarial loss weighs 0.01, small against
-cross-entropy. What D, mean teacher and CutMix give: docs/results/transfer.md. The objectness head goes on
-learning from the same pixels, so that "object, but of no known category" stays visible.
+With nothing weak this is the supervised baseline. Our reading of the paper (Xiao et al., arXiv 1711.06828): S, started from L-Net,
+learns by cross-entropy from true masks and Lw. D tells predictions on strong images from those on weak ones, and S learns to make
+the second look like the first. Ours: S starts from the classifier, or from the draft that labelled again. D judges structure, not
+category (models/discriminator.py), cell by cell. D works alone for the first tenth of training and gains weight over another tenth.
+Its target for "strong" is 0.9 (arXiv 1606.03498). The objectness head learns from the same pixels, so an object of no known category
+stays visible. What each part gives: docs/results/transfer.md.
 """
 
 from __future__ import annotations
@@ -34,8 +29,7 @@ from tsss_edge.data.voc import VocDataset, read_mask, read_size
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.files import read_json
 from tsss_edge.label.write import MANIFEST, LabelReport, find_classifier, find_labeller, label_path
-from tsss_edge.models import SegNet, network_input
-from tsss_edge.models.class_maps import load_classifier
+from tsss_edge.models import SegNet, load_classifier, network_input
 from tsss_edge.models.discriminator import Discriminator
 from tsss_edge.scoring import Views, class_scores
 from tsss_edge.train.distributed import average_gradients
@@ -62,8 +56,8 @@ D_ALONE, D_FULL = 0.1, 0.2  # share of training until S listens to D at all, and
 
 
 class Switches(Struct, frozen=True):
-    """Parts of the training that can be left out. `adversarial`: the discriminator. Without a strong or without a weak image it
-    is always left out. `mean_teacher`, `cutmix`: `refine` and `cut_and_mix` in train/losses.py."""
+    """Parts of the training. `adversarial`: the discriminator, where there are strong and weak images. `mean_teacher`, `cutmix`:
+    `refine` and `cut_and_mix` in train/losses.py."""
 
     adversarial: bool = True
     judge: bool = (
@@ -151,8 +145,7 @@ def class_stage(
 ) -> Stage:
     """The stage of a network that tells categories apart, from any starting weights.
 
-    Args: mask_of: what the loss may see of a picture. weak: the pictures of which that is Lw. labels_of: image-level labels;
-          the switches that act on weak pictures need them.
+    Args: mask_of: what the loss may see of a picture. weak: pictures whose mask is Lw. labels_of: their image-level labels.
     """
     ids = training_split(dataset)
     augment = TrainAugment(config.view_hw, config.preprocess, config.scale_range)
@@ -188,8 +181,7 @@ def class_stage(
 
 
 def starting_net(config: TrainConfig, dataset: VocDataset, run: Path) -> SegNet:
-    """P-Net before its first step: L-Net's weights and those of the classifier that came of them where there is one; or
-    those of an earlier P-Net, which a second round of labels goes on from.
+    """P-Net before its first step: the weights of L-Net and its classifier, or of an earlier P-Net.
 
     Raises: ArtifactError: another architecture, or a P-Net of other classes.
     """
@@ -235,9 +227,7 @@ def visible_masks(supervision: Supervision, labels: Path, labelled: frozenset[st
         mask, size = read_mask(path), read_size(supervision.dataset.image_path(image_id))
         allowed = {0, IGNORE, *supervision.image_labels(image_id)}
         if mask.shape != size or not set(np.unique(mask).tolist()) <= allowed:
-            raise DataError(
-                f"{path}: its size or its categories are not those of image {image_id}; label this set again"
-            )
+            raise DataError(f"{path}: size or categories are not those of image {image_id}; label this set again")
         return mask
 
     return mask_of

@@ -1,8 +1,7 @@
-"""Quantization-aware fine-tuning: a trained checkpoint + the INT8 graph that was made of it -> a checkpoint INT8 hurts less.
+"""A trained checkpoint + the INT8 graph made of it -> a checkpoint that INT8 hurts less (quantization-aware fine-tuning).
 
-The network trains with the roundings of its INT8 graph: the same tensors, the same placement, the same ranges. The result is an
-ordinary checkpoint of the same architecture, which is exported and calibrated as any other. Gradients pass a rounding as if it
-were not there, and stop where a value is clipped (arXiv 1712.05877, section 3).
+The network trains with the roundings of its INT8 graph: same tensors, same ranges. The result is an ordinary checkpoint.
+Gradients pass a rounding unchanged and stop where a value is clipped (arXiv 1712.05877, section 3).
 """
 
 from __future__ import annotations
@@ -73,9 +72,7 @@ def find_checkpoint(model: OnnxModel) -> Checkpoint:
     for path in (*sorted(folder.glob("*.pt")), *sorted(folder.parent.glob("*.pt"))):
         if sha256_file(path) == model.meta.checkpoint_sha256:
             return Checkpoint.load(path)
-    raise ArtifactError(
-        f"{model.path}: its checkpoint ({model.meta.checkpoint_sha256[:12]}) is neither in {folder} nor above; copy it there"
-    )
+    raise ArtifactError(f"{model.path}: its checkpoint is neither in {folder} nor above; copy it there")
 
 
 def rounded(net: SegNet, model: OnnxModel, table: CalibTable) -> fx.GraphModule:

@@ -37,11 +37,6 @@ def epochs_done(out: Path) -> int:
     return len(path.read_text().splitlines()) if path.is_file() else 0
 
 
-def write_config(out: Path, config: TrainConfig) -> None:
-    """Write config.toml, which `--config` reads."""
-    write_bytes(out / "config.toml", to_toml(config).encode())
-
-
 def to_toml(config: TrainConfig) -> str:
     """The settings as TOML; every value is a string, number, boolean or list, which JSON writes the same way.
 
@@ -102,8 +97,7 @@ def _board(out: Path, first_epoch: int) -> Any:
     return SummaryWriter(str(out / "tensorboard"), purge_step=first_epoch + 1)  # hides what will be trained again
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Checkpoints
+# -- Checkpoints
 
 
 class Stateful(Protocol):

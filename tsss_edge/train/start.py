@@ -33,9 +33,9 @@ def fresh_net(config: TrainConfig, *, num_classes: int) -> SegNet:
 def load_encoder(net: SegNet, config: TrainConfig) -> None:
     """Start the encoder from `config.encoder_weights`: a checkpoint of ours, or a plain file of tensors by name.
 
-    Names are ours (`encoder....`); for vgg16-largefov also torchvision's of `vgg16` (`features....`); for the lite
-    architectures also EfficientNet-PyTorch's (`_conv_stem....`), and "imagenet" names the installed package that brings
-    them (models/pretrained.py). Classifiers are left out. Does nothing when the setting is empty.
+    Names are ours (`encoder....`); for vgg16-largefov also torchvision's (`features....`), for the lite architectures
+    EfficientNet-PyTorch's (`_conv_stem....`). "imagenet" names the installed package that brings those (models/pretrained.py). An
+    empty setting does nothing.
     Raises: ArtifactError: the file is missing, or its tensors are not this encoder's.
             UnavailableError: "imagenet" without the package.
     """
@@ -144,8 +144,3 @@ def class_weights(dataset: VocDataset, ids: Sequence[str], mask_of: MaskOf, powe
     seen = counts[: len(dataset.classes)].astype(np.float64)
     ratio = np.divide(np.median(seen[seen > 0]), seen, out=np.ones_like(seen), where=seen > 0)
     return torch.from_numpy(np.minimum(ratio**power, MAX_CLASS_WEIGHT)).float()
-
-
-def freeze(net: nn.Module) -> nn.Module:
-    """The network in eval mode, without gradients."""
-    return net.eval().requires_grad_(False)

@@ -1,7 +1,6 @@
 """`open_source`: what the user wrote -> a `Source`.
 
-Files give every frame in order; cameras and network streams give the newest one and come back when they are lost
-(`live.py`). Nothing here resizes or converts: frames are BGR at the size the source has.
+Files give every frame in order. Cameras give the newest frame and come back when they are lost. Frames are BGR, never resized.
 """
 
 from __future__ import annotations

@@ -82,9 +82,7 @@ class VideoSource(_Recorded):
         self._first = self._decode(None) if self._capture.isOpened() else None
         if self._first is None:
             self._capture.release()
-            raise DataError(
-                f"{name}: not a readable video (cut short, damaged, or not a video); expected a file that FFmpeg plays"
-            )
+            raise DataError(f"{name}: not a readable video (cut short or damaged?); expected a file that FFmpeg plays")
         self.size_hw = (self._first.shape[0], self._first.shape[1])
 
     def _picture(self, index: int, out: NDArray[np.uint8] | None) -> Picture:

@@ -73,9 +73,7 @@ def open_web(
 
         from tsss_edge.stream.web.app import Info, make_app
     except ModuleNotFoundError as error:
-        raise UnavailableError(
-            f"--web needs {error.name}, which is not installed; pip install 'tsss-edge[web]'"
-        ) from error
+        raise UnavailableError(f"--web needs {error.name}: pip install 'tsss-edge[web]'") from error
     host, port = parse_bind(bind)
     sock = _listen(host, port)
     token = None if is_loopback(host) else secrets.token_urlsafe(24)
