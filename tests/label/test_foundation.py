@@ -21,8 +21,7 @@ from tsss_edge.label.annotate import LabelConfig, seen_by
 from tsss_edge.label.edges import EdgeFit
 from tsss_edge.label.foundation import FeatureNet, Feeding, TextMaps, resized_map
 from tsss_edge.label.write import Teachers, write_labels
-from tsss_edge.models import SegNet, build_model
-from tsss_edge.models.class_maps import Classifier
+from tsss_edge.models import Classifier, SegNet, build_model
 
 CLASSES = Classes(names=("background", "red", "green", "blue"))
 SPEC = Preprocess(size_hw=(64, 64))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tsss_edge.config import TrainConfig
-from tsss_edge.train.judge import HEARD_FROM, Judge, corrupted, overlap
+from tsss_edge.train.judge import HEARD_FROM, QualityJudge, corrupted, overlap
 from tsss_edge.train.loader import Batch
 from tsss_edge.train.loop import Moment
 from tsss_edge.train.pnet import ClassStep, Switches
@@ -44,7 +44,7 @@ def test_errors_change_labels_and_leave_what_is_unknown() -> None:
 
 def test_it_learns_which_cells_are_wrong() -> None:
     """The picture shows where the object is, so that what is called object outside is wrong."""
-    judge, true = Judge(CONFIG), squares(8)
+    judge, true = QualityJudge(CONFIG), squares(8)
     image = true[:, 1:2].expand(-1, 3, -1, -1).contiguous()
     losses = [float(judge.learn(image, true, drawn(step)).detach()) for step in range(60)]
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
@@ -71,7 +71,7 @@ def test_it_weighs_weak_pictures_alone_and_only_when_it_has_learned(
         None,
         Switches(adversarial=False, cutmix=False, judge=True),
         objectness=True,
-        judge=Judge(CONFIG),
+        judge=QualityJudge(CONFIG),
     )
     masks = torch.ones(2, 64, 64, dtype=torch.uint8)
     batch = Batch(

@@ -23,7 +23,7 @@ REACH = 2  # cells by which an object is made too small or too large, at most
 KINDS = 3  # of errors: smaller, larger, another category
 
 
-class Judge:
+class QualityJudge:
     """D and its optimizer."""
 
     def __init__(self, config: TrainConfig) -> None:

@@ -33,7 +33,7 @@ from tsss_edge.models import SegNet, load_classifier, network_input
 from tsss_edge.models.discriminator import Discriminator
 from tsss_edge.scoring import Views, class_scores
 from tsss_edge.train.distributed import average_gradients
-from tsss_edge.train.judge import HEARD_FROM, HEARD_FULL, Judge
+from tsss_edge.train.judge import HEARD_FROM, HEARD_FULL, QualityJudge
 from tsss_edge.train.loader import Batch, LabelsOf, Samples
 from tsss_edge.train.loop import Moment, Stage, train
 from tsss_edge.train.losses import category_losses, cell_shares, cut_and_mix, object_loss, refine, upsample_to
@@ -151,7 +151,7 @@ def class_stage(
     augment = TrainAugment(config.view_hw, config.preprocess, config.scale_range)
     both = 0 < len(weak) < len(ids)
     duel = Duel(config) if switches.adversarial and both else None
-    judge = Judge(config) if switches.judge and both else None
+    judge = QualityJudge(config) if switches.judge and both else None
     beside: dict[str, Stateful] = {}
     for name, part in (("discriminator", duel), ("judge", judge)):
         if part is not None:
@@ -284,7 +284,7 @@ class ClassStep:
         switches: Switches,
         *,
         objectness: bool,
-        judge: Judge | None = None,
+        judge: QualityJudge | None = None,
     ) -> None:
         self._net, self._config, self._weights, self._duel = net, config, weights, duel
         self._switches, self._objectness, self._judge = switches, objectness, judge
