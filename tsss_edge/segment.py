@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import IGNORE, Placement, Struct
+from tsss_edge.artifacts import IGNORE, Placement, Preprocess, Struct
 from tsss_edge.backends import Backend, Outputs, open_backend
 from tsss_edge.data.voc import IMAGE_SUFFIXES, read_image
 from tsss_edge.errors import ArtifactError, DataError
@@ -40,6 +40,13 @@ def segment_image(backend: Backend, image: NDArray[np.uint8]) -> NDArray[np.uint
     Raises:  ArtifactError: the network has no class output (an L-Net).
     """
     return labels_at(run_network(backend, image), image.shape[:2], backend.preprocess.place(image.shape[:2]))
+
+
+def load_picture(path: Path, spec: Preprocess) -> NDArray[np.uint8]:
+    """A picture as the network gets it: (1,H,W,3) uint8 RGB. Raises: DataError: unreadable."""
+    from tsss_edge.kernels.preprocess import preprocess
+
+    return preprocess(read_image(path), spec, bgr=False)[None]
 
 
 def run_network(backend: Backend, image: NDArray[np.uint8]) -> Outputs:

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsss_edge.calib.sets import Chosen, balanced, choose, find_set, load_picture, noise, shuffled, spread
+from tsss_edge.calib.sets import Chosen, balanced, choose, find_set, noise, shuffled, spread
 from tsss_edge.config import CalibSet, load_calib_set, shared_folder
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.files import sha256_file
+from tsss_edge.segment import load_picture
 
 
 def make_set(root: Path, labels: dict[str, str]) -> VocDataset:

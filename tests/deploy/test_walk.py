@@ -125,8 +125,16 @@ def walk() -> Iterator[tuple[set[str], set[tuple[str, str]]]]:
         sys.setprofile(None)
 
 
-def test_files_and_functions_of_a_choice(made: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "most_files", "most_functions", "before"),
+    [("net.int8.onnx", 30, 208, "31 / 227"), ("net.pt", 36, 271, "37 / 292")],
+)
+def test_files_and_functions_of_a_choice(
+    made: Path, tmp_path: Path, name: str, most_files: int, most_functions: int, before: str
+) -> None:
+    options = {"calib_data": made / "data"} if name == "net.pt" else {}
     with walk() as (entered, functions):
-        _choose(made, made / "net.int8.onnx", tmp_path / "net")
-    assert len(entered) <= 31, sorted(entered)
-    assert len(functions) <= 225, sorted(functions)
+        _choose(made, made / name, tmp_path / "net", **options)
+    print(f"{name}: {len(entered)} files / {len(functions)} functions (before: {before})")
+    assert len(entered) <= most_files, sorted(entered)
+    assert len(functions) <= most_functions, sorted(functions)

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Placement, Preprocess
 from tsss_edge.config import CalibSet, load_calib_set, shared_folder
-from tsss_edge.data.voc import VocDataset, read_image
+from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import DataError
 from tsss_edge.files import sha256_bytes, sha256_file
 from tsss_edge.onnxgraph.sessions import RunPicture
-from tsss_edge.segment import labels_at
+from tsss_edge.segment import labels_at, load_picture
 
 FEW = 128  # pictures; below, ranges of rare classes are a matter of luck (peers calibrate on 128 to 512)
 HELD_BACK = 128  # pictures; a network labels them in a second or two
@@ -92,13 +92,6 @@ def find_set(name_or_path: str) -> tuple[CalibSet, Path]:
     found = load_calib_set(name_or_path)
     is_path = Path(name_or_path).suffix == ".toml"
     return found, Path(name_or_path).parent if is_path else shared_folder("calib")
-
-
-def load_picture(path: Path, spec: Preprocess) -> NDArray[np.uint8]:
-    """A picture as the network gets it: (1,H,W,3) uint8 RGB. Raises: DataError: unreadable."""
-    from tsss_edge.kernels.preprocess import preprocess
-
-    return preprocess(read_image(path), spec, bgr=False)[None]
 
 
 def noise(spec: Preprocess, size: int, seed: int) -> Chosen:

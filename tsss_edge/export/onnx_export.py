@@ -26,10 +26,11 @@ from tsss_edge.artifacts import (
     load_artifact,
 )
 from tsss_edge.backends.base import Outputs, expected_outputs
-from tsss_edge.calib.sets import load_picture, spread
+from tsss_edge.calib.sets import spread
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
 from tsss_edge.onnxgraph.sessions import run_tensors
+from tsss_edge.segment import load_picture
 
 if TYPE_CHECKING:
     from tsss_edge.models import SegNet

@@ -25,7 +25,6 @@ from tsss_edge.artifacts import (
     require_same_preprocess,
 )
 from tsss_edge.backends import open_backend
-from tsss_edge.calib.sets import load_picture
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
 from tsss_edge.files import sha256_file
@@ -34,6 +33,7 @@ from tsss_edge.parity.int8_checks import LayerError, LayerReport, compare_layers
 from tsss_edge.parity.measure import StageCounts, WorstImage, look_again, measure
 from tsss_edge.parity.verdict import ClassChange, ParityReport, StageResult, judge
 from tsss_edge.scoring import require_labelled, require_same_classes
+from tsss_edge.segment import load_picture
 
 __all__ = ["ClassChange", "LayerError", "LayerReport", "ParityReport", "StageResult", "WorstImage", "check_parity"]
 

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import CalibrationRecord, Preprocess, Struct
 from tsss_edge.calib.ranges import collect
-from tsss_edge.calib.sets import load_picture
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.files import sha256_file
 from tsss_edge.onnxgraph.qdq import calibrated_peaks
 from tsss_edge.onnxgraph.sessions import run_tensors
 from tsss_edge.onnxgraph.view import LAYERS, LEVELS, OnnxGraph
+from tsss_edge.segment import load_picture
 
 if TYPE_CHECKING:
     from onnx import ModelProto

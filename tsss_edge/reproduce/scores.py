@@ -41,12 +41,12 @@ def scored(checkpoint: Checkpoint, views: Views, strong: Sequence[str], *, flip:
     path = checkpoint.path.parent / ("score-flip.json" if flip else "score.json")
     if path.is_file() and (kept := read_json(path, RowScore)).checkpoint_sha256 == checkpoint.sha256:
         return kept
-    score = _measured(checkpoint, views, strong, flip)
+    score = measured(checkpoint, views, strong, flip)
     write_json(path, score)
     return score
 
 
-def _measured(checkpoint: Checkpoint, views: Views, strong: Sequence[str], flip: bool) -> RowScore:
+def measured(checkpoint: Checkpoint, views: Views, strong: Sequence[str], flip: bool) -> RowScore:
     classes = views.dataset.classes
     net = load_model(checkpoint).to(pick_device(str(checkpoint.meta.training.get("device", "auto"))))
     counts = SplitCounts(len(classes), ("classes", "objects"))
