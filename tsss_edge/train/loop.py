@@ -163,7 +163,7 @@ def describe(stage: Stage, config: TrainConfig) -> CheckpointMeta:
 def autocast_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
     """bf16 on CPUs and on GPUs that have it, FP16 on older GPUs, float32 without `amp`.
 
-    Float32 also for depthwise convolutions on a CPU, where PyTorch's bf16 ones are ten times as slow (measured, lite0).
+    Float32 also for depthwise convolutions on a CPU: PyTorch's bf16 ones were ten times as slow (lite0, on AVX2).
     """
     if not config.amp or (device.type == "cpu" and config.arch.startswith("lite")):
         return torch.float32
