@@ -1,8 +1,9 @@
 #!/bin/sh
 # Everything that needs a CUDA GPU, in one command on any host: gpu tests, FP16 and INT8 engines with whatever TensorRT is
-# there, parity against PyTorch, bench, stream. Writes OUT/gpu_report.json and prints a table; exit 0 when nothing failed.
+# there, parity against PyTorch, bench, stream. Writes OUT/gpu_report.json after each step and prints a table; exit 0 when
+# nothing failed or was left. Run again with the same --out, it goes on where it stopped.
 #
-#   scripts/gpu_acceptance.sh [--out DIR] [--checkpoint CKPT --data DIR]
+#   scripts/gpu_acceptance.sh [--out DIR] [--budget SECONDS] [--device N] [--checkpoint CKPT --data DIR]
 #
 # From a clone: makes a venv (.venv-gpu) with the extras below. Without a network: `tsss-edge bundle --extra train --extra onnx
 # --extra rtx --file scripts --file tests`, then on the host ./install.sh and PYTHON=venv/bin/python files/scripts/gpu_acceptance.sh

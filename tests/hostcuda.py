@@ -161,6 +161,7 @@ class HostCuda:
         self.most_bytes = 1 << 40
         self._buffers: dict[int, Any] = {}
         self.events: dict[int, float | None] = {}
+        self.recorded_in: dict[int, tuple[Stream, list[bool]]] = {}  # of the last record: where, and whether it is done
         self.graphs: dict[int, list[Work]] = {}
         self.captures = self.launches = 0
         self._local = threading.local()
@@ -288,12 +289,28 @@ class HostCuda:
     def cuEventRecordWithFlags(self, event: Any, stream: Any, flags: Any) -> int:
         where = self.streams[stream.value]
         assert (flags.value == driver.EXTERNAL) == (where.recording is not None)
-        where.put(lambda: self.events.update({event.value: self.clock_ms}))
+        done: list[bool] = []
+        if where.recording is None:
+            self.recorded_in[event.value] = where, done
+        where.put(lambda: (done.append(True), self.events.update({event.value: self.clock_ms})))
         return 0
 
+    def cuStreamWaitEvent(self, stream: Any, event: Any, flags: Any) -> int:
+        if (recorded := self.recorded_in.get(event.value)) is not None:
+            self.streams[stream.value].put(lambda: self._run_until(*recorded))
+        return 0
+
+    def _run_until(self, where: Stream, done: list[bool]) -> None:
+        while not done and where.queue:
+            where.queue.pop(0)()
+            self.clock_ms += 1
+
     def cuEventSynchronize(self, event: Any) -> int:
-        """Streams run to their end: more than needed, never less."""
+        """Its stream runs until it comes to the event; all do, for an event of a graph."""
         with self.lock:
+            if (recorded := self.recorded_in.get(event.value)) is not None:
+                self._run_until(*recorded)
+                return 0
             for stream in self.streams.values():
                 if stream.recording is None:
                     stream.synchronize()
@@ -307,6 +324,7 @@ class HostCuda:
 
     def cuEventDestroy_v2(self, event: Any) -> int:
         del self.events[event.value]
+        self.recorded_in.pop(event.value, None)
         return 0
 
     def cuStreamBeginCapture_v2(self, stream: Any, mode: Any) -> int:

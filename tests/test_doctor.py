@@ -30,6 +30,15 @@ def test_this_machine_is_told_as_table_and_as_json() -> None:
     assert "To get what is missing" in text
 
 
+def test_a_broken_library_is_a_finding_and_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cv2 that was built for NumPy 1 raises beside NumPy 2, and doctor is what people call then."""
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    report = examine()
+    broken = find(report, "OpenCV")
+    assert broken.status == "missing" and broken.fix and "ModuleNotFoundError" in broken.found
+    assert find(report, "Python").status == "ok" and not report.can["show a window"]
+
+
 def test_every_missing_thing_has_a_fix() -> None:
     assert [c.name for c in examine().checks if c.status != "ok" and not c.fix] == []
 

@@ -144,6 +144,7 @@ class _Graph:
             "Resize", [logits, "", scales], "wide", mode="linear", coordinate_transformation_mode="half_pixel"
         )
         x = self.node("ArgMax", [x], "best", axis=1, keepdims=0)
+        x = self.node("Cast", [x], "best_as_float", to=TensorProto.FLOAT)  # as `FusedNet` does
         self.node("Cast", [x], "labels", to=TensorProto.UINT8)
         shape = [self.batch, self.height, self.width]
         self.outputs.append(helper.make_tensor_value_info("labels", TensorProto.UINT8, shape))

@@ -192,11 +192,15 @@ def check_parity(
     report_dir: PathLike | None = None,
     **options: Any,
 ) -> ParityReport:
-    """Compare an engine with its checkpoint on a labelled set. The report is true when the gate holds. Options: see `parity`."""
+    """Compare an engine with its checkpoint, or a folder of the checkpoint's answers, on a labelled set.
+
+    The report is true when the gate holds. Options: see `parity`.
+    """
     from tsss_edge.parity import check_parity as run
 
     folder = Path(report_dir) if report_dir is not None else None
-    return run(_loaded(engine), _checkpoint(reference), Path(data), report_dir=folder, **options)
+    given = reference if isinstance(reference, Checkpoint) else Path(reference)
+    return run(_loaded(engine), given, Path(data), report_dir=folder, **options)
 
 
 def segment(engine: PathLike, inputs: PathLike | Sequence[PathLike], out: PathLike, **options: Any) -> SegmentReport:

@@ -267,6 +267,7 @@ class CalibrationRecord(Struct, frozen=True):
     onnx: str = ""  # its name; it lies beside the INT8 graph
     random: bool = False
     peaks: dict[str, float] = {}  # largest magnitude of each measured tensor, by which `parity` replays the calibration
+    others: dict[str, float] = {}  # the same of the float tensors that never get a pair, on some of the pictures
 
 
 class OnnxMeta(Struct, frozen=True):
@@ -369,6 +370,7 @@ class LatencyRecord(Struct, frozen=True):
     p99_ms: float
     runs: int
     threads: int | None = None
+    power_mode: str = ""  # of a Jetson (nvpmodel); figures of different modes must not be compared
 
 
 class ParityRecord(Struct, frozen=True):
@@ -402,6 +404,8 @@ class Target(Struct, frozen=True):
     timing_cache: bool = True
     dla_core: int | None = None
     compute_capabilities: tuple[str, ...] = ()  # "8.7"; empty: of this machine
+    hardware_compatible: Literal["", "ampere_plus", "same_compute_capability"] = ""  # other GPUs that run the plan too
+    version_compatible: bool = False  # later TensorRT versions of the same major number run it too
     local: bool = True  # False: a device that is not this machine, so build-engine writes a build kit
 
 
@@ -411,6 +415,7 @@ class DlaUse(Struct, frozen=True):
     on_dla: int
     on_gpu: dict[str, str]
     hops: int
+    int8: tuple[int, int] | None = None  # convolutions and Adds that have all ranges for INT8, and all of them
 
     @classmethod
     def of(cls, layers: Sequence[str], refused: Mapping[str, str]) -> DlaUse:
@@ -425,7 +430,8 @@ class DlaUse(Struct, frozen=True):
         named = ", ".join(f"{name}: {reason}" for name, reason in list(self.on_gpu.items())[:most_named])
         more = ", ..." if len(self.on_gpu) > most_named else ""
         told = f" ({named}{more})" if named else ""
-        return f"{self.on_dla} layers on the DLA, {len(self.on_gpu)} on the GPU{told}, {self.hops} hops"
+        int8 = f", {self.int8[0]} of {self.int8[1]} convolutions and Adds in INT8" if self.int8 else ""
+        return f"{self.on_dla} layers on the DLA, {len(self.on_gpu)} on the GPU{told}, {self.hops} hops{int8}"
 
 
 class Candidate(Struct, frozen=True):

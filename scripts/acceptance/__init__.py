@@ -2,11 +2,17 @@
 
 Each step is one command in a process of its own, so that a crash of one says so and the others go on. What this machine
 cannot do (no TensorRT, a GPU that TensorRT-RTX does not serve) is skipped with the reason, never counted as passed.
+
+The cheap and telling steps come first, the report is written after each, and the same command goes on where one stopped: a
+visit of 15 minutes is enough for kernels, loop, PyTorch and the loop with PyTorch as its engine.
 """
 
 from __future__ import annotations
 
+import math
+import shutil
 import sys
+import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,7 +26,7 @@ from tsss_edge.config import load_target
 from tsss_edge.deploy.kit import toml_text
 from tsss_edge.doctor import DoctorReport, examine
 from tsss_edge.errors import ArtifactError
-from tsss_edge.files import write_bytes, write_json
+from tsss_edge.files import read_json, write_bytes, write_json
 from tsss_edge.machine import RTX_CAPABILITIES
 
 __all__ = ["AcceptanceReport", "run_acceptance"]
@@ -31,7 +37,7 @@ OWN_DROP = 1.0  # mIoU points for the small network made here: 60 pictures move 
 
 
 class AcceptanceReport(Struct, frozen=True):
-    """All steps on one machine. `passed`: no step failed, and the GPU tests ran."""
+    """All steps on one machine. `passed`: no step failed or was left for lack of time, and the GPU tests ran."""
 
     passed: bool
     machine: DoctorReport
@@ -46,8 +52,9 @@ class AcceptanceReport(Struct, frozen=True):
 
     def verdict(self) -> str:
         """One line."""
-        counts = {s: sum(step.status == s for step in self.steps) for s in ("passed", "failed", "skipped")}
-        return f"{'PASSED' if self.passed else 'FAILED'}: {', '.join(f'{n} {s}' for s, n in counts.items())}"
+        counts = {s: sum(step.status == s for step in self.steps) for s in ("passed", "failed", "skipped", "left")}
+        left = "" if counts["failed"] or not counts["left"] else "NOT FINISHED"
+        return f"{'PASSED' if self.passed else left or 'FAILED'}: {', '.join(f'{n} {s}' for s, n in counts.items())}"
 
     def markdown(self) -> str:
         """The same as a page."""
@@ -67,21 +74,25 @@ def run_acceptance(
     data: Path | None = None,
     tests: Path | None = None,
     epochs: int = 10,
+    budget: float | None = None,
 ) -> AcceptanceReport:
-    """Run everything and write `gpu_report.json`, `gpu_report.md` and logs into the folder `out`.
+    """Run everything; `gpu_report.json`, `gpu_report.md` and logs in the folder `out` are whole after each step.
 
-    Args:    checkpoint, data: a trained network and its labelled set; default: a small one is made here.
+    Args:    out: with the report of a run that stopped, what passed there is kept and the rest is run.
+             checkpoint, data: a trained network and its labelled set; default: a small one is made here.
              tests: the project's `tests` folder; its `gpu` tests run when it is given.
-             epochs: training of the small one.
-    Raises:  ArtifactError: `out` holds a report already. ValueError: only one of `checkpoint` and `data`.
+             epochs: training of the small one. budget: seconds after which nothing starts and what runs is stopped.
+    Raises:  ArtifactError: the report in `out` is of another machine, or damaged. ValueError: only one of `checkpoint` and `data`.
     """
     if (checkpoint is None) != (data is None):
         raise ValueError("--checkpoint and --data belong together")
-    if (out / "gpu_report.json").exists():
-        raise ArtifactError(f"{out / 'gpu_report.json'}: exists already; choose another --out folder")
+    deadline = math.inf if budget is None else time.monotonic() + budget
     out.mkdir(parents=True, exist_ok=True)
-    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    machine, run = examine(out), Run(out)
+    machine = examine(out)
+    before = _before(out, machine)
+    started = before.started if before else datetime.now(timezone.utc).isoformat(timespec="seconds")
+    run = Run(out, {step.name: step for step in before.steps} if before else {}, deadline)
+    run.changed = lambda: _write(out, report(run, machine, started))
     run_gpu_tests(run, tests)
     made = (checkpoint, data) if checkpoint and data else _network(run, epochs)
     if made is not None:
@@ -89,22 +100,43 @@ def run_acceptance(
         for target, reason in targets(machine):
             drop = target.max_drop if checkpoint else OWN_DROP
             _engines(run, msgspec.structs.replace(target, max_drop=drop), reason, *made)
-    report = AcceptanceReport(
+    return report(run, machine, started)
+
+
+def report(run: Run, machine: DoctorReport, started: str) -> AcceptanceReport:
+    """What is known so far."""
+    return AcceptanceReport(
         passed=passed(run.steps, machine),
         machine=machine,
         steps=tuple(run.steps),
         started=started,
         tool=f"tsss-edge {tsss_edge.__version__}",
     )
-    write_bytes(out / "gpu_report.md", report.markdown().encode())
-    write_json(out / "gpu_report.json", report)
-    return report
+
+
+def _before(out: Path, machine: DoctorReport) -> AcceptanceReport | None:
+    """The report of a run that stopped. Raises: ArtifactError: of another machine, or damaged."""
+    path = out / "gpu_report.json"
+    if not path.exists():
+        return None
+    before = read_json(path, AcceptanceReport)
+    theirs, ours = gpu_name(before.machine).partition(", ")[0], gpu_name(machine).partition(", ")[0]
+    if theirs != ours:
+        raise ArtifactError(
+            f"{path}: of a machine with {theirs or 'no GPU'}, this one has {ours or 'none'}; choose another --out"
+        )
+    return before
+
+
+def _write(out: Path, told: AcceptanceReport) -> None:
+    write_bytes(out / "gpu_report.md", told.markdown().encode())
+    write_json(out / "gpu_report.json", told)
 
 
 def passed(steps: Sequence[Step], machine: DoctorReport) -> bool:
     """Nothing failed, and the GPU tests really ran: a machine without a GPU never passes."""
     ran = any(step.name == "gpu tests" and step.status == "passed" for step in steps)
-    return ran and gpu_name(machine) != "" and all(step.status != "failed" for step in steps)
+    return ran and gpu_name(machine) != "" and all(step.status not in ("failed", "left") for step in steps)
 
 
 def gpu_name(machine: DoctorReport) -> str:
@@ -129,7 +161,11 @@ def targets(machine: DoctorReport) -> list[tuple[Target, str]]:
 def _network(run: Run, epochs: int) -> tuple[Path, Path] | None:
     """(checkpoint, data): a small network trained here, on the GPU where PyTorch has it; None when that fails."""
     data, trained = run.out / "data", run.out / "trained"
-    options = ("--size", "128", "--epochs", str(epochs))
+    options = ["--size", "128", "--epochs", str(epochs)]
+    if not run.has("make data"):
+        shutil.rmtree(data, ignore_errors=True)  # of a run that stopped in the middle of it
+    if (trained / "last.pt").exists():
+        options.append("--resume")
     made = run.edge("make data", "data", "synth", "--out", data, "--train", "240", "--val", "60") and run.edge(
         "train", "train", "supervised", "--data", data, "--out", trained, *options
     )
@@ -137,12 +173,13 @@ def _network(run: Run, epochs: int) -> tuple[Path, Path] | None:
 
 
 def _pytorch(run: Run, machine: DoctorReport, checkpoint: Path) -> None:
-    """The PyTorch back end on the GPU against the CPU."""
-    if not gpu_name(machine):
-        run.skip("pytorch cuda", NO_GPU)
-    elif not machine.can["train on the GPU"]:
-        run.skip("pytorch cuda", "PyTorch is not installed, or without CUDA")
+    """The PyTorch back end on the GPU against the CPU, and as the engine of the CUDA loop."""
+    reason = "" if machine.can["train on the GPU"] else "PyTorch is not installed, or without CUDA"
+    if reason := reason if gpu_name(machine) else NO_GPU:
+        run.skip("pytorch cuda", reason)
+        run.skip("pytorch stream", reason)
     else:
+        run.edge("pytorch stream", "stream", checkpoint, "synthetic://", "null://", "--max-frames", "300")
         told = run.out / "steps" / "pytorch-cuda.json"
         command = [sys.executable, "-m", "acceptance.pytorch", str(checkpoint), str(told)]
         run.command("pytorch cuda", command, told=told)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from acceptance import run_acceptance
+from tsss_edge.backends.cuda.gpus import choose_gpu
 from tsss_edge.errors import TsssEdgeError
 
 
@@ -19,9 +20,14 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="a trained network (default: a small one is trained here)")
     parser.add_argument("--data", type=Path, help="its labelled set")
     parser.add_argument("--tests", type=Path, help="the project's tests folder")
+    parser.add_argument("--budget", type=float, metavar="SECONDS", help="stop then; the same command goes on later")
+    parser.add_argument("--device", type=int, metavar="N", help="GPU to use, as nvidia-smi counts")
     parser.add_argument("--epochs", type=int, default=10, help="for the small network")
     try:
-        report = run_acceptance(**vars(parser.parse_args()))
+        given = vars(parser.parse_args())
+        if (device := given.pop("device")) is not None:
+            choose_gpu(device)
+        report = run_acceptance(**given)
     except ValueError as error:
         parser.error(str(error))
     except TsssEdgeError as error:

@@ -27,7 +27,7 @@ def compare_devices(checkpoint: Path, device: str = "cuda:0", *, duration_s: flo
 
     Raises: GateError: fewer than `AGREEMENT` of the labels agree. Others: as `open_backend`.
     """
-    with open_backend(checkpoint, device=device) as fast, open_backend(checkpoint) as slow:
+    with open_backend(checkpoint, device=device) as fast, open_backend(checkpoint, device="cpu") as slow:
         batches = np.random.default_rng(0).integers(0, 256, (PICTURES, 1, *fast.preprocess.size_hw, 3), np.uint8)
         equal = [(fast.infer(x)["logits"].argmax(1) == slow.infer(x)["logits"].argmax(1)).mean() for x in batches]
         (timed,) = time_networks([fast], [checkpoint.name], duration_s=duration_s)

@@ -63,6 +63,20 @@ def test_tensorrt_header(tmp_path: Path) -> None:
     assert str(header) == "TensorRT 10.3.0.26"
 
 
+def test_plans_of_tensorrt_8_have_no_version_but_in_their_record(engine: Engine, tmp_path: Path) -> None:
+    """8.5 and 8.6 write the tag ptrt (JetPack 5, and JetPack 6 at first)."""
+    plan = tmp_path / "a.engine"
+    plan.write_bytes(b"ptrt" + b"\0" * 5 + b"\xe8" + b"\0" * 100)
+    header, record = read_header(plan), as_tensorrt(engine.record, "8.5.3.1", "NVIDIA L4 (compute capability 8.9)")
+    assert (header.flavour, header.version, str(header)) == ("tensorrt", None, "TensorRT 8")
+    require_record(plan, header, record)
+    require_runnable(plan, header, record, Trt(None, "tensorrt", (8, 5, 3, 1)), ADA)
+    with pytest.raises(UnavailableError, match=r"built by TensorRT 8\.5\.3\.1, this machine has TensorRT 8\.6\.1"):
+        require_runnable(plan, header, record, Trt(None, "tensorrt", (8, 6, 1)), ADA)
+    with pytest.raises(ArtifactError, match=r"is a plan of TensorRT 8, its record says 10\.3\.0"):
+        require_record(plan, header, as_tensorrt(engine.record, "10.3.0"))
+
+
 def test_ultralytics_prefix_is_found_and_stripped(tmp_path: Path) -> None:
     plan = tensorrt_plan(tmp_path / "plain.engine").read_bytes()
     text = b'{"description": "Ultralytics YOLO11n model", "stride": 32}'
@@ -138,3 +152,52 @@ def test_machine_mismatches_name_both_sides_and_the_way_out(engine: Engine, tmp_
         UnavailableError, match=r"driver that serves CUDA 14\.1, this one serves 13\.0; install a newer"
     ):
         require_runnable(plan, header, newer, Trt(None, "tensorrt", (10, 3, 0)), ADA)
+
+
+@pytest.mark.parametrize(
+    ("level", "name", "capability", "runs"),
+    [
+        ("", "NVIDIA A10", "8.6", False),
+        ("ampere_plus", "NVIDIA A10", "8.6", True),
+        ("ampere_plus", "NVIDIA H100", "9.0", True),
+        ("ampere_plus", "Tesla T4", "7.5", False),
+        ("same_compute_capability", "NVIDIA RTX 4090", "8.9", True),
+        ("same_compute_capability", "NVIDIA A10", "8.6", False),
+    ],
+)
+def test_hardware_compatible_plans_travel(
+    engine: Engine, tmp_path: Path, level: str, name: str, capability: str, runs: bool
+) -> None:
+    """Built on an L4 (8.9)."""
+    plan = tensorrt_plan(tmp_path / "a.engine")
+    record = as_tensorrt(engine.record, "10.3.0.26", "NVIDIA L4 (compute capability 8.9)")
+    record = with_target(record, hardware_compatible=level)
+    gpu = msgspec.structs.replace(ADA, name=name, compute_capability=capability)
+    if runs:
+        require_runnable(plan, read_header(plan), record, Trt(None, "tensorrt", (10, 3, 0)), gpu)
+    else:
+        with pytest.raises(UnavailableError, match="built for NVIDIA L4"):
+            require_runnable(plan, read_header(plan), record, Trt(None, "tensorrt", (10, 3, 0)), gpu)
+
+
+@pytest.mark.parametrize(
+    ("compatible", "here", "runs"),
+    [(False, (10, 16, 0), False), (True, (10, 16, 0), True), (True, (10, 2, 0), False), (True, (11, 0, 0), False)],
+)
+def test_version_compatible_plans_travel_forward(
+    engine: Engine, tmp_path: Path, compatible: bool, here: tuple[int, ...], runs: bool
+) -> None:
+    """Built by 10.3."""
+    plan = tensorrt_plan(tmp_path / "a.engine")
+    record = as_tensorrt(engine.record, "10.3.0.26", "NVIDIA L4 (compute capability 8.9)")
+    record = with_target(record, version_compatible=compatible)
+    if runs:
+        require_runnable(plan, read_header(plan), record, Trt(None, "tensorrt", here), ADA)
+    else:
+        with pytest.raises(UnavailableError, match=r"built by TensorRT 10\.3\.0\.26"):
+            require_runnable(plan, read_header(plan), record, Trt(None, "tensorrt", here), ADA)
+
+
+def with_target(record: EngineRecord, **changes: object) -> EngineRecord:
+    target = msgspec.structs.replace(record.build.target, **changes)
+    return msgspec.structs.replace(record, build=msgspec.structs.replace(record.build, target=target))

@@ -23,6 +23,7 @@ from tsss_edge.backends.fake import FakeBackend
 from tsss_edge.backends.trt_api import Trt
 from tsss_edge.config import load_target
 from tsss_edge.errors import ArtifactError, UnavailableError
+from tsss_edge.export import tensorrt_worker
 from tsss_edge.export.build import build_engine
 from tsss_edge.stream.cpu_stages import CpuStages
 from tsss_edge.stream.cuda_slot import DeviceEngine
@@ -48,7 +49,10 @@ class HostCuda:
         self.use()
         self.memory: list[Any] = []
         self.queue: dict[int, list[Any]] = {}
-        self.closed = 0
+        self.closed = self.contexts = 0
+        self.profiles: list[int] = []  # that contexts took
+        self.runtimes: list[Any] = []
+        self.ran: list[int] = []  # input addresses of the networks, in the order in which they ran
 
     def use(self) -> None:
         self.current.here = True
@@ -76,12 +80,34 @@ class HostCuda:
 
     def synchronize(self, stream: int) -> None:
         self.require_current()
-        for work in self.queue[stream]:
+        self.run(stream)
+
+    def run(self, stream: int, until: Any = None) -> None:
+        while self.queue[stream] and (work := self.queue[stream].pop(0)) is not until:
             work()
-        self.queue[stream].clear()
+
+    def event(self) -> HostEvent:
+        return HostEvent(self)
 
     def close(self) -> None:
         self.closed += 1
+
+
+class HostEvent:
+    """A mark in a stream. Another stream that waits for it runs the first one up to there."""
+
+    def __init__(self, cuda: HostCuda) -> None:
+        self.cuda, self.stream, self.mark = cuda, 0, None
+
+    def record(self, stream: int, *, capturing: bool) -> None:
+        assert not capturing
+        self.stream, self.mark = stream, lambda: None
+        self.cuda.queue[stream].append(self.mark)
+
+    def hold(self, stream: int) -> None:
+        first, mark = self.stream, self.mark
+        if mark is not None and first != stream:
+            self.cuda.queue[stream].append(lambda: mark in self.cuda.queue[first] and self.cuda.run(first, mark))
 
 
 class HostContext:
@@ -100,15 +126,21 @@ class HostContext:
         assert name == "image" and shape[1:] == (64, 96, 3)
         self.batch = shape[0]
 
+    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+        self.cuda.profiles.append(profile)
+        return profile < 3
+
     def execute_async_v3(self, stream: int) -> bool:
-        self.cuda.queue[stream].append(self.run)
+        address, batch = dict(self.address), self.batch
+        self.cuda.queue[stream].append(lambda: self.run(address, batch))
         return True
 
-    def run(self) -> None:
-        raw = ctypes.string_at(self.address["image"], self.batch * 64 * 96 * 3)
-        out = self.fake.infer(np.frombuffer(raw, np.uint8).reshape(self.batch, 64, 96, 3))
+    def run(self, address: dict[str, int], batch: int) -> None:
+        self.cuda.ran.append(address["image"])
+        raw = ctypes.string_at(address["image"], batch * 64 * 96 * 3)
+        out = self.fake.infer(np.frombuffer(raw, np.uint8).reshape(batch, 64, 96, 3))
         for name, array in out.items():
-            ctypes.memmove(self.address[name], np.ascontiguousarray(array).ctypes.data, array.nbytes)
+            ctypes.memmove(address[name], np.ascontiguousarray(array).ctypes.data, array.nbytes)
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, engine: Engine, gpu: Gpu = ADA, broken: str = "") -> HostCuda:
@@ -116,14 +148,20 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, engine: Engine, gpu: Gpu = ADA, br
     cuda = HostCuda()
     specs = (*engine.record.inputs, *engine.record.outputs)
     shapes = {s.name: s.shape for s in specs}
+
+    def context() -> HostContext:
+        cuda.contexts += 1
+        return HostContext(cuda, shapes)
+
     loaded = SimpleNamespace(
         num_io_tensors=len(shapes),
         get_tensor_name=lambda i: list(shapes)[i],
         get_tensor_shape=lambda name: shapes[name] if broken != "shape" else (1,),
-        create_execution_context=lambda: HostContext(cuda, shapes) if broken != "context" else None,
+        create_execution_context=lambda: context() if broken != "context" else None,
+        num_optimization_profiles=3,
     )
     deserialize = SimpleNamespace(deserialize_cuda_engine=lambda data: loaded if broken != "plan" else None)
-    module = SimpleNamespace(Runtime=lambda logger: deserialize)
+    module = SimpleNamespace(Runtime=lambda logger: cuda.runtimes.append(deserialize) or deserialize)
     version = tuple(map(int, engine.record.versions["tensorrt-rtx"].split(".")))
     monkeypatch.setattr(trt, "PrimaryContext", lambda: cuda)
     monkeypatch.setattr(trt, "first_gpu", lambda: gpu)
@@ -154,6 +192,65 @@ def test_slots_and_batches_reach_the_right_memory(monkeypatch: pytest.MonkeyPatc
                 break
     backend.close()
     assert cuda.closed == 2, "close is safe to call twice and reaches CUDA each time"
+
+
+def test_no_more_contexts_than_run_at_once(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
+    """Seven slots share three; the slots of one context run one after the other, whoever is waited for first."""
+    cuda = stand_in(monkeypatch, engine)
+    with open_backend(engine.path, slots=7) as backend:
+        assert isinstance(backend, AsyncBackend)
+        sent = [pictures(1, seed=slot) for slot in range(7)]
+        for slot in (0, 3, 1):
+            backend.start(slot, sent[slot])
+        for slot in (3, 1, 0):
+            want = FakeBackend(CLASSES, PREPROCESS).infer(sent[slot])["logits"]
+            np.testing.assert_array_equal(backend.wait(slot)["logits"], want)
+        assert [backend.addresses(s)["image"] for s in (0, 3, 1)] == cuda.ran
+    assert cuda.contexts == 3 and not cuda.profiles
+
+
+def test_before_tensorrt_10_every_context_has_a_profile_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, engine: Engine
+) -> None:
+    """Where the batch is free; a second context on the first one's profile is an error there."""
+    cuda = stand_in(monkeypatch, engine)
+    monkeypatch.setattr(Trt, "shares_profiles", False)
+    open_backend(engine.path, slots=7).close()
+    assert cuda.profiles == ([0, 1, 2] if engine.record.inputs[0].shape[0] < 0 else [])
+
+
+@pytest.mark.parametrize(("version", "profiles"), [((8, 5, 3), 3), ((8, 6, 1), 3), ((10, 3, 0), 1), ((11, 4, 0), 1)])
+def test_the_builder_makes_a_profile_for_each_of_them(version: tuple[int, ...], profiles: int) -> None:
+    added: list[Any] = []
+    network = SimpleNamespace(get_input=lambda i: SimpleNamespace(name="image", shape=(-1, 64, 96, 3)))
+    builder = SimpleNamespace(create_optimization_profile=lambda: SimpleNamespace(set_shape=lambda *shapes: None))
+    config = SimpleNamespace(add_optimization_profile=lambda profile: added.append(profile) or len(added) - 1)
+    job = SimpleNamespace(batch=(1, 2, 4), onnx="t.onnx")
+    tensorrt_worker._profile(Trt(None, "tensorrt", version), builder, network, config, job)  # type: ignore[arg-type]
+    assert len(added) == profiles
+
+
+def test_compatible_plans_are_asked_of_the_builder_or_refused() -> None:
+    flags: list[Any] = []
+    config = SimpleNamespace(set_flag=flags.append)
+    levels, flag = SimpleNamespace(AMPERE_PLUS="ampere"), SimpleNamespace(VERSION_COMPATIBLE="version")
+    module = SimpleNamespace(HardwareCompatibilityLevel=levels, BuilderFlag=flag)
+    job = SimpleNamespace(hardware_compatible="ampere_plus", version_compatible=True)
+    tensorrt_worker._compatibility(Trt(module, "tensorrt", (10, 3, 0)), config, job)  # type: ignore[arg-type]
+    assert (config.hardware_compatibility_level, flags) == ("ampere", ["version"])
+    for flavour, version in (("tensorrt", (8, 5, 3)), ("tensorrt-rtx", (1, 7, 1))):
+        with pytest.raises(ArtifactError, match="makes no plan with AMPERE_PLUS; leave that out of the target"):
+            tensorrt_worker._compatibility(Trt(module, flavour, version), config, job)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("core", [None, 1])
+def test_the_runtime_is_told_the_dla_core(monkeypatch: pytest.MonkeyPatch, engine: Engine, core: int | None) -> None:
+    """Else a plan for core 1 runs on core 0 (microsoft/onnxruntime#26680)."""
+    cuda = stand_in(monkeypatch, engine)
+    target = msgspec.structs.replace(engine.record.build.target, dla_core=core)
+    build = msgspec.structs.replace(engine.record.build, target=target)
+    open_backend(msgspec.structs.replace(engine, record=msgspec.structs.replace(engine.record, build=build))).close()
+    assert getattr(cuda.runtimes[0], "DLA_core", None) == core
 
 
 def test_enqueue_runs_on_memory_that_a_gpu_loop_filled(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:

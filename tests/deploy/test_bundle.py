@@ -69,6 +69,18 @@ def test_pip_is_asked_for_the_hosts_wheels(tmp_path: Path) -> None:
     assert "x86_64" not in " ".join(options)
 
 
+@pytest.mark.parametrize(("machine", "fetches"), [("x86_64", 1), ("aarch64", 2)])
+def test_a_bundle_for_arm_has_the_numpy_of_a_jetson_too(tmp_path: Path, machine: str, fetches: int) -> None:
+    """pip reads the markers of the machine that it runs on, where NumPy 2 is right."""
+    asked: list[list[str]] = []
+    write_bundle(
+        tmp_path / "bundle", python="3.10", machine=machine, extras=(), part_mib=1, preset=0,
+        download=lambda arguments: asked.append(list(arguments)),
+    )  # fmt: skip
+    assert len(asked) == fetches
+    assert [a[-2:] for a in asked[1:]] == [["--no-deps", "numpy>=1.26,<2"]] * (fetches - 1)
+
+
 def make(tmp_path: Path, **options: object) -> Bundle:
     extra = tmp_path / "scene.txt"
     extra.write_text("a file that comes along")

@@ -98,6 +98,47 @@ def test_an_old_python_is_told_with_the_other_way(tmp_path: Path) -> None:
     assert not (tmp_path / "kit/venv").exists()
 
 
+@pytest.mark.parametrize(
+    ("numpy", "kernel", "words"),
+    [
+        ("1.21.5", "5.15.136-tegra", "numpy>=1.26,<2"),  # an OpenCV built for NumPy 1 stays, whatever the machine
+        ("1.26.4", "6.1.0-arm64", "numpy>=1.26,<2"),
+        ("2.2.6", "6.8.12-tegra", "tomli numpy>=1.26\n"),
+        ("", "6.1.0-arm64", "tomli opencv-python numpy>=1.26\n"),
+        ("", "5.15.136-tegra", "no OpenCV here; on a Jetson it comes with the system: sudo apt install python3-opencv"),
+    ],
+)
+def test_the_systems_opencv_stays_and_numpy_with_it(tmp_path: Path, numpy: str, kernel: str, words: str) -> None:
+    target = msgspec.structs.replace(load_target("cpu"), precisions=("fp32",))
+    write_kit(tiny_onnx(tmp_path / "fused.onnx").path, target, tmp_path / "kit")
+    (tmp_path / "bin").mkdir()
+    python3 = f"""case "$*" in
+    *version_info*) exit 0 ;;
+    *cv2*) echo {numpy}; [ -n "{numpy}" ] ;;
+    "-m venv"*) mkdir -p venv/bin && cp "$0" venv/bin/python ;;
+    *) echo "$@"; case "$*" in *force-reinstall*) exit 9 ;; esac ;;
+    esac"""
+    for name, text in (("python3", python3), ("uname", f"echo {kernel}")):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    env = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin"}
+    done = subprocess.run(["sh", tmp_path / "kit/build.sh"], env=env, capture_output=True, text=True)
+    assert words in done.stdout + done.stderr
+    assert done.returncode == (4 if words.startswith("no OpenCV") else 9)
+
+
+def test_a_doctor_that_fails_does_not_stop_the_build(tmp_path: Path) -> None:
+    target = msgspec.structs.replace(load_target("cpu"), precisions=("fp32",))
+    write_kit(tiny_onnx(tmp_path / "fused.onnx").path, target, tmp_path / "kit")
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "ran $3"\n[ "$3" != doctor ]\n')
+    python.chmod(0o755)
+    done = subprocess.run(
+        [tmp_path / "kit/build.sh"], env={**os.environ, "TSSS_EDGE_PYTHON": str(python)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "ran build-engine" in done.stdout and "doctor failed" in done.stderr
+
+
 def test_failure_leaves_nothing_and_an_existing_folder_stays(tmp_path: Path) -> None:
     model = tiny_onnx(tmp_path / "fused.onnx", size_hw=(32, 32))
     target = msgspec.structs.replace(load_target("cpu"), precisions=("fp32",))

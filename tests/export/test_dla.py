@@ -11,17 +11,21 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
-from netkit import checkpoint
+from netkit import checkpoint, hash_of, picture, write_set
 from onnx import TensorProto, helper, numpy_helper
 from tiny import tiny_onnx
 
 from tsss_edge.artifacts import DlaUse, OnnxModel
 from tsss_edge.backends.trt_api import Trt
+from tsss_edge.calib.calibrate import calibrate
 from tsss_edge.config import load_target
 from tsss_edge.deploy.dla_rules import expected_dla
 from tsss_edge.export import tensorrt_build, tensorrt_worker
 from tsss_edge.export.onnx_export import export_onnx
 from tsss_edge.export.tensorrt_build import cache_text, parsed_graphs, plan_job
+from tsss_edge.kernels.preprocess import preprocess
+from tsss_edge.onnxgraph.casts import scan_peaks
+from tsss_edge.onnxgraph.dla_ranges import every_range, float_twin, int8_layers
 
 DLA = load_target("jetson-agx-orin-dla")
 
@@ -75,10 +79,77 @@ def chain_file(folder: Path) -> OnnxModel:
 def test_int8_before_11_is_a_float_graph_with_ranges(tmp_path: Path) -> None:
     source = chain_file(tmp_path)
     job = plan_job(Trt(None, "tensorrt", (10, 3, 0)), None, source, DLA, "int8", tmp_path, "t.engine")
-    assert not job.strong and list(job.ranges) == ["x0", "x1", "x2"]
+    assert not job.strong and {"x0", "x1", "x2", "c0", "c1"} <= set(job.ranges)
+    assert "logits" not in job.ranges, "the classifier stays FP16, as everywhere"
     assert job.ranges["x1"] == pytest.approx(chain.measured_ranges()[1], rel=1e-6)
     (graph,) = parsed_graphs(source, job, tmp_path)
     assert "QuantizeLinear" not in {n.op_type for n in onnx.load(graph.path).graph.node}
+
+
+@pytest.fixture(scope="module", params=["edge-s", "edge-m"])
+def calibrated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> OnnxModel:
+    folder = tmp_path_factory.mktemp("dla")
+    model = export_onnx(checkpoint(folder / "c.pt", request.param).path, folder / "f.onnx", objectness=True)
+    return calibrate(model, write_set(folder / "set"), folder / "f.int8.onnx", method="minmax")
+
+
+def test_every_tensor_has_a_range_and_an_add_two_equal_ones(calibrated: OnnxModel) -> None:
+    """From the pairs alone 10 of 22 convolutions and no Add had a range on every side."""
+    assert calibrated.meta.calibration is not None
+    ranges = every_range(calibrated.graph, calibrated.meta.calibration.others)
+    graph = float_twin(calibrated.graph).graph
+    weights = {t.name for t in graph.initializer}
+    heads = [n for n in graph.node if n.op_type == "Conv" and n.output[0] not in ranges]
+    assert len(heads) == 2, "only what makes the two outputs stays FP16"
+    for node in (n for n in graph.node if n.op_type in ("Conv", "Add", "Resize", "Relu") and n not in heads):
+        sides = [t for t in (*node.input, *node.output) if t and t not in weights]
+        assert all(ranges.get(t, 0) > 0 for t in sides), node.name
+        if node.op_type == "Add":
+            assert ranges[node.input[0]] == ranges[node.input[1]]
+    layers = sum(n.op_type in ("Conv", "Add") for n in graph.node)
+    assert int8_layers(calibrated.graph, ranges) == (layers - 2, layers)
+
+
+def test_ranges_hold_what_the_network_computes(calibrated: OnnxModel) -> None:
+    """On the pictures that calibrated it; what a ReLU cuts off afterwards may saturate."""
+    assert calibrated.meta.calibration is not None
+    ranges = every_range(calibrated.graph, calibrated.meta.calibration.others)
+    floating = float_twin(calibrated.graph)
+    cut = {n.input[0] for n in floating.graph.node if n.op_type == "Relu"}
+    pictures = [picture(hash_of(f"t{i}"), (48, 64)) for i in range(6)]
+    inputs = [preprocess(p, calibrated.meta.preprocess, bgr=False)[None] for p in pictures]
+    peaks = scan_peaks(floating, inputs)
+    assert all(peaks[t] <= value * (1 + 1e-5) for t, value in ranges.items() if t in peaks and t not in cut)
+
+
+def test_the_report_promises_what_it_can_hold(calibrated: OnnxModel) -> None:
+    assert calibrated.meta.calibration is not None
+    held = expected_dla(calibrated.graph, calibrated.meta.calibration.others)
+    bare = expected_dla(calibrated.graph)
+    assert held.int8 is not None and bare.int8 is not None
+    assert held.int8[0] == held.int8[1] - 2 > bare.int8[0], "a file without the other ranges gets less, and says so"
+    assert f"{held.int8[0]} of {held.int8[1]} convolutions and Adds in INT8" in held.text()
+    assert expected_dla(float_twin(calibrated.graph)).int8 is None
+
+
+def test_the_worker_reports_int8_only_where_all_ranges_are() -> None:
+    def layer(kind: str, name: str, inputs: list[str], output: str) -> Any:
+        tensors = [SimpleNamespace(name=t) for t in inputs]
+        return SimpleNamespace(
+            type=SimpleNamespace(name=kind), name=name, num_inputs=len(inputs), num_outputs=1,
+            get_input=lambda i: tensors[i], get_output=lambda i: SimpleNamespace(name=output),
+        )  # fmt: skip
+
+    layers = [
+        layer("CONVOLUTION", "a", ["x"], "y"),
+        layer("ELEMENTWISE", "b", ["y", "x"], "z"),
+        layer("CONVOLUTION", "c", ["z"], "o"),
+    ]
+    network = SimpleNamespace(num_layers=3, get_layer=lambda i: layers[i])
+    config = SimpleNamespace(can_run_on_DLA=lambda layer: layer.name != "a")
+    job = SimpleNamespace(ranges={"x": 1.0, "y": 1.0, "z": 1.0})
+    use = tensorrt_worker._dla_report(network, config, job)  # type: ignore[arg-type]
+    assert use.int8 == (1, 3), "a runs on the GPU, c has no range behind it"
 
 
 def test_dry_run_names_the_file_of_the_ranges(monkeypatch: pytest.MonkeyPatch) -> None:

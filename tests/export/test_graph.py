@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from tsss_edge.artifacts import Checkpoint, Head, OnnxModel
+from tsss_edge.artifacts import Checkpoint, Head, OnnxModel, Precision
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.export import onnx_export as graph_module
 from tsss_edge.export.emit import emit
@@ -132,6 +132,16 @@ def test_labels_alone_are_compared(tmp_path: Path, checkpoint: Checkpoint) -> No
     assert compare(net, graph, netkit.SPEC, generated_pictures(netkit.SPEC)).agreement > 0.9999
     net.class_head.bias.data[0] += 100
     assert compare(net, graph, netkit.SPEC, generated_pictures(netkit.SPEC)).agreement < 0.9
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_labels_become_bytes_from_float_or_half(tmp_path: Path, checkpoint: Checkpoint, precision: Precision) -> None:
+    """TensorRT's own headers allow uint8 from nothing else, whatever one version's parser takes."""
+    path = export_onnx(checkpoint.path, tmp_path / "out.onnx", head="labels", precision=precision).path
+    graph = onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True).graph
+    kinds = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+    (last,) = [node for node in graph.node if node.output[0] == "labels"]
+    assert last.op_type == "Cast" and kinds[last.input[0]] in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 
 
 def test_bad_check_picture(tmp_path: Path, checkpoint: Checkpoint) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import shutil
+import struct
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -133,16 +135,23 @@ def fake_nvcc(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Non
     monkeypatch.setenv("PATH", str(folder), prepend=":")
 
 
+def image(*entries: tuple[int, int]) -> bytes:
+    """A fatbin with empty entries of (kind, capability)."""
+    body = b"".join(struct.pack("<HHIQ12xI", kind, 0, 64, 0, code).ljust(64, b"\0") for kind, code in entries)
+    return struct.pack("<IHHQ", fatbin.FATBIN_MAGIC, 1, 16, len(body)) + body
+
+
 def test_built_once_and_kept(tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a GPU that the PTX is too new for."""
     fake_nvcc(
         tmp_path / "bin",
         monkeypatch,
         f'echo "$@" >> {tmp_path}/calls; while [ "$1" != -o ]; do shift; done; echo x > "$2"',
     )
-    first = fatbin.find_or_build("8.7")
-    assert first == empty_cache / f"kernels-{fatbin.source_hash()}-sm87.fatbin"
-    assert fatbin.find_or_build("8.7") == first
-    assert "-gencode=arch=compute_87,code=sm_87" in (tmp_path / "calls").read_text()
+    first = fatbin.find_or_build("7.2")
+    assert first == empty_cache / f"kernels-{fatbin.source_hash()}-sm72.fatbin"
+    assert fatbin.find_or_build("7.2") == first
+    assert "-gencode=arch=compute_72,code=sm_72" in (tmp_path / "calls").read_text()
     assert len((tmp_path / "calls").read_text().splitlines()) == 1
 
 
@@ -151,21 +160,93 @@ def test_a_shipped_file_of_these_sources_comes_first(tmp_path: Path, monkeypatch
         shutil.copy(fatbin.FOLDER / name, tmp_path)
     monkeypatch.setattr(fatbin, "FOLDER", tmp_path)
     shipped = tmp_path / f"kernels-{fatbin.source_hash()}.fatbin"
-    shipped.write_bytes(b"x")
-    assert fatbin.find_or_build("8.7") == shipped
+    shipped.write_bytes(image((2, 75), (2, 72)))
+    assert fatbin.find_or_build("7.2") == shipped
     (tmp_path / "overlay.cu").write_text("// changed")
     fake_nvcc(tmp_path / "bin", monkeypatch, "exit 3")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(UnavailableError, match="exit code 3"):
+        fatbin.find_or_build("7.2")
+
+
+@pytest.mark.parametrize(
+    ("entries", "capability", "answer"),
+    [
+        ([(2, 75), (2, 87)], "8.7", True),
+        ([(2, 80)], "8.7", True),  # an older GPU of the same major version
+        ([(2, 89)], "8.7", False),
+        ([(2, 75)], "8.7", False),
+        ([(1, 75)], "12.1", True),
+        ([(1, 90)], "8.7", False),
+        ([(2, 100)], "10.3", True),
+        ([], "8.7", False),
+    ],
+)
+def test_which_gpus_a_fatbin_serves(entries: list[tuple[int, int]], capability: str, answer: bool) -> None:
+    assert fatbin.serves(image(*entries), capability) == answer
+    assert not fatbin.serves(b"x", capability)
+
+
+def test_a_shipped_file_without_code_for_this_gpu_is_left_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (*fatbin.SOURCES, fatbin.PTX_FILE):
+        shutil.copy(fatbin.FOLDER / name, tmp_path)
+    monkeypatch.setattr(fatbin, "FOLDER", tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shipped = tmp_path / f"kernels-{fatbin.source_hash()}.fatbin"
+    shipped.write_bytes(image((2, 75), (2, 86)))
+    assert fatbin.find_or_build("8.6") == shipped
+    assert fatbin.find_or_build("10.3") == tmp_path / fatbin.PTX_FILE
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# PTX in every wheel
+
+
+@pytest.mark.parametrize("capability", ["7.5", "8.7", "10.3", "12.1"])
+def test_no_gpu_from_turing_on_needs_nvcc(
+    tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch, capability: str
+) -> None:
+    fake_nvcc(tmp_path / "bin", monkeypatch, "exit 3")
+    assert fatbin.find_or_build(capability) == fatbin.FOLDER / fatbin.PTX_FILE
+    with pytest.raises(UnavailableError, match="exit code 3"):
+        fatbin.find_or_build("7.0")
+
+
+def test_ptx_of_other_sources_is_not_taken(tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*fatbin.SOURCES, fatbin.PTX_FILE):
+        shutil.copy(fatbin.FOLDER / name, tmp_path)
+    monkeypatch.setattr(fatbin, "FOLDER", tmp_path)
+    (tmp_path / "overlay.cu").write_text("// changed")
+    fake_nvcc(tmp_path / "bin", monkeypatch, "exit 3")
+    with pytest.raises(UnavailableError, match="exit code 3"):
         fatbin.find_or_build("8.7")
+
+
+def test_the_ptx_in_git_is_of_the_sources_in_git(tmp_path: Path) -> None:
+    """If this fails: `python -m tsss_edge.kernels.fatbin --ptx`."""
+    ptx = fatbin.FOLDER / fatbin.PTX_FILE
+    assert fatbin.ptx_source_hash(ptx) == fatbin.source_hash()
+    assert all(f".entry {name}(" in ptx.read_text() for name in PARAMETERS)
+
+
+def test_ptx_assembles_for_every_gpu_and_keeps_the_bits(tmp_path: Path) -> None:
+    if shutil.which("ptxas") is None:
+        pytest.skip("no ptxas on PATH")
+    ptx = fatbin.FOLDER / fatbin.PTX_FILE
+    for capability in fatbin.CAPABILITIES:
+        name = f"sm_{capability.replace('.', '')}"
+        subprocess.run(["ptxas", f"-arch={name}", str(ptx), "-o", str(tmp_path / name)], check=True, timeout=60)
+    assert "fma." not in ptx.read_text(), "a contracted multiplication gives other bits than the host"
 
 
 def test_compiler_errors_are_one_line_and_leave_nothing(
     tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_nvcc(tmp_path / "bin", monkeypatch, "echo 'nvcc fatal : Unsupported gpu architecture' >&2; exit 1")
-    with pytest.raises(UnavailableError, match=r"kernels for 8\.7: nvcc fatal : Unsupported gpu"):
-        fatbin.find_or_build("8.7")
+    with pytest.raises(UnavailableError, match=r"kernels for 7\.2: nvcc fatal : Unsupported gpu"):
+        fatbin.find_or_build("7.2")
     assert not list(empty_cache.iterdir())
 
 
@@ -176,10 +257,10 @@ def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
     fake_nvcc(tmp_path / "bin", monkeypatch, "exit 0")
     with pytest.raises(UnavailableError, match="cannot be kept in /proc/nowhere"):
-        fatbin.find_or_build("8.7")
+        fatbin.find_or_build("7.2")
     monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
     with pytest.raises(UnavailableError, match="no nvcc"):
-        fatbin.find_or_build("8.7")
+        fatbin.find_or_build("7.2")
 
 
 def test_a_user_without_a_home_is_told_what_to_set(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,13 +270,13 @@ def test_a_user_without_a_home_is_told_what_to_set(empty_cache: Path, monkeypatc
     monkeypatch.setattr(Path, "home", no_home)
     monkeypatch.delenv("XDG_CACHE_HOME")
     with pytest.raises(UnavailableError, match="set XDG_CACHE_HOME"):
-        fatbin.find_or_build("8.7")
+        fatbin.find_or_build("7.2")
 
 
 def test_no_nvcc_says_what_to_do(tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
     with pytest.raises(UnavailableError, match=r"python -m tsss_edge.kernels.fatbin FOLDER"):
-        fatbin.find_or_build("8.7")
+        fatbin.find_or_build("7.2")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

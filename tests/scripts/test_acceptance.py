@@ -75,7 +75,7 @@ def accept(
 
 
 EVERYTHING = [
-    "gpu tests", "make data", "train", "pytorch cuda",
+    "gpu tests", "make data", "train", "pytorch stream", "pytorch cuda",
     *(f"{flavour} {precision} {what}" for flavour in ("tensorrt", "tensorrt-rtx") for precision in ("fp16", "int8")
       for what in ("build", "parity", "bench", "stream")),
 ]  # fmt: skip
@@ -131,7 +131,7 @@ def test_a_machine_without_a_gpu_never_passes(tmp_path: Path, monkeypatch: pytes
     report = accept(monkeypatch, tmp_path, machine("", "TensorRT-RTX", "PyTorch"), Commands())
     assert not report.passed
     skipped = [step for step in report.steps if step.status == "skipped"]
-    assert {step.detail for step in skipped} == {"no CUDA GPU on this machine"} and len(skipped) == 5
+    assert {step.detail for step in skipped} == {"no CUDA GPU on this machine"} and len(skipped) == 6
 
 
 def test_one_failure_is_told_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +140,7 @@ def test_one_failure_is_told_and_the_others_go_on(tmp_path: Path, monkeypatch: p
     assert [step.name for step in failed] == ["tensorrt fp16 bench", "tensorrt int8 bench"]
     assert failed[0].detail == "exit 1: error: it broke"
     assert not report.passed and "tensorrt int8 stream" in [step.name for step in report.steps]
-    assert "first" in (tmp_path / "out/logs/06-tensorrt-fp16-bench.log").read_text()
+    assert "first" in (tmp_path / "out/logs/07-tensorrt-fp16-bench.log").read_text()
 
 
 def test_a_build_that_fails_leaves_out_what_needs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,9 +176,60 @@ def test_a_step_that_hangs_is_stopped(tmp_path: Path, monkeypatch: pytest.Monkey
     assert run.steps[0].detail == "exit -1: took longer than 0.2 s"
 
 
-def test_a_report_is_never_overwritten(tmp_path: Path) -> None:
+def test_the_report_is_whole_after_each_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever ends the process: here the third command."""
+
+    class Dies(Commands):
+        def __call__(self, command: Sequence[str], **options: Any) -> Any:
+            if "train" in command:
+                raise KeyboardInterrupt
+            return super().__call__(command, **options)
+
+    with pytest.raises(KeyboardInterrupt):
+        accept(monkeypatch, tmp_path, machine(ADA, "TensorRT", "PyTorch"), Dies())
+    told = read_json(tmp_path / "out/gpu_report.json", acceptance.AcceptanceReport)
+    assert [step.name for step in told.steps] == ["gpu tests", "make data"]
+    assert "| make data | passed |" in (tmp_path / "out/gpu_report.md").read_text()
+
+
+def test_the_same_command_goes_on_where_one_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = machine(ADA, "TensorRT", "PyTorch")
+    first = accept(monkeypatch, tmp_path, host, Commands("bench"))
+    commands = Commands()
+    second = accept(monkeypatch, tmp_path, host, commands)
+    assert second.passed and second.started == first.started
+    assert [step.name for step in second.steps] == [step.name for step in first.steps]
+    assert ["bench" in command for command in commands.seen] == [True, True], "what passed is not run again"
+    with pytest.raises(ArtifactError, match="of a machine with NVIDIA L4, this one has NVIDIA H100; choose another"):
+        accept(monkeypatch, tmp_path, machine(HOPPER, "PyTorch"), Commands())
+
+
+def test_a_budget_ends_it_and_says_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels, loop, PyTorch and the loop with PyTorch come before every TensorRT."""
+    assert EVERYTHING.index("pytorch cuda") < EVERYTHING.index("tensorrt fp16 build")
+    clock = SimpleNamespace(now=0.0)
+
+    class Slow(Commands):
+        def __call__(self, command: Sequence[str], **options: Any) -> Any:
+            assert options["timeout"] <= 900 - clock.now
+            clock.now += 250
+            return super().__call__(command, **options)
+
+    monkeypatch.setattr(acceptance.time, "monotonic", lambda: clock.now)
+    report = accept(monkeypatch, tmp_path, machine(ADA, "TensorRT", "PyTorch"), Slow(), budget=900)
+    status = {step.name: step.status for step in report.steps}
+    assert status == {
+        "gpu tests": "passed", "make data": "passed", "train": "passed", "pytorch stream": "passed",
+        "pytorch cuda": "left", "tensorrt fp16 build": "left", "tensorrt int8 build": "left",
+        "tensorrt-rtx fp16": "skipped", "tensorrt-rtx int8": "skipped",
+    }  # fmt: skip
+    assert not report.passed and report.verdict().startswith("NOT FINISHED")
+
+
+def test_a_damaged_report_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "gpu_report.json").write_text("{}")
-    with pytest.raises(ArtifactError, match="exists already"):
+    monkeypatch.setattr(acceptance, "examine", lambda where: machine(ADA))
+    with pytest.raises(ArtifactError, match="gpu_report"):
         run_acceptance(tmp_path)
 
 
@@ -198,7 +249,8 @@ def test_pytorch_on_two_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     from acceptance import pytorch
 
     real = pytorch.open_backend
-    monkeypatch.setattr(pytorch, "open_backend", lambda p, device=None: real(other if device else p))
+    networks = iter([other, path])  # the one on the GPU, the one on the CPU
+    monkeypatch.setattr(pytorch, "open_backend", lambda p, device=None: real(next(networks)))
     with pytest.raises(GateError, match="agrees with the CPU on"):
         compare_devices(path, "cpu", duration_s=0.05)
 

@@ -44,8 +44,11 @@ class FakeEngine:
     name = "fake"
     classes, preprocess = CLASSES, SPEC
 
-    def __init__(self, cuda: HostCuda, device: CudaDevice, *, slots: int = 2, objectness: bool = True) -> None:
-        self.slots = slots
+    def __init__(
+        self, cuda: HostCuda, device: CudaDevice, *, slots: int = 2, contexts: int = 0, objectness: bool = True
+    ) -> None:
+        self.slots, self.contexts = slots, contexts or slots
+        self.ran: list[int] = []  # slots, in the order in which the GPU came to them
         self.fake = FakeBackend(CLASSES, SPEC, objectness=objectness)
         self.outputs: tuple[TensorSpec, ...] = self.fake.outputs
         self.overflows = False
@@ -65,6 +68,7 @@ class FakeEngine:
         self._cuda.streams[stream].put(lambda: self._run(slot))
 
     def _run(self, slot: int) -> None:
+        self.ran.append(slot)
         memory = self._memory[slot]
         image = np.frombuffer(ctypes.string_at(memory["image"], 64 * 96 * 3), np.uint8).reshape(1, 64, 96, 3)
         for name, array in self.fake.infer(image).items():
@@ -126,6 +130,26 @@ def test_answers_are_those_of_the_kernels_alone(cuda: HostCuda, library: Path) -
     assert not cuda.graphs
     assert not cuda.events
     assert not cuda.device_memory.keys() - cuda.pinned.keys()
+
+
+@pytest.mark.parametrize(("contexts", "order"), [(1, [0, 1]), (2, [1])])
+def test_slots_of_one_context_wait_for_each_other(
+    cuda: HostCuda, library: Path, contexts: int, order: list[int]
+) -> None:
+    """Two slots must not run one execution context at once; where each has its own, none waits."""
+    device = CudaDevice()
+    engine = FakeEngine(cuda, device, contexts=contexts)
+    stages = CudaStages(engine, device, blend=False)
+    with stages.thread():
+        for slot in (0, 1):
+            answer(stages, slot, picture(slot))  # makes slot and graph
+        engine.ran.clear()
+        for slot in (0, 1):
+            stages.start(slot, picture(2 + slot), {})
+        np.testing.assert_array_equal(answer(stages, 1).labels, expected(library, picture(3))[0])
+        assert engine.ran == order
+        np.testing.assert_array_equal(answer(stages, 0).labels, expected(library, picture(2))[0])
+    stages.close()
 
 
 def test_times_are_the_gpus_own(cuda: HostCuda) -> None:
@@ -267,51 +291,3 @@ def test_without_pycuda_the_cpu_takes_the_other_stages(cuda: HostCuda, monkeypat
 
 def test_a_cpu_engine_stays_on_the_cpu() -> None:
     assert open_stages(FakeBackend(CLASSES, SPEC), blend=False).name == "fake"
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# On a GPU
-
-
-class FixedEngine:
-    """A `DeviceEngine` that needs no network: the logits lie in the memory of its slots from the start."""
-
-    name, classes, preprocess = "fixed", CLASSES, SPEC
-    outputs = (TensorSpec(name="logits", dtype="float32", shape=(1, 4, 8, 12)),)
-
-    def __init__(self, device: CudaDevice, slots: int) -> None:
-        self.slots = slots
-        self.logits = np.random.default_rng(9).normal(size=(4, 8, 12)).astype(np.float32)
-        with device.current():
-            pinned, stream = device.pinned((4, 8, 12), np.float32), device.stream()
-            np.copyto(pinned, self.logits)
-            self._memory = [
-                {"image": device.allocate(64 * 96 * 3), "logits": device.allocate(pinned.nbytes)} for _ in range(slots)
-            ]
-            for memory in self._memory:
-                device.copy_in(memory["logits"], pinned, stream)
-            stream.synchronize()
-
-    def addresses(self, slot: int) -> dict[str, int]:
-        return self._memory[slot]
-
-    def enqueue(self, slot: int, batch: int, stream: int) -> None:
-        """Nothing to compute."""
-
-
-@pytest.mark.gpu
-def test_the_loop_on_a_gpu(library: Path) -> None:
-    """Bit for bit the kernels that g++ built, through graphs, slots and a change of the frame size."""
-    pytest.importorskip("pycuda.driver")
-    device, sink, recorder = CudaDevice(), NullSink(), Recorder()
-    engine = FixedEngine(device, slots_needed(IN_FLIGHT))
-    assert run(Frames(60), engine, [sink], recorder) == "source"
-    assert recorder.runs_on == "fixed, all stages on the GPU, CUDA graphs"
-    kernels = HostKernels(library)
-    for image, labels, blended in sink.shown:
-        frame_hw = (image.shape[0], image.shape[1])
-        want = kernels.upsample_argmax(engine.logits, frame_hw, SPEC.place(frame_hw))
-        np.testing.assert_array_equal(labels, want)
-        np.testing.assert_array_equal(blended, overlay(image, want, CLASSES.palette, shown=CLASSES.objects))
-    assert len(sink.shown) == 60
-    device.close()

@@ -2,7 +2,8 @@
 
 Layout of the readable part (sampleEngines.cpp of NVIDIA/TensorRT, and plans of TensorRT-RTX 1.7.1 looked at byte by byte):
 uint32 tag, uint32 serialization version, ..., bytes 24-27 version (major, minor, patch, build). TensorRT-RTX has another
-tag, the file's length as uint64 at 16, the tag again at 28 and a bit mask of compute capabilities at 32.
+tag, the file's length as uint64 at 16, the tag again at 28 and a bit mask of compute capabilities at 32. Plans of TensorRT 8
+have a third tag, "ptrt", and no version that can be read (github.com/NVIDIA/TensorRT/issues/3073): the record has it.
 Nothing here needs TensorRT or CUDA. A right header says nothing about trust: that is the record's hash.
 """
 
@@ -15,12 +16,13 @@ import msgspec
 
 from tsss_edge.artifacts import EngineRecord, Struct
 from tsss_edge.backends.cuda.gpus import Gpu
-from tsss_edge.backends.trt_api import Flavour, Trt
+from tsss_edge.backends.trt_api import Flavour, Trt, parse_version
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.files import write_bytes
 from tsss_edge.machine import RTX_CAPABILITIES
 
-TAGS: dict[int, Flavour] = {0x74727466: "tensorrt", 0x74727476: "tensorrt-rtx"}
+TENSORRT_8 = 0x74727470
+TAGS: dict[int, Flavour] = {0x74727466: "tensorrt", TENSORRT_8: "tensorrt", 0x74727476: "tensorrt-rtx"}
 NAMES: dict[Flavour, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 RTX_HEADER_BYTES = 36
 RTX_BITS = (*RTX_CAPABILITIES, "later")  # of the mask (plans built for each one looked at)
@@ -32,16 +34,19 @@ OTHER_KINDS = {
 
 
 class PlanHeader(Struct, frozen=True):
-    """What the header says. `compute_capabilities` and `length` are known for TensorRT-RTX only (empty, None)."""
+    """What the header says. `compute_capabilities` and `length` are known for TensorRT-RTX only (empty, None).
+
+    `serialization` and `version` are None in a plan of TensorRT 8.
+    """
 
     flavour: Flavour
-    serialization: int
-    version: tuple[int, int, int, int]
+    serialization: int | None
+    version: tuple[int, int, int, int] | None
     compute_capabilities: tuple[str, ...] = ()
     length: int | None = None
 
     def __str__(self) -> str:
-        return f"{NAMES[self.flavour]} {'.'.join(map(str, self.version))}"
+        return f"{NAMES[self.flavour]} {'.'.join(map(str, self.version)) if self.version else '8'}"
 
 
 def read_header(path: Path) -> PlanHeader:
@@ -54,6 +59,8 @@ def read_header(path: Path) -> PlanHeader:
     tag, serialization = struct.unpack_from("<II", start)
     if tag not in TAGS:
         raise ArtifactError(_foreign(path, start))
+    if tag == TENSORRT_8:
+        return PlanHeader(flavour="tensorrt", serialization=None, version=None)
     header = PlanHeader(flavour=TAGS[tag], serialization=serialization, version=_version(start))
     return _rtx_part(path, header, start, size) if header.flavour == "tensorrt-rtx" else header
 
@@ -111,15 +118,18 @@ def require_record(path: Path, header: PlanHeader, record: EngineRecord) -> None
     if record.backend != header.flavour:
         raise ArtifactError(f"{path}: is a plan of {header}, its record says {record.backend}; build it again")
     recorded = record.versions.get(record.backend, "")
-    if recorded and recorded.split(".")[:3] != [str(n) for n in header.version[:3]]:
+    same = recorded.split(".")[:3] == [str(n) for n in header.version[:3]] if header.version else recorded[:2] == "8."
+    if recorded and not same:
         raise ArtifactError(f"{path}: is a plan of {header}, its record says {recorded}; build it again")
 
 
 def require_runnable(path: Path, header: PlanHeader, record: EngineRecord, trt: Trt, gpu: Gpu) -> None:
     """Raise UnavailableError when this TensorRT or this GPU cannot run the plan, before CUDA is asked."""
     rebuild = f"`tsss-edge build-engine {path}`"
-    if tuple(trt.version[:3]) != header.version[:3]:
-        raise UnavailableError(f"{path}: built by {header}, this machine has {trt}; build it here with {rebuild}")
+    built = header.version or parse_version(record.versions.get(header.flavour, ""))
+    if built and not _runs_version(trt.version, tuple(built), compatible=record.build.target.version_compatible):
+        by = f"{NAMES[header.flavour]} {'.'.join(map(str, built))}"
+        raise UnavailableError(f"{path}: built by {by}, this machine has {trt}; build it here with {rebuild}")
     served = header.compute_capabilities
     later = "later" in served and float(gpu.compute_capability) > float(RTX_BITS[-2])
     if served and gpu.compute_capability not in served and not later:
@@ -133,7 +143,22 @@ def require_runnable(path: Path, header: PlanHeader, record: EngineRecord, trt: 
             f"{path}: built under a driver that serves CUDA {built_with}, this one serves {gpu.driver_cuda}; "
             f"install a newer driver, or build it here with {rebuild}"
         )
-    if header.flavour == "tensorrt" and record.device and f"{gpu.name} (" not in record.device:
+    if header.flavour == "tensorrt" and record.device and not _runs_gpu(record, gpu):
         raise UnavailableError(
             f"{path}: built for {record.device}, this GPU is {gpu.name}; build it here with {rebuild}"
         )
+
+
+def _runs_version(here: tuple[int, ...], built: tuple[int, ...], *, compatible: bool) -> bool:
+    """The same version; with a version-compatible plan a later one of the same major number."""
+    return here[:3] == built[:3] or (compatible and here[0] == built[0] and here >= built[:3])
+
+
+def _runs_gpu(record: EngineRecord, gpu: Gpu) -> bool:
+    """The same model; with a hardware-compatible plan Ampere and later, or the same compute capability."""
+    level = record.build.target.hardware_compatible
+    if level == "ampere_plus":
+        return int(gpu.compute_capability.split(".")[0]) >= 8
+    if level == "same_compute_capability":
+        return f"compute capability {gpu.compute_capability})" in record.device
+    return f"{gpu.name} (" in record.device

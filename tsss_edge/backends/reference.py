@@ -25,7 +25,7 @@ class PyTorchBackend(Closing):
     ) -> None:
         """Make the network of a checkpoint.
 
-        Args:    device: "cpu" (default), "cuda", "cuda:1".
+        Args:    device: "cpu", "cuda", "cuda:1"; default: the GPU where PyTorch has one, in FP32 proper (no TF32).
                  threads: CPU threads; sets PyTorch's number for the whole process.
         Raises:  ArtifactError: of another architecture, or without a pixel output. UnavailableError: no such device here.
         """
@@ -38,13 +38,15 @@ class PyTorchBackend(Closing):
             raise ArtifactError(
                 f"{checkpoint.path}: a classifier gives no masks; use an L-Net, P-Net or supervised run"
             )
-        self._device = _torch_device(device)
+        self.device = _torch_device(device)
         if threads:
             torch.set_num_threads(threads)
-        net = load_model(checkpoint).to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._net = net
+        if self.device.type == "cuda":  # a reference rounds like a CPU's: TF32 has 10 bits
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        net = load_model(checkpoint).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.net = net
         self._bf16 = bf16
-        self.name = f"pytorch {'bf16' if bf16 else 'fp32'} {self._device.type}"
+        self.name = f"pytorch {'bf16' if bf16 else 'fp32'} {self.device.type}"
         self.classes = meta.classes
         self.preprocess = meta.preprocess
         self.min_batch = 1
@@ -58,28 +60,30 @@ class PyTorchBackend(Closing):
         import torch
 
         require_images(images, self.preprocess.size_hw)
-        kind = self._device.type
+        kind = self.device.type
         with torch.inference_mode(), torch.autocast(kind, dtype=torch.bfloat16, enabled=self._bf16):
-            x = torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
+            x = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
             # permuted NHWC is channels_last already
-            heads = self._net(x.permute(0, 3, 1, 2).float().mul_(self.preprocess.scale / 255))
+            heads = self.net(x.permute(0, 3, 1, 2).float().mul_(self.preprocess.scale / 255))
         named = {"logits": heads.logits, "objectness": heads.objectness}
         return {name: t.float().cpu().numpy() for name, t in named.items() if t is not None}
 
     def close(self) -> None:
         """Free the network's memory."""
-        self._net.to("meta")
+        self.net.to("meta")
 
 
 def _torch_device(name: str | None) -> torch.device:
     import torch
 
     try:
-        device = torch.device(name or "cpu")
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
         raise UnavailableError(f"PyTorch knows no device {name!r}; use cpu, cuda or cuda:N") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UnavailableError("PyTorch finds no CUDA GPU on this machine; use --device cpu")
+        raise UnavailableError(
+            "PyTorch finds no CUDA GPU on this machine; on a CPU use its engine (build-engine --target cpu)"
+        )
     return device
 
 

@@ -1,7 +1,8 @@
 """A TensorRT or TensorRT-RTX plan with its record -> a back end with several requests in flight on one GPU.
 
-Tensor-address API (`execute_async_v3`) from 8.5 to 11. Each slot has its own execution context, stream, device and pinned
-memory, made once. `addresses` and `enqueue` let a loop that keeps everything on the GPU skip the copies.
+Tensor-address API (`execute_async_v3`) from 8.5 to 11. Each slot has its own stream, device and pinned memory, made once.
+Slots share at most `CONTEXTS` execution contexts, because each takes the network's scratch memory and no more run at once.
+`addresses` and `enqueue` let a loop that keeps everything on the GPU skip the copies.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from tsss_edge.backends.base import Closing, Outputs, require_images
 from tsss_edge.backends.cuda.driver import PrimaryContext
 from tsss_edge.backends.cuda.gpus import first_gpu
 from tsss_edge.backends.plan import PlanHeader, read_header, require_record, require_runnable
-from tsss_edge.backends.trt_api import Trt, load, make_logger
+from tsss_edge.backends.trt_api import CONTEXTS, Trt, load, make_logger
 from tsss_edge.errors import ArtifactError, UnavailableError
 
 
@@ -36,7 +37,7 @@ class TensorRTBackend(Closing):
         self.classes = record.meta.classes
         self.preprocess = record.meta.preprocess
         self.outputs: tuple[TensorSpec, ...] = record.outputs
-        self.slots = slots
+        self.slots, self.contexts = slots, min(slots, CONTEXTS)
         fixed = record.inputs[0].shape[0]
         least, _, most = (fixed, fixed, fixed) if fixed > 0 else record.build.target.batch
         self.min_batch = least
@@ -56,10 +57,19 @@ class TensorRTBackend(Closing):
         require_runnable(path, header, record, trt, gpu)
         self._trt, self._logger = trt, make_logger(trt)
         self._runtime = trt.module.Runtime(self._logger)
+        if (core := record.build.target.dla_core) is not None:
+            self._runtime.DLA_core = core  # else a plan for core 1 runs on core 0
+        if record.build.target.version_compatible:
+            self._runtime.engine_host_code_allowed = True  # such a plan carries a runtime; its hash was checked
         self._engine = _deserialize(self._runtime, path, trt, self._logger)
         _require_tensors(path, self._engine, (*record.inputs, *record.outputs))
-        for _ in range(self.slots):
-            self._slots.append(_Slot(self._cuda, self._engine, record.inputs[0], record.outputs, most))
+        own_profiles = record.inputs[0].shape[0] < 0 and not trt.shares_profiles
+        if own_profiles:
+            self.contexts = min(self.contexts, self._engine.num_optimization_profiles)
+        made = [_Context(self._cuda, self._engine, i if own_profiles else None) for i in range(self.contexts)]
+        for slot in range(self.slots):
+            context = made[slot % self.contexts]
+            self._slots.append(_Slot(self._cuda, context, record.inputs[0], record.outputs, most))
 
     def start(self, slot: int, images: NDArray[np.uint8]) -> None:
         """Begin (N,H,W,3) uint8 RGB in `slot` and return; `images` may change afterwards."""
@@ -87,7 +97,8 @@ class TensorRTBackend(Closing):
         return dict(self._slots[slot].address)
 
     def enqueue(self, slot: int, batch: int, stream: int) -> None:
-        """Put the network alone, no copies, into a CUDA stream (an integer handle)."""
+        """Put the network alone, no copies, into a CUDA stream (an integer handle). The caller keeps slots of one context
+        apart (`slot % contexts`): they must not run at once."""
         self._slots[slot].enqueue(batch, stream)
 
     def close(self) -> None:
@@ -100,24 +111,50 @@ class TensorRTBackend(Closing):
         self._cuda.close()
 
 
-class _Slot:
-    """One execution context with its stream and its memory."""
+class _Context:
+    """An execution context, for one slot at a time."""
 
-    def __init__(
-        self, cuda: PrimaryContext, engine: Any, image: TensorSpec, outputs: tuple[TensorSpec, ...], most: int
-    ) -> None:
-        self.most = most
-        self._cuda = cuda
+    def __init__(self, cuda: PrimaryContext, engine: Any, profile: int | None) -> None:
+        """Args: profile: its own optimization profile; None: the engine's only one."""
         self._context = engine.create_execution_context()
         if self._context is None:
             raise UnavailableError("TensorRT gives no execution context (out of GPU memory?); use fewer slots")
+        if profile is not None:
+            stream = cuda.stream()
+            if not self._context.set_optimization_profile_async(profile, stream):
+                raise UnavailableError(f"TensorRT refuses optimization profile {profile}; build the engine again")
+            cuda.synchronize(stream)
+        self.done = cuda.event()  # of its last use by `start`
+        self._shape: tuple[int, ...] = ()
+
+    def run(self, addresses: dict[str, int], image: str, shape: tuple[int, ...], stream: int) -> None:
+        """Put the network on these tensors into `stream`."""
+        for name, address in addresses.items():
+            self._context.set_tensor_address(name, address)
+        if shape != self._shape:
+            self._context.set_input_shape(image, shape)
+            self._shape = shape
+        if not self._context.execute_async_v3(stream):
+            raise UnavailableError("TensorRT could not run the engine; see its message above")
+
+    def close(self) -> None:
+        """Give it back, before the engine goes."""
+        self._context = None
+
+
+class _Slot:
+    """The stream and the memory of one request."""
+
+    def __init__(
+        self, cuda: PrimaryContext, context: _Context, image: TensorSpec, outputs: tuple[TensorSpec, ...], most: int
+    ) -> None:
+        self.most = most
+        self._cuda, self._context = cuda, context
         self._stream = cuda.stream()
         self._image_name = image.name
         self._row = image.shape[1:]
         self._host = {spec.name: cuda.pinned((most, *spec.shape[1:]), spec.dtype) for spec in (image, *outputs)}
         self.address = {name: cuda.allocate(array.nbytes) for name, array in self._host.items()}
-        for name, address in self.address.items():
-            self._context.set_tensor_address(name, address)
         self._views: dict[str, NDArray[Any]] = {}
         self._batch = 0
 
@@ -126,17 +163,17 @@ class _Slot:
         pinned = self._host[self._image_name][:batch]
         np.copyto(pinned, images)
         self._cuda.copy_in(self.address[self._image_name], pinned, self._stream)
+        self._context.done.hold(self._stream)  # until the slot that had the context before is through
         self.enqueue(batch, self._stream)
+        self._context.done.record(self._stream, capturing=False)
         for name, view in self._views.items():
             self._cuda.copy_out(view, self.address[name], self._stream)
 
     def enqueue(self, batch: int, stream: int) -> None:
         if batch != self._batch:
-            self._context.set_input_shape(self._image_name, (batch, *self._row))
             self._views = {name: array[:batch] for name, array in self._host.items() if name != self._image_name}
             self._batch = batch
-        if not self._context.execute_async_v3(stream):
-            raise UnavailableError("TensorRT could not run the engine; see its message above")
+        self._context.run(self.address, self._image_name, (batch, *self._row), stream)
 
     def wait(self) -> Outputs:
         self._cuda.synchronize(self._stream)
@@ -144,7 +181,7 @@ class _Slot:
 
     def finish(self) -> None:
         self._cuda.synchronize(self._stream)
-        self._context = None
+        self._context.close()
 
 
 def _deserialize(runtime: Any, path: Path, trt: Trt, logger: Any) -> Any:

@@ -19,6 +19,7 @@ from tsss_edge.errors import UnavailableError
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 
 OLDEST = (8, 5)
+CONTEXTS = 3  # networks that run at once at most: one frame is copied in, one in the network, one copied out
 STRONG_TYPING_FULL = (10, 12)  # from here on a strongly typed build is the only one we try (NVIDIA's migration guide)
 
 
@@ -33,6 +34,7 @@ class Span(NamedTuple):
 ALWAYS = Span()
 FROM_8_6 = Span(since=(8, 6))
 FROM_10 = Span(since=(10, 0))
+SAME_CAPABILITY = Span(since=(10, 16))  # the first recorded API that has it
 UNTIL_11 = Span(until=(11, 0), rtx=False)
 RTX_ONLY = Span(since=(99, 0))
 
@@ -73,6 +75,10 @@ USED: dict[str, Span] = {
     "IBuilderConfig.can_run_on_DLA": ALWAYS,
     "Builder.num_DLA_cores": ALWAYS,
     "DeviceType.DLA": ALWAYS,
+    "IBuilderConfig.hardware_compatibility_level": FROM_8_6,
+    "HardwareCompatibilityLevel.AMPERE_PLUS": FROM_8_6,
+    "HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY": SAME_CAPABILITY,
+    "BuilderFlag.VERSION_COMPATIBLE": FROM_8_6,
     "IBuilderConfig.num_compute_capabilities": RTX_ONLY,
     "IBuilderConfig.set_compute_capability": RTX_ONLY,
     "ComputeCapability": RTX_ONLY,
@@ -87,6 +93,7 @@ USED: dict[str, Span] = {
     "ILayer.name": ALWAYS,
     "ILayer.get_input": ALWAYS,
     "ILayer.get_output": ALWAYS,
+    "ILayer.num_inputs": ALWAYS,
     "ILayer.num_outputs": ALWAYS,
     "ITensor.name": ALWAYS,
     "ITensor.dtype": ALWAYS,
@@ -98,6 +105,8 @@ USED: dict[str, Span] = {
     "DataType.UINT8": ALWAYS,
     "IHostMemory.nbytes": ALWAYS,
     # running
+    "Runtime.DLA_core": ALWAYS,
+    "Runtime.engine_host_code_allowed": FROM_8_6,
     "Runtime.deserialize_cuda_engine": ALWAYS,
     "ICudaEngine.num_io_tensors": ALWAYS,
     "ICudaEngine.get_tensor_name": ALWAYS,
@@ -106,6 +115,8 @@ USED: dict[str, Span] = {
     "ICudaEngine.create_engine_inspector": ALWAYS,
     "EngineInspector.get_engine_information": ALWAYS,
     "LayerInformationFormat.JSON": ALWAYS,
+    "ICudaEngine.num_optimization_profiles": ALWAYS,
+    "IExecutionContext.set_optimization_profile_async": ALWAYS,
     "IExecutionContext.set_input_shape": ALWAYS,
     "IExecutionContext.set_tensor_address": ALWAYS,
     "IExecutionContext.execute_async_v3": ALWAYS,
@@ -146,6 +157,11 @@ class Trt:
     def never_strong(self) -> bool:
         """TensorRT 8: builder flags instead."""
         return not self.has("NetworkDefinitionCreationFlag.STRONGLY_TYPED")
+
+    @property
+    def shares_profiles(self) -> bool:
+        """Several contexts may use one optimization profile (before 10.0 each needs its own: NvInferRuntime.h 8.5)."""
+        return self.flavour == "tensorrt-rtx" or self.version[0] >= 10
 
     def __str__(self) -> str:
         return f"{'TensorRT-RTX' if self.flavour == 'tensorrt-rtx' else 'TensorRT'} {'.'.join(map(str, self.version))}"

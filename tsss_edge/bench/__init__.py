@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tsss_edge.artifacts import Artifact, Engine, LatencyRecord, Struct, load_artifact
 from tsss_edge.backends import Backend, open_backend
 from tsss_edge.bench.conditions import Machine, examine_machine, notes_on, read_load, read_mhz
+from tsss_edge.bench.power import read_power
 from tsss_edge.bench.timing import EndToEnd, Timed, alternate, network_call, time_end_to_end, warm_up
 from tsss_edge.metrics import Percentiles, percentiles
 
@@ -90,7 +91,7 @@ def bench_engine(
     if duration_s <= 0:
         raise ValueError(f"duration {duration_s} s: must be positive")
     frame = _frame(image)
-    mhz, load = read_mhz(), read_load()
+    mhz, load, power = read_mhz(), read_load(), read_power()
     models = [load_artifact(model, trust=trust) for model in (engine, *compare)]
     names = [given.name if isinstance(given, Path) else given.path.name for given in (engine, *compare)]
     first = models[0]
@@ -117,7 +118,7 @@ def bench_engine(
         compare={n if kinds.count(n) == 1 else f"{n} {t.file}": t for n, t in zip(kinds, timed[1:], strict=True)},
         benchmark_app=app,
         machine=machine,
-        notes=(*notes, *notes_on(machine)),
+        notes=(*notes, *notes_on(machine), *read_power().notes(power)),
     )
 
 
@@ -149,7 +150,9 @@ def _timed(file: str, times_ms: Sequence[float], batch: int, first_ms: NDArray[n
 def latency_record(timed: Timed, threads: int | None) -> LatencyRecord:
     """What an engine's record keeps of a measurement."""
     p = timed.latency_ms
-    return LatencyRecord(p50_ms=p.p50, p95_ms=p.p95, p99_ms=p.p99, runs=timed.runs, threads=threads)
+    return LatencyRecord(
+        p50_ms=p.p50, p95_ms=p.p95, p99_ms=p.p99, runs=timed.runs, threads=threads, power_mode=read_power().mode
+    )
 
 
 def _frame(image: Path | None) -> NDArray[np.uint8]:

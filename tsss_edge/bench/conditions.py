@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 from tsss_edge.artifacts import Struct
+from tsss_edge.bench.power import read_power
 from tsss_edge.machine import CPUINFO, cpu_flags, cpu_name, usable_cores
 
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
@@ -30,13 +31,15 @@ class Machine(Struct, frozen=True):
     load_before: float | None  # one-minute load average
     gpu: str | None = None
     units: tuple[str, ...] = ()  # vector and matrix instructions: INT8 gains 4x over FP32 by VNNI, 16x by AMX
+    power: str = ""  # of a Jetson: power mode and GPU clock
 
     def summary(self) -> str:
         """One line."""
         clock = f", {self.mhz_after:.0f} MHz" if self.mhz_after else ""
         units = f", {' '.join(self.units)}" if self.units else ""
         gpu = f", {self.gpu}" if self.gpu else ""
-        return f"{self.cpu}, {self.cores} cores{clock}, governor {self.governor or 'unknown'}{units}{gpu}"
+        power = f", {self.power}" if self.power else ""
+        return f"{self.cpu}, {self.cores} cores{clock}, governor {self.governor or 'unknown'}{units}{gpu}{power}"
 
 
 def read_mhz() -> float | None:
@@ -66,6 +69,7 @@ def examine_machine(
         load_before=load_before,
         gpu=_gpu_state() if gpu else None,
         units=cpu_flags(MATRIX_UNITS),
+        power=read_power().summary(),
     )
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from tsss_edge.artifacts import Classes, Struct
 from tsss_edge.backends import AsyncBackend, Backend, open_backend
 from tsss_edge.bench.conditions import Machine, examine_machine, notes_on, read_load, read_mhz
+from tsss_edge.bench.power import read_power
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.kernels.overlay import OverlayPlan
 from tsss_edge.kernels.preprocess import PreprocessPlan
@@ -88,7 +89,7 @@ def bench_stream(engine: Path, source: str, *, naive: Path | None = None, thread
     Raises:  ArtifactError, UnavailableError: as `open_backend`; no logits. DataError: the source is live, or its frames differ
              in size.
     """
-    mhz, load = read_mhz(), read_load()
+    mhz, load, power = read_mhz(), read_load(), read_power()
     cores = threads or usable_cores()
     with closing(open_source(source)) as opened:
         if opened.live:
@@ -126,7 +127,7 @@ def bench_stream(engine: Path, source: str, *, naive: Path | None = None, thread
         first_mask_s=time_first_mask(engine, source, cores),
         rounds=ROUNDS,
         machine=machine,
-        notes=tuple(notes_on(machine)),
+        notes=(*notes_on(machine), *read_power().notes(power)),
     )
 
 

@@ -12,7 +12,7 @@ import msgspec
 import tsss_edge
 from tsss_edge.artifacts import CalibrationRecord, OnnxModel
 from tsss_edge.calib.methods import METHODS, Method
-from tsss_edge.calib.ranges import CalibTable, Histograms, collect, make_table
+from tsss_edge.calib.ranges import OTHERS, CalibTable, Histograms, collect, make_table
 from tsss_edge.calib.search import Judge, draw_search, search
 from tsss_edge.calib.sets import Chosen, HeldBackPicture, choose, find_set, held_back_ids, load_held_back, noise
 from tsss_edge.config import CalibSet
@@ -20,6 +20,7 @@ from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.files import write_json
 from tsss_edge.machine import progress
+from tsss_edge.onnxgraph.casts import float_tensors
 from tsss_edge.onnxgraph.qdq import PairOptions, exact_ranges, insert_qdq, wanted_tensors
 from tsss_edge.onnxgraph.sessions import pick_compiler
 
@@ -62,7 +63,10 @@ def calibrate(
     warn(chosen.note)
     histograms = measure(model, chosen, counted=method != "minmax")
     methods = METHODS if method == "auto" else (method,)
-    tables: dict[Method, CalibTable] = {m: table_of(model, histograms, chosen, m) for m in methods}
+    others = measure_others(model, chosen)
+    tables: dict[Method, CalibTable] = {
+        m: msgspec.structs.replace(table_of(model, histograms, chosen, m), others=others) for m in methods
+    }
     options = options or PairOptions()
     if not searched:
         return write_int8(model, tables[methods[0]], chosen, out, options)
@@ -108,6 +112,14 @@ def measure(model: OnnxModel, chosen: Chosen, *, counted: bool = True) -> Histog
         return collect(model.graph, wanted_tensors(model.graph), chosen.pictures, counted=counted, tick=tick)
 
 
+def measure_others(model: OnnxModel, chosen: Chosen) -> dict[str, float]:
+    """Largest magnitude of the float tensors that never get a pair, on a few pictures: a DLA wants a range for each."""
+    wanted = {*wanted_tensors(model.graph), *(output.name for output in model.graph.graph.output)}
+    tensors = [tensor for tensor in float_tensors(model.graph) if tensor not in wanted]
+    found = collect(model.graph, tensors, chosen.pictures[:OTHERS], counted=False) if tensors else {}
+    return {tensor: histogram.peak for tensor, histogram in found.items()}
+
+
 def table_of(model: OnnxModel, histograms: Histograms, chosen: Chosen, method: Method) -> CalibTable:
     """Ranges of every tensor by one method."""
     return make_table(
@@ -135,6 +147,7 @@ def write_int8(model: OnnxModel, table: CalibTable, chosen: Chosen, out: Path, o
         onnx=model.path.name,
         random=chosen.random,
         peaks=table.peaks,
+        others=table.others,
     )
     meta = msgspec.structs.replace(
         model.meta,

@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +24,7 @@ from tsss_edge.files import read_json
 from tsss_edge.machine import usable_cores
 from tsss_edge.onnxgraph.sessions import open_session, with_batch
 
+OTHERS = 32  # pictures
 MOST_WORKERS = 8  # each holds the activations of one picture
 Histograms = dict[str, Histogram]
 
@@ -36,6 +38,9 @@ class CalibTable(Struct, frozen=True):
     preprocess: str  # hash
     ranges: dict[str, float]  # in the graph's order
     peaks: dict[str, float]  # largest magnitude seen, for comparison
+    others: dict[str, float] = msgspec.field(
+        default_factory=dict
+    )  # the same of float tensors that never get a pair, on the first `OTHERS` pictures
 
     @classmethod
     def load(cls, path: Path) -> CalibTable:

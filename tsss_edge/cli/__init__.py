@@ -25,6 +25,7 @@ from tsss_edge.cli.eval import evaluate
 from tsss_edge.cli.export import export
 from tsss_edge.cli.inspect import inspect
 from tsss_edge.cli.label import label
+from tsss_edge.cli.options import on_gpu
 from tsss_edge.cli.parity import parity
 from tsss_edge.cli.reproduce import reproduce
 from tsss_edge.cli.segment import segment
@@ -67,9 +68,10 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     *(demo, doctor, inspect, label, adapt, reproduce, export, calibrate, build_engine),
     *(parity, bench, stream, segment, triton, bundle),
 )
+WITHOUT_GPU = (inspect, export, calibrate, triton, bundle)
 for command in COMMANDS:
-    app.command()(command)
-app.command("eval")(evaluate)
+    app.command()(command if command in WITHOUT_GPU else on_gpu(command))
+app.command("eval")(on_gpu(evaluate))
 app.add_typer(data, name="data")
 app.add_typer(train, name="train")
 

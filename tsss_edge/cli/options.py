@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -54,6 +56,30 @@ InitFrom = Annotated[
 Resume = Annotated[bool, flag("--resume", "Go on from last.pt in --out.")]
 Strong = Annotated[str | None, typer.Option(metavar="A,B,...", help="Categories with pixel masks.")]
 Fraction = Annotated[float, typer.Option(min=0, max=1, help="Or: this share of them, in id order.")]
+
+
+Device = Annotated[
+    int | None, typer.Option("--device", min=0, help="GPU to use, as nvidia-smi counts (default: the first).")
+]
+
+
+def on_gpu(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command `--device N`: the one GPU that it and everything below it sees."""
+
+    @functools.wraps(command)
+    def run(*args: Any, device: int | None = None, **options: Any) -> None:
+        if device is not None:
+            from tsss_edge.backends.cuda.gpus import choose_gpu
+
+            choose_gpu(device)
+        command(*args, **options)
+
+    signature = inspect.signature(command, eval_str=True)
+    option = inspect.Parameter("device", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Device)
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in signature.parameters.values()]
+    run.__signature__ = signature.replace(parameters=[*parameters, option])  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in (*parameters, option)} | {"return": None}
+    return run
 
 
 def rebuild_first(engine: Path, wanted: bool) -> None:

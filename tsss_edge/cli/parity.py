@@ -12,7 +12,7 @@ from tsss_edge.cli.options import Data, Json, Rebuild, Split, Threads, emit, fla
 
 def parity(
     engine: Annotated[Path, typer.Argument(help="Engine to prove.")],
-    reference: Annotated[Path, typer.Option(help="Checkpoint it was made from.")],
+    reference: Annotated[Path, typer.Option(help="Checkpoint it was made from, or a folder of its answers.")],
     data: Data,
     split: Split = "val",
     max_drop: Annotated[float, typer.Option(min=0, help="mIoU points the engine may lose (or gain).")] = 0.5,

@@ -22,6 +22,7 @@ CutMix = Annotated[bool, typer.Option(help="Paste rectangles of other pictures i
 
 
 @app.command()
+@opt.on_gpu
 def supervised(
     data: opt.Data,
     out: opt.Out,
@@ -62,6 +63,7 @@ def supervised(
 
 
 @app.command()
+@opt.on_gpu
 def lnet(
     data: opt.Data,
     out: opt.Out,
@@ -94,6 +96,7 @@ def lnet(
 
 
 @app.command()
+@opt.on_gpu
 def pnet(
     data: opt.Data,
     out: opt.Out,
@@ -153,6 +156,7 @@ def distill(
 
 
 @app.command(name="all")
+@opt.on_gpu
 def train_everything(
     data: opt.Data,
     out: opt.Out,

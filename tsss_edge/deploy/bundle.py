@@ -33,6 +33,7 @@ PLATFORMS: dict[str, tuple[str, ...]] = {
     )
     for machine in ("x86_64", "aarch64")
 }
+NUMPY_1 = "numpy>=1.26,<2"
 OLD_PYTHON_NEEDS = ("tomli", "exceptiongroup", "typing-extensions")  # pip reads markers with the Python that runs it
 
 INSTALL = """#!/bin/sh
@@ -117,7 +118,10 @@ def write_bundle(
         ours = write_wheel(content / "wheels", kernels=kernels)
         old = OLD_PYTHON_NEEDS if int(python.split(".")[1]) < 11 else ()
         wanted = [f"{ours}[{','.join(extras)}]" if extras else str(ours), *requirements, *old]
-        (download or run_pip)([*pip_options(ours.parent, python, machine), *wanted])
+        fetch, options = download or run_pip, pip_options(ours.parent, python, machine)
+        fetch([*options, *wanted])
+        if machine == "aarch64":  # it may be a Jetson, whose OpenCV wants NumPy 1; pip read the markers of this machine
+            fetch([*options, "--no-deps", NUMPY_1])
         packed = sorted(ours.parent.glob("*.whl"))
         sums = {wheel.name: sha256_file(wheel) for wheel in packed}
         for wheel in packed:

@@ -6,22 +6,31 @@ and GPU ("hop") moves a tensor through memory, so one unsupported layer in the m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from tsss_edge.artifacts import DlaUse
+from tsss_edge.onnxgraph.dla_ranges import every_range, int8_layers
 from tsss_edge.onnxgraph.view import QDQ, OnnxGraph, attributes
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 
-def expected_dla(model: ModelProto) -> DlaUse:
-    """What the rules say of a graph, Q/DQ pairs left out: they become ranges or formats, not layers."""
+def expected_dla(model: ModelProto, measured: Mapping[str, float] | None = None) -> DlaUse:
+    """What the rules say of a graph, Q/DQ pairs left out: they become ranges or formats, not layers.
+
+    `measured`: of an INT8 graph, the ranges beside its pairs (`CalibrationRecord.others`); without them fewer layers are INT8.
+    """
     graph = OnnxGraph(model)
     nodes = [n for n in graph.nodes if n.op_type not in QDQ]
     refused = {n.name: reason for n in nodes if (reason := _refusal(n, graph))}
-    return DlaUse.of([n.name for n in nodes], refused)
+    use = DlaUse.of([n.name for n in nodes], refused)
+    if len(nodes) == len(graph.nodes):
+        return use
+    return msgspec.structs.replace(use, int8=int8_layers(model, every_range(model, measured or {})))
 
 
 def _refusal(node: NodeProto, graph: OnnxGraph) -> str:

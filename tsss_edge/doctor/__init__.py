@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from tsss_edge.artifacts import Struct
@@ -28,14 +29,29 @@ class DoctorReport(Struct, frozen=True):
 
 def examine(folder: Path | None = None) -> DoctorReport:
     """Look at everything. `folder` is where disk space is measured (default: the current folder)."""
-    checks = (
-        *host_checks(folder or Path.cwd()),
-        *package_checks(),
-        *openvino_checks(),
-        *cuda_checks(),
-        *opencv_checks(),
-    )
+    looks: dict[str, Callable[[], list[Check]]] = {
+        "host": lambda: host_checks(folder or Path.cwd()),
+        "packages": package_checks,
+        "OpenVINO devices": openvino_checks,
+        "CUDA": cuda_checks,
+        "OpenCV": opencv_checks,
+    }
+    checks = tuple(check for name, look in looks.items() for check in looked(name, look))
     return DoctorReport(checks=checks, can=_abilities({c.name: c for c in checks}))
+
+
+def looked(name: str, look: Callable[[], list[Check]]) -> list[Check]:
+    """What a look finds; one that fails is a finding too.
+
+    A doctor is called where something is broken: an OpenCV that does not load beside this NumPy must not end it.
+    """
+    try:
+        return look()
+    except Exception as error:  # whatever a broken library raises
+        told = (
+            f"cannot be examined ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'})"
+        )
+        return [Check(name=name, status="missing", found=told, fix=f"install what {name} needs again")]
 
 
 def _abilities(checks: dict[str, Check]) -> dict[str, bool]:

@@ -16,7 +16,7 @@ from typing import Literal
 
 from tsss_edge.artifacts import Struct
 from tsss_edge.backends.base import import_extra
-from tsss_edge.backends.cuda.gpus import driver_problem, driver_version, gpus
+from tsss_edge.backends.cuda.gpus import Gpu, driver_problem, driver_version, first_gpu, gpus
 from tsss_edge.errors import UnavailableError
 from tsss_edge.machine import RTX_CAPABILITIES, cpu_flags, cpu_name, memory_bytes, usable_cores
 
@@ -163,12 +163,22 @@ def _gpu_checks() -> list[Check]:
         Check(
             name=f"GPU {index}",
             status="ok",
-            found=f"{gpu.name}, compute capability {gpu.compute_capability}, "
-            f"{gpu.free_bytes / GIB:.1f} GiB free of {gpu.total_bytes / GIB:.1f}"
+            found=f"{gpu.name}, compute capability {gpu.compute_capability}, {_memory(gpu)}"
             + ("" if gpu.compute_capability in RTX_CAPABILITIES else "; not served by TensorRT-RTX, use TensorRT"),
         )
-        for index, gpu in enumerate(gpus())
+        for index, gpu in enumerate(_cards())
     ]
+
+
+def _cards() -> list[Gpu]:
+    """All GPUs; only the first is asked for its free memory, because that takes a context on it."""
+    cards, first = list(gpus()), first_gpu()
+    return [first, *cards[1:]] if first else cards
+
+
+def _memory(gpu: Gpu) -> str:
+    total = f"{gpu.total_bytes / GIB:.1f}"
+    return f"{gpu.free_bytes / GIB:.1f} GiB free of {total}" if gpu.free_bytes else f"{total} GiB"
 
 
 def _nvcc() -> Check:

@@ -18,7 +18,7 @@ from tsss_edge.export.tensorrt_attempts import Climbed, climb, run_worker
 from tsss_edge.export.tensorrt_worker import BuildJob
 from tsss_edge.files import sha256_file
 from tsss_edge.onnxgraph.casts import AS_ASKED, TypedGraph, float_graph, typed_graphs
-from tsss_edge.onnxgraph.qdq import calibrated_peaks
+from tsss_edge.onnxgraph.dla_ranges import every_range
 from tsss_edge.onnxgraph.view import LEVELS
 
 MIB = 1 << 20
@@ -125,7 +125,8 @@ def plan_job(
         # N is -1 when it is free
         shape=tuple(d.dim_value or -1 for d in source.graph.graph.input[0].type.tensor_type.shape.dim),
     )
-    ranges = calibrated_peaks(source.graph) if precision == "int8" and _dla_by_ranges(trt, target) else {}
+    others = source.meta.calibration.others if source.meta.calibration else {}
+    ranges = every_range(source.graph, others) if precision == "int8" and _dla_by_ranges(trt, target) else {}
     return msgspec.structs.replace(
         job,
         result=str((folder / "result.json").resolve()),
@@ -157,6 +158,8 @@ def _job(
         strong=not trt.never_strong,
         dla_core=target.dla_core,
         compute_capabilities=_compute_capabilities(target, gpu),
+        hardware_compatible=target.hardware_compatible,
+        version_compatible=target.version_compatible,
         timing_cache=str(timing_cache_path(trt, gpu)) if gpu and target.timing_cache else "",
         examine=gpu is not None,
     )
@@ -261,6 +264,9 @@ def _shapes(job: BuildJob) -> list[str]:
 
 def _device(trt: Trt, job: BuildJob) -> list[str]:
     dla = [] if job.dla_core is None else [f"--useDLACore={job.dla_core}", "--allowGPUFallback"]
+    levels = {"ampere_plus": "ampere+", "same_compute_capability": "sameComputeCapability"}
+    dla += [f"--hardwareCompatibilityLevel={levels[job.hardware_compatible]}"] if job.hardware_compatible else []
+    dla += ["--versionCompatible"] if job.version_compatible else []
     if trt.flavour != "tensorrt-rtx" or not job.compute_capabilities:
         return dla
     return [*dla, f"--computeCapabilities={','.join(c.replace('.', '') for c in job.compute_capabilities)}"]

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from tsss_edge.artifacts import DlaUse, Precision, Struct, TensorSpec
-from tsss_edge.backends.trt_api import Flavour, Trt, load, make_logger, type_name
+from tsss_edge.backends.trt_api import CONTEXTS, Flavour, Trt, load, make_logger, type_name
 from tsss_edge.errors import ArtifactError, TsssEdgeError
 from tsss_edge.files import write_bytes, write_json
 
@@ -44,6 +44,8 @@ class BuildJob(Struct, frozen=True):
     strong: bool
     dla_core: int | None = None
     compute_capabilities: tuple[str, ...] = ()
+    hardware_compatible: str = ""
+    version_compatible: bool = False
     timing_cache: str = ""
     float_nodes: tuple[str, ...] = ()  # meant to stay FP32
     ranges: dict[str, float] = msgspec.field(default_factory=dict)  # tensor -> largest magnitude, for INT8 without Q/DQ
@@ -82,7 +84,7 @@ def build(job: BuildJob) -> BuildResult:
     if job.timing_cache:
         write_bytes(Path(job.timing_cache), bytes(config.get_timing_cache().serialize()))
     typed, left = typed_precisions(network)
-    realised, realised_float = realised_precisions(_inspect(trt, logger, bytes(plan))) if job.examine else ({}, ())
+    realised, realised_float = realised_precisions(_inspect(trt, logger, bytes(plan), job)) if job.examine else ({}, ())
     return BuildResult(
         version=trt.module.__version__,
         strong=job.strong,
@@ -90,15 +92,20 @@ def build(job: BuildJob) -> BuildResult:
         float_convolutions=left,
         inputs=tuple(_spec(network.get_input(i)) for i in range(network.num_inputs)),
         outputs=tuple(_spec(network.get_output(i)) for i in range(network.num_outputs)),
-        dla=_dla_report(network, config) if job.dla_core is not None else None,
+        dla=_dla_report(network, config, job) if job.dla_core is not None else None,
         realised=realised,
         realised_float=realised_float,
     )
 
 
-def _inspect(trt: Trt, logger: Any, plan: bytes) -> str:
+def _inspect(trt: Trt, logger: Any, plan: bytes, job: BuildJob) -> str:
     """The inspector's JSON of a plan; empty where this GPU cannot load it (TensorRT-RTX built for others)."""
-    engine = trt.module.Runtime(logger).deserialize_cuda_engine(plan)
+    runtime = trt.module.Runtime(logger)
+    if job.dla_core is not None:
+        runtime.DLA_core = job.dla_core
+    if job.version_compatible:
+        runtime.engine_host_code_allowed = True
+    engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         return ""
     return str(engine.create_engine_inspector().get_engine_information(trt.get("LayerInformationFormat.JSON")))
@@ -128,8 +135,9 @@ def _config(trt: Trt, builder: Any, network: Any, job: BuildJob) -> Any:
         config.builder_optimization_level = job.optimization_level
     if not job.strong:
         _weak_typing(trt, network, config, job)
-    _profile(builder, network, config, job)
+    _profile(trt, builder, network, config, job)
     _devices(trt, config, job)
+    _compatibility(trt, config, job)
     if job.timing_cache:
         path = Path(job.timing_cache)
         cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
@@ -158,7 +166,7 @@ def _set_ranges(network: Any, ranges: dict[str, float]) -> None:
             tensor.set_dynamic_range(-ranges[tensor.name], ranges[tensor.name])
 
 
-def _profile(builder: Any, network: Any, config: Any, job: BuildJob) -> None:
+def _profile(trt: Trt, builder: Any, network: Any, config: Any, job: BuildJob) -> None:
     tensor = network.get_input(0)
     shape = tuple(tensor.shape)
     if shape[0] >= 0:
@@ -168,10 +176,11 @@ def _profile(builder: Any, network: Any, config: Any, job: BuildJob) -> None:
                 "export with --batch 0 (free)"
             )
         return
-    profile = builder.create_optimization_profile()
-    profile.set_shape(tensor.name, *((n, *shape[1:]) for n in job.batch))
-    if config.add_optimization_profile(profile) < 0:
-        raise ArtifactError(f"TensorRT refuses the batch profile {job.batch}")
+    for _ in range(1 if trt.shares_profiles else CONTEXTS):
+        profile = builder.create_optimization_profile()
+        profile.set_shape(tensor.name, *((n, *shape[1:]) for n in job.batch))
+        if config.add_optimization_profile(profile) < 0:
+            raise ArtifactError(f"TensorRT refuses the batch profile {job.batch}")
 
 
 def _devices(trt: Trt, config: Any, job: BuildJob) -> None:
@@ -187,6 +196,20 @@ def _devices(trt: Trt, config: Any, job: BuildJob) -> None:
             if kind is None:
                 raise ArtifactError(f"{trt} does not build for compute capability {text}")
             config.set_compute_capability(kind, index)
+
+
+def _compatibility(trt: Trt, config: Any, job: BuildJob) -> None:
+    """Plans for other GPUs and later versions, where this TensorRT makes them."""
+    wanted = {f"HardwareCompatibilityLevel.{job.hardware_compatible.upper()}": bool(job.hardware_compatible)}
+    wanted["BuilderFlag.VERSION_COMPATIBLE"] = job.version_compatible
+    for name, asked in wanted.items():
+        if asked and (trt.flavour == "tensorrt-rtx" or not trt.has(name)):
+            raise ArtifactError(f"{trt} makes no plan with {name.rpartition('.')[2]}; leave that out of the target")
+    if job.hardware_compatible:
+        level = trt.get(f"HardwareCompatibilityLevel.{job.hardware_compatible.upper()}")
+        config.hardware_compatibility_level = level
+    if job.version_compatible:
+        config.set_flag(trt.get("BuilderFlag.VERSION_COMPATIBLE"))
 
 
 def _layers(network: Any) -> list[Any]:
@@ -243,11 +266,22 @@ def _precision(layer: dict[str, Any]) -> str:
     return "unknown"
 
 
-def _dla_report(network: Any, config: Any) -> DlaUse:
-    """As TensorRT itself decides, layer by layer, in the network's order."""
+def _dla_report(network: Any, config: Any, job: BuildJob) -> DlaUse:
+    """As TensorRT itself decides, layer by layer, in the network's order; INT8 where all tensors around a layer have ranges."""
     layers = [layer for layer in _layers(network) if layer.type.name != "CONSTANT"]
     refused = {layer.name: "TensorRT says so" for layer in layers if not config.can_run_on_DLA(layer)}
-    return DlaUse.of([layer.name for layer in layers], refused)
+    use = DlaUse.of([layer.name for layer in layers], refused)
+    if not job.ranges:
+        return use
+    counted = [n for n in layers if n.type.name in ("CONVOLUTION", "DECONVOLUTION", "ELEMENTWISE")]
+    held = [n for n in counted if n.name not in refused and all(t.name in job.ranges for t in _around(n))]
+    return msgspec.structs.replace(use, int8=(len(held), len(counted)))
+
+
+def _around(layer: Any) -> list[Any]:
+    """Tensors that a layer computes from and makes."""
+    inputs = (layer.get_input(i) for i in range(layer.num_inputs))
+    return [t for t in (*inputs, *(layer.get_output(i) for i in range(layer.num_outputs))) if t is not None]
 
 
 def _spec(tensor: Any) -> TensorSpec:

@@ -67,7 +67,8 @@ class FusedNet(nn.Module):
         found = {"logits": heads.logits, "objectness": heads.objectness}
         if "labels" in self.outputs:
             wide = F.interpolate(heads.logits, scale_factor=float(STRIDE), mode="bilinear", align_corners=False)
-            found["labels"] = wide.argmax(1).to(torch.uint8)
+            # Through float: TensorRT makes uint8 from float and half only (NvInfer.h, DataType::kUINT8, 8.5 to 11.1).
+            found["labels"] = wide.argmax(1).to(torch.float32).to(torch.uint8)
         return {name: found[name] for name in self.outputs}
 
 

@@ -31,6 +31,7 @@ from tsss_edge.files import sha256_file
 from tsss_edge.onnxgraph.view import OnnxGraph
 from tsss_edge.parity.int8_checks import LayerError, LayerReport, compare_layers, replay_calibration
 from tsss_edge.parity.measure import StageCounts, WorstImage, look_again, measure
+from tsss_edge.parity.reference_answers import Answers, load_reference
 from tsss_edge.parity.verdict import ClassChange, ParityReport, StageResult, judge
 from tsss_edge.scoring import require_labelled, require_same_classes
 from tsss_edge.segment import load_picture
@@ -60,6 +61,7 @@ def check_parity(
     """Compare an engine with its checkpoint on a labelled split; the verdict goes into the engine's record.
 
     Args:    engine: engine, graph or checkpoint, loaded or by its path (only an engine keeps the verdict).
+             reference: the checkpoint, or its recorded answers (`reference_answers.py`), which need no PyTorch.
              max_drop: mIoU points the engine may lose; a gain of more than that fails too, unless `allow_gain`.
              report_dir: writes `parity.html` (self-contained, with the worst pictures) and `parity.json` there.
              graphs: those that the engine may have been made from, when the caller has them. None looks for the files that
@@ -72,7 +74,7 @@ def check_parity(
              UnavailableError: this machine cannot run the engine.
     """
     subject = load_artifact(engine, trust=trust)
-    checkpoint = Checkpoint.load(reference) if isinstance(reference, Path) else reference
+    checkpoint = load_reference(reference) if isinstance(reference, Path) else reference
     require_reference(subject, checkpoint)
     dataset = VocDataset.open(data)
     require_same_classes(checkpoint.meta.classes, dataset)
@@ -82,8 +84,14 @@ def check_parity(
     if calibration is not None and calibration.random:
         notes.append("calibrated on noise, not on pictures")
     with ExitStack() as stack:
-        models: dict[str, Artifact] = {"PyTorch": checkpoint, **found, stage_name(subject): subject}
-        stages = [
+        models: dict[str, Artifact] = {**found, stage_name(subject): subject}
+        stages = []
+        if isinstance(checkpoint, Answers):
+            checkpoint.require_pictures(dataset, ids)
+            stages = [StageCounts("PyTorch", checkpoint.path.name, checkpoint)]
+        else:
+            models = {"PyTorch": checkpoint, **models}
+        stages += [
             StageCounts(name, model.path.name, stack.enter_context(open_backend(model, threads=threads)))
             for name, model in models.items()
         ]
@@ -129,7 +137,7 @@ def calibration_of(subject: Artifact) -> CalibrationRecord | None:
     return None if isinstance(subject, Checkpoint) else subject.meta.calibration
 
 
-def require_reference(subject: Artifact, reference: Checkpoint) -> None:
+def require_reference(subject: Artifact, reference: Checkpoint | Answers) -> None:
     """Refuse a reference that is not the checkpoint the subject was made from.
 
     Raises: ArtifactError: another checkpoint, other classes, or other preprocessing.
@@ -146,7 +154,7 @@ def require_reference(subject: Artifact, reference: Checkpoint) -> None:
 
 
 def find_graphs(
-    subject: Artifact, reference: Checkpoint, given: Sequence[OnnxModel] | None = None
+    subject: Artifact, reference: Checkpoint | Answers, given: Sequence[OnnxModel] | None = None
 ) -> tuple[dict[str, OnnxModel], list[str]]:
     """The graphs between the reference and the subject, each known by its hash -> (by stage, in order; notes on missing ones).
 
@@ -216,7 +224,7 @@ def count_leak(calibration: CalibrationRecord | None, dataset: VocDataset, ids: 
     return sum(sha256_file(dataset.image_path(image_id)) in used for image_id in ids)
 
 
-def _provenance(subject: Artifact, checkpoint: Checkpoint, data: Path) -> dict[str, str]:
+def _provenance(subject: Artifact, checkpoint: Checkpoint | Answers, data: Path) -> dict[str, str]:
     """Where everything came from, for the report."""
     spec = subject.meta.preprocess
     precision = subject.record.precision if isinstance(subject, Engine) else getattr(subject.meta, "precision", "fp32")

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import tee
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import IGNORE, Struct
+from tsss_edge.artifacts import IGNORE, Classes, Struct
 from tsss_edge.backends import Backend
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.metrics import agreement_counts, boundary_band
 from tsss_edge.scoring import Answer, Mask, SplitCounts, backend_answers, counted, pictures
-from tsss_edge.segment import segment_image
 
 Region = NDArray[np.bool_]
 
@@ -28,10 +28,21 @@ class WorstImage(Struct, frozen=True):
     won_pixels: int  # the other way round
 
 
+@runtime_checkable
+class Recorded(Protocol):
+    """What a network said of pictures before, in its place (`reference_answers.Answers`)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def classes(self) -> Classes: ...
+    def recall(self, shown: Iterable[tuple[str, Mask]]) -> Iterator[Answer]: ...
+
+
 class StageCounts:
     """One opened network and what has been counted of it. The first of a list is the reference."""
 
-    def __init__(self, name: str, file: str, backend: Backend) -> None:
+    def __init__(self, name: str, file: str, backend: Backend | Recorded) -> None:
         self.name, self.file, self.backend = name, file, backend
         self.counts = SplitCounts(len(backend.classes))
         self.matrix = self.counts.classes  # against the truth
@@ -39,6 +50,12 @@ class StageCounts:
         self.pixels, self.band, self.cells = (np.zeros(2, np.int64) for _ in range(3))
         self.broken_images = 0
         self.images: list[WorstImage] = []
+
+    def answers(self, shown: Iterable[tuple[str, Mask]]) -> Iterator[Answer]:
+        """What it says of each picture, (id, (H,W,3) uint8 RGB), in order."""
+        return (
+            self.backend.recall(shown) if isinstance(self.backend, Recorded) else backend_answers(self.backend, shown)
+        )
 
     def compare(self, answer: Answer, reference: Answer, seen: Region, band: Region, truth: Mask) -> None:
         """Count one picture against the reference: where it gives labels (`seen`), and of those near its boundaries (`band`)."""
@@ -64,7 +81,7 @@ class Seen:
 def measure(stages: Sequence[StageCounts], dataset: VocDataset, ids: Sequence[str], *, boundary_px: int) -> None:
     """Run all stages on all pictures; the counts are left in the stages."""
     shown = tee(pictures(dataset, ids, "parity"), len(stages))
-    networks = [(backend_answers(s.backend, images), s.counts) for s, images in zip(stages, shown, strict=True)]
+    networks = [(s.answers(images), s.counts) for s, images in zip(stages, shown, strict=True)]
     for truth, answers in counted(networks, dataset.mask):
         reference = answers[0]
         seen = reference.labels != IGNORE
@@ -78,7 +95,7 @@ def look_again(reference: StageCounts, engine: StageCounts, dataset: VocDataset,
     result = []
     for image_id in ids:
         image = dataset.image(image_id)
-        labels = [segment_image(stage.backend, image) for stage in (reference, engine)]
+        labels = [next(stage.answers([(image_id, image)])).labels for stage in (reference, engine)]
         result.append(Seen(image_id, image, dataset.mask(image_id), *labels))
     return result
 

@@ -21,7 +21,10 @@ from tsss_edge.errors import UnavailableError
 
 @runtime_checkable
 class DeviceEngine(Protocol):
-    """A network whose tensors lie on the GPU, with a context for each of its slots (`TensorRTBackend`)."""
+    """A network whose tensors lie on the GPU (`TensorRTBackend`, `TorchEngine`).
+
+    `contexts` of it may run at once: two slots with the same `slot % contexts` must not.
+    """
 
     @property
     def name(self) -> str: ...
@@ -33,6 +36,8 @@ class DeviceEngine(Protocol):
     def outputs(self) -> tuple[TensorSpec, ...]: ...
     @property
     def slots(self) -> int: ...
+    @property
+    def contexts(self) -> int: ...
     def addresses(self, slot: int) -> dict[str, int]: ...
     def enqueue(self, slot: int, batch: int, stream: int) -> None: ...
 
@@ -67,20 +72,24 @@ class CudaSlot:
         self._best = self._allocate(self._grid_shape[1] * self._grid_shape[2])
         self._stages = self._plan()
         self._events = [CudaEvent() for _ in range(len(self._stages) + 1)]
+        self._done = CudaEvent()  # outside the graph, so that other streams may wait for it
         self._graph = self._capture()
 
-    def start(self, image: NDArray[np.uint8]) -> None:
-        """Copy (H,W,3) uint8 BGR and put its work into the stream."""
+    def start(self, image: NDArray[np.uint8], after: CudaSlot | None = None) -> None:
+        """Copy (H,W,3) uint8 BGR and put its work into the stream; on the GPU it begins when `after` is done."""
         np.copyto(self.frame, image)
+        if after is not None:
+            after._done.hold(self._stream)
         if self._graph is not None:
             self._graph.launch(self._stream)
         else:
             self._enqueue(capturing=False)
+        self._done.record(self._stream, capturing=False)
 
     def wait(self) -> dict[str, float]:
         """Wait for the work -> milliseconds by stage. `labels`, `objectness` and `frame`, now the overlay, hold until
         the next `start`."""
-        self._events[-1].synchronize()
+        self._done.synchronize()
         pairs = zip(self._stages, self._events[:-1], self._events[1:], strict=True)
         return {name: after.ms_since(before) for name, before, after in pairs}
 
@@ -98,7 +107,7 @@ class CudaSlot:
         self._stream.synchronize()
         if self._graph is not None:
             self._graph.close()
-        for event in self._events:
+        for event in (*self._events, self._done):
             event.close()
         while self._memory:
             self._device.free(self._memory.pop())

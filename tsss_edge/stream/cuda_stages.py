@@ -32,6 +32,7 @@ class CudaStages:
         self.slots, self.in_flight = engine.slots, min(IN_FLIGHT, engine.slots)
         self._engine, self._device = engine, device
         self._made: dict[int, CudaSlot] = {}
+        self._last: dict[int, int] = {}  # the slot that used each of the engine's contexts last
         self._waits = 0
         self._eager_because = ""
         with device.current():
@@ -53,8 +54,11 @@ class CudaStages:
         made = self._made.get(slot)
         if made is None or made.frame_hw != frame_hw:
             made = self._make(slot, frame_hw)
+        context = slot % self._engine.contexts
+        before = self._last.get(context, slot)
+        self._last[context] = slot
         with timed(stages_ms, "to_pinned"):
-            made.start(image)
+            made.start(image, after=self._made[before] if before != slot else None)
 
     def wait(self, slot: int, stages_ms: dict[str, float]) -> None:
         """Wait for the GPU. Raises: ArtifactError: NaN or infinity in one of the first frames."""
@@ -79,6 +83,8 @@ class CudaStages:
     def _make(self, slot: int, frame_hw: tuple[int, int]) -> CudaSlot:
         if slot in self._made:
             self._made.pop(slot).close()
+        if (before := self._last.pop(slot % self._engine.contexts, slot)) != slot:
+            self._made[before].wait()  # the new slot tries the network, which two must not at once
         made = self._made[slot] = CudaSlot(self._device, self._engine, slot, frame_hw, self._tints)
         self._eager_because = made.eager_because
         return made

@@ -44,7 +44,7 @@ def stream(
 
     Ctrl-C, SIGTERM and closing the window end it like the end of the source does.
 
-    Args:    engine: `.xml` or `.engine`, with its record. source, sinks: see `uris`.
+    Args:    engine: `.xml` or `.engine`, with its record; on a GPU a checkpoint too. source, sinks: see `uris`.
              reference: checkpoint for the parity watch, which takes every `parity_every`-th frame.
              min_agreement: 0-1; a frame that agrees less with the reference ends the stream.
              policy: "latest" or "block"; default by the kind of source. max_frames: with a mask.

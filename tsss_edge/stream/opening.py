@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tsss_edge.artifacts import Engine
+from tsss_edge.artifacts import Checkpoint, Engine
 from tsss_edge.backends import AsyncBackend, open_backend
 from tsss_edge.backends.ov import MAX_STREAMS
 from tsss_edge.errors import ArtifactError, GateError, UnavailableError
@@ -15,10 +15,22 @@ from tsss_edge.stream.cuda_stages import IN_FLIGHT, open_cuda_stages
 from tsss_edge.stream.pipeline import Stages, ready_results, slots_needed
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether PyTorch runs it: a run folder or a `.pt`."""
+    return path.is_dir() or path.suffix == ".pt"
+
+
 def require_gate(path: Path, *, force: bool) -> None:
-    """Raise GateError if the engine's accuracy gate failed, ArtifactError if it is no engine with a record."""
+    """Raise GateError if the engine's accuracy gate failed, ArtifactError if it is no engine with a record.
+
+    A checkpoint has no gate: it is the reference.
+    """
+    if is_checkpoint(path):
+        return
     if path.suffix not in (".xml", ".engine"):
-        raise ArtifactError(f"{path}: expected an engine (.xml, .engine); make one with `tsss-edge build-engine`")
+        raise ArtifactError(
+            f"{path}: expected an engine (.xml, .engine), or on a GPU a checkpoint; make one with `tsss-edge build-engine`"
+        )
     parity = Engine.load(path, trust=True).record.parity  # the back end checks the hashes
     if parity is not None and not parity.passed and not force:
         raise GateError(
@@ -32,12 +44,25 @@ def open_engine(path: Path, *, live: bool, threads: int | None) -> AsyncBackend:
 
     Live: one, on all cores, because a frame that queues grows old. Files: one a core (up to `MAX_STREAMS`), which gives
     the most frames a second, and one more, so that none of them waits for its next picture. A GPU's also hold results.
+    A checkpoint runs in PyTorch, on a GPU only: the way to the whole CUDA loop where there is no TensorRT.
     """
+    on_gpu = slots_needed(1 if live else IN_FLIGHT, ready=ready_results(live=live))
+    if is_checkpoint(path):
+        from tsss_edge.backends.torch_engine import TorchEngine
+
+        return TorchEngine(Checkpoint.load(path), slots=on_gpu, device="cuda")
     cores = threads or usable_cores()
     slots = 1 if live else min(cores, MAX_STREAMS) + 1
     if path.suffix == ".engine":
-        slots = slots_needed(1 if live else IN_FLIGHT, ready=ready_results(live=live))
-    backend = open_backend(path, threads=cores, slots=slots)
+        slots = on_gpu
+    try:
+        backend = open_backend(path, threads=cores, slots=slots)
+    except UnavailableError as error:
+        if "cannot be imported" in str(error) and path.suffix == ".engine":
+            raise UnavailableError(
+                f"{error}; or stream its checkpoint, which PyTorch runs on the GPU in the same loop"
+            ) from error
+        raise
     assert isinstance(backend, AsyncBackend), "every engine's back end is"
     if backend.min_batch > 1:
         backend.close()

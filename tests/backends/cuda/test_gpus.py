@@ -33,6 +33,7 @@ def driver(*, count: int = 1, init: int = 0) -> Any:
         cuDeviceGetName=name,
         cuDeviceGetAttribute=lambda out, kind, index: put(out, {75: 9, 76: 0}[kind]),
         cuDriverGetVersion=lambda out: put(out, 12040),
+        cuDeviceTotalMem_v2=lambda out, index: put(out, 80 << 30),
         cuDevicePrimaryCtxRetain=lambda context, index: 0,
         cuCtxPushCurrent_v2=lambda context: 0,
         cuMemGetInfo_v2=memory,

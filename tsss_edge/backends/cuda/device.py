@@ -79,11 +79,11 @@ class CudaDevice(CudaMemory, KernelCalls):
     def _load(self, capability: str) -> Any:
         path = find_or_build(capability)
         try:
-            return self._driver.module_from_buffer(path.read_bytes())
+            return self._driver.module_from_buffer(path.read_bytes() + b"\0")  # PTX is text, and text ends with a zero
         except self._driver.Error as error:
             raise UnavailableError(
-                f"{path} does not run on {self.name} (compute capability {capability}): {error}; delete it and let this "
-                "machine's nvcc build another"
+                f"{path} does not run on {self.name} (compute capability {capability}): {error}; install a newer driver, or "
+                "build machine code with this machine's nvcc: python -m tsss_edge.kernels.fatbin FOLDER"
             ) from error
 
 

@@ -119,6 +119,7 @@ class PrimaryContext(CudaMemory):
         super().__init__()
         self._context = _handle()
         self._streams: list[int] = []
+        self._events: list[CudaEvent] = []
         _call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), 0)
         self.use()
 
@@ -134,6 +135,11 @@ class PrimaryContext(CudaMemory):
         self._streams.append(handle.value)
         return handle.value
 
+    def event(self) -> CudaEvent:
+        """An event, which `close` frees."""
+        self._events.append(CudaEvent())
+        return self._events[-1]
+
     def synchronize(self, stream: int) -> None:
         """Wait until all in `stream` is done. Raises: UnavailableError: something in it failed."""
         _call("cuStreamSynchronize", _stream(stream))
@@ -141,6 +147,8 @@ class PrimaryContext(CudaMemory):
     def close(self) -> None:
         """Free everything and give the context back. Safe to call twice."""
         self.free_all()
+        while self._events:
+            self._events.pop().close()
         while self._streams:
             _call("cuStreamDestroy_v2", _handle(self._streams.pop()))
         if self._context:
@@ -158,6 +166,10 @@ class CudaEvent:
     def record(self, stream: Any, *, capturing: bool) -> None:
         """Put the event behind what is in `stream`; while that is `capturing`, into the graph."""
         _call("cuEventRecordWithFlags", self._event, _stream(stream), _flags(EXTERNAL if capturing else 0))
+
+    def hold(self, stream: Any) -> None:
+        """Let what is put into `stream` from now on wait for this event, on the GPU. Nothing waits for one never recorded."""
+        _call("cuStreamWaitEvent", _stream(stream), self._event, _flags(0))
 
     def synchronize(self) -> None:
         """Wait until the GPU came to the event that was put into a stream last."""
