@@ -21,7 +21,7 @@ HEAVY = ("torch", "tensorrt", "tensorrt_rtx", "pycuda", "openvino", "onnx", "onn
 ROOMS = (
     *("errors", "files", "artifacts", "config", "machine", "metrics"),
     *("data", "models", "kernels", "backends", "onnxgraph", "segmentation", "segment"),
-    *("calib", "export", "scoring", "label", "train"),
+    *("calib", "export", "frozen", "scoring", "label", "train"),
     *("parity", "stream", "bench", "deploy", "inspection", "doctor", "reproduce", "demo"),
     *("api", "cli", "__main__"),
 )

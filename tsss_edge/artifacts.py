@@ -27,7 +27,7 @@ IGNORE = 255  # label of a pixel that no loss and no metric may see (PASCAL VOC'
 Fit = Literal["stretch", "letterbox", "crop"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Head = Literal["logits", "labels", "both"]
-Stage = Literal["lnet", "classifier", "pnet", "supervised"]
+Stage = Literal["lnet", "classifier", "pnet", "supervised", "distilled"]
 BackendName = Literal["openvino", "tensorrt", "tensorrt-rtx"]
 
 

@@ -46,13 +46,16 @@ class TrainConfig(Struct, frozen=True):
     device: str = "auto"
     threads: int = 0  # 0: all cores
     val_every: int = 1  # epochs
-    encoder_weights: str = ""
+    encoder_weights: str = ""  # file, or "imagenet" for a lite architecture
+    init_from: str = ""  # run or checkpoint whose weights training starts from, as far as they fit
+    freeze: Literal[0, 8, 16, 32] = 0  # encoder stages up to this stride keep their weights and statistics
+    views: int = 0  # augmented views of each picture, the same in every stage; 0: new ones in every epoch
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "lr", "val_every"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("seed", "threads", "warmup_epochs", "weight_decay", "balance", "jaccard"):
+        for name in ("seed", "threads", "warmup_epochs", "weight_decay", "balance", "jaccard", "views"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 < self.scale_range[0] <= self.scale_range[1]:

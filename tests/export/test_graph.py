@@ -40,7 +40,7 @@ def run(path: Path, images: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip(names, session.run(names, {"image": images}), strict=True))
 
 
-@pytest.mark.parametrize("arch", ["edge-s", "edge-m"])
+@pytest.mark.parametrize("arch", ["edge-s", "edge-m", "lite0"])
 def test_onnx_is_the_two_networks(tmp_path: Path, arch: str) -> None:
     """Class head and objectness head of one file against PyTorch: 1e-5 of the largest value (measured 2e-6)."""
     checkpoint = netkit.checkpoint(tmp_path / "best.pt", arch)

@@ -55,3 +55,13 @@ def test_affinity_rows_sum_to_one_and_stop_at_an_edge() -> None:
 def test_row_normalised_refuses_a_node_without_neighbour() -> None:
     with pytest.raises(ValueError, match="neighbour"):
         row_normalised(csr_array(np.array([[0.0, 1.0], [0.0, 0.0]])))
+
+
+def test_colour_and_nearness_can_be_left_out() -> None:
+    """With features alone, cells of one kind are equally near however they are painted."""
+    features = np.ones((2, 1, 3), np.float32)
+    colors = np.zeros((3, 1, 3), np.float32)
+    colors[:, 0, 2] = 1
+    alone = DiffusionConfig(color_sigma=0, distance_sigma=0)
+    assert affinity(features, colors, alone).toarray()[1].tolist() == pytest.approx([0.5, 0, 0.5])
+    assert affinity(features, colors, DiffusionConfig()).toarray()[1, 0] > 0.99

@@ -17,11 +17,11 @@ from tsss_edge.train.pnet import train_supervised
 def test_cutmix_pastes_the_same_rectangle_of_the_neighbour_into_picture_and_target() -> None:
     x = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 3, 64, 64).contiguous()  # picture i is i everywhere
     shares = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 4, 16, 16).contiguous()  # cells of 4 pixels
-    mixed, targets = cut_and_mix(x, shares, seed=0, step=3)
+    mixed, targets = cut_and_mix(0, 3, x, shares)
     assert 0 < mixed[0].mean() < 0.5
     torch.testing.assert_close(mixed[:, :1, ::4, ::4], targets[:, :1], rtol=0, atol=0)
     torch.testing.assert_close(mixed[0] + mixed[1], torch.ones(3, 64, 64), rtol=0, atol=0)
-    again, _ = cut_and_mix(x, shares, seed=0, step=3)
+    again, _ = cut_and_mix(0, 3, x, shares)
     assert torch.equal(mixed, again)
 
 

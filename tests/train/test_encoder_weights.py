@@ -102,6 +102,25 @@ def test_a_wrong_vgg16_file_is_refused(config: TrainConfig, tmp_path: Path, how:
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
 
 
+def test_efficientnet_names_are_understood_for_lite0(config: TrainConfig, tmp_path: Path) -> None:
+    donor = fresh_net(with_weights(msgspec.structs.replace(config, seed=3), "lite0", tmp_path), num_classes=0)
+    theirs = {"_conv_stem.weight": donor.encoder.stages[0][0][1].weight}
+    torch.save(theirs, tmp_path / "part.pth")
+    settings = with_weights(config, "lite0", tmp_path / "part.pth")
+    with pytest.raises(ArtifactError, match=r"not weights of the lite0 encoder: it holds no stages"):
+        load_encoder(fresh_net(settings, num_classes=3), settings)
+    torch.save({f"encoder.{k}": v for k, v in donor.encoder.state_dict().items()}, tmp_path / "whole.pth")
+    net = fresh_net(config=with_weights(config, "lite0", tmp_path / "whole.pth"), num_classes=3)
+    load_encoder(net, with_weights(config, "lite0", tmp_path / "whole.pth"))
+    assert torch.equal(net.encoder.stages[0][0][1].weight, donor.encoder.stages[0][0][1].weight)
+
+
+def test_imagenet_weights_are_for_lite_alone(config: TrainConfig) -> None:
+    settings = msgspec.structs.replace(config, encoder_weights="imagenet")
+    with pytest.raises(ArtifactError, match="known for lite0, lite1, lite2, not for edge-s"):
+        load_encoder(fresh_net(settings, num_classes=3), settings)
+
+
 def test_a_file_for_another_architecture_or_no_file_is_refused(config: TrainConfig, tmp_path: Path) -> None:
     torch.save(vgg16_of_torchvision(), tmp_path / "vgg16.pth")
     (tmp_path / "text.pth").write_text("no weights")

@@ -48,6 +48,9 @@ def render(
     source: Annotated[
         bool, flag("--source", "Make the source set of the 0% protocol: other shapes, other looks.")
     ] = False,
+    look: Annotated[
+        Literal["a", "b"], typer.Option(help="Family of looks; b has no texture or pair of tones of a.")
+    ] = "a",
     split: Annotated[list[str] | None, typer.Option(help="Lists to render (default: train and val).")] = None,
     short_side: Annotated[int, typer.Option(min=32, help="Of the pictures, pixels.")] = 160,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
@@ -62,11 +65,13 @@ def render(
 
     if source == (layouts is not None):
         raise typer.BadParameter("give either --layouts DIR or --source")
+    if source and look != "a":
+        raise typer.BadParameter("--look is for --layouts; the source set has looks of its own")
     if layouts is None:
         render_source(out, short_side=short_side, seed=seed)
     else:
         splits = tuple(split or ("train", "val"))
-        render_layouts(layouts, out, lists=lists, short_side=short_side, seed=seed, splits=splits)
+        render_layouts(layouts, out, lists=lists, short_side=short_side, seed=seed, splits=splits, family=look)
     dataset = VocDataset.open(out)
     counts = {name: len(dataset.ids(name)) for name in dataset.splits}
     text = f"{out}: {', '.join(f'{count} {name}' for name, count in counts.items())} pictures (seed {seed})"

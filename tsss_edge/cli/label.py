@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.options import Data, Json, Split, emit
+from tsss_edge.cli.options import Data, Json, Split, emit, names, parse_size, usage_errors
 
 
 def label(
@@ -15,13 +15,44 @@ def label(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for the masks (VOC layout).")],
     split: Split = "train",
+    features: Annotated[
+        Path | None, typer.Option(metavar="F.onnx", help="Any network's feature map, for L-Net's in self-diffusion.")
+    ] = None,
+    maps: Annotated[
+        Path | None, typer.Option(metavar="F.onnx", help="Its likeness to --text in place of the class maps.")
+    ] = None,
+    text: Annotated[Path | None, typer.Option(metavar="T.npy", help="One row a category, by class id.")] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="N|WxH", help="What these networks see (default: they say).")
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(metavar="R,G,B", help="Their input: (value 0-255 - mean) / scale.")
+    ] = None,
+    scale: Annotated[str | None, typer.Option(metavar="R,G,B", help="See --mean.")] = None,
     json: Json = None,
 ) -> None:
     """Pixel annotations for weak images: L-Net's foreground, class activation maps, self-diffusion; or P-Net's answer.
 
+    --features, --maps and --text let large networks that you have on disk see in place of ours; see docs/transfer.md.
+
     Example: tsss-edge label --lnet runs/method --data runs/synth --out runs/labels
     """
-    from tsss_edge.label.write import write_labels
+    from tsss_edge.label.foundation import Feeding
+    from tsss_edge.label.write import Teachers, write_labels
 
-    report = write_labels(lnet, data, out, split=split)
+    with usage_errors():
+        feeding = Feeding(size_hw=parse_size(size) if size else None, mean=three(mean), deviation=three(scale))
+        teachers = Teachers(features=features, maps=maps, text=text, feeding=feeding)
+    report = write_labels(lnet, data, out, split=split, teachers=teachers)
     emit(report, report.summary(), json)
+
+
+def three(text: str | None) -> tuple[float, float, float] | None:
+    """`123.7,116.3,103.5` -> three numbers. Raises: ValueError: not three numbers."""
+    if text is None:
+        return None
+    try:
+        red, green, blue = (float(part) for part in names(text))
+    except ValueError as error:
+        raise ValueError(f"{text!r}: expected three numbers with commas between them") from error
+    return red, green, blue

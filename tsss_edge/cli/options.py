@@ -48,7 +48,7 @@ Rebuild = Annotated[
 
 # Of every training command.
 Out = Annotated[Path, typer.Option(help="Run folder: best.pt, last.pt, config.toml, log.jsonl.")]
-Arch = Annotated[str | None, typer.Option(help="edge-s (default), edge-m, vgg16-largefov.")]
+Arch = Annotated[str | None, typer.Option(help="edge-s (default), edge-m, lite0, plain0, vgg16-largefov.")]
 Size = Annotated[str | None, typer.Option(metavar="N|WxH", help="Network input (default: the pictures' typical size).")]
 Epochs = Annotated[
     int | None,
@@ -65,7 +65,14 @@ Given = Annotated[
 Config = Annotated[Path | None, typer.Option(help="TOML file with any TrainConfig setting; options win over it.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Random seed.")]
 Encoder = Annotated[
-    Path | None, typer.Option(help="Start from these: a checkpoint of the same --arch, or torchvision's VGG16 (.pth).")
+    Path | None,
+    typer.Option(
+        help="Start the encoder from these: a checkpoint of the same --arch, torchvision's VGG16 or EfficientNet-Lite (.pth); "
+        "or `imagenet`, with --arch lite0 and the extra `pretrained`.",
+    ),
+]
+InitFrom = Annotated[
+    Path | None, typer.Option(metavar="RUN", help="Start from this run: every tensor of the same name and shape.")
 ]
 Resume = Annotated[bool, flag("--resume", "Go on from last.pt in --out.")]
 Strong = Annotated[str | None, typer.Option(metavar="A,B,...", help="Categories with pixel masks.")]
@@ -152,6 +159,7 @@ def training_settings(
     epochs: int | None,
     seed: int | None,
     encoder_weights: Path | None = None,
+    init_from: Path | None = None,
     *,
     lr: float | None = None,
     batch: int | None = None,
@@ -170,7 +178,7 @@ def training_settings(
             "size_hw": size_hw,
             "encoder_weights": weights,
         }
-        options |= {"lr": lr, "batch": batch}
+        options |= {"init_from": str(init_from) if init_from else None, "lr": lr, "batch": batch}
         return combine(data, config, **{**parse_settings(given or []), **drop_none(options)})
 
 

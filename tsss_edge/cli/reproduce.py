@@ -22,12 +22,26 @@ def reproduce(
     size: opt.Size = None,
     epochs: opt.Epochs = None,
     config: opt.Config = None,
+    report: Annotated[bool, opt.flag("--report", "Of a benchmark: score what is there, train nothing.")] = False,
     json: opt.Json = None,
 ) -> None:
     """The paper's table: supervised, 50% and 0% strong, with each part on and off. Run it again to go on.
 
+    A --config that names [folds] is a benchmark, such as benchmarks/photos.toml: it brings its own settings, folds and seeds.
+
     Example: tsss-edge reproduce --data runs/rendered --source runs/source --seeds 0 --jobs 2 --out runs/table
+
+    Example: tsss-edge reproduce --data voc_photos --source objects_source --config benchmarks/photos.toml --out runs/photos
     """
+    from tsss_edge.config import read_toml
+
+    if config is not None and "folds" in read_toml(config, dict):
+        chosen_elsewhere = {"--strong": strong, "--rows": rows, "--arch": arch, "--size": size, "--epochs": epochs}
+        if given := [name for name, value in chosen_elsewhere.items() if value is not None]:
+            raise typer.BadParameter(f"{config} is a benchmark, which says that itself; leave {', '.join(given)} out")
+        return benchmark(config, data, source, out, jobs, report, json)
+    if report:
+        raise typer.BadParameter("--report is for a benchmark: give a --config with [folds]")
     from tsss_edge.reproduce import choose_rows
     from tsss_edge.reproduce import reproduce as make_table
 
@@ -39,6 +53,17 @@ def reproduce(
         choose_rows(chosen, with_source=source is not None)
     table = make_table(settings, data, out, source=source, seeds=numbers, strong=categories, rows=chosen, jobs=jobs)
     opt.emit(table, table.summary(), json)
+
+
+def benchmark(
+    config: Path, data: Path, source: Path | None, out: Path, jobs: int, report: bool, json: str | None
+) -> None:
+    """Run a benchmark file, or score what is there of it."""
+    from tsss_edge.reproduce.results import collect, read_benchmark, run_benchmark
+
+    settings = read_benchmark(config, data)
+    result = collect(settings, data, source, out) if report else run_benchmark(settings, data, source, out, jobs=jobs)
+    opt.emit(result, result.summary(), json)
 
 
 def seed_numbers(text: str) -> list[int]:

@@ -36,17 +36,27 @@ def stream(
         str | None, typer.Option(metavar="[HOST:]PORT", help="Live page; on another host than loopback with a token.")
     ] = None,
     audio: Annotated[bool, typer.Option("--audio", help="Copy the sound of the source file into video files.")] = False,
+    truth: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A mask for every frame (index PNG): report live IoU.")
+    ] = None,
+    truth_class: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The one class those masks show, whatever their ids.")
+    ] = None,
     rebuild: Rebuild = False,
     json: Json = None,
 ) -> None:
     """Live segmentation of a camera or video.
 
     Example: tsss-edge stream fused.int8.xml street.mp4 out.mp4 --reference runs/camvid --parity-every 30
+
+    Example: tsss-edge stream fused.int8.xml dog.mp4 --truth dog-masks --truth-class dog
     """
     from tsss_edge.api import stream as run
 
     if min_agreement is not None and reference is None:
         raise typer.BadParameter("--min-agreement needs --reference, the checkpoint to agree with")
+    if truth_class is not None and truth is None:
+        raise typer.BadParameter("--truth-class says what the masks of --truth show; give that folder too")
     rebuild_first(engine, rebuild)
     sinks = sink or ["null://"]
     report = run(
@@ -62,5 +72,7 @@ def stream(
         force=force,
         web=web,
         audio=audio,
+        truth=truth,
+        truth_class=truth_class,
     )
     emit(report, one_line(report) if "-" in sinks else report.summary(), json)

@@ -16,6 +16,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train one n
 
 Source = Annotated[Path | None, typer.Option(help="Take L-Net's masks from another set (the 0% protocol).")]
 Adversarial = Annotated[bool, typer.Option(help="Train with the discriminator.")]
+JudgeLw = Annotated[bool, opt.flag("--judge", "Let a D that judges quality weigh the transferred labels.")]
 MeanTeacher = Annotated[bool, typer.Option(help="Let the averaged network correct the labels of weak images.")]
 CutMix = Annotated[bool, typer.Option(help="Paste rectangles of other pictures in (arXiv 1905.04899).")]
 
@@ -34,6 +35,7 @@ def supervised(
     config: opt.Config = None,
     seed: opt.Seed = None,
     encoder_weights: opt.Encoder = None,
+    init_from: opt.InitFrom = None,
     cutmix: CutMix = False,
     qat: Annotated[
         Path | None, typer.Option(metavar="CALIB", help="Fine-tune for this INT8 ONNX file, from its own checkpoint.")
@@ -48,8 +50,10 @@ def supervised(
     Example: tsss-edge train supervised --data camvid --qat runs/camvid/fused.int8.onnx --out runs/camvid-qat
     """
     if qat is not None:
-        if cutmix or encoder_weights:
-            raise typer.BadParameter("--qat goes on from CALIB's checkpoint, without --cutmix and --encoder-weights")
+        if cutmix or encoder_weights or init_from:
+            raise typer.BadParameter(
+                "--qat goes on from CALIB's checkpoint, without --cutmix, --encoder-weights, --init-from"
+            )
         from tsss_edge.train.qat import QAT_EPOCHS, train_qat
 
         passes = epochs or (None if config else QAT_EPOCHS)
@@ -59,7 +63,7 @@ def supervised(
     from tsss_edge.train.pnet import train_supervised
 
     settings = opt.training_settings(
-        config, data, arch, size, epochs, seed, encoder_weights, lr=lr, batch=batch, given=given
+        config, data, arch, size, epochs, seed, encoder_weights, init_from, lr=lr, batch=batch, given=given
     )
     _emit(train_supervised(settings, data, out, cutmix=cutmix, resume=resume), json)
 
@@ -80,6 +84,7 @@ def lnet(
     given: opt.Given = None,
     config: opt.Config = None,
     encoder_weights: opt.Encoder = None,
+    init_from: opt.InitFrom = None,
     resume: opt.Resume = False,
     json: opt.Json = None,
 ) -> None:
@@ -93,7 +98,7 @@ def lnet(
     from tsss_edge.train.lnet import train_lnet
 
     settings = opt.training_settings(
-        config, data, arch, size, epochs, None, encoder_weights, lr=lr, batch=batch, given=given
+        config, data, arch, size, epochs, None, encoder_weights, init_from, lr=lr, batch=batch, given=given
     )
     chosen = opt.strong_categories(data, strong, strong_fraction, source)
     checkpoint = train_lnet(settings, data, out, strong=chosen, source=source, resume=resume)
@@ -111,6 +116,7 @@ def pnet(
     strong: opt.Strong = None,
     strong_fraction: opt.Fraction = 0.5,
     adversarial: Adversarial = True,
+    judge: JudgeLw = False,
     mean_teacher: MeanTeacher = False,
     cutmix: CutMix = True,
     size: opt.Size = None,
@@ -132,9 +138,35 @@ def pnet(
     arch = Checkpoint.load(lnet).meta.arch
     settings = opt.training_settings(config, data, arch, size, epochs, None, lr=lr, batch=batch, given=given)
     chosen = opt.strong_categories(data, strong, strong_fraction)
-    switches = Switches(adversarial=adversarial, mean_teacher=mean_teacher, cutmix=cutmix)
+    switches = Switches(adversarial=adversarial, judge=judge, mean_teacher=mean_teacher, cutmix=cutmix)
     made = train_pnet(settings, data, out, lnet=lnet, labels=labels, strong=chosen, switches=switches, resume=resume)
     _emit(made, json)
+
+
+@app.command()
+def distill(
+    data: Annotated[str, typer.Option(metavar="DIR,DIR,...", help="Photographs: sets in VOC layout, labels unread.")],
+    out: opt.Out,
+    teacher: Annotated[str, typer.Option(help="`imagenet` (lite0), or a run that has seen photographs.")] = "imagenet",
+    arch: opt.Arch = None,
+    size: opt.Size = None,
+    epochs: opt.Epochs = None,
+    config: opt.Config = None,
+    seed: opt.Seed = None,
+    resume: opt.Resume = False,
+    json: opt.Json = None,
+) -> None:
+    """Let the encoder of another architecture learn what a teacher sees, without labels. Go on with `--init-from OUT`.
+
+    Example: tsss-edge train distill --data voc_photos,ccp_clothing --arch plain0 --size 224 --epochs 20 --out runs/plain0
+    """
+    from tsss_edge.train.distill import train_distilled
+
+    folders = [Path(name) for name in opt.names(data)]
+    if not folders:
+        raise typer.BadParameter("--data: name at least one set")
+    settings = opt.training_settings(config, folders[0], arch, size, epochs, seed)
+    _emit(train_distilled(settings, folders, out, teacher=teacher, resume=resume), json)
 
 
 @app.command(name="all")
@@ -146,6 +178,7 @@ def train_everything(
     strong_fraction: opt.Fraction = 0.5,
     source: Source = None,
     adversarial: Adversarial = True,
+    judge: JudgeLw = False,
     mean_teacher: MeanTeacher = False,
     cutmix: CutMix = True,
     relabel: Annotated[bool, typer.Option(help="Let a first P-Net label the weak images again.")] = True,
@@ -159,6 +192,7 @@ def train_everything(
     config: opt.Config = None,
     seed: opt.Seed = None,
     encoder_weights: opt.Encoder = None,
+    init_from: opt.InitFrom = None,
     resume: opt.Resume = False,
     json: opt.Json = None,
 ) -> None:
@@ -173,10 +207,10 @@ def train_everything(
     from tsss_edge.train.pnet import Switches
 
     settings = opt.training_settings(
-        config, data, arch, size, epochs, seed, encoder_weights, lr=lr, batch=batch, given=given
+        config, data, arch, size, epochs, seed, encoder_weights, init_from, lr=lr, batch=batch, given=given
     )
     chosen = opt.strong_categories(data, strong, strong_fraction, source)
-    switches = Switches(adversarial=adversarial, mean_teacher=mean_teacher, cutmix=cutmix)
+    switches = Switches(adversarial=adversarial, judge=judge, mean_teacher=mean_teacher, cutmix=cutmix)
     parts: dict[str, Any] = {"strong": chosen, "switches": switches, "resume": resume, "relabel": relabel}
     _emit(train_all(settings, data, out, source=source, lnet_epochs=lnet_epochs, **parts), json)
 

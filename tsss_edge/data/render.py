@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -27,6 +28,7 @@ from tsss_edge.data.voc import SetWriter, read_classes, write_pair
 from tsss_edge.errors import DataError
 from tsss_edge.machine import progress, usable_cores
 
+Looks = Literal["a", "b"]  # families of appearances without a common texture or pair of tones
 Image = NDArray[np.uint8]
 
 SPLIT_SHARE = 0.25  # a piece at least this large against its category's largest one counts as an object of its own
@@ -54,6 +56,7 @@ def render_layouts(
     short_side: int = 160,
     seed: int = 0,
     splits: Sequence[str] = ("train", "val"),
+    family: Looks = "a",
     workers: int | None = None,
 ) -> None:
     """Render a set in VOC layout onto the label maps in `layouts`/SegmentationClass.
@@ -71,9 +74,9 @@ def render_layouts(
     missing = [i for _, i in jobs if not (layouts / f"SegmentationClass/{i}.png").is_file()]
     if missing:
         raise DataError(f"{layouts}: no label map for {len(missing)} listed ids, the first is {missing[0]}")
-    recipe = {"made by": "tsss-edge data render", "seed": seed, "short_side": short_side, "family": "a"}
+    recipe = {"made by": "tsss-edge data render", "seed": seed, "short_side": short_side, "family": family}
     writer = SetWriter.open(out, classes, recipe)
-    job = partial(_render_file, layouts, out, classes, short_side, seed)
+    job = partial(_render_file, layouts, out, classes, short_side, seed, family)
     with progress("rendering", len(jobs)) as advance:
         for (split, image_id), labels in zip(jobs, _mapped(job, [i for _, i in jobs], workers), strict=True):
             writer.note(split, image_id, labels)
@@ -102,23 +105,27 @@ def render_source(
     writer.finish()
 
 
-def render(mask: Image, classes: Classes, rng: np.random.Generator) -> Image:
+def render(mask: Image, classes: Classes, rng: np.random.Generator, *, family: Looks = "a") -> Image:
     """Paint one picture onto a label map.
 
     Args:    mask: (H,W) uint8 ids, 255 is painted like what lies next to it.
     Returns: (H,W,3) uint8 RGB.
     """
     light = appearance.Light.draw(rng)
-    image = appearance.backdrop(mask.shape, rng)
+    library = patterns.TEXTURES if family == "a" else patterns.MORE_TEXTURES
+    image = appearance.backdrop(mask.shape, rng, library=library)
     pieces = sorted(_pieces(mask, classes), key=lambda piece: piece.bottom)  # what stands lower stands nearer
     for piece in pieces:
         _cast_shadow(image, piece, light, rng)
-        _paint_piece(image, piece, look_of(piece.category), light, rng)
+        _paint_piece(image, piece, look_of(piece.category, family), light, rng)
     return image
 
 
-def look_of(category: int) -> appearance.Look:
-    """The look of a category: ten categories later its texture returns with other tones."""
+def look_of(category: int, family: Looks = "a") -> appearance.Look:
+    """The look of a category: some categories later its texture returns with other tones, or the other way round."""
+    if family == "b":
+        others = tuple(patterns.MORE_TEXTURES.values())
+        return appearance.Look(texture=others[category % len(others)], tones=appearance.other_tones_of(category % 16))
     library = tuple(patterns.TEXTURES.values())
     return appearance.Look(
         texture=library[(category + category // 10) % len(library)], tones=appearance.tones_of(category % 20)
@@ -195,7 +202,7 @@ def _shrunk(mask: Image, short_side: int) -> Image:
 
 
 def _render_file(
-    layouts: Path, out: Path, classes: Classes, short_side: int, seed: int, image_id: str
+    layouts: Path, out: Path, classes: Classes, short_side: int, seed: int, family: Looks, image_id: str
 ) -> frozenset[int]:
     """Render one picture and write it; the ids in its mask."""
     path = layouts / f"SegmentationClass/{image_id}.png"
@@ -204,7 +211,7 @@ def _render_file(
     if not ids <= {*range(len(classes)), IGNORE}:
         raise DataError(f"{path}: class id {max(ids - {IGNORE})}, but the set has ids 0 to {len(classes) - 1}")
     own = int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8], "big")
-    write_pair(out, image_id, render(mask, classes, np.random.default_rng((seed, own))), mask)
+    write_pair(out, image_id, render(mask, classes, np.random.default_rng((seed, own)), family=family), mask)
     return ids
 
 

@@ -10,7 +10,9 @@ to the picture's edges (edges.py; both measured: docs/results/transfer.md).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
+import msgspec
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -18,13 +20,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tsss_edge.artifacts import IGNORE, Checkpoint, Preprocess, Struct
+from tsss_edge.config import TrainConfig
 from tsss_edge.data.supervision import Supervision
+from tsss_edge.frozen import keep_features
 from tsss_edge.label.diffusion import DiffusionConfig, Floats, affinity, diffuse
 from tsss_edge.label.edges import EdgeFit, sharpened
+from tsss_edge.label.foundation import FeatureNet, TextMaps, resized_map
 from tsss_edge.models import load_classifier, load_model, pick_device
 from tsss_edge.scoring import Mask, Views
 
-SCALES = (1.0, 1.5)  # of the network input, each rounded to what the networks take; the last is the largest
+SCALES = (1.0, 1.5)
 MULTIPLE = 32  # pixels
 
 
@@ -38,6 +43,11 @@ class LabelConfig(Struct, frozen=True):
     sure_above: float = 0.7  # probability, where a P-Net labels
     edges: EdgeFit | None = None  # None: chosen on images with masks
     diffusion: DiffusionConfig | None = DiffusionConfig()  # None: the class maps as they are
+    scales: tuple[float, ...] = (
+        SCALES  # of the network input, each rounded to what the networks take; the last is the largest
+    )
+    flip: bool = True  # look at the mirrored picture as well
+    affinity: Literal["decoder", "encoder"] = "decoder"  # whose features of L-Net self-diffusion follows; see `seen_by`
 
 
 class Evidence(Struct, frozen=True):
@@ -50,12 +60,30 @@ class Evidence(Struct, frozen=True):
 
 
 class Annotator:
-    """The L-Net and the classifier of a run. Raises: ArtifactError: a checkpoint of another stage, or damaged."""
+    """The L-Net and the classifier of a run; `config` says at which scales they look.
 
-    def __init__(self, lnet: Checkpoint, classifier: Checkpoint, *, device: str = "auto") -> None:
-        self._device = pick_device(device)
+    Args:   features: in place of L-Net's in the affinity. maps: in place of the classifier's, which is then not needed.
+    Raises: ArtifactError: a checkpoint of another stage, or damaged.
+    """
+
+    def __init__(
+        self,
+        lnet: Checkpoint,
+        classifier: Checkpoint | None = None,
+        *,
+        config: LabelConfig | None = None,
+        features: FeatureNet | None = None,
+        maps: TextMaps | None = None,
+        device: str = "auto",
+    ) -> None:
+        assert (classifier is None) == (maps is not None)
+        self._device, self._config = pick_device(device), config or LabelConfig()
+        self._features, self._maps = features, maps
         self._lnet = load_model(lnet).to(self._device)
-        self._classifier = load_classifier(classifier).to(self._device)
+        self._classifier = load_classifier(classifier).to(self._device) if classifier is not None else None
+        for net, checkpoint in ((self._lnet, lnet), (self._classifier, classifier)):
+            if net is not None and checkpoint is not None:
+                keep_features(net, training_of(checkpoint))
 
     def foreground(self, views: Views) -> Iterator[tuple[str, Floats]]:
         """(id, M) of each picture: (1,h,w), 0-1."""
@@ -74,29 +102,55 @@ class Annotator:
             parts[3] /= views.preprocess.scale
             for row, image_id in enumerate(ids):
                 objectness, maps, features, colors = (part[row] for part in parts)
-                yield image_id, Evidence(objectness=objectness[0], maps=maps, features=features, colors=colors)
+                found = Evidence(objectness=objectness[0], maps=maps, features=features, colors=colors)
+                yield image_id, self._taught(found, views.picture(image_id))
+
+    def _taught(self, evidence: Evidence, picture: NDArray[np.uint8]) -> Evidence:
+        """The evidence with the large networks' part in it, where there are any."""
+        size: tuple[int, int] = (evidence.objectness.shape[0], evidence.objectness.shape[1])
+        if self._features is not None:
+            evidence = msgspec.structs.replace(evidence, features=resized_map(self._features(picture), size))
+        if self._maps is not None:
+            evidence = msgspec.structs.replace(evidence, maps=resized_map(self._maps(picture), size))
+        return evidence
 
     @torch.inference_mode()
     def _see(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(N,3,H,W) -> objectness (N,1,h,w), class maps (N,K_all,h,w), L-Net's features, mean colours."""
-        logits, maps, features = zip(*(self._look(x, scale) for scale in SCALES), strict=True)
+        logits, maps, features = zip(*(self._look(x, scale) for scale in self._config.scales), strict=True)
         colors = F.adaptive_avg_pool2d(x, features[-1].shape[-2:])
         return mean_of(logits).sigmoid(), mean_of(maps), features[-1], colors
 
     def _look(self, x: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
         """Objectness logit, class maps and features at one scale, on that scale's stride-8 grid."""
-        both = with_mirrored(x, scale)
-        features = self._lnet.features(both)
+        both = seen_at(x, scale, self._config.flip)
+        levels = self._lnet.encoder(both)
+        features = self._lnet.decoder(levels)
         assert self._lnet.object_head is not None
-        logit, maps = unflipped(self._lnet.object_head(features)), unflipped(self._classifier(both).maps)
-        return logit, maps, features[: len(x)]
+        logit = self._lnet.object_head(features)
+        if self._config.affinity == "encoder":
+            features = seen_by([levels] if isinstance(levels, Tensor) else levels[:2])  # VGG16 has one level
+        maps = self._classifier(both).maps if self._classifier is not None else torch.zeros_like(logit)
+        return averaged(logit, len(x)), averaged(maps, len(x)), features[: len(x)]
 
 
-def with_mirrored(x: Tensor, scale: float) -> Tensor:
-    """(N,3,H,W) network input -> (2N,3,h,w), about `scale` times as large, in sizes that the networks take, and mirrored."""
+def training_of(checkpoint: Checkpoint) -> TrainConfig:
+    """The settings that a checkpoint was trained with."""
+    return msgspec.convert(checkpoint.meta.training, TrainConfig)
+
+
+def seen_by(levels: Sequence[Tensor]) -> Tensor:
+    """Encoder features of several strides -> one map on the grid of the first: each level of length 1, so that levels weigh
+    the same in a cosine. What a pretrained encoder calls alike, not what L-Net's masks taught its decoder."""
+    return torch.cat([F.normalize(resized(level.float(), levels[0].shape[-2:]), dim=1) for level in levels], dim=1)
+
+
+def seen_at(x: Tensor, scale: float, flip: bool) -> Tensor:
+    """(N,3,H,W) network input -> (N,3,h,w), about `scale` times as large, in sizes that the networks take; with `flip` the
+    mirrored pictures follow: (2N,3,h,w)."""
     size = [max(MULTIPLE, round(side * scale / MULTIPLE) * MULTIPLE) for side in x.shape[-2:]]
     larger = resized(x, (size[0], size[1]))
-    return torch.cat([larger, larger.flip(-1)])
+    return torch.cat([larger, larger.flip(-1)]) if flip else larger
 
 
 def resized(maps: Tensor, size_hw: Sequence[int]) -> Tensor:
@@ -111,8 +165,10 @@ def mean_of(looks: Sequence[Tensor]) -> Tensor:
     return torch.stack([resized(look, looks[-1].shape[-2:]) for look in looks]).mean(dim=0)
 
 
-def unflipped(pair: Tensor) -> Tensor:
-    """(2N,C,h,w), the second half of mirrored pictures -> (N,C,h,w), their mean."""
+def averaged(pair: Tensor, count: int) -> Tensor:
+    """What was said of `seen_at`'s pictures -> the mean of straight and mirrored ones, or as it is: (count,C,h,w)."""
+    if len(pair) == count:
+        return pair
     straight, mirrored = pair.chunk(2)
     return (straight + mirrored.flip(-1)) / 2
 
@@ -176,9 +232,10 @@ class Relabeller:
     Raises: ArtifactError: a damaged checkpoint.
     """
 
-    def __init__(self, pnet: Checkpoint, *, device: str = "auto") -> None:
-        self._device = pick_device(device)
+    def __init__(self, pnet: Checkpoint, *, config: LabelConfig | None = None, device: str = "auto") -> None:
+        self._device, self._config = pick_device(device), config or LabelConfig()
         self._net = load_model(pnet).to(self._device)
+        keep_features(self._net, training_of(pnet))
 
     def foreground(self, views: Views) -> Iterator[tuple[str, Floats]]:
         """(id, probability of any category) of each picture: (1,h,w), 0-1."""
@@ -203,4 +260,5 @@ class Relabeller:
     @torch.inference_mode()
     def _see(self, x: Tensor) -> Tensor:
         """(N,3,H,W) -> (N,K,h,w) logits, a mean over scales and mirrored pictures."""
-        return mean_of([unflipped(self._net(with_mirrored(x, scale)).logits.float()) for scale in SCALES])
+        looks = (self._net(seen_at(x, s, self._config.flip)).logits.float() for s in self._config.scales)
+        return mean_of([averaged(look, len(x)) for look in looks])

@@ -1,7 +1,8 @@
-"""Class activation seeds on a grid -> the same, spread along what looks alike (the paper's self-diffusion).
+"""Class activation seeds on a grid -> the same, spread along what looks alike (self-diffusion).
 
-A <- a P A + (1-a) A0 is solved for its fixed point A = (1-a) (I - a P)^-1 A0, one sparse linear system for all categories. The
-paper's: the random walk and its restart. Ours: the affinity P, which multiplies likeness of features and colour, and nearness.
+A <- a P A + (1-a) A0 is solved for its fixed point A = (1-a) (I - a P)^-1 A0, one sparse linear system for all categories. Our
+reading of the paper: the random walk and its restart. Ours: the affinity P, which multiplies likeness of features and colour, and
+nearness.
 """
 # Letters: G grid cells (h*w), C channel, K category.
 
@@ -25,8 +26,8 @@ class DiffusionConfig(Struct, frozen=True):
     alpha: float = 0.8  # share that comes from the neighbours; 1 would forget the seeds
     radius: int = 3  # cells
     feature_sigma: float = 0.5  # of the cosine distance, 0-2
-    color_sigma: float = 0.15  # of the RGB distance, value / 255
-    distance_sigma: float = 2.0  # cells
+    color_sigma: float = 0.15  # of the RGB distance, value / 255; 0 leaves colour out
+    distance_sigma: float = 2.0  # cells; 0 leaves nearness out, but for the radius
 
 
 @lru_cache(maxsize=16)
@@ -55,8 +56,10 @@ def affinity(features: Floats, colors: Floats, config: DiffusionConfig) -> csr_a
     flat = colors.reshape(3, -1)
     cosine = 1 - np.einsum("ce,ce->e", unit[:, i], unit[:, j])
     color = ((flat[:, i] - flat[:, j]) ** 2).sum(0)
-    exponent = cosine / config.feature_sigma + color / (2 * config.color_sigma**2)
-    exponent += squared / (2 * config.distance_sigma**2)
+    exponent = cosine / config.feature_sigma
+    for distance, sigma in ((color, config.color_sigma), (squared, config.distance_sigma)):
+        if sigma:
+            exponent = exponent + distance / (2 * sigma**2)
     weights = np.exp(-np.minimum(exponent, 30.0))  # never 0: an isolated cell still has neighbours
     return row_normalised(csr_array((weights, (i, j)), shape=(height * width,) * 2))
 

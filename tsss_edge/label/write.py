@@ -22,6 +22,7 @@ from tsss_edge.errors import ArtifactError
 from tsss_edge.files import atomic_path, read_json, write_bytes, write_json
 from tsss_edge.label.annotate import Annotator, LabelConfig, Relabeller
 from tsss_edge.label.edges import choose_edges
+from tsss_edge.label.foundation import FeatureNet, Feeding, TextMaps
 from tsss_edge.metrics import ConfusionMatrix
 from tsss_edge.scoring import Mask, Views, object_truth
 
@@ -65,6 +66,7 @@ def write_labels(
     strong: Sequence[str] | None = None,
     source: Path | None = None,
     config: LabelConfig | None = None,
+    teachers: Teachers | None = None,
     device: str = "auto",
 ) -> LabelReport:
     """Annotate the weak images of a split: out/SegmentationClass/*.png, manifest.json, contact_sheet.png, lists.
@@ -73,7 +75,9 @@ def write_labels(
              strong: categories with masks (default: those the run was trained with).
              source: a set with masks of other categories; its images, else the strong ones, say how the labels are fitted
                  to edges (see edges.py).
-    Raises:  DataError: unusable data. ArtifactError: runs that do not belong together, no classifier, or `out` is `data`.
+             teachers: files of large networks that see in L-Net's or the classifier's place.
+    Raises:  DataError: unusable data. ArtifactError: runs that do not belong together, no classifier, `out` is `data`, or
+             teachers beside a P-Net, which labels alone.
     """
     if out.resolve() == data.resolve():
         raise ArtifactError(f"{out}: labels would overwrite the masks of --data; choose another --out")
@@ -81,8 +85,7 @@ def write_labels(
     dataset = VocDataset.open(data)
     _require_same_classes(first, dataset)
     supervision = Supervision(dataset, tuple(first.meta.strong if strong is None else strong))
-    networks = (first,) if first.meta.stage == "pnet" else (first, require_classifier(first))
-    labeller = Annotator(*networks, device=device) if len(networks) == 2 else Relabeller(first, device=device)
+    labeller, sha256 = _labeller(first, config, teachers or Teachers(), device)
     views = Views(dataset, supervision.weak_ids(split), first.meta.preprocess)
     config = config if config.edges else _with_edges(config, labeller, supervision, source, views.preprocess)
     pictures: list[Pair] = []
@@ -100,12 +103,44 @@ def write_labels(
         seconds=round(seconds, 2),
         images_per_s=round(len(views.ids) / seconds, 1),
         strong=tuple(supervision.strong),
-        sha256={network.meta.stage: network.sha256 for network in networks},
+        sha256=sha256,
         settings=config,
         **quality.scores(),
     )
     _write_folder(out, dataset, views.ids, split, pictures, report)
     return report
+
+
+class Teachers(Struct, frozen=True):
+    """Files of large networks (label/foundation.py). `maps` and `text` go together."""
+
+    features: Path | None = None
+    maps: Path | None = None
+    text: Path | None = None
+    feeding: Feeding = Feeding()
+
+    def __post_init__(self) -> None:
+        if (self.maps is None) != (self.text is None):
+            raise ValueError("class maps of a large network need both: its ONNX file and the rows of its texts")
+
+
+def _labeller(
+    first: Checkpoint, config: LabelConfig, teachers: Teachers, device: str
+) -> tuple[Annotator | Relabeller, dict[str, str]]:
+    """Who labels, and the hash of every file that has a say."""
+    if first.meta.stage == "pnet":
+        if teachers != Teachers():
+            raise ArtifactError(f"{first.path}: is a P-Net, which labels alone; give an L-Net's run beside --features")
+        return Relabeller(first, config=config, device=device), {first.meta.stage: first.sha256}
+    features = FeatureNet(teachers.features, teachers.feeding) if teachers.features else None
+    maps = None
+    if teachers.maps and teachers.text:
+        maps = TextMaps(FeatureNet(teachers.maps, teachers.feeding), teachers.text, first.meta.classes)
+    sorter = require_classifier(first) if maps is None else None
+    hashes: dict[str, str] = {network.meta.stage: network.sha256 for network in (first, sorter) if network is not None}
+    hashes |= {"features": features.sha256} if features else {}
+    hashes |= {"maps": maps.net.sha256, "text": maps.sha256} if maps else {}
+    return Annotator(first, sorter, config=config, features=features, maps=maps, device=device), hashes
 
 
 def _with_edges(

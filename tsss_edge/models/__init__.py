@@ -11,6 +11,7 @@ from torch import nn
 from tsss_edge.artifacts import Checkpoint
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.models.edge import EDGE_M, EDGE_S, edge_net
+from tsss_edge.models.lite import LITE0, LITE1, LITE2, PlainBlock, lite_net
 from tsss_edge.models.segnet import Classifier, Heads, SegNet, network_input
 from tsss_edge.models.vgg16 import vgg16_largefov
 
@@ -19,6 +20,10 @@ __all__ = ["Heads", "SegNet", "network_input"]
 ARCHITECTURES: dict[str, Callable[..., SegNet]] = {
     "edge-s": partial(edge_net, EDGE_S),
     "edge-m": partial(edge_net, EDGE_M),
+    "lite0": partial(lite_net, LITE0),
+    "lite1": partial(lite_net, LITE1),
+    "lite2": partial(lite_net, LITE2),
+    "plain0": partial(lite_net, LITE0, block=PlainBlock),
     "vgg16-largefov": vgg16_largefov,
 }
 
@@ -39,7 +44,7 @@ def load_model(checkpoint: Checkpoint) -> SegNet:
     Raises: ArtifactError: the weights belong to another architecture, or hold NaN.
     """
     meta = checkpoint.meta
-    net = build_model(meta.arch, num_classes=0 if meta.stage == "lnet" else len(meta.classes))
+    net = build_model(meta.arch, num_classes=0 if meta.stage in ("lnet", "distilled") else len(meta.classes))
     load_weights(net, checkpoint)
     return net.eval()
 

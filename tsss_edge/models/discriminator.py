@@ -13,9 +13,9 @@ OBJECTS_SEEN = 3  # object probabilities that D sees, the largest ones of the pi
 class Discriminator(nn.Module):
     """Patch discriminator on the stride-8 grid.
 
-    The paper's: D sees (image, class probabilities) and tells strong from weak. Ours: spectral norm (arXiv 1802.05957), and object
-    channels sorted by mass, not by id. By id D would learn that weak categories never occur on strong images, and S would stop
-    predicting them.
+    Our reading of the paper: D sees (image, class probabilities) and tells strong from weak. Ours: spectral norm (arXiv 1802.05957),
+    and object channels sorted by mass, not by id. By id D would learn that weak categories never occur on strong images, and S
+    would stop predicting them.
     """
 
     def __init__(self, width: int = 32) -> None:

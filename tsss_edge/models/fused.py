@@ -1,7 +1,8 @@
 """A trained network -> the inference network that is deployed: uint8 pictures in, batch norm and normalisation folded away.
 
 The fold is exact but for rounding: batch norm in eval mode is an affine map of each channel, and `value / 255 * scale`
-without mean subtraction commutes with zero padding, so both vanish into convolution weights.
+without mean subtraction commutes with zero padding, so both vanish into convolution weights. A mean does not commute with
+padding: where the network has one (models/lite.py) it stays as one subtraction, in pixel values.
 """
 # Letters: N batch, C channel, H height, W width, K class.
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,9 @@ from torch import Tensor, fx, nn
 from tsss_edge.artifacts import Head
 from tsss_edge.errors import ArtifactError
 from tsss_edge.models import SegNet
+from tsss_edge.models.lite import Normalize
+
+Net = TypeVar("Net", bound=nn.Module)
 
 STRIDE = 8  # of logits and objectness
 _KINDS = {
@@ -72,6 +77,19 @@ def fold(net: SegNet, scale: float) -> SegNet:
 
     Raises: ArtifactError: a batch norm does not directly follow a convolution, or there is no convolution at all.
     """
+    folded = fold_norms(net)
+    first = next((m for m in folded.modules() if isinstance(m, nn.Conv2d)), None)
+    if first is None:
+        raise ArtifactError("the network has no convolution to fold the input scale into")
+    step = pixel_step(folded, scale)
+    first.weight.data = (first.weight.double() * step).float()
+    for normalize in _normalizations(folded):
+        normalize.gain, normalize.offset = 1.0, round(normalize.offset / step, 6)
+    return folded
+
+
+def fold_norms(net: Net) -> Net:
+    """A copy of `net` in eval mode without batch norm. Raises: ArtifactError: one does not directly follow a convolution."""
     folded = copy.deepcopy(net).eval().requires_grad_(False)
     for sequence in [m for m in folded.modules() if isinstance(m, nn.Sequential)]:
         for (name, conv), (norm_name, norm) in list(pairwise(sequence.named_children())):
@@ -80,11 +98,19 @@ def fold(net: SegNet, scale: float) -> SegNet:
                 setattr(sequence, norm_name, nn.Identity())
     if left := [name for name, m in folded.named_modules() if isinstance(m, nn.modules.batchnorm._NormBase)]:
         raise ArtifactError(f"batch norm {left[0]} does not follow a convolution, so it cannot be folded away")
-    first = next((m for m in folded.modules() if isinstance(m, nn.Conv2d)), None)
-    if first is None:
-        raise ArtifactError("the network has no convolution to fold the input scale into")
-    first.weight.data = (first.weight.double() * (scale / 255)).float()
     return folded
+
+
+def pixel_step(net: nn.Module, scale: float) -> float:
+    """By how much what the first convolution sees grows when a pixel value (0-255) grows by one."""
+    step = scale / 255
+    for normalize in _normalizations(net):
+        step *= normalize.gain
+    return step
+
+
+def _normalizations(net: nn.Module) -> list[Normalize]:
+    return [m for m in net.modules() if isinstance(m, Normalize)]
 
 
 def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:

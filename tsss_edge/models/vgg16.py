@@ -1,4 +1,4 @@
-"""The paper's network: DeepLab-LargeFOV on VGG16, logits at stride 8.
+"""The network of the paper, as we read it: DeepLab-LargeFOV on VGG16, logits at stride 8.
 
 VGG16 (arXiv 1409.1556) whose last two poolings keep the stride at 8 and whose fifth block is dilated by 2; then "fc6", a
 3x3 convolution of dilation 12, and "fc7", both 1024 wide (arXiv 1412.7062, section 4.1, model DeepLab-LargeFOV). The

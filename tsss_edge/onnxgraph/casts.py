@@ -28,7 +28,15 @@ HEADROOM = 4.0  # a value this close to FP16_MAX on the scanned pictures counts 
 FP16_TINY = 2.0**-14  # smallest normal number: a smaller scale would lose bits
 FP16_QDQ_OPSET = 19  # the first whose QuantizeLinear takes float16
 AS_ASKED, FP16_SCALES = "as asked", "FP16 scales"
-FOLLOWERS = ("Relu", "Add", "Resize", "Concat", "MaxPool", "AveragePool")  # take the type of what they come from
+FOLLOWERS = (
+    "Relu",
+    "Clip",
+    "Add",
+    "Resize",
+    "Concat",
+    "MaxPool",
+    "AveragePool",
+)  # take the type of what they come from
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
 

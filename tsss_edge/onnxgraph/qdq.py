@@ -2,7 +2,7 @@
 
 Explicit, symmetric, by TensorRT's rules (`NvInfer.h`, IQuantizeLayer; NVIDIA's explicit quantization guide): a pair on the
 activation input and on the weight of a convolution, never on a bias, a graph output, before a Resize, or between
-convolution and ReLU. Of an Add after a convolution, only the other ("skip") input has a pair. A tensor has one pair,
+convolution and ReLU (or Clip). Of an Add after a convolution, only the other ("skip") input has a pair. A tensor has one pair,
 whoever reads it.
 """
 
@@ -21,7 +21,6 @@ from tsss_edge.artifacts import Struct
 from tsss_edge.errors import ArtifactError
 from tsss_edge.onnxgraph.view import CONVOLUTIONS, LEVELS, QDQ, OnnxGraph, attributes
 
-INPUT_PEAK = 255.0  # of a uint8 picture
 LEAST_SCALE = 1e-9  # of a weight channel that is all 0: TensorRT refuses a scale of 0
 THIN = 16  # channels; below, INT8 kernels of GPUs are padded and gain nothing
 KEPT = "kept by choice (search puts the layers here that cost most)"
@@ -29,6 +28,8 @@ _AXIS = {"Conv": 0, "ConvTranspose": 1}  # of the output channels in a weight
 _OTHERS = {
     "Resize": "no pair before a Resize; what reads it may have one",
     "Relu": "part of the layer before it",
+    "Clip": "part of the layer before it",
+    "Sub": "takes the mean from the picture",
     "Concat": "its users have the pairs",
     "Cast": "moves values only",
     "Transpose": "moves values only",
@@ -160,7 +161,7 @@ def wanted_tensors(model: onnx.ModelProto) -> tuple[str, ...]:
 def exact_ranges(model: onnx.ModelProto, tensors: Collection[str]) -> dict[str, float]:
     """Ranges that need no measuring: of the picture itself."""
     graph = OnnxGraph(model)
-    return {t: INPUT_PEAK for t in tensors if graph.is_picture(t)}
+    return {t: peak for t in tensors if (peak := graph.picture_peak(t)) is not None}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ LEVELS = 127  # steps of a symmetric INT8 tensor on each side; only rounding use
 QDQ = ("QuantizeLinear", "DequantizeLinear")
 CONVOLUTIONS = ("Conv", "ConvTranspose")  # the layers that get pairs
 LAYERS = (*CONVOLUTIONS, "Gemm", "MatMul")  # everything that multiplies by weights
+INPUT_PEAK = 255.0  # of a uint8 picture
 _MOVES = ("Cast", "Transpose", "Reshape", "Identity")  # keep values as they are
 
 
@@ -135,10 +136,21 @@ class OnnxGraph:
         return found
 
     def is_picture(self, tensor: str) -> bool:
-        """Whether a tensor holds the pixel values of the graph's input, only cast or moved."""
-        while tensor in self.maker and self.maker[tensor].op_type in _MOVES:
-            tensor = self.maker[tensor].input[0]
-        return tensor in self.inputs
+        """Whether a tensor holds the pixel values of the graph's input, only cast, moved, or less a mean."""
+        return self.picture_peak(tensor) is not None
+
+    def picture_peak(self, tensor: str) -> float | None:
+        """Largest magnitude that a tensor which holds the picture can have; None for another tensor."""
+        mean = 0.0
+        while tensor in self.maker and self.maker[tensor].op_type in (*_MOVES, "Sub"):
+            node = self.maker[tensor]
+            if node.op_type == "Sub":
+                value = self.constant(node.input[1])
+                if value is None or value.size != 1:
+                    return None
+                mean += float(value.item())
+            tensor = node.input[0]
+        return max(abs(mean), abs(INPUT_PEAK - mean)) if tensor in self.inputs else None
 
     def reaches_output(self, node: NodeProto) -> bool:
         """Whether a graph output depends on `node` without another convolution between."""

@@ -17,6 +17,7 @@ from tsss_edge.stream.recorder import Recorder, StreamReport
 from tsss_edge.stream.sinks import WindowSink, open_sinks, require_sinks
 from tsss_edge.stream.sources import Policy, is_live, open_source, require_source
 from tsss_edge.stream.status import StatusLine
+from tsss_edge.stream.truth import TruthFolder
 from tsss_edge.stream.uris import parse_sink, parse_source, require_other_place
 from tsss_edge.stream.watch import Checks
 
@@ -37,6 +38,8 @@ def stream(
     force: bool = False,
     web: str | None = None,
     audio: bool = False,
+    truth: Path | None = None,
+    truth_class: str | None = None,
 ) -> StreamReport:
     """Segment a source live and write every result to every sink. Sinks are finished whatever ends the stream.
 
@@ -48,6 +51,7 @@ def stream(
              policy: "latest" or "block"; default by the kind of source. max_frames: with a mask.
              threads: of the network; default: all cores. web: `[HOST:]PORT` of the live page.
              audio: video files get the sound of the source, which is a file.
+             truth: folder with a mask for every frame of the source. truth_class: the one class that its masks show.
     Raises:  GateError: the engine's gate failed (unless `force`), or agreement fell below `min_agreement`.
              ArtifactError: the engine is damaged, or its outputs are not finite. DataError: source or sink.
              UnavailableError: this machine lacks what engine, source or sink needs.
@@ -61,7 +65,8 @@ def stream(
     with ExitStack() as stack:
         backend = open_engine(engine, live=is_live(source, policy), threads=threads)
         stack.callback(backend.close)
-        checks = Checks.open(backend, source, reference, parity_every, min_agreement)
+        masks = TruthFolder(truth, backend.classes, truth_class) if truth is not None else None
+        checks = Checks.open(backend, source, reference, parity_every, min_agreement, masks)
         stack.callback(checks.close)
         # The source last: a camera that runs while networks are loaded only drops frames.
         opened = stack.enter_context(closing(open_source(source, policy=policy, decode_threads=decode_threads())))
@@ -82,6 +87,7 @@ def stream(
             runs_on=recorder.runs_on,
             parity=checks.parity,
             miou=checks.miou,
+            iou=checks.per_class,
             reconnects=int(getattr(opened, "reconnects", 0)),
             unreadable=tuple(getattr(opened, "unreadable", ())),
             ended=ended,

@@ -47,7 +47,8 @@ class StreamReport(Struct, frozen=True):
     frame_age_ms: Percentiles | None  # capture (files: decoding) to the sinks, waiting included
     first_mask_s: float | None  # since the call
     parity: Parity | None
-    miou: float | None  # against the known truth of synthetic://
+    miou: float | None  # against the known truth of synthetic://, or the masks of --truth
+    iou: dict[str, float] | None  # by class, against the masks of --truth
     reconnects: int
     ended: str  # source, max-frames, interrupted
     unreadable: tuple[str, ...] = ()  # pictures of a folder that were passed over, a line each
@@ -65,6 +66,8 @@ class StreamReport(Struct, frozen=True):
             )
         if self.miou is not None:
             lines.append(f"live mIoU        {self.miou:.2f}")
+        if self.iou is not None:
+            lines.append("live IoU         " + ", ".join(f"{name} {value:.2f}" for name, value in self.iou.items()))
         if self.reconnects:
             lines.append(f"reconnects       {self.reconnects}")
         if self.unreadable:

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from tsss_edge.artifacts import Classes, require_same_preprocess
 from tsss_edge.backends import Backend, open_backend
 from tsss_edge.errors import ArtifactError, GateError
-from tsss_edge.metrics import agreement_counts, confusion, miou_of
+from tsss_edge.metrics import agreement_counts, confusion, iou_of, miou_of
 from tsss_edge.segment import segment_image
 from tsss_edge.stream.frames import FrameResult
 from tsss_edge.stream.recorder import Parity
+from tsss_edge.stream.truth import TruthFolder
 from tsss_edge.stream.uris import parse_source
 
 MIOU_FRAMES = 90  # what the shown mIoU looks back on: three seconds at 30 frames a second
@@ -109,24 +110,43 @@ def _be_nice() -> None:
 
 
 class LiveAccuracy:
-    """mIoU (percent) against frames that bring their truth: of the whole stream, and of the last `MIOU_FRAMES`."""
+    """mIoU (percent) against the truth of frames: of the whole stream, and of the last `MIOU_FRAMES`.
 
-    def __init__(self, num_classes: int) -> None:
+    The truth comes with the frame or, where there is one, from a `folder`.
+    """
+
+    def __init__(self, num_classes: int, folder: TruthFolder | None = None) -> None:
+        self._folder = folder
         self._total = np.zeros((num_classes, num_classes + 1), np.int64)
         self._recent = np.zeros_like(self._total)
         self._ring = np.zeros((MIOU_FRAMES, *self._total.shape), np.int64)
         self._frames = 0
 
-    def add(self, result: FrameResult) -> float:
-        """Count a result, whose frame has a truth -> mIoU of the last frames."""
-        assert result.frame.truth is not None
-        counts = confusion(result.labels, result.frame.truth, len(self._total))
+    def add(self, result: FrameResult) -> float | None:
+        """Count a result -> mIoU of the last frames; None for a frame without a truth."""
+        pair = self._pair(result)
+        if pair is None:
+            return None
+        counts = confusion(*pair, len(self._total))
         oldest = self._ring[self._frames % MIOU_FRAMES]
         self._recent += counts - oldest
         oldest[...] = counts
         self._total += counts
         self._frames += 1
         return float(miou_of(self._recent))
+
+    def _pair(self, result: FrameResult) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
+        if self._folder is not None:
+            return self._folder.pair(result.frame.index, result.labels)
+        return (result.labels, result.frame.truth) if result.frame.truth is not None else None
+
+    @property
+    def per_class(self) -> dict[str, float] | None:
+        """IoU in percent over the whole stream, of the classes that a `folder`'s masks or the network show."""
+        if self._folder is None or not self._frames:
+            return None
+        found = zip(self._folder.names, iou_of(self._total), strict=True)
+        return {name: round(100 * float(value), 2) for name, value in found if not np.isnan(value)}
 
     @property
     def miou(self) -> float | None:
@@ -143,19 +163,28 @@ class Checks:
 
     @classmethod
     def open(
-        cls, engine: Backend, source: str, reference: Path | None, every: int, min_agreement: float | None
+        cls,
+        engine: Backend,
+        source: str,
+        reference: Path | None,
+        every: int,
+        min_agreement: float | None,
+        truth: TruthFolder | None = None,
     ) -> Checks:
-        """The parity watch where there is a `reference`, live mIoU where `source` has masks of the engine's classes."""
+        """The parity watch where there is a `reference`; live mIoU where there is a `truth`, or where `source` has masks of the
+        engine's classes."""
         watch = None
         if reference is not None:
             watch = ParityWatch(open_reference(reference, engine), every=every, min_agreement=min_agreement)
+        if truth is not None:
+            return cls(watch, LiveAccuracy(len(truth.names), truth))
         return cls(watch, LiveAccuracy(len(engine.classes)) if _has_truth(source, engine.classes) else None)
 
     def add(self, result: FrameResult) -> dict[str, Any] | None:
         """Check a result -> {"agreement", "frame", "miou"} as far as they are known, None when nothing is."""
         verdict = dict(self.watch.offer(result)) if self.watch else {}
-        if self.accuracy is not None and result.frame.truth is not None:
-            verdict["miou"] = self.accuracy.add(result)
+        if self.accuracy is not None and (miou := self.accuracy.add(result)) is not None:
+            verdict["miou"] = miou
         return verdict or None
 
     def finish(self) -> None:
@@ -175,6 +204,11 @@ class Checks:
     def miou(self) -> float | None:
         """Percent, over the whole stream."""
         return self.accuracy.miou if self.accuracy else None
+
+    @property
+    def per_class(self) -> dict[str, float] | None:
+        """Percent, over the whole stream, against a folder of masks."""
+        return self.accuracy.per_class if self.accuracy else None
 
 
 def _has_truth(source: str, classes: Classes) -> bool:

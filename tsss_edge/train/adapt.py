@@ -1,8 +1,8 @@
 """A trained run + pictures whose image-level labels name one more category -> a run that segments that one too.
 
-The paper's promise: a new category needs image-level labels only. How is ours. The old network explains a picture as far as it
-can. Old categories that the label names keep their pixels. Any other object must be the new category. P-Net then trains further
-on these labels and on true masks of strong categories, with one fresh row in the class head.
+The promise of the paper's abstract: a new category needs image-level labels only. How is ours. The old network explains a picture
+as far as it can. Old categories that the label names keep their pixels. Any other object must be the new category. P-Net then
+trains further on these labels and on true masks of strong categories, with one fresh row in the class head.
 """
 # Letters: N batch, K class (of the old network), h = H/8, w = W/8.
 

@@ -1,8 +1,8 @@
 """Image-level labels -> a multi-label classifier whose class maps say where each named category is.
 
-The paper's: a class activation map for each category of the label. Ours: maps have stride 8, are pooled inside L-Net's foreground
-(models/segnet.py), and learn from pixels of strong categories too. The objectness head goes on learning, from strong pixels and
-elsewhere from a frozen L-Net, so that P-Net can start from the classifier.
+Our reading of the paper: a class activation map for each category of the label. Ours: maps have stride 8, are pooled inside L-Net's
+foreground (models/segnet.py), and learn from pixels of strong categories too. The objectness head goes on learning, from strong
+pixels and elsewhere from a frozen L-Net, so that P-Net can start from the classifier.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from tsss_edge.config import TrainConfig
 from tsss_edge.data.augment import TrainAugment
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
+from tsss_edge.frozen import keep_features
 from tsss_edge.models import load_model, network_input, pick_device
 from tsss_edge.models.segnet import Classifier
 from tsss_edge.scoring import Views
@@ -46,6 +47,7 @@ def train_classifier(
     supervision = Supervision(dataset, tuple(start.meta.strong if strong is None else strong))
     net = take_over(fresh_net(config, num_classes=len(dataset.classes)), start, config.arch)
     teacher = load_model(start).to(pick_device(config.device)).requires_grad_(False)
+    keep_features(teacher, config)
     classifier = Classifier(net)
     views = Views(dataset, dataset.ids("val"), config.preprocess)
     samples = Samples(
@@ -57,6 +59,7 @@ def train_classifier(
         seed=config.seed + 1,  # other crops than L-Net saw
         labels_of=supervision.image_labels,
         weak=frozenset(supervision.weak_ids("train")),
+        views=config.views,
     )
     stage = Stage(
         name="classifier",

@@ -1,7 +1,7 @@
 """Masks of strong categories -> L-Net: what is an object, whatever its category (Xiao et al., arXiv 1711.06828).
 
-The paper's: masks lose their class, so the network fires on objects of categories it never saw. Ours: L-Net is the objectness
-head of the edge networks, and colour channels change places at random, because an object is an object in any hue.
+Our reading of the paper: masks lose their class, so the network fires on objects of categories it never saw. Ours: L-Net is the
+objectness head of the edge networks, and colour channels change places at random, because an object is an object in any hue.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tsss_edge.scoring import Views, object_iou
 from tsss_edge.train.loader import Augment, Batch, Samples
 from tsss_edge.train.loop import Moment, Stage, train
 from tsss_edge.train.losses import cell_shares, object_loss
-from tsss_edge.train.start import fresh_net, load_encoder, require_background, training_split
+from tsss_edge.train.start import fresh_net, load_encoder, require_background, start_from, training_split
 
 COLOR = 0.5  # jitter; stronger than in the other stages, which tell categories apart by colour too
 
@@ -51,6 +51,7 @@ def train_lnet(
     supervision = Supervision(dataset, tuple(strong))
     net = fresh_net(config, num_classes=0)
     load_encoder(net, config)
+    start_from(net, config)
     stage = Stage(
         name="lnet",
         net=net,
@@ -64,18 +65,24 @@ def train_lnet(
 
 
 def _samples(config: TrainConfig, dataset: VocDataset, supervision: Supervision, source: Path | None) -> Samples:
-    augment = AnyHue(TrainAugment(config.view_hw, config.preprocess, config.scale_range, color=COLOR))
+    augment: Augment = AnyHue(TrainAugment(config.view_hw, config.preprocess, config.scale_range, color=COLOR))
+    if config.views:  # the views of the other stages
+        augment = TrainAugment(config.view_hw, config.preprocess, config.scale_range)
     if source is not None:
         other = VocDataset.open(source)
         require_background(other, "L-Net")
-        return Samples(other, training_split(other), other.mask, augment, batch=config.batch, seed=config.seed)
+        return Samples(
+            other, training_split(other), other.mask, augment, batch=config.batch, seed=config.seed, views=config.views
+        )
     ids = supervision.strong_ids("train")
     if len(ids) < 2:
         raise DataError(
             f"{dataset.root}: {len(ids)} training images hold strong categories only; "
             "name more strong categories, or give the masks of another set with --source"
         )
-    return Samples(dataset, ids, supervision.pixel_mask, augment, batch=config.batch, seed=config.seed)
+    return Samples(
+        dataset, ids, supervision.pixel_mask, augment, batch=config.batch, seed=config.seed, views=config.views
+    )
 
 
 class AnyHue:

@@ -1,7 +1,8 @@
 """Pictures and the masks a loss may see -> batches. Counters alone decide the order and the randomness.
 
-Sample `index` of `epoch` has its own generator, seeded with (seed, epoch, index). So a resumed run needs no saved generator, and
-threads change nothing. Threads and not processes: OpenCV works outside Python's lock, and pictures stay in one cache.
+Sample `index` of `epoch` has its own generator, seeded with (seed, epoch, index), or with (view, picture) where views repeat. So a
+resumed run needs no saved generator, and threads change nothing. Threads and not processes: OpenCV works outside Python's lock, and
+pictures stay in one cache.
 """
 # Letters: N batch, H height, W width, K class.
 
@@ -12,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -61,6 +63,8 @@ class Samples:
              augment: (image, mask, rng) -> the same at network input size.
              labels_of: id -> categories in the picture; none where the stage does not need them.
              weak: ids of weak pictures; batches mix them with the others in proportion.
+             views: of each picture, taken in turn; 0 makes new ones in every epoch. They hang on the picture's id alone, so
+             all stages and seeds see the same ones, and what frozen layers say of them can be kept (memory.py).
     """
 
     def __init__(
@@ -74,13 +78,14 @@ class Samples:
         seed: int = 0,
         labels_of: LabelsOf | None = None,
         weak: frozenset[str] = frozenset(),
+        views: int = 0,
     ) -> None:
         if len(ids) < 2:
             raise DataError(f"{dataset.root}: {len(ids)} usable training pictures; at least 2 are needed")
         self.dataset, self.ids = dataset, tuple(ids)
         self.batch = min(batch, len(ids))
         self._mask_of, self._augment, self._labels_of = mask_of, augment, labels_of
-        self._seed, self._weak = seed, weak
+        self._seed, self._weak, self._views = seed, weak, views
         self._cache: dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}
         self._cached_bytes = 0
 
@@ -107,7 +112,8 @@ class Samples:
 
     def sample(self, epoch: int, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Augmented picture and mask of `index` in `epoch`."""
-        rng = np.random.default_rng((self._seed, epoch, index))
+        counters = (epoch % self._views, crc32(self.ids[index].encode())) if self._views else (self._seed, epoch, index)
+        rng = np.random.default_rng(counters)
         image, mask = self._decoded(self.ids[index])
         return self._augment(image, mask, rng)
 

@@ -24,6 +24,7 @@ from tsss_edge.artifacts import Stage as StageName
 from tsss_edge.config import TrainConfig
 from tsss_edge.errors import DataError
 from tsss_edge.files import write_bytes
+from tsss_edge.frozen import freeze_stages, keep_features
 from tsss_edge.machine import progress
 from tsss_edge.models import pick_device
 from tsss_edge.train.distributed import average_gradients, join, mean_of_processes, meet, share_batch_statistics
@@ -80,6 +81,8 @@ def train(stage: Stage, config: TrainConfig, out: Path, *, resume: bool = False)
     for part in stage.beside.values():
         if isinstance(part, nn.Module):
             part.to(device)  # before its optimizer's state is restored, which goes where the parameters are
+    frozen = freeze_stages(net, config.freeze)
+    keep_features(net, config)
     optimizer = make_optimizer(net, config)
     average = Average(net, config.ema)
     share_batch_statistics(net, device)
@@ -99,12 +102,14 @@ def train(stage: Stage, config: TrainConfig, out: Path, *, resume: bool = False)
     ):
         for epoch in range(first, config.epochs):
             net.train()
+            for part in frozen:
+                part.eval()  # its statistics stay
             torch.manual_seed(epoch_seed(config.seed, epoch, world.rank))
             for index, batch in enumerate(stage.samples.batches(epoch, rank=world.rank, world=world.size)):
                 moment = Moment(epoch * steps + index, (epoch * steps + index) / total, average.net)
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(config, moment, steps)
-                with torch.autocast(device.type, dtype, enabled=config.amp):
+                with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                     loss, parts = stage.step(batch.to(device), moment)
                 require_finite(loss, batch, moment)
                 optimizer.zero_grad(set_to_none=True)
@@ -156,8 +161,11 @@ def describe(stage: Stage, config: TrainConfig) -> CheckpointMeta:
 
 
 def autocast_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
-    """bf16 on CPUs and on GPUs that have it, FP16 on older GPUs, float32 without `amp`."""
-    if not config.amp:
+    """bf16 on CPUs and on GPUs that have it, FP16 on older GPUs, float32 without `amp`.
+
+    Float32 also for depthwise convolutions on a CPU: PyTorch's bf16 ones were ten times as slow (lite0, on AVX2).
+    """
+    if not config.amp or (device.type == "cpu" and config.arch.startswith("lite")):
         return torch.float32
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.float16

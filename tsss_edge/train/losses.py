@@ -90,11 +90,11 @@ def object_loss(objectness: Tensor, shares: Tensor) -> Tensor:
 # -- What changes targets
 
 
-def cut_and_mix(x: Tensor, shares: Tensor, seed: int, step: int) -> tuple[Tensor, Tensor]:
+def cut_and_mix(seed: int, step: int, x: Tensor, *targets: Tensor) -> tuple[Tensor, ...]:
     """CutMix (arXiv 1905.04899): paste a rectangle of the next picture of the batch, with its targets, into each one.
 
     So a category is not learned by what it mostly stands beside. One rectangle a batch, on stride-8 cells, from (seed, step).
-    Args: x: (N,3,H,W). shares: (N,K,h,w). Returns: the same shapes.
+    Args: x: (N,3,H,W). targets: (N,C,h,w) each, on a grid of H/8 cells or a multiple of it. Returns: x and targets.
     """
     draw = torch.Generator().manual_seed(seed * 1_000_003 + step)
     cells_h, cells_w = x.shape[-2] // 8, x.shape[-1] // 8
@@ -104,13 +104,13 @@ def cut_and_mix(x: Tensor, shares: Tensor, seed: int, step: int) -> tuple[Tensor
     top = int(torch.randint(cells_h - height + 1, (), generator=draw))
     left = int(torch.randint(cells_w - width + 1, (), generator=draw))
     mixed = []
-    for tensor in (x, shares):
+    for tensor in (x, *targets):
         k = tensor.shape[-1] // cells_w
         area = (..., slice(top * k, (top + height) * k), slice(left * k, (left + width) * k))
         pasted = tensor.clone()
         pasted[area] = tensor.roll(1, dims=0)[area]
         mixed.append(pasted)
-    return mixed[0], mixed[1]
+    return tuple(mixed)
 
 
 @torch.no_grad()

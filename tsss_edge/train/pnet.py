@@ -1,11 +1,11 @@
 """True masks of strong images + transferred labels of weak images -> P-Net: all categories, and objectness beside them.
 
-With nothing weak this is the supervised baseline. The paper's (Xiao et al., arXiv 1711.06828): S, started from L-Net, learns by
-cross-entropy from true masks and Lw. D tells predictions on strong images from those on weak ones, and S learns to make the
-second look like the first. Ours: S starts from the classifier, or from the draft that labelled again. D judges structure, not
-category (models/discriminator.py). D works alone for the first tenth of training and gains weight over another tenth. Its target
-for "strong" is 0.9 (arXiv 1606.03498). The objectness head learns from the same pixels, so an object of no known category stays
-visible. What each part gives: docs/results/transfer.md.
+With nothing weak this is the supervised baseline. Our reading of the paper (Xiao et al., arXiv 1711.06828): S, started from L-Net,
+learns by cross-entropy from true masks and Lw. D tells predictions on strong images from those on weak ones, and S learns to make
+the second look like the first. Ours: S starts from the classifier, or from the draft that labelled again. D judges structure, not
+category (models/discriminator.py), cell by cell. D works alone for the first tenth of training and gains weight over another tenth.
+Its target for "strong" is 0.9 (arXiv 1606.03498). The objectness head learns from the same pixels, so an object of no known category
+stays visible. What each part gives: docs/results/transfer.md.
 """
 
 from __future__ import annotations
@@ -34,10 +34,20 @@ from tsss_edge.models import SegNet, load_classifier, network_input
 from tsss_edge.models.discriminator import Discriminator
 from tsss_edge.scoring import Views, class_scores
 from tsss_edge.train.distributed import average_gradients
+from tsss_edge.train.judge import HEARD_FROM, HEARD_FULL, QualityJudge
 from tsss_edge.train.loader import Batch, LabelsOf, Samples
 from tsss_edge.train.loop import Moment, Stage, train
-from tsss_edge.train.losses import category_losses, cell_shares, cut_and_mix, object_loss, refine
-from tsss_edge.train.start import class_weights, fresh_net, load_encoder, require_background, take_over, training_split
+from tsss_edge.train.losses import category_losses, cell_shares, cut_and_mix, object_loss, refine, upsample_to
+from tsss_edge.train.runfolder import Stateful
+from tsss_edge.train.start import (
+    class_weights,
+    fresh_net,
+    load_encoder,
+    require_background,
+    start_from,
+    take_over,
+    training_split,
+)
 
 OBJECT_WEIGHT = 0.5  # of the objectness loss beside the class loss
 ADVERSARIAL_WEIGHT = 0.01
@@ -51,6 +61,9 @@ class Switches(Struct, frozen=True):
     `refine` and `cut_and_mix` in train/losses.py."""
 
     adversarial: bool = True
+    judge: bool = (
+        False  # D that judges quality weighs the pixels of Lw (train/judge.py); beside the other D or without it
+    )
     mean_teacher: bool = False
     cutmix: bool = True
 
@@ -108,6 +121,7 @@ def train_supervised(
     dataset = VocDataset.open(data)
     net = fresh_net(config, num_classes=len(dataset.classes))
     load_encoder(net, config)
+    start_from(net, config)
     return train(supervised_stage(config, dataset, net, cutmix=cutmix), config, out, resume=resume)
 
 
@@ -136,20 +150,34 @@ def class_stage(
     """
     ids = training_split(dataset)
     augment = TrainAugment(config.view_hw, config.preprocess, config.scale_range)
-    duel = Duel(config) if switches.adversarial and 0 < len(weak) < len(ids) else None
+    both = 0 < len(weak) < len(ids)
+    duel = Duel(config) if switches.adversarial and both else None
+    judge = QualityJudge(config) if switches.judge and both else None
+    beside: dict[str, Stateful] = {}
+    for name, part in (("discriminator", duel), ("judge", judge)):
+        if part is not None:
+            beside |= {name: part.net, f"{name}_optimizer": part.optimizer}
     weights = class_weights(dataset, ids, mask_of, config.balance)
     views = Views(dataset, dataset.ids("val"), config.preprocess)
     return Stage(
         name="pnet",
         net=net,
         samples=Samples(
-            dataset, ids, mask_of, augment, batch=config.batch, seed=config.seed, labels_of=labels_of, weak=weak
+            dataset,
+            ids,
+            mask_of,
+            augment,
+            batch=config.batch,
+            seed=config.seed,
+            labels_of=labels_of,
+            weak=weak,
+            views=config.views,
         ),
-        step=ClassStep(net, config, weights, duel, switches, objectness=dataset.classes.background),
+        step=ClassStep(net, config, weights, duel, switches, objectness=dataset.classes.background, judge=judge),
         validate=lambda averaged: class_scores(averaged, views),
         strong=strong,
-        options={**msgspec.structs.asdict(switches), "adversarial": duel is not None},
-        beside={"discriminator": duel.net, "discriminator_optimizer": duel.optimizer} if duel else {},
+        options={**msgspec.structs.asdict(switches), "adversarial": duel is not None, "judge": judge is not None},
+        beside=beside,
     )
 
 
@@ -216,10 +244,13 @@ class Duel:
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=D_LR, betas=(0.5, 0.99))
 
     def learn(self, image: Tensor, probabilities: Tensor, weak: Tensor) -> Tensor:
-        """One step of D on detached predictions: strong images to 0.9, weak ones to 0. Returns its loss."""
+        """One step of D on detached predictions: strong cells to 0.9, weak ones to 0. Returns its loss.
+
+        Args: weak: (N,1,h,w) on any grid, 1 where the cell comes of a weak picture.
+        """
         self.net.requires_grad_(True)
         score = self.net(image, probabilities.detach()).float()
-        target = torch.where(weak, 0.0, STRONG_TARGET)[:, None, None, None].expand_as(score)
+        target = STRONG_TARGET * (1 - weak_share(weak, score))
         loss = F.binary_cross_entropy_with_logits(score, target)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -228,11 +259,18 @@ class Duel:
         return loss
 
     def fool(self, image: Tensor, probabilities: Tensor, weak: Tensor) -> Tensor:
-        """S's loss: its predictions on weak images should be taken for strong ones (non-saturating, arXiv 1406.2661)."""
+        """S's loss: its predictions in weak cells should be taken for strong ones (non-saturating, arXiv 1406.2661)."""
         if not bool(weak.any()):
             return probabilities.new_zeros(())
         self.net.requires_grad_(False)
-        return F.softplus(-self.net(image[weak], probabilities[weak]).float()).mean()
+        score = self.net(image, probabilities).float()
+        share = weak_share(weak, score)
+        return (share * F.softplus(-score)).sum() / share.sum()
+
+
+def weak_share(weak: Tensor, score: Tensor) -> Tensor:
+    """(N,1,h,w), 1 in weak cells -> the share of them in each cell of D's `score`: (N,1,h/2,w/2)."""
+    return F.adaptive_avg_pool2d(weak, (score.shape[-2], score.shape[-1]))
 
 
 class ClassStep:
@@ -247,28 +285,56 @@ class ClassStep:
         switches: Switches,
         *,
         objectness: bool,
+        judge: QualityJudge | None = None,
     ) -> None:
         self._net, self._config, self._weights, self._duel = net, config, weights, duel
-        self._switches, self._objectness = switches, objectness
+        self._switches, self._objectness, self._judge = switches, objectness, judge
 
     def __call__(self, batch: Batch, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
         x = network_input(batch.images, self._config.preprocess.scale)
         shares = cell_shares(batch.masks, batch.labels.shape[1], self._config.loss_stride)
         if self._switches.mean_teacher and moment.average is not None:
             shares = refine(shares, x, batch, moment.average, moment.done)
+        judged = self._judged(x, shares, batch, moment) if self._judge is not None else None
+        if judged is not None:
+            shares, lost = judged
+        weak = weak_cells(batch.weak, x)
         if self._switches.cutmix:
-            x, shares = cut_and_mix(x, shares, self._config.seed, moment.step)
+            x, shares, weak = cut_and_mix(self._config.seed, moment.step, x, shares, weak)
         logits, objectness = self._net(x)
         weights = self._weights.to(shares.device) if self._weights is not None else None
         loss, parts = category_losses(logits, shares, weights, self._config.jaccard)
         if self._objectness:
             parts["object"] = object_loss(objectness, shares)
             loss = loss + OBJECT_WEIGHT * parts["object"]
+        if judged is not None:
+            parts["judge"] = lost
         if self._duel is not None:
             image, probabilities = F.avg_pool2d(x, 8), logits.float().softmax(dim=1)
-            parts["d"] = self._duel.learn(image, probabilities, batch.weak)
+            parts["d"] = self._duel.learn(image, probabilities, weak)
             say = min(1.0, max(0.0, (moment.done - D_ALONE) / (D_FULL - D_ALONE)))
             if say > 0:
-                parts["fool"] = self._duel.fool(image, probabilities, batch.weak)
+                parts["fool"] = self._duel.fool(image, probabilities, weak)
                 loss = loss + say * ADVERSARIAL_WEIGHT * parts["fool"]
         return loss, parts
+
+    def _judged(self, x: Tensor, shares: Tensor, batch: Batch, moment: Moment) -> tuple[Tensor, Tensor]:
+        """The judge learns from strong pictures; the shares of weak ones, weighed by what it thinks of them, and its loss."""
+        assert self._judge is not None
+        cells, strong = cell_shares(batch.masks, shares.shape[1], 8), ~batch.weak
+        image = F.avg_pool2d(x, 8)
+        generator = torch.Generator().manual_seed(self._config.seed * 1_000_003 + moment.step)
+        lost = self._judge.learn(image[strong], cells[strong], generator) if bool(strong.any()) else x.new_zeros(())
+        say = min(1.0, max(0.0, (moment.done - HEARD_FROM) / (HEARD_FULL - HEARD_FROM)))
+        if say == 0 or not bool(batch.weak.any()):
+            return shares, lost
+        trust = upsample_to(self._judge.trust(image[batch.weak], cells[batch.weak]), shares)
+        weighed = shares.clone()
+        weighed[batch.weak] *= 1 - say * (1 - trust)
+        return weighed, lost
+
+
+def weak_cells(weak: Tensor, x: Tensor) -> Tensor:
+    """(N,) bool and the pictures (N,3,H,W) -> (N,1,H/8,W/8), 1 in the cells of weak pictures."""
+    cells = (x.shape[-2] // 8, x.shape[-1] // 8)
+    return weak.to(x.dtype)[:, None, None, None].repeat(1, 1, *cells)

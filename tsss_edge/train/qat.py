@@ -21,7 +21,7 @@ from tsss_edge.errors import ArtifactError
 from tsss_edge.export.onnx_export import build_graph
 from tsss_edge.files import sha256_file
 from tsss_edge.models import SegNet, load_model
-from tsss_edge.models.fused import FusedNet, layer_names
+from tsss_edge.models.fused import FusedNet, layer_names, pixel_step
 from tsss_edge.onnxgraph.qdq import LEAST_SCALE, PairOptions, PairPlan, plan
 from tsss_edge.onnxgraph.view import LEVELS, OnnxGraph
 from tsss_edge.train.loop import train
@@ -88,7 +88,9 @@ def rounded(net: SegNet, model: OnnxModel, table: CalibTable) -> fx.GraphModule:
     if missing := [t for t in decided.activations if t not in table.ranges]:
         raise ArtifactError(f"{model.path}: its table has no range for {missing[0]}; calibrate again")
     lookup = OnnxGraph(graph)
-    ranges = {t: table.ranges[t] * (scale / 255 if lookup.is_picture(t) else 1.0) for t in decided.activations}
+    ranges = {
+        t: table.ranges[t] * (pixel_step(net, scale) if lookup.is_picture(t) else 1.0) for t in decided.activations
+    }
     sources = {(node.name, i): node.input[i] for node in lookup.nodes for i in range(len(node.input))}
     return _with_roundings(net, decided, ranges, sources)
 

@@ -31,6 +31,12 @@ def has_begun(out: Path, resume: bool) -> bool:
     return begun
 
 
+def epochs_done(out: Path) -> int:
+    """Epochs that the log of a run holds; 0 of a run that has not begun."""
+    path = out / "log.jsonl"
+    return len(path.read_text().splitlines()) if path.is_file() else 0
+
+
 def to_toml(config: TrainConfig) -> str:
     """The settings as TOML; every value is a string, number, boolean or list, which JSON writes the same way.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tsss_edge.artifacts import IGNORE, Checkpoint, read_torch
 from tsss_edge.config import TrainConfig
@@ -15,6 +15,8 @@ from tsss_edge.data.supervision import MaskOf
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.models import SegNet, build_model, load_model
+from tsss_edge.models.lite import LiteEncoder, from_efficientnet
+from tsss_edge.models.pretrained import IMAGENET, imagenet_file
 from tsss_edge.models.vgg16 import from_torchvision
 
 ENCODER = "encoder."  # prefix of its tensors in a checkpoint
@@ -31,19 +33,49 @@ def fresh_net(config: TrainConfig, *, num_classes: int) -> SegNet:
 def load_encoder(net: SegNet, config: TrainConfig) -> None:
     """Start the encoder from `config.encoder_weights`: a checkpoint of ours, or a plain file of tensors by name.
 
-    Names are ours (`encoder....`) or, for vgg16-largefov, torchvision's (`features....`). An empty setting does nothing.
+    Names are ours (`encoder....`); for vgg16-largefov also torchvision's (`features....`), for the lite architectures
+    EfficientNet-PyTorch's (`_conv_stem....`). "imagenet" names the installed package that brings those (models/pretrained.py). An
+    empty setting does nothing.
     Raises: ArtifactError: the file is missing, or its tensors are not this encoder's.
+            UnavailableError: "imagenet" without the package.
     """
     if not config.encoder_weights:
         return
-    path = Path(config.encoder_weights)
-    state = _tensors(path)
-    torchvision = config.arch == "vgg16-largefov" and not any(name.startswith(ENCODER) for name in state)
-    prefix = "features." if torchvision else ENCODER
-    own = {name.removeprefix(ENCODER): t for name, t in state.items() if name.startswith(prefix)}
+    path = imagenet_file(config.arch) if config.encoder_weights == IMAGENET else Path(config.encoder_weights)
+    own = encoder_tensors(_tensors(path), net.encoder, config)
     if misfit := _misfit(own, net.encoder.state_dict()):
         raise ArtifactError(f"{path}: not weights of the {config.arch} encoder: {misfit}; give a file made for it")
-    net.encoder.load_state_dict(from_torchvision(own, config.preprocess.scale) if torchvision else own)
+    net.encoder.load_state_dict(own)
+
+
+def encoder_tensors(state: dict[str, Tensor], encoder: nn.Module, config: TrainConfig) -> dict[str, Tensor]:
+    """The tensors of a file that are an encoder's, by our names."""
+    if any(name.startswith(ENCODER) for name in state):
+        return {name.removeprefix(ENCODER): t for name, t in state.items() if name.startswith(ENCODER)}
+    if config.arch == "vgg16-largefov":
+        own = {name: t for name, t in state.items() if name.startswith("features.")}
+        return from_torchvision(own, config.preprocess.scale) if not _misfit(own, encoder.state_dict()) else own
+    return from_efficientnet(state, encoder) if isinstance(encoder, LiteEncoder) else {}
+
+
+def start_from(net: SegNet, config: TrainConfig) -> None:
+    """Start from the run or checkpoint `config.init_from`: every tensor whose name and shape fit. The encoder must fit;
+    a decoder or head of another shape stays fresh. Does nothing when the setting is empty.
+
+    Raises: ArtifactError: no such checkpoint, or its encoder does not fit.
+    """
+    if not config.init_from:
+        return
+    checkpoint = Checkpoint.load(Path(config.init_from))
+    wanted = net.state_dict()
+    given = {name.removeprefix("net."): t for name, t in checkpoint.state().items()}  # a classifier wraps its network
+    fits = {name: t for name, t in given.items() if name in wanted and t.shape == wanted[name].shape}
+    misfit = _misfit(*({n: t for n, t in part.items() if n.startswith(ENCODER)} for part in (fits, wanted)))
+    if misfit:
+        raise ArtifactError(
+            f"{checkpoint.path}: is {checkpoint.meta.arch}, whose encoder does not fit {config.arch}: {misfit}"
+        )
+    net.load_state_dict(fits, strict=False)
 
 
 def _misfit(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:

@@ -1,0 +1,137 @@
+"""A benchmark file on the tiny set: every row and its denominator, what is missing, and that a score never trains."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from trainkit import write_squares
+from typer.testing import CliRunner
+
+from tsss_edge.cli import app
+from tsss_edge.config import read_toml
+from tsss_edge.data.supervision import Supervision
+from tsss_edge.data.voc import VocDataset
+from tsss_edge.errors import ArtifactError
+from tsss_edge.reproduce.benchmark import Benchmark, BenchmarkRun
+from tsss_edge.reproduce.results import collect, read_benchmark, run_benchmark
+
+ROOT = Path(__file__).parents[2]
+FILE = """
+seeds = [0]
+score = ["red", "blue"]
+source_without = ["green"]
+
+[folds]
+A = ["red", "green"]
+
+[epochs]
+lnet = 1
+lnet_source = 1
+classifier = 1
+pnet = 4
+long = 5
+
+[train]
+size_hw = [64, 64]
+batch = 4
+warmup_epochs = 0.5
+ema = 0.5
+threads = 1
+val_every = 100
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """squares.toml, its sets, and a finished run of it."""
+    root = tmp_path_factory.mktemp("benchmark")
+    (root / "squares.toml").write_text(FILE)
+    data, source = write_squares(root / "data"), write_squares(root / "source")
+    run_benchmark(read_benchmark(root / "squares.toml", data), data, source, root / "out")
+    return root
+
+
+def test_the_result_has_every_row_and_ratios_to_the_better_supervised_network(folder: Path) -> None:
+    result = json.loads((folder / "out/benchmark.json").read_text())
+    rows = {row["key"]: row for row in result["rows"]}
+    assert list(rows) == [
+        *("100:supervised", "100:supervised-long", "50:lnet", "0:lnet", "50:full", "0:full"),
+        *("50:labels-only", "0:labels-only", "50:without-d", "50:noisy-labels", "0:noisy-labels", "0:strict-source"),
+    ]
+    assert result["missing"] == []
+    better = max(rows[f"100:{name}"]["cells"][0]["miou7"] for name in ("supervised", "supervised-long"))
+    assert result["miou7"] == better
+    assert result["ratios"]["50"] == pytest.approx(rows["50:full"]["cells"][0]["miou7"] / better)
+    trivial = {row["key"] for row in result["trivial"]}
+    assert {"everything-is-object", "low-level-features", "filled-most-frequent"} <= trivial
+
+
+def test_the_headline_is_the_mean_over_the_background_and_the_named_categories(folder: Path) -> None:
+    result = json.loads((folder / "out/benchmark.json").read_text())
+    cell = result["rows"][0]["cells"][0]
+    by_name = cell["per_class"]
+    assert cell["miou7"] == pytest.approx(sum(by_name[n] or 0 for n in ("background", "red", "blue")) / 3)
+
+
+def test_a_report_trains_nothing_and_names_what_is_missing(folder: Path, tmp_path: Path) -> None:
+    benchmark = read_benchmark(folder / "squares.toml", folder / "data")
+    result = collect(benchmark, folder / "data", folder / "source", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    assert result.ratios == {} and result.miou7 is None and result.rows == ()
+    assert {"seed-0/A/lnet", "seed-0/supervised", "seed-0/A/pnet", "seed-0/0/labels"} <= set(result.missing)
+
+
+def test_strong_masks_alone_reach_the_fold_s_networks(folder: Path) -> None:
+    """The row on noisy labels has a set of its own, whose masks are links to the same ones."""
+    assert (folder / "out/seed-0/noisy-labels/data/SegmentationClass").is_symlink()
+    noisy = VocDataset.open(folder / "out/seed-0/noisy-labels/data")
+    plain = VocDataset.open(folder / "data")
+    train = plain.ids("train")
+    assert [i for i in train if noisy.image_labels(i) != plain.image_labels(i)]
+    hidden = Supervision(noisy, ("red", "green"))
+    assert not any((hidden.pixel_mask(i) == 3).any() for i in train)  # blue is weak
+
+
+def test_the_command_reports_and_refuses_options_that_the_file_decides(folder: Path) -> None:
+    call = ["reproduce", "--data", str(folder / "data"), "--config", str(folder / "squares.toml")]
+    out = ["--source", str(folder / "source"), "--out", str(folder / "out")]
+    done = CliRunner().invoke(app, [*call, *out, "--report"])
+    assert done.exit_code == 0 and "not yet run: nothing" in done.stdout
+    refused = CliRunner().invoke(app, [*call, *out, "--strong", "red"])
+    assert refused.exit_code == 2 and "leave --strong out" in refused.output.replace("\n", " ")
+
+
+def test_unknown_categories_are_named(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text(FILE.replace('"blue"]', '"mauve"]'))
+    with pytest.raises(ArtifactError, match="unknown categories mauve"):
+        read_benchmark(tmp_path / "bad.toml", folder / "data")
+
+
+@pytest.mark.parametrize("name", ["photos", "photos-quick"])
+def test_the_benchmarks_of_the_repository(name: str, tmp_path: Path) -> None:
+    """Folds part the twenty categories, and the rows that the file cannot tell apart are left out."""
+    benchmark = read_toml(ROOT / "benchmarks" / f"{name}.toml", Benchmark)
+    a, b = (set(names) for names in benchmark.folds.values())
+    assert len(a) == len(b) == 10 and not a & b and set(benchmark.score) <= a | b
+    rows = BenchmarkRun(benchmark, tmp_path, tmp_path, tmp_path, 0).variants(first=True)
+    assert ("labels-only" in {row.name for row in rows}) == benchmark.relabel
+    assert ("without-d" in {row.name for row in rows}) == benchmark.switches.adversarial
+
+
+def test_the_inner_split_holds_no_category_that_is_weak_outside(tmp_path: Path) -> None:
+    inner, outer = (read_toml(ROOT / f"benchmarks/{n}.toml", Benchmark) for n in ("photos-inner", "photos"))
+    assert set(inner.only) == set(outer.folds["A"])
+    assert all(set(strong) < set(inner.only) for strong in inner.folds.values())
+    assert set(inner.score) <= set(inner.only)
+
+
+def test_the_garments_are_halved_by_even_and_odd_id() -> None:
+    benchmark = read_toml(ROOT / "benchmarks/ccp.toml", Benchmark)
+    assert benchmark.folds["odd"] == benchmark.score[::2] and benchmark.folds["even"] == benchmark.score[1::2]
+
+
+def test_the_painted_benchmark_names_all_categories(tmp_path: Path) -> None:
+    benchmark = read_toml(ROOT / "benchmarks/rendered-b.toml", Benchmark)
+    assert len(set(benchmark.score)) == 20 and set(benchmark.folds["first"]) <= set(benchmark.score)

@@ -1,0 +1,114 @@
+"""Networks of a benchmark + the validation pictures -> their scores, kept beside the networks."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tsss_edge.artifacts import Checkpoint, Struct
+from tsss_edge.data.supervision import Supervision
+from tsss_edge.data.voc import VocDataset
+from tsss_edge.files import read_json, write_json
+from tsss_edge.frozen import keep_features
+from tsss_edge.label.annotate import training_of
+from tsss_edge.metrics import ConfusionMatrix, per_class
+from tsss_edge.models import SegNet, load_model, pick_device
+from tsss_edge.scoring import Mask, Views, net_answers, object_iou
+
+NET_SCORE, OBJECT_SCORE = "headline.json", "object-score.json"  # beside a network
+
+
+class NetScore(Struct, frozen=True):
+    """IoU in percent. `headline`: mean over the background and the benchmark's categories; `miou`: over all classes."""
+
+    headline: float
+    miou: float
+    per_class: dict[str, float | None]
+    seconds: float  # of training, this network alone
+    checkpoint_sha256: str
+
+
+class ObjectScore(Struct, frozen=True):
+    """Object IoU in percent on validation pictures of strong categories alone, and on the others. None: no such picture."""
+
+    strong: float | None
+    weak: float | None
+    seconds: float
+    checkpoint_sha256: str
+
+
+def training_seconds(run: Path) -> float:
+    """Sum over the epochs of a run's log."""
+    lines = (run / "log.jsonl").read_text().splitlines()
+    return round(sum(float(json.loads(line)["seconds"]) for line in lines), 1)
+
+
+def ready(checkpoint: Checkpoint) -> SegNet:
+    """The network of a checkpoint on this machine's device; its frozen stages remember what they said in training."""
+    net = load_model(checkpoint).to(pick_device("auto"))
+    keep_features(net, training_of(checkpoint))
+    return net
+
+
+def net_score(checkpoint: Checkpoint, data: Path, names: Sequence[str]) -> NetScore:
+    """Measure a network with a class head, or read what was measured before."""
+    path = checkpoint.path.parent / NET_SCORE
+    if path.is_file() and (kept := read_json(path, NetScore)).checkpoint_sha256 == checkpoint.sha256:
+        return kept
+    dataset = VocDataset.open(data)
+    views = Views(dataset, dataset.ids("val"), checkpoint.meta.preprocess)
+    found = ((answer.id, answer.labels) for answer in net_answers(ready(checkpoint), views))
+    headline, miou, classes = label_scores(found, dataset, names)
+    score = NetScore(
+        headline=headline,
+        miou=miou,
+        per_class=classes,
+        seconds=training_seconds(checkpoint.path.parent),
+        checkpoint_sha256=checkpoint.sha256,
+    )
+    write_json(path, score)
+    return score
+
+
+def label_scores(
+    found: Iterable[tuple[str, Mask]], dataset: VocDataset, names: Sequence[str]
+) -> tuple[float, float, dict[str, float | None]]:
+    """(headline mean, mean over all classes, IoU by class), in percent, of (id, labels) pairs."""
+    matrix = ConfusionMatrix(len(dataset.classes))
+    for image_id, labels in found:
+        matrix.update(labels, dataset.mask(image_id))
+    counted = [0, *dataset.classes.ids(tuple(names))]
+    return float(100 * np.nanmean(matrix.iou[counted])), matrix.miou, per_class(matrix.iou, dataset.classes.names)
+
+
+def object_score(checkpoint: Checkpoint, data: Path, strong: Sequence[str]) -> ObjectScore:
+    """Measure an L-Net, or read what was measured before. `strong` parts the validation pictures, not what L-Net saw."""
+    path = checkpoint.path.parent / OBJECT_SCORE
+    if path.is_file() and (kept := read_json(path, ObjectScore)).checkpoint_sha256 == checkpoint.sha256:
+        return kept
+    net, dataset = ready(checkpoint), VocDataset.open(data)
+
+    def iou(ids: Sequence[str]) -> float:
+        return object_iou(net, Views(dataset, ids, checkpoint.meta.preprocess))
+
+    strong_iou, weak_iou = on_both(Supervision(dataset, tuple(strong)), iou)
+    score = ObjectScore(
+        strong=strong_iou,
+        weak=weak_iou,
+        seconds=training_seconds(checkpoint.path.parent),
+        checkpoint_sha256=checkpoint.sha256,
+    )
+    write_json(path, score)
+    return score
+
+
+def on_both(supervision: Supervision, iou: Callable[[Sequence[str]], float]) -> tuple[float | None, float | None]:
+    """`iou` of the validation pictures of strong categories alone, and of the others; None where there is none."""
+    groups = (supervision.strong_ids("val"), supervision.weak_ids("val"))
+    values = [iou(ids) if ids else math.nan for ids in groups]
+    strong, weak = (None if math.isnan(value) else value for value in values)
+    return strong, weak

@@ -1,0 +1,208 @@
+"""Photographs without labels + a network that has seen many more -> the encoder of another one that sees alike.
+
+lite0 knows photographs but is slow for its FLOPs; plain convolutions are quick. So a student learns what the teacher's encoder
+says. Where the two are built alike (`plain0`: lite0 with plain blocks), each block first learns by itself to give the
+teacher's output for the teacher's input, as LANA does (ECCV 2022), all blocks in one pass; then all of them together, as every
+other student from the start, learn the teacher's features at strides 8, 16 and 32. Channels that differ (edge-s, edge-m) go
+through 1x1 convolutions that are left behind.
+"""
+# Letters: N batch, C channel, H, W network input.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tsss_edge.artifacts import IGNORE, Checkpoint
+from tsss_edge.config import TrainConfig
+from tsss_edge.data.augment import TrainAugment
+from tsss_edge.data.pictures import read_size
+from tsss_edge.data.voc import VocDataset
+from tsss_edge.errors import ArtifactError
+from tsss_edge.frozen import encoder_of
+from tsss_edge.models import SegNet, build_model, load_model, network_input, pick_device
+from tsss_edge.models.lite import blocks_of
+from tsss_edge.models.pretrained import IMAGENET
+from tsss_edge.scoring import Views
+from tsss_edge.train.loader import Batch, Samples
+from tsss_edge.train.loop import Moment, Stage, train
+from tsss_edge.train.start import load_encoder
+
+BLOCKS_ALONE = 0.5  # share of training in which blocks learn by themselves, where they can
+COLOR, SCALES = 0.5, (0.5, 2.0)  # of the augmentation, stronger than where labels must stay true
+JUDGED = 64  # validation pictures that the error is measured on
+
+
+@dataclass(frozen=True)
+class Photographs(VocDataset):
+    """The training pictures of several sets as one, without labels. Ids are `N/ID`, N the place of the set."""
+
+    parts: tuple[VocDataset, ...] = ()
+
+    @classmethod
+    def of(cls, folders: Sequence[Path]) -> Photographs:
+        """Raises: DataError: a folder is not in VOC layout."""
+        parts = tuple(VocDataset.open(folder) for folder in folders)
+        return cls(root=parts[0].root, classes=parts[0].classes, parts=parts)
+
+    def ids(self, split: str) -> tuple[str, ...]:
+        """Of "train": all parts, each with its list "train" or, without one, its first list. Of another split: the first part's."""
+        if split != "train":
+            return tuple(f"0/{i}" for i in self.parts[0].ids(split))
+        found = ((n, p.ids("train" if "train" in p.splits else p.splits[0])) for n, p in enumerate(self.parts))
+        return tuple(f"{n}/{i}" for n, ids in found for i in ids)
+
+    def image_path(self, image_id: str) -> Path:
+        """Path of a picture."""
+        place, _, name = image_id.partition("/")
+        return self.parts[int(place)].image_path(name)
+
+    def nothing(self, image_id: str) -> NDArray[np.uint8]:
+        """A mask without labels, at the picture's size."""
+        return np.full(read_size(self.image_path(image_id)), IGNORE, np.uint8)
+
+
+def train_distilled(
+    config: TrainConfig, data: Sequence[Path], out: Path, *, teacher: str = IMAGENET, resume: bool = False
+) -> Checkpoint:
+    """Train the encoder of `config.arch` to see as the teacher's does. Its decoder and head stay fresh: go on with
+    `--init-from OUT`.
+
+    Args:    data: sets in VOC layout; their masks are not opened. The first needs "val" for the metric.
+             teacher: "imagenet" (lite0 with its ImageNet weights), or a run or checkpoint.
+    Metrics: `feature_error`, mean over the strides of squared error / variance on validation pictures; 0 is the teacher, 1 a
+             student that always says the mean. The newest weights are kept.
+    Raises:  DataError: unusable data. ArtifactError: no such teacher, `out` is another run. UnavailableError: no weights.
+    """
+    photographs = Photographs.of(data)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        net = build_model(config.arch, num_classes=0)
+    guide = load_teacher(teacher, config).to(pick_device(config.device)).eval().requires_grad_(False)
+    student = Student(net, guide, config)
+    views = Views(photographs, photographs.ids("val")[:JUDGED], config.preprocess)
+    stage = Stage(
+        name="distilled",
+        net=net,
+        samples=Samples(
+            photographs,
+            photographs.ids("train"),
+            photographs.nothing,
+            TrainAugment(config.view_hw, config.preprocess, SCALES, color=COLOR),
+            batch=config.batch,
+            seed=config.seed,
+        ),
+        step=DistillStep(student, guide, config),
+        validate=lambda averaged: {"feature_error": feature_error(averaged, student, guide, views)},
+        beside={"adapters": student.adapters, "adapters_optimizer": student.optimizer},
+    )
+    return train(stage, config, out, resume=resume)
+
+
+def load_teacher(teacher: str, config: TrainConfig) -> nn.Module:
+    """The encoder that is learned from. Raises: ArtifactError, UnavailableError: as `train_distilled`."""
+    if teacher != IMAGENET:
+        checkpoint = Checkpoint.load(Path(teacher))
+        if checkpoint.meta.stage == "classifier":
+            raise ArtifactError(f"{checkpoint.path}: is a classifier; give the L-Net or P-Net that belongs to it")
+        return encoder_of(load_model(checkpoint))
+    net = build_model("lite0", num_classes=0)
+    load_encoder(net, msgspec.structs.replace(config, arch="lite0", encoder_weights=IMAGENET))
+    return encoder_of(net)
+
+
+class Student:
+    """The network that learns, and the 1x1 convolutions that bring its features to the teacher's channels."""
+
+    def __init__(self, net: SegNet, guide: nn.Module, config: TrainConfig) -> None:
+        self.net = net
+        with torch.no_grad():
+            x = torch.zeros(1, 3, 64, 64)
+            ours = [f.shape[1] for f in net.eval().encoder(x)]
+            theirs = [f.shape[1] for f in guide(x.to(next(guide.parameters()).device))]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed + 1)
+            self.adapters = nn.ModuleList(
+                nn.Identity() if a == b else nn.Conv2d(a, b, 1) for a, b in zip(ours, theirs, strict=True)
+            )
+        learnt = list(self.adapters.parameters()) or [nn.Parameter(torch.zeros(1))]
+        self.optimizer = torch.optim.Adam(learnt, lr=config.lr)
+        self.pairs = list(zip(blocks_of(net.encoder), blocks_of(guide), strict=False))
+        if len(self.pairs) != len(blocks_of(guide)):
+            self.pairs = []  # built otherwise: nothing to learn block by block
+
+    def adapted(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Features in the teacher's channels."""
+        return [adapter(f) for adapter, f in zip(self.adapters, features, strict=True)]
+
+    def adapt(self, features: Sequence[Tensor], wanted: Sequence[Tensor]) -> None:
+        """One step of the 1x1 convolutions alone, on detached features; the loop's optimizer does not know them."""
+        if not any(True for _ in self.adapters.parameters()):
+            return
+        self.adapters.requires_grad_(True)
+        errors = [relative_error(a, b) for a, b in zip(self.adapted(features), wanted, strict=True)]
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.stack(errors).mean().backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.adapters.requires_grad_(False)
+
+
+class DistillStep:
+    """Blocks by themselves first, where student and teacher have the same ones; then all together."""
+
+    def __init__(self, student: Student, guide: nn.Module, config: TrainConfig) -> None:
+        self._student, self._guide, self._config = student, guide, config
+
+    def __call__(self, batch: Batch, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
+        x = network_input(batch.images, self._config.preprocess.scale)
+        if self._student.pairs and moment.done < BLOCKS_ALONE:
+            loss = self._blocks(x)
+            return loss, {"blocks": loss}
+        with torch.no_grad():
+            wanted = self._guide(x)
+        features = self._student.net.encoder(x)
+        self._student.adapt([f.detach() for f in features], wanted)
+        adapted = self._student.adapted(features)
+        errors = [relative_error(a, b) for a, b in zip(adapted, wanted, strict=True)]
+        loss = torch.stack(errors).mean()
+        return loss, {f"stride{8 << i}": error for i, error in enumerate(errors)}
+
+    def _blocks(self, x: Tensor) -> Tensor:
+        """Each block on what the teacher's block was given."""
+        given: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+        def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            given[module] = (inputs[0], output)
+
+        hooks = [theirs.register_forward_hook(keep) for _, theirs in self._student.pairs]
+        with torch.no_grad():
+            self._guide(x)
+        for hook in hooks:
+            hook.remove()
+        errors = [relative_error(ours(given[theirs][0]), given[theirs][1]) for ours, theirs in self._student.pairs]
+        return torch.stack(errors).mean()
+
+
+def relative_error(found: Tensor, wanted: Tensor) -> Tensor:
+    """Squared error of (N,C,h,w), as a share of the variance of what is wanted."""
+    wanted = wanted.float()
+    return (found.float() - wanted).square().mean() / wanted.var().clamp(min=1e-6)
+
+
+@torch.inference_mode()
+def feature_error(net: nn.Module, student: Student, guide: nn.Module, views: Views) -> float:
+    """Mean of `relative_error` over strides and batches of `views`."""
+    device = next(guide.parameters()).device
+    errors = [
+        relative_error(a, b)
+        for _, x in views.batches(device)
+        for a, b in zip(student.adapted(encoder_of(net)(x)), guide(x), strict=True)
+    ]
+    return float(torch.stack(errors).mean())
