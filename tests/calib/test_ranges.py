@@ -135,7 +135,8 @@ GOLDEN = b"""\
   "peaks": {
     "nchw": 254.0,
     "stem.relu": 7.5
-  }
+  },
+  "others": {}
 }
 """
 

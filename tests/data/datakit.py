@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tsss_edge.data.check import CheckReport
 from tsss_edge.data.voc import write_mask
 
 # 0 background, 1 cat, 2 dog, 3 cow, 4 horse; strong below: cat and dog.
@@ -38,3 +39,8 @@ def write_set(root: Path, rows: dict[str, list[int]] = ROWS, *, csv: bool = True
     if csv:
         (root / "image_labels.csv").write_text("\n".join(lines) + "\n")
     return root
+
+
+def others_than_rare(report: CheckReport) -> list[str]:
+    """Problems of a set but "no pixel of": a set of a few pictures has not every class."""
+    return [problem for problem in report.problems if "no pixel of" not in problem]

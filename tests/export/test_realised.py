@@ -84,6 +84,7 @@ def test_the_worker_asks_the_inspector_of_the_plan_it_built() -> None:
 
     module = SimpleNamespace(Runtime=lambda logger: SimpleNamespace(deserialize_cuda_engine=deserialize))
     trt = SimpleNamespace(module=module, get=lambda name: name)
-    assert tensorrt_worker._inspect(trt, None, b"plan") == "asked for LayerInformationFormat.JSON"
-    assert tensorrt_worker._inspect(trt, None, b"for another GPU") == ""
+    job = SimpleNamespace(dla_core=None, version_compatible=False)
+    assert tensorrt_worker._inspect(trt, None, b"plan", job) == "asked for LayerInformationFormat.JSON"
+    assert tensorrt_worker._inspect(trt, None, b"for another GPU", job) == ""
     assert plans == [b"plan", b"for another GPU"]

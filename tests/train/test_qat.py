@@ -136,5 +136,5 @@ def test_a_table_of_another_graph_is_refused(folder: Path, tmp_path: Path) -> No
 def test_a_checkpoint_that_is_not_there_is_asked_for(folder: Path, tmp_path: Path) -> None:
     shutil.copy(folder / "fused.int8.onnx", tmp_path / "q.onnx")
     netkit.checkpoint(tmp_path / "best.pt", seed=9)  # another one
-    with pytest.raises(ArtifactError, match=r"its checkpoint .* is neither in"):
+    with pytest.raises(ArtifactError, match=r"its checkpoint is neither in"):
         find_checkpoint(OnnxModel.load(tmp_path / "q.onnx"))

@@ -104,7 +104,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     *(demo, doctor, inspect, label, adapt, reproduce, export, calibrate, build_engine),
     *(parity, bench, stream, segment, triton, bundle),
 )
-WITHOUT_GPU = (inspect, export, calibrate, triton, bundle)
+WITHOUT_GPU = (inspect, export, calibrate, triton, bundle, import_, version, help_of)
 for command in COMMANDS:
     app.command()(command if command in WITHOUT_GPU else on_gpu(command))
 app.command("eval")(on_gpu(evaluate))

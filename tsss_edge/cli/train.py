@@ -144,6 +144,7 @@ def pnet(
 
 
 @app.command()
+@opt.on_gpu
 def distill(
     data: Annotated[str, typer.Option(metavar="DIR,DIR,...", help="Photographs: sets in VOC layout, labels unread.")],
     out: opt.Out,
