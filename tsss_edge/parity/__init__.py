@@ -63,7 +63,8 @@ def check_parity(
     """Compare an engine with its checkpoint on a labelled split; the verdict goes into the engine's record.
 
     Args:    engine: engine, graph or checkpoint, loaded or by its path (only an engine keeps the verdict).
-             reference: the checkpoint, or its recorded answers (`reference_answers.py`), which need no PyTorch.
+             reference: the checkpoint; its recorded answers (`reference_answers.py`), which need no PyTorch; or, of an
+             imported network, its FP32 graph.
              max_drop: mIoU points the engine may lose; a gain of more than that fails too, unless `allow_gain`.
              report_dir: writes `parity.html` (self-contained, with the worst pictures) and `parity.json` there.
              graphs: those that the engine may have been made from, when the caller has them. None looks for the files that
