@@ -9,11 +9,12 @@ READY  := $(VENV)/ready-$(shell cat pyproject.toml constraints.txt | cksum | cut
 # One BLAS/OpenMP thread a test process: two of them run side by side.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
-.PHONY: help setup demo test lint check clean
+.PHONY: help setup demo test test-all lint check clean
 
 help:
 	@echo "make demo   the whole way on embedded data: train, export, calibrate, build, parity, stream (runs/demo)"
-	@echo "make test   lint, types and all tests"
+	@echo "make test   lint, types and the tests that take under ten minutes on two cores"
+	@echo "make test-all   the same with the long tests"
 	@echo "make setup  only the virtual environment"
 	@echo "make clean  remove the virtual environment and caches"
 
@@ -36,6 +37,9 @@ lint: $(READY)
 	$(BIN)/mypy
 
 test: lint
+	$(TEST_ENV) $(BIN)/pytest -n 2 --dist loadfile -m "not slow_all"
+
+test-all: lint
 	$(TEST_ENV) $(BIN)/pytest -n 2 --dist loadfile
 
 check: test
