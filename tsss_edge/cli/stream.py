@@ -35,6 +35,12 @@ def stream(
     web: Annotated[
         str | None, typer.Option(metavar="[HOST:]PORT", help="Live page; on another host than loopback with a token.")
     ] = None,
+    draw: Annotated[
+        Literal["plain", "outlines", "names", "legend"],
+        typer.Option(
+            help="On videos and pictures: colours alone, outlines, class names, a legend; each with those before."
+        ),
+    ] = "plain",
     audio: Annotated[bool, typer.Option("--audio", help="Copy the sound of the source file into video files.")] = False,
     truth: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A mask for every frame (index PNG): report live IoU.")
@@ -48,6 +54,8 @@ def stream(
     """Live segmentation of a camera or video.
 
     Example: tsss-edge stream fused.int8.xml street.mp4 out.mp4 --reference runs/camvid --parity-every 30
+
+    Example: tsss-edge stream fused.int8.xml street.mp4 named.mp4 --draw legend
 
     Example: tsss-edge stream fused.int8.xml dog.mp4 --truth dog-masks --truth-class dog
     """
@@ -72,6 +80,7 @@ def stream(
         force=force,
         web=web,
         audio=audio,
+        draw=draw,
         truth=truth,
         truth_class=truth_class,
     )

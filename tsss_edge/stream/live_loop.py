@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+from tsss_edge.artifacts import Classes
 from tsss_edge.backends import AsyncBackend
+from tsss_edge.drawing import Draw, Drawer
 from tsss_edge.stream.frames import FrameResult, Sink, Source
 from tsss_edge.stream.opening import open_engine, open_stages, require_gate
-from tsss_edge.stream.pipeline import Pipeline
+from tsss_edge.stream.pipeline import Pipeline, timed
 from tsss_edge.stream.process import Interrupts, decode_threads, opencv_threads
 from tsss_edge.stream.recorder import Recorder, StreamReport
 from tsss_edge.stream.sinks import WindowSink, open_sinks, require_sinks
@@ -38,6 +40,7 @@ def stream(
     force: bool = False,
     web: str | None = None,
     audio: bool = False,
+    draw: Draw = "plain",
     truth: Path | None = None,
     truth_class: str | None = None,
 ) -> StreamReport:
@@ -51,6 +54,7 @@ def stream(
              policy: "latest" or "block"; default by the kind of source. max_frames: with a mask.
              threads: of the network; default: all cores. web: `[HOST:]PORT` of the live page.
              audio: video files get the sound of the source, which is a file.
+             draw: what sinks that show pictures get beside the colours: outlines, names, a legend.
              truth: folder with a mask for every frame of the source. truth_class: the one class that its masks show.
     Raises:  GateError: the engine's gate failed (unless `force`), or agreement fell below `min_agreement`.
              ArtifactError: the engine is damaged, or its outputs are not finite. DataError: source or sink.
@@ -80,7 +84,8 @@ def stream(
             outputs.append(
                 stack.enter_context(closing(_open_page(web, backend, opened, recorder, engine.name, source)))
             )
-        ended = run(opened, backend, outputs, recorder, checks=checks, max_frames=max_frames)
+        pen = Pen(backend.classes, draw)
+        ended = run(opened, backend, outputs, recorder, checks=checks, pen=pen, max_frames=max_frames)
         return StreamReport(
             engine=engine.name,
             source=parse_source(source).shown,
@@ -102,6 +107,7 @@ def run(
     recorder: Recorder,
     *,
     checks: Checks | None = None,
+    pen: Pen | None = None,
     max_frames: int | None = None,
 ) -> str:
     """Run everything between open and close. Returns what ended it: "source", "max-frames" or "interrupted"."""
@@ -114,6 +120,8 @@ def run(
                 for result in results:
                     with interrupts.held():  # a frame is in every file and every count, or in none
                         result.dropped = recorder.dropped_before(result)
+                        if pen is not None and blend:
+                            pen.write(result)
                         _deliver(result, sinks, checks)
                         recorder.add(result)
                         pipeline.recycle(result)
@@ -126,6 +134,24 @@ def run(
         ended = "interrupted"
     recorder.runs_on = stages.name
     return ended
+
+
+class Pen:
+    """Draws on the blended frames of a stream, between the kernel and the sinks; "plain" costs nothing."""
+
+    def __init__(self, classes: Classes, draw: Draw) -> None:
+        self._classes, self._draw = classes, draw
+        self._drawer: Drawer | None = None
+
+    def write(self, result: FrameResult) -> None:
+        """Draw on `result.overlay`, in place, timed as the stage `draw`."""
+        if self._draw == "plain" or result.overlay is None:
+            return
+        frame_hw = (result.overlay.shape[0], result.overlay.shape[1])
+        with timed(result.stages_ms, "draw"):
+            if self._drawer is None or self._drawer.frame_hw != frame_hw:
+                self._drawer = Drawer(self._classes, frame_hw, self._draw)
+            self._drawer(result.overlay, result.labels)
 
 
 def _deliver(result: FrameResult, sinks: Sequence[Sink], checks: Checks | None) -> None:
