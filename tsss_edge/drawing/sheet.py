@@ -19,6 +19,7 @@ from tsss_edge.files import atomic_path
 SIDE = 320  # pixels of the longer side of a picture
 LINE = 18
 GAP = 6
+WIDTH = 1900  # pixels of a sheet, about
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,10 @@ def tile(
     )
 
 
-def write_sheet(path: Path, tiles: Sequence[Tile], classes: Classes) -> None:
-    """Write a PNG or JPEG: for each tile the picture alone, its labels, its truth; rows of about equal width; the legend last."""
+def contact_sheet(tiles: Sequence[Tile], classes: Classes) -> NDArray[np.uint8]:
+    """(H,W,3) uint8 RGB: for each tile the picture alone, its labels, its truth; rows of about equal width; the legend last."""
     cells = [_cell(one, classes) for one in tiles]
-    columns = max(1, min(len(cells), round(1900 / (cells[0].shape[1] + GAP))))
+    columns = max(1, min(len(cells), round(WIDTH / (cells[0].shape[1] + GAP))))
     rows = [_row(cells[start : start + columns]) for start in range(0, len(cells), columns)]
     width = max(row.shape[1] for row in rows)
     seen = np.zeros(256, np.int64)
@@ -60,11 +61,14 @@ def write_sheet(path: Path, tiles: Sequence[Tile], classes: Classes) -> None:
             seen += 0 if mask is None else np.bincount(mask.ravel(), minlength=256)
     ids = sorted((k for k in classes.objects if seen[k]), key=lambda k: -seen[k])
     parts = [_pad(row, row.shape[0] + GAP, width) for row in rows]
-    parts.append(legend(classes, ids, width, LINE)[..., ::-1])
+    return np.concatenate([*parts, legend(classes, ids, width, LINE)[..., ::-1]])
+
+
+def write_sheet(path: Path, tiles: Sequence[Tile], classes: Classes) -> None:
+    """Write a contact sheet as PNG, or as JPEG under any other suffix."""
+    sheet = Image.fromarray(contact_sheet(tiles, classes))
     with atomic_path(path) as temporary:
-        Image.fromarray(np.concatenate(parts)).save(
-            temporary, format="PNG" if path.suffix.lower() == ".png" else "JPEG", quality=88
-        )
+        sheet.save(temporary, format="PNG" if path.suffix.lower() == ".png" else "JPEG", quality=88)
 
 
 def _cell(one: Tile, classes: Classes) -> NDArray[np.uint8]:
