@@ -20,7 +20,7 @@ LINES = 30  # of text in the height of a picture
 
 def line_height(frame_hw: tuple[int, int]) -> int:
     """Pixels of a line of text that can be read at this size."""
-    return max(13, round(min(frame_hw) / LINES))
+    return max(15, round(min(frame_hw) / LINES))
 
 
 def paste(frame: Pixels, patch: Pixels, top: int, left: int) -> Box:
