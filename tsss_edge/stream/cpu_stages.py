@@ -97,6 +97,9 @@ class CpuStages:
         objectness = done.outputs["objectness"][0, 0] if "objectness" in done.outputs else None
         return FrameResult(frame, done.labels, objectness, done.blended if self._blend else None, stages_ms)
 
+    def free(self, slot: int) -> None:
+        """Nothing: the arrays stay for the next frame."""
+
     def close(self) -> None:
         """Wait for frames that a loop left in flight: the engine's owner may go on with it. Safe to call twice."""
         for slot in self._slots:

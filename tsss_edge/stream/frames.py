@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tsss_edge.artifacts import Classes
+
 
 @dataclass(slots=True)
 class Frame:
@@ -33,6 +35,8 @@ class FrameResult:
     age_ms: float = 0.0  # from capture to mask
     parity: dict[str, Any] | None = None  # last verdict of the parity watch
     dropped: int = 0  # frames of the source without a mask, up to this one
+    engine: str = ""  # that made it
+    classes: Classes | None = None  # of that engine
 
 
 class Source(Protocol):
