@@ -198,6 +198,14 @@ class LiveSource:
             self.size_hw = (frame.image.shape[0], frame.image.shape[1])
             return frame
 
+    @property
+    def error(self) -> TsssEdgeError | None:
+        """Why it has FAILED."""
+        return self._error
+
+    def recycle(self, image: NDArray[np.uint8]) -> None:
+        """Nothing: a picture is compared with the next one."""
+
     def close(self) -> None:
         """Stop the reader. Safe to call twice and from any thread."""
         self._closing.set()
@@ -277,11 +285,13 @@ class LiveSource:
 
     def _reconnect(self) -> Capture | None:
         """A new capture that has given a frame; None when we are closed. Raises: DataError: out of attempts."""
-        self._set_state("RECONNECTING")
-        reason = "no picture"
+        reason, first = "no picture", not self._index  # of a patient source: it tries at once
         for attempt in range(self._retry.attempts):
-            if self._closing.wait(self._retry.delay_s(attempt)):
+            if not first:
+                self._set_state("RECONNECTING")
+            if self._closing.wait(0.0 if first else self._retry.delay_s(attempt)):
                 return None
+            first = False
             try:
                 capture, shot = self._first_shot()
             except (TsssEdgeError, OSError) as error:
