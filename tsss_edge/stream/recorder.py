@@ -119,6 +119,7 @@ class Recorder:
         self.frames = self.dropped = 0
         self.last: Last | None = None
         self.runs_on = ""  # what ran where
+        self.observers: list[Callable[[FrameResult], None]] = []  # told of every result
         self.latency, self.age = Times(kept), Times(kept)  # of a frame until the sinks get it, as the page shows it
         self._latency_with_sinks = Times(kept)  # as the report shows it
         self._first = 0.0
@@ -146,6 +147,8 @@ class Recorder:
             self._latency_with_sinks.add(sum(result.stages_ms.values()))
             self.age.add(result.age_ms)
             self.last = self._newest(result, now)
+        for observe in self.observers:
+            observe(result)
 
     def _newest(self, result: FrameResult, now: float) -> Last:
         """A result without a verdict leaves the last verdict standing."""
