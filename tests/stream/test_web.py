@@ -436,7 +436,7 @@ def test_closing_ends_streams_and_frees_the_port(make_result: MakeResult) -> Non
         sink.close()
         assert b"".join(chunks).count(b"--frame") <= 1
     sink.close()
-    assert not sink._thread.is_alive()
+    assert not sink._server._thread.is_alive()
     open_web(str(port), classes=CLASSES, recorder=Recorder()).close()
 
 

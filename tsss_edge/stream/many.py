@@ -82,7 +82,7 @@ def stream_many(
         if web is not None:
             from tsss_edge.stream.web import open_wall
 
-            page = stack.enter_context(closing(open_wall(web, many.lines, backend, engine_name=engine.name)))
+            page = stack.enter_context(closing(open_wall(web, many.lines, many.engine)))
             sys.stderr.write(f"live page: {page.url}\n")
         return many.run(max_frames=max_frames)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import deque
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,16 +116,30 @@ class Status(Struct, frozen=True):
     history: History
 
 
+class Watched(Protocol):
+    """What is shown of a source beside its results."""
+
+    @property
+    def state(self) -> str: ...
+    @property
+    def fps(self) -> float: ...
+
+
 class LiveStatus:
     """A recorder's numbers with class areas and graphs. `add` is for the loop's thread, `status` for the web's."""
 
-    def __init__(self, classes: Classes, recorder: Recorder, source: Source | None = None) -> None:
+    def __init__(self, classes: Classes, recorder: Recorder, source: Watched | None = None) -> None:
         self._classes, self._recorder, self._source = classes, recorder, source
         self._started = self._last_second = recorder.clock()
         self._dropped_before = 0
         self._seconds: deque[dict[str, float | None]] = deque(maxlen=HISTORY)  # the names are those of `History`
         self._areas: dict[str, float] = {}
         self._areas_at = float("-inf")
+
+    @property
+    def state(self) -> str:
+        """Of the source."""
+        return self._source.state if self._source else "STREAMING"
 
     @property
     def recorder(self) -> Recorder:
@@ -147,7 +161,7 @@ class LiveStatus:
             self._close_second(now)
             last = recorder.last
             return Status(
-                state=source.state if source else "STREAMING",
+                state=self.state,
                 size=last.size if last else (0, 0),
                 uptime_s=round(now - self._started, 1),
                 frames=recorder.frames,

@@ -121,7 +121,7 @@ def _add_numbers(app: FastAPI, live: LiveStatus, painter: Painter, info: Info) -
 
     @app.get("/healthz")
     def healthz() -> Response:
-        state = live.status().state
+        state = live.state
         return JSONResponse(
             {"state": state}, status_code=503 if state in ("FAILED", "RECONNECTING", "STALLED") else 200
         )
