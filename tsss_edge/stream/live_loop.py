@@ -11,6 +11,7 @@ from pathlib import Path
 from tsss_edge.artifacts import Classes
 from tsss_edge.backends import AsyncBackend
 from tsss_edge.drawing import Draw, Drawer
+from tsss_edge.stream.engine_slot import EngineSlot, Served
 from tsss_edge.stream.frames import FrameResult, Sink, Source
 from tsss_edge.stream.opening import open_engine, open_stages, require_gate
 from tsss_edge.stream.pipeline import Pipeline, timed
@@ -85,7 +86,9 @@ def stream(
                 stack.enter_context(closing(_open_page(web, backend, opened, recorder, engine.name, source)))
             )
         pen = Pen(backend.classes, draw)
-        ended = run(opened, backend, outputs, recorder, checks=checks, pen=pen, max_frames=max_frames)
+        ended = run(
+            opened, backend, outputs, recorder, checks=checks, pen=pen, max_frames=max_frames, engine=engine.name
+        )
         return StreamReport(
             engine=engine.name,
             source=parse_source(source).shown,
@@ -109,10 +112,14 @@ def run(
     checks: Checks | None = None,
     pen: Pen | None = None,
     max_frames: int | None = None,
+    engine: str = "",
 ) -> str:
-    """Run everything between open and close. Returns what ended it: "source", "max-frames" or "interrupted"."""
+    """Run everything between open and close. Returns what ended it: "source", "max-frames" or "interrupted".
+
+    Args: engine: its name, for the results.
+    """
     blend = any(sink.wants_overlay for sink in sinks)
-    stages, ended = open_stages(backend, blend=blend), "source"
+    stages, ended = EngineSlot(Served(engine, backend, open_stages(backend, blend=blend))), "source"
     try:
         with closing(stages), Interrupts() as interrupts, opencv_threads(1), closing(StatusLine(source, recorder)):
             pipeline = Pipeline(source, stages)
