@@ -42,6 +42,12 @@ def stream(
     truth_class: Annotated[
         str | None, typer.Option(metavar="NAME", help="The one class those masks show, whatever their ids.")
     ] = None,
+    encode: Annotated[
+        Literal["auto", "hardware", "ultrafast", "superfast", "veryfast"],
+        typer.Option(
+            help="Writes H.264: a hardware encoder, else x264 ultrafast; or an x264 preset (smaller, slower)."
+        ),
+    ] = "auto",
     rebuild: Rebuild = False,
     json: Json = None,
 ) -> None:
@@ -74,5 +80,6 @@ def stream(
         audio=audio,
         truth=truth,
         truth_class=truth_class,
+        encode=encode,
     )
     emit(report, one_line(report) if "-" in sinks else report.summary(), json)

@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 
 from tsss_edge.backends import AsyncBackend, Outputs
 from tsss_edge.kernels.overlay import OverlayPlan
+from tsss_edge.kernels.overlay_yuv import YuvOverlayPlan
 from tsss_edge.kernels.preprocess import PreprocessPlan
+from tsss_edge.kernels.preprocess_yuv import YuvPreprocessPlan
 from tsss_edge.kernels.upsample_argmax import UpsampleArgmaxPlan
+from tsss_edge.kernels.yuv import Colour, Yuv
 from tsss_edge.segment import resize_labels
-from tsss_edge.stream.frames import Frame, FrameResult
+from tsss_edge.stream.frames import Frame, FrameResult, Picture, picture_hw
 from tsss_edge.stream.pipeline import FINITE_FRAMES, require_finite, slots_needed, timed
 
 
@@ -25,7 +28,7 @@ class _CpuSlot:
     def __init__(self) -> None:
         self.outputs: dict[str, NDArray[Any]] = {}
         self.labels = np.empty((0, 0), np.uint8)
-        self.blended = np.empty((0, 0, 3), np.uint8)
+        self.blended: Picture = np.empty((0, 0, 3), np.uint8)
         self.request = -1  # of the engine, while the network runs
         self.started = 0.0
 
@@ -36,11 +39,14 @@ class _CpuSlot:
                 self.outputs[name] = np.empty_like(array)
             np.copyto(self.outputs[name], array)
 
-    def fit(self, frame_hw: tuple[int, int], *, blend: bool) -> None:
-        """Have arrays of the frame's size."""
+    def fit(self, picture: Picture, *, blend: bool) -> None:
+        """Have arrays of the picture's size and kind."""
+        frame_hw = picture_hw(picture)
         if self.labels.shape != frame_hw:
             self.labels = np.empty(frame_hw, np.uint8)
-            self.blended = np.empty((*frame_hw, 3) if blend else (0, 0, 3), np.uint8)
+        if blend and (picture_hw(self.blended), _colour(self.blended)) != (frame_hw, _colour(picture)):
+            yuv = isinstance(picture, Yuv)
+            self.blended = Yuv.empty(frame_hw, picture.colour) if yuv else np.empty((*frame_hw, 3), np.uint8)
 
 
 class CpuStages:
@@ -58,18 +64,20 @@ class CpuStages:
         self._slots = [_CpuSlot() for _ in range(self.slots)]
         self._finite = 0
         self._preprocess: PreprocessPlan | None = None
+        self._preprocess_yuv: YuvPreprocessPlan | None = None
         self._upsample: UpsampleArgmaxPlan | None = None
         self._overlay: OverlayPlan | None = None
+        self._overlay_yuv: YuvOverlayPlan | None = None
 
     def thread(self) -> nullcontext[None]:
         """Nothing is needed."""
         return nullcontext()
 
-    def start(self, slot: int, image: NDArray[np.uint8], stages_ms: dict[str, float]) -> None:
-        """Resize (H,W,3) uint8 BGR and begin the network; `image` may change afterwards."""
+    def start(self, slot: int, picture: Picture, stages_ms: dict[str, float]) -> None:
+        """Resize the picture and begin the network; the picture may change afterwards."""
         request = self._idle.popleft()
         with timed(stages_ms, "preprocess"):
-            self._resize(image, self._inputs[request, 0])
+            self._resize(picture, self._inputs[request, 0])
         self._slots[slot].started = time.monotonic()
         self._backend.start(request, self._inputs[request])
         self._slots[slot].request = request
@@ -87,13 +95,13 @@ class CpuStages:
 
     def result(self, slot: int, frame: Frame, stages_ms: dict[str, float]) -> FrameResult:
         """The result of `frame`, in the arrays of its slot."""
-        done, frame_hw = self._slots[slot], (frame.image.shape[0], frame.image.shape[1])
-        done.fit(frame_hw, blend=self._blend)
+        done, frame_hw = self._slots[slot], frame.size_hw
+        done.fit(frame.picture, blend=self._blend)
         with timed(stages_ms, "upsample_argmax"):
             self._segment(done, frame_hw)
         if self._blend:
             with timed(stages_ms, "overlay"):
-                self._paint(done, frame.image)
+                self._paint(done, frame.picture)
         objectness = done.outputs["objectness"][0, 0] if "objectness" in done.outputs else None
         return FrameResult(frame, done.labels, objectness, done.blended if self._blend else None, stages_ms)
 
@@ -104,11 +112,16 @@ class CpuStages:
                 self._backend.wait(slot.request)
                 slot.request = -1
 
-    def _resize(self, image: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
-        frame_hw = (image.shape[0], image.shape[1])
+    def _resize(self, picture: Picture, out: NDArray[np.uint8]) -> None:
+        frame_hw = picture_hw(picture)
+        if isinstance(picture, Yuv):
+            if self._preprocess_yuv is None or self._preprocess_yuv.frame_hw != frame_hw:
+                self._preprocess_yuv = YuvPreprocessPlan(frame_hw, self._backend.preprocess)
+            self._preprocess_yuv(picture, out)
+            return
         if self._preprocess is None or self._preprocess.frame_hw != frame_hw:
             self._preprocess = PreprocessPlan(frame_hw, self._backend.preprocess, bgr=True)
-        self._preprocess(image, out)
+        self._preprocess(picture, out)
 
     def _segment(self, slot: _CpuSlot, frame_hw: tuple[int, int]) -> None:
         placement = self._backend.preprocess.place(frame_hw)
@@ -120,9 +133,24 @@ class CpuStages:
             self._upsample = UpsampleArgmaxPlan(logits.shape, frame_hw, placement)
         self._upsample(logits, slot.labels)
 
-    def _paint(self, slot: _CpuSlot, image: NDArray[np.uint8]) -> None:
-        if self._overlay is None or self._overlay.frame_hw != slot.labels.shape:
-            classes, frame_hw = self._backend.classes, (image.shape[0], image.shape[1])
+    def _paint(self, slot: _CpuSlot, picture: Picture) -> None:
+        classes, frame_hw = self._backend.classes, picture_hw(picture)
+        if isinstance(picture, Yuv):
+            made = self._overlay_yuv
+            if made is None or (made.frame_hw, made.colour) != (frame_hw, picture.colour):
+                made = YuvOverlayPlan(frame_hw, classes.palette, picture.colour, shown=classes.objects)
+                self._overlay_yuv = made
+            assert isinstance(slot.blended, Yuv)
+            picture.copy_to(slot.blended)
+            made(slot.blended, slot.labels)
+            return
+        if self._overlay is None or self._overlay.frame_hw != frame_hw:
             self._overlay = OverlayPlan(frame_hw, classes.palette, shown=classes.objects)
-        np.copyto(slot.blended, image)
+        assert not isinstance(slot.blended, Yuv)
+        np.copyto(slot.blended, picture)
         self._overlay(slot.blended, slot.labels)
+
+
+def _colour(picture: Picture) -> Colour | None:
+    """Of planes; None of BGR."""
+    return picture.colour if isinstance(picture, Yuv) else None

@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from tsss_edge.backends import AsyncBackend
+from tsss_edge.stream.encoders import Preset
 from tsss_edge.stream.frames import FrameResult, Sink, Source
 from tsss_edge.stream.opening import open_engine, open_stages, require_gate
 from tsss_edge.stream.pipeline import Pipeline
@@ -40,6 +41,7 @@ def stream(
     audio: bool = False,
     truth: Path | None = None,
     truth_class: str | None = None,
+    encode: Preset = "auto",
 ) -> StreamReport:
     """Segment a source live and write every result to every sink. Sinks are finished whatever ends the stream.
 
@@ -51,6 +53,7 @@ def stream(
              policy: "latest" or "block"; default by the kind of source. max_frames: with a mask.
              threads: of the network; default: all cores. web: `[HOST:]PORT` of the live page.
              audio: video files get the sound of the source, which is a file.
+             encode: what writes H.264, see `encoders`.
              truth: folder with a mask for every frame of the source. truth_class: the one class that its masks show.
     Raises:  GateError: the engine's gate failed (unless `force`), or agreement fell below `min_agreement`.
              ArtifactError: the engine is damaged, or its outputs are not finite. DataError: source or sink.
@@ -71,7 +74,16 @@ def stream(
         # The source last: a camera that runs while networks are loaded only drops frames.
         opened = stack.enter_context(closing(open_source(source, policy=policy, decode_threads=decode_threads())))
         sound = parse_source(source).path if audio else None
-        outputs = open_sinks(sinks, fps=opened.fps, size_hw=opened.size_hw, classes=backend.classes, audio_from=sound)
+        outputs = open_sinks(
+            sinks,
+            fps=opened.fps,
+            size_hw=opened.size_hw,
+            classes=backend.classes,
+            audio_from=sound,
+            colour=getattr(opened, "colour", None),
+            preset=encode,
+            live=opened.live,
+        )
         # A window first: it may end the stream, and then no file has the frame yet.
         outputs.sort(key=lambda sink: not isinstance(sink, WindowSink))
         for sink in outputs:
@@ -137,6 +149,8 @@ def _deliver(result: FrameResult, sinks: Sequence[Sink], checks: Checks | None) 
     for sink in sinks:
         sink.write(result)
     result.stages_ms["sinks"] = (time.monotonic() - now) * 1000
+    if encode_ms := sum(getattr(sink, "encode_ms", 0.0) for sink in sinks):
+        result.stages_ms["encode"] = encode_ms
 
 
 def _open_page(

@@ -20,13 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.errors import DataError, TsssEdgeError
-from tsss_edge.stream.frames import Frame, Source
+from tsss_edge.kernels.yuv import Yuv
+from tsss_edge.stream.frames import Frame, Picture, Source, picture_hw
 
 
 class Shot(NamedTuple):
-    """One picture as a capture gives it: (H,W,3) BGR, `time.monotonic()` of its arrival, (H,W) truth if known."""
+    """One picture as a capture gives it, `time.monotonic()` of its arrival, (H,W) truth if known."""
 
-    image: NDArray[np.uint8]
+    picture: Picture
     captured: float
     truth: NDArray[np.uint8] | None = None
 
@@ -96,10 +97,10 @@ class LiveSource:
         self.dropped = 0
         self.reconnects = 0
         self._last_frame = self._last_change = time.monotonic()
-        self._previous: NDArray[np.uint8] | None = None
+        self._previous: Picture | None = None
         capture, shot = self._first_shot()
         self.fps: float = capture.fps
-        self.size_hw: tuple[int, int] = (shot.image.shape[0], shot.image.shape[1])
+        self.size_hw: tuple[int, int] = picture_hw(shot.picture)
         self._put(shot)
         self._thread = threading.Thread(target=self._run, args=(capture,), name=f"source {name}", daemon=True)
         self._thread.start()
@@ -143,7 +144,7 @@ class LiveSource:
             if self._slot:
                 frame = self._slot.popleft()
                 self._changed.notify_all()  # a blocked reader may go on
-                self.size_hw = (frame.image.shape[0], frame.image.shape[1])
+                self.size_hw = frame.size_hw
                 return frame
             if self._error is not None:
                 raise self._error
@@ -195,16 +196,16 @@ class LiveSource:
                 self.dropped += 1
             if self._closing.is_set():
                 return
-            self._slot.append(Frame(image=shot.image, index=self._index, captured=shot.captured, truth=shot.truth))
+            self._slot.append(Frame(picture=shot.picture, index=self._index, captured=shot.captured, truth=shot.truth))
             self._index += 1
             self._state = "STREAMING"
             self._changed.notify_all()
 
     def _note_change(self, shot: Shot) -> None:
-        if self._previous is None or not _same(self._previous, shot.image):
+        if self._previous is None or not _same(self._previous, shot.picture):
             self._last_change = shot.captured
         self._last_frame = shot.captured  # after _last_change: `frozen` reads both without a lock
-        self._previous = shot.image
+        self._previous = shot.picture
 
     def _reconnect(self) -> Capture | None:
         """A new capture that has given a frame; None when we are closed. Raises: DataError: out of attempts."""
@@ -256,12 +257,13 @@ class FilePlayer:
             self._due = now
         if self._due > now:
             self._sleep(self._due - now)
-        return Shot(frame.image, time.monotonic(), frame.truth)
+        return Shot(frame.picture, time.monotonic(), frame.truth)
 
     def release(self) -> None:
         self._source.close()
 
 
-def _same(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> bool:
-    """Whether two pictures are identical; a coarse grid first, because sensor noise shows there at once."""
+def _same(one: Picture, other: Picture) -> bool:
+    """Whether two pictures are identical (of planes: their luma); a coarse grid first, for sensor noise shows there at once."""
+    a, b = (picture.y if isinstance(picture, Yuv) else picture for picture in (one, other))
     return a.shape == b.shape and np.array_equal(a[::16, ::16], b[::16, ::16]) and np.array_equal(a, b)
