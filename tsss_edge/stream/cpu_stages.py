@@ -45,8 +45,8 @@ class _CpuSlot:
         if self.labels.shape != frame_hw:
             self.labels = np.empty(frame_hw, np.uint8)
         if blend and (picture_hw(self.blended), _colour(self.blended)) != (frame_hw, _colour(picture)):
-            yuv = isinstance(picture, Yuv)
-            self.blended = Yuv.empty(frame_hw, picture.colour) if yuv else np.empty((*frame_hw, 3), np.uint8)
+            colour = _colour(picture)
+            self.blended = np.empty((*frame_hw, 3), np.uint8) if colour is None else Yuv.empty(frame_hw, colour)
 
 
 class CpuStages:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 import av
 
@@ -54,7 +54,7 @@ def h264_encoder(preset: Preset = "auto", opens: Callable[[str], bool] | None = 
 def encoder_opens(codec: str) -> bool:
     """Whether FFmpeg has the encoder and the machine what it needs: a small picture's encoder is opened and thrown away."""
     try:
-        context = av.CodecContext.create(codec, "w")
+        context: Any = av.CodecContext.create(codec, "w")
         context.width, context.height, context.pix_fmt = 256, 256, "yuv420p"
         context.time_base = Fraction(1, 30)
         context.open()
