@@ -48,6 +48,10 @@ def stream(
             help="Writes H.264: a hardware encoder, else x264 ultrafast; or an x264 preset (smaller, slower)."
         ),
     ] = "auto",
+    reuse: Annotated[
+        Literal["off", "still", "motion"],
+        typer.Option(help="Frames without network: unchanged ones (still), also moved ones (motion)."),
+    ] = "off",
     rebuild: Rebuild = False,
     json: Json = None,
 ) -> None:
@@ -81,5 +85,6 @@ def stream(
         truth=truth,
         truth_class=truth_class,
         encode=encode,
+        reuse=reuse,
     )
     emit(report, one_line(report) if "-" in sinks else report.summary(), json)

@@ -22,7 +22,7 @@ from tsss_edge.stream.frames import Frame, FrameResult, Picture, picture_hw
 from tsss_edge.stream.pipeline import FINITE_FRAMES, require_finite, slots_needed, timed
 
 
-class _CpuSlot:
+class CpuSlot:
     """The arrays of one frame: outputs of the network, labels, blended picture. Made for the first frame of a size."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class CpuStages:
         self._backend, self._blend = backend, blend
         self._inputs = np.zeros((backend.slots, 1, *backend.preprocess.size_hw, 3), np.uint8)
         self._idle = deque(range(backend.slots))  # requests; append and popleft are thread-safe
-        self._slots = [_CpuSlot() for _ in range(self.slots)]
+        self._slots = [CpuSlot() for _ in range(self.slots)]
         self._finite = 0
         self._preprocess: PreprocessPlan | None = None
         self._preprocess_yuv: YuvPreprocessPlan | None = None
@@ -98,7 +98,7 @@ class CpuStages:
         done, frame_hw = self._slots[slot], frame.size_hw
         done.fit(frame.picture, blend=self._blend)
         with timed(stages_ms, "upsample_argmax"):
-            self._segment(done, frame_hw)
+            self.segment(done, frame_hw)
         if self._blend:
             with timed(stages_ms, "overlay"):
                 self._paint(done, frame.picture)
@@ -123,7 +123,8 @@ class CpuStages:
             self._preprocess = PreprocessPlan(frame_hw, self._backend.preprocess, bgr=True)
         self._preprocess(picture, out)
 
-    def _segment(self, slot: _CpuSlot, frame_hw: tuple[int, int]) -> None:
+    def segment(self, slot: CpuSlot, frame_hw: tuple[int, int]) -> None:
+        """Write the labels of a slot, (H,W), from its outputs."""
         placement = self._backend.preprocess.place(frame_hw)
         if "logits" not in slot.outputs:
             resize_labels(slot.outputs["labels"][0], frame_hw, placement, slot.labels)
@@ -133,7 +134,7 @@ class CpuStages:
             self._upsample = UpsampleArgmaxPlan(logits.shape, frame_hw, placement)
         self._upsample(logits, slot.labels)
 
-    def _paint(self, slot: _CpuSlot, picture: Picture) -> None:
+    def _paint(self, slot: CpuSlot, picture: Picture) -> None:
         classes, frame_hw = self._backend.classes, picture_hw(picture)
         if isinstance(picture, Yuv):
             made = self._overlay_yuv

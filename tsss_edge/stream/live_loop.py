@@ -15,6 +15,7 @@ from tsss_edge.stream.opening import open_engine, open_stages, require_gate
 from tsss_edge.stream.pipeline import Pipeline
 from tsss_edge.stream.process import Interrupts, decode_threads, opencv_threads
 from tsss_edge.stream.recorder import Recorder, StreamReport
+from tsss_edge.stream.reuse import Reuse
 from tsss_edge.stream.sinks import WindowSink, open_sinks, require_sinks
 from tsss_edge.stream.sources import Policy, is_live, open_source, require_source
 from tsss_edge.stream.status import StatusLine
@@ -42,6 +43,7 @@ def stream(
     truth: Path | None = None,
     truth_class: str | None = None,
     encode: Preset = "auto",
+    reuse: Reuse = "off",
 ) -> StreamReport:
     """Segment a source live and write every result to every sink. Sinks are finished whatever ends the stream.
 
@@ -53,7 +55,7 @@ def stream(
              policy: "latest" or "block"; default by the kind of source. max_frames: with a mask.
              threads: of the network; default: all cores. web: `[HOST:]PORT` of the live page.
              audio: video files get the sound of the source, which is a file.
-             encode: what writes H.264, see `encoders`.
+             encode: what writes H.264, see `encoders`. reuse: which frames need no network, see `reuse`.
              truth: folder with a mask for every frame of the source. truth_class: the one class that its masks show.
     Raises:  GateError: the engine's gate failed (unless `force`), or agreement fell below `min_agreement`.
              ArtifactError: the engine is damaged, or its outputs are not finite. DataError: source or sink.
@@ -92,7 +94,7 @@ def stream(
             outputs.append(
                 stack.enter_context(closing(_open_page(web, backend, opened, recorder, engine.name, source)))
             )
-        ended = run(opened, backend, outputs, recorder, checks=checks, max_frames=max_frames)
+        ended = run(opened, backend, outputs, recorder, checks=checks, max_frames=max_frames, reuse=reuse)
         return StreamReport(
             engine=engine.name,
             source=parse_source(source).shown,
@@ -115,10 +117,11 @@ def run(
     *,
     checks: Checks | None = None,
     max_frames: int | None = None,
+    reuse: Reuse = "off",
 ) -> str:
     """Run everything between open and close. Returns what ended it: "source", "max-frames" or "interrupted"."""
     blend = any(sink.wants_overlay for sink in sinks)
-    stages, ended = open_stages(backend, blend=blend), "source"
+    stages, ended = open_stages(backend, blend=blend, reuse=reuse), "source"
     try:
         with closing(stages), Interrupts() as interrupts, opencv_threads(1), closing(StatusLine(source, recorder)):
             pipeline = Pipeline(source, stages)

@@ -14,6 +14,7 @@ from tsss_edge.stream.cpu_stages import CpuStages
 from tsss_edge.stream.cuda_slot import DeviceEngine
 from tsss_edge.stream.cuda_stages import IN_FLIGHT, open_cuda_stages
 from tsss_edge.stream.pipeline import Stages, ready_results, slots_needed
+from tsss_edge.stream.reuse import Reuse, ReuseStages
 
 LOG = logging.getLogger("tsss_edge")
 
@@ -83,8 +84,15 @@ def open_engine(path: Path, *, live: bool, threads: int | None) -> AsyncBackend:
     return backend
 
 
-def open_stages(backend: AsyncBackend, *, blend: bool) -> Stages:
-    """Put all stages on the GPU where engine and machine allow it, else those around the network on the CPU."""
+def open_stages(backend: AsyncBackend, *, blend: bool, reuse: Reuse = "off") -> Stages:
+    """Put all stages on the GPU where engine and machine allow it, else those around the network on the CPU.
+
+    Raises: UnavailableError: `reuse` of an engine on a GPU, whose loop runs every frame.
+    """
+    if reuse != "off":
+        if isinstance(backend, DeviceEngine):
+            raise UnavailableError(f"--reuse {reuse} works with engines on a CPU; leave it away on a GPU")
+        return ReuseStages(backend, blend=blend, reuse=reuse)
     if not isinstance(backend, DeviceEngine):
         return CpuStages(backend, blend=blend)
     try:
