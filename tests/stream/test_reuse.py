@@ -24,7 +24,7 @@ def scene(x: int, noise: int = 0) -> Yuv:
     """A gray frame with a textured square of 64 pixels whose left edge is at `x`; noise of a sensor."""
     rng = np.random.default_rng(x + 999 * noise)
     y = np.full(SIZE_HW, 60, np.int16)
-    y[64:128, x : x + 64] = np.random.default_rng(1).integers(205, 250, (16, 16)).repeat(4, 0).repeat(4, 1)
+    y[64:128, x : x + 64] = np.random.default_rng(1).integers(205, 250, (4, 4)).repeat(16, 0).repeat(16, 1)
     y += rng.integers(-noise, noise + 1, SIZE_HW, dtype=np.int16)
     picture = Yuv.empty(SIZE_HW, Colour())
     picture.y[...], picture.u[...], picture.v[...] = y, 128, 128

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tsss_edge.artifacts import Classes
 from tsss_edge.kernels.preprocess_yuv import yuv_to_bgr
 from tsss_edge.kernels.yuv import Yuv
 
@@ -34,6 +35,8 @@ class Frame:
     truth: NDArray[np.uint8] | None = None  # (H,W) true labels, only from synthetic://
     decode_ms: float | None = None  # time to read it; None for live sources, which decode on a thread of their own
     time_s: float | None = None  # when a video file shows it, from its start; None where the source has no such clock
+    missed: int = 0  # frames before it that the source gave and nobody took, in total; `index` does not count them
+    thinned: int = 0  # frames before it that were left out because fewer were asked for, in total; `index` counts them
     _bgr: NDArray[np.uint8] | None = field(default=None, init=False, repr=False)
 
     @property
@@ -61,6 +64,8 @@ class FrameResult:
     age_ms: float = 0.0  # from capture to mask
     parity: dict[str, Any] | None = None  # last verdict of the parity watch
     dropped: int = 0  # frames of the source without a mask, up to this one
+    engine: str = ""  # that made it
+    classes: Classes | None = None  # of that engine
     _bgr: NDArray[np.uint8] | None = field(default=None, init=False, repr=False)
 
     @property

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tsss_edge.backends import AsyncBackend
 from tsss_edge.stream.encoders import Preset
+from tsss_edge.stream.engine_slot import EngineSlot, Served
 from tsss_edge.stream.frames import FrameResult, Sink, Source
 from tsss_edge.stream.opening import open_engine, open_stages, require_gate
 from tsss_edge.stream.pipeline import Pipeline
@@ -94,7 +95,9 @@ def stream(
             outputs.append(
                 stack.enter_context(closing(_open_page(web, backend, opened, recorder, engine.name, source)))
             )
-        ended = run(opened, backend, outputs, recorder, checks=checks, max_frames=max_frames, reuse=reuse)
+        ended = run(
+            opened, backend, outputs, recorder, checks=checks, max_frames=max_frames, reuse=reuse, engine=engine.name
+        )
         return StreamReport(
             engine=engine.name,
             source=parse_source(source).shown,
@@ -118,10 +121,15 @@ def run(
     checks: Checks | None = None,
     max_frames: int | None = None,
     reuse: Reuse = "off",
+    engine: str = "",
 ) -> str:
-    """Run everything between open and close. Returns what ended it: "source", "max-frames" or "interrupted"."""
+    """Run everything between open and close. Returns what ended it: "source", "max-frames" or "interrupted".
+
+    Args: engine: its name, for the results.
+    """
     blend = any(sink.wants_overlay for sink in sinks)
-    stages, ended = open_stages(backend, blend=blend, reuse=reuse), "source"
+    opened = open_stages(backend, blend=blend, reuse=reuse)
+    stages, ended = EngineSlot(Served(engine, backend, opened)), "source"
     try:
         with closing(stages), Interrupts() as interrupts, opencv_threads(1), closing(StatusLine(source, recorder)):
             pipeline = Pipeline(source, stages)

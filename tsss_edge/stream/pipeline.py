@@ -49,6 +49,7 @@ class Stages(Protocol):
     def start(self, slot: int, picture: Picture, stages_ms: dict[str, float]) -> None: ...
     def wait(self, slot: int, stages_ms: dict[str, float]) -> None: ...  # the network is done, its outputs are safe
     def result(self, slot: int, frame: Frame, stages_ms: dict[str, float]) -> FrameResult: ...
+    def free(self, slot: int) -> None: ...  # the sinks are done with the result
     def close(self) -> None: ...  # safe to call twice
 
 
@@ -81,11 +82,11 @@ class Pipeline:
 
     def recycle(self, result: FrameResult) -> None:
         """Free the slot and the image of a result."""
-        self._ring.give(self._slot_of.pop(id(result)))
+        slot = self._slot_of.pop(id(result))
+        self._stages.free(slot)
+        self._ring.give(slot)
         picture = result.frame.picture
-        if not self._source.live and not isinstance(
-            picture, Yuv
-        ):  # a live source compares its last picture with the next one
+        if not self._source.live and not isinstance(picture, Yuv):  # a live source compares its last one with the next
             self._images.append(picture)
 
     def _stop(self) -> None:
