@@ -408,7 +408,7 @@ def test_a_client_that_reads_nothing_costs_the_loop_nothing(web_sink: WebSink, m
             time.sleep(0.01)
         for n in range(60):  # far more than the sockets' buffers hold
             result = make_result(n, size_hw=(480, 640))
-            result.frame.image = noise
+            result.frame.picture = noise
             web_sink.painter._offered_at = float("-inf")
             web_sink.write(result)
         assert httpx.get(f"{web_sink.url}api/status", timeout=PATIENCE_S).json()["areas"] == {
