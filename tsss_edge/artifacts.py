@@ -415,6 +415,13 @@ class ParityRecord(Struct, frozen=True):
     leak: int = 0  # evaluation images that were also calibration images
 
 
+class FieldProfile(Struct, frozen=True):
+    """What the engine said of the evaluation set, without its truth: what a live stream is compared with (`field/`)."""
+
+    pictures: int
+    quantiles: dict[str, tuple[float, ...]]  # by figure (`field/figures.py`), from the smallest value to the largest
+
+
 class Target(Struct, frozen=True):
     """Where an engine will run and what it must hold. One TOML file in export/ each; `config.load_target` reads it."""
 
@@ -536,6 +543,7 @@ class EngineRecord(Struct, frozen=True):
     versions: dict[str, str] = {}
     latency: LatencyRecord | None = None
     parity: ParityRecord | None = None
+    profile: FieldProfile | None = None  # of the set on which the gate was held
     created: str = ""
     tool: str = ""
 

@@ -42,6 +42,13 @@ def stream(
     truth_class: Annotated[
         str | None, typer.Option(metavar="NAME", help="The one class those masks show, whatever their ids.")
     ] = None,
+    collect: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep frames worth labelling there, for `review` and `adapt`.")
+    ] = None,
+    budget: Annotated[str, typer.Option(metavar="SIZE", help="Most that --collect keeps.")] = "2GiB",
+    rate: Annotated[
+        str, typer.Option(metavar="N/h", help="Frames that --collect keeps in a time (s, min, h, d).")
+    ] = "10/h",
     rebuild: Rebuild = False,
     json: Json = None,
 ) -> None:
@@ -50,8 +57,11 @@ def stream(
     Example: tsss-edge stream fused.int8.xml street.mp4 out.mp4 --reference runs/camvid --parity-every 30
 
     Example: tsss-edge stream fused.int8.xml dog.mp4 --truth dog-masks --truth-class dog
+
+    Example: tsss-edge stream fused.int8.xml 0 --web 8080 --collect field --budget 2GiB --rate 10/h
     """
     from tsss_edge.api import stream as run
+    from tsss_edge.field.collector import CollectPlan
 
     if min_agreement is not None and reference is None:
         raise typer.BadParameter("--min-agreement needs --reference, the checkpoint to agree with")
@@ -74,5 +84,6 @@ def stream(
         audio=audio,
         truth=truth,
         truth_class=truth_class,
+        collect=CollectPlan.parse(collect, budget, rate) if collect is not None else None,
     )
     emit(report, one_line(report) if "-" in sinks else report.summary(), json)

@@ -94,8 +94,11 @@ class CpuStages:
         if self._blend:
             with timed(stages_ms, "overlay"):
                 self._paint(done, frame.image)
-        objectness = done.outputs["objectness"][0, 0] if "objectness" in done.outputs else None
-        return FrameResult(frame, done.labels, objectness, done.blended if self._blend else None, stages_ms)
+        given = {name: array[0] for name, array in done.outputs.items()}
+        objectness = given["objectness"][0] if "objectness" in given else None
+        blended = done.blended if self._blend else None
+        logits, features = given.get("logits"), given.get("features")
+        return FrameResult(frame, done.labels, objectness, blended, stages_ms, logits=logits, features=features)
 
     def close(self) -> None:
         """Wait for frames that a loop left in flight: the engine's owner may go on with it. Safe to call twice."""

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tsss_edge.field.drift import Drift
+
 
 @dataclass(slots=True)
 class Frame:
@@ -33,6 +35,11 @@ class FrameResult:
     age_ms: float = 0.0  # from capture to mask
     parity: dict[str, Any] | None = None  # last verdict of the parity watch
     dropped: int = 0  # frames of the source without a mask, up to this one
+    logits: NDArray[np.floating] | None = None  # (K,h,w) of the network input; None where they never reach the CPU
+    features: NDArray[np.floating] | None = (
+        None  # (C,h,w) of the encoder's last stage, where the engine was asked for them
+    )
+    drift: Drift | None = None  # what the drift watch thinks
 
 
 class Source(Protocol):

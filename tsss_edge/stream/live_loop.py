@@ -9,8 +9,10 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from tsss_edge.backends import AsyncBackend
+from tsss_edge.field.collector import CollectPlan
+from tsss_edge.stream.field_watch import FieldWatch
 from tsss_edge.stream.frames import FrameResult, Sink, Source
-from tsss_edge.stream.opening import open_engine, open_stages, require_gate
+from tsss_edge.stream.opening import open_engine, open_field, open_stages, require_gate
 from tsss_edge.stream.pipeline import Pipeline
 from tsss_edge.stream.process import Interrupts, decode_threads, opencv_threads
 from tsss_edge.stream.recorder import Recorder, StreamReport
@@ -40,6 +42,7 @@ def stream(
     audio: bool = False,
     truth: Path | None = None,
     truth_class: str | None = None,
+    collect: CollectPlan | None = None,
 ) -> StreamReport:
     """Segment a source live and write every result to every sink. Sinks are finished whatever ends the stream.
 
@@ -51,6 +54,7 @@ def stream(
              policy: "latest" or "block"; default by the kind of source. max_frames: with a mask.
              threads: of the network; default: all cores. web: `[HOST:]PORT` of the live page.
              audio: video files get the sound of the source, which is a file.
+             collect: where frames worth labelling are kept, and how many.
              truth: folder with a mask for every frame of the source. truth_class: the one class that its masks show.
     Raises:  GateError: the engine's gate failed (unless `force`), or agreement fell below `min_agreement`.
              ArtifactError: the engine is damaged, or its outputs are not finite. DataError: source or sink.
@@ -63,10 +67,12 @@ def stream(
     require_sinks(sinks)
     require_gate(engine, force=force)
     with ExitStack() as stack:
-        backend = open_engine(engine, live=is_live(source, policy), threads=threads)
+        live = is_live(source, policy)
+        backend = open_engine(engine, live=live, threads=threads, features=collect is not None)
         stack.callback(backend.close)
         masks = TruthFolder(truth, backend.classes, truth_class) if truth is not None else None
-        checks = Checks.open(backend, source, reference, parity_every, min_agreement, masks)
+        field = open_field(engine, backend, collect, source=parse_source(source).shown, live=live)
+        checks = Checks.open(backend, source, reference, parity_every, min_agreement, masks, field)
         stack.callback(checks.close)
         # The source last: a camera that runs while networks are loaded only drops frames.
         opened = stack.enter_context(closing(open_source(source, policy=policy, decode_threads=decode_threads())))
@@ -78,7 +84,7 @@ def stream(
             stack.callback(sink.close)
         if web is not None:
             outputs.append(
-                stack.enter_context(closing(_open_page(web, backend, opened, recorder, engine.name, source)))
+                stack.enter_context(closing(_open_page(web, backend, opened, recorder, engine.name, source, field)))
             )
         ended = run(opened, backend, outputs, recorder, checks=checks, max_frames=max_frames)
         return StreamReport(
@@ -88,6 +94,7 @@ def stream(
             parity=checks.parity,
             miou=checks.miou,
             iou=checks.per_class,
+            drift=checks.drift,
             reconnects=int(getattr(opened, "reconnects", 0)),
             unreadable=tuple(getattr(opened, "unreadable", ())),
             ended=ended,
@@ -140,7 +147,13 @@ def _deliver(result: FrameResult, sinks: Sequence[Sink], checks: Checks | None) 
 
 
 def _open_page(
-    bind: str, backend: AsyncBackend, source: Source, recorder: Recorder, engine_name: str, source_text: str
+    bind: str,
+    backend: AsyncBackend,
+    source: Source,
+    recorder: Recorder,
+    engine_name: str,
+    source_text: str,
+    field: FieldWatch | None,
 ) -> Sink:
     from tsss_edge.stream.web import open_web
 
@@ -153,6 +166,7 @@ def _open_page(
         engine_name=engine_name,
         source_name=parse_source(source_text).shown,
         objectness=any(spec.name == "objectness" for spec in backend.outputs),
+        example=field.example if field is not None else None,
     )
     sys.stderr.write(f"live page: {page.url}\n")
     return page

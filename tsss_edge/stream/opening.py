@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from tsss_edge.artifacts import Checkpoint, Engine
+from tsss_edge.artifacts import Checkpoint, Engine, FieldProfile
 from tsss_edge.backends import AsyncBackend, open_backend
 from tsss_edge.backends.ov import MAX_STREAMS
 from tsss_edge.errors import ArtifactError, GateError, UnavailableError
+from tsss_edge.field.collector import Collector, CollectPlan
 from tsss_edge.machine import usable_cores
 from tsss_edge.stream.cpu_stages import CpuStages
 from tsss_edge.stream.cuda_slot import DeviceEngine
 from tsss_edge.stream.cuda_stages import IN_FLIGHT, open_cuda_stages
+from tsss_edge.stream.field_watch import FieldWatch
 from tsss_edge.stream.pipeline import Stages, ready_results, slots_needed
 
 LOG = logging.getLogger("tsss_edge")
@@ -49,12 +51,32 @@ def require_gate(path: Path, *, force: bool) -> None:
         )
 
 
-def open_engine(path: Path, *, live: bool, threads: int | None) -> AsyncBackend:
+def profile_of_engine(path: Path) -> FieldProfile | None:
+    """What the engine's record says of its evaluation set; None for a checkpoint, or where no gate was held."""
+    return None if is_checkpoint(path) else Engine.load_record(path).profile
+
+
+def open_field(
+    path: Path, backend: AsyncBackend, collect: CollectPlan | None, *, source: str, live: bool
+) -> FieldWatch | None:
+    """The watch over drift and the collector of frames; None where the engine has no profile and nothing is collected."""
+    profile = profile_of_engine(path)
+    if profile is None and collect is None:
+        return None
+    collector = None
+    if collect is not None:
+        kind = "encoder" if any(spec.name == "features" for spec in backend.outputs) else "answers"
+        collector = Collector(collect, backend.classes, features=kind, source=source, engine=path.name, wait=not live)
+    return FieldWatch(backend, profile, live=live, collector=collector)
+
+
+def open_engine(path: Path, *, live: bool, threads: int | None, features: bool = False) -> AsyncBackend:
     """Open the engine, with the requests in flight that the kind of source wants.
 
     Live: one, on all cores, because a frame that queues grows old. Files: one a core (up to `MAX_STREAMS`), which gives
     the most frames a second, and one more, so that none of them waits for its next picture. A GPU's also hold results.
     A checkpoint runs in PyTorch, on a GPU only: the way to the whole CUDA loop where there is no TensorRT.
+    `features`: also give the encoder's features, where the back end can.
     """
     on_gpu = slots_needed(1 if live else IN_FLIGHT, ready=ready_results(live=live))
     if is_checkpoint(path):
@@ -66,7 +88,7 @@ def open_engine(path: Path, *, live: bool, threads: int | None) -> AsyncBackend:
     if path.suffix == ".engine":
         slots = on_gpu
     try:
-        backend = open_backend(path, threads=cores, slots=slots)
+        backend = open_backend(path, threads=cores, slots=slots, features=features)
     except UnavailableError as error:
         if "cannot be imported" in str(error) and path.suffix == ".engine":
             raise UnavailableError(

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Struct
+from tsss_edge.field.drift import Drift, DriftReport
 from tsss_edge.metrics import Percentiles, percentiles
 from tsss_edge.stream.frames import FrameResult
 
@@ -51,6 +52,7 @@ class StreamReport(Struct, frozen=True):
     iou: dict[str, float] | None  # by class, against the masks of --truth
     reconnects: int
     ended: str  # source, max-frames, interrupted
+    drift: DriftReport | None = None  # against the profile in the engine's record; None without one
     unreadable: tuple[str, ...] = ()  # pictures of a folder that were passed over, a line each
 
     def summary(self) -> str:
@@ -68,6 +70,9 @@ class StreamReport(Struct, frozen=True):
             lines.append(f"live mIoU        {self.miou:.2f}")
         if self.iou is not None:
             lines.append("live IoU         " + ", ".join(f"{name} {value:.2f}" for name, value in self.iou.items()))
+        if self.drift is not None and self.drift.alarms:
+            told = "; ".join(f"frame {a.raised}: {a.moved[0].text()}" for a in self.drift.alarms if a.moved)
+            lines.append(f"drift            {told}")
         if self.reconnects:
             lines.append(f"reconnects       {self.reconnects}")
         if self.unreadable:
@@ -118,6 +123,7 @@ class Recorder:
         self.started = clock()
         self.frames = self.dropped = 0
         self.last: Last | None = None
+        self.drift: Drift | None = None  # as of the newest result
         self.runs_on = ""  # what ran where
         self.latency, self.age = Times(), Times()  # of a frame until the sinks get it, as the page shows it
         self._latency_with_sinks = Times()  # as the report shows it
@@ -145,6 +151,7 @@ class Recorder:
             self._latency_with_sinks.add(sum(result.stages_ms.values()))
             self.age.add(result.age_ms)
             self.last = self._newest(result, now)
+            self.drift = result.drift
 
     def _newest(self, result: FrameResult, now: float) -> Last:
         """A result without a verdict leaves the last verdict standing."""

@@ -107,7 +107,7 @@ class JsonLinesSink:
 
     Keys: `frame` (index at the source), `time_s` (since the first frame), `size` [width, height], `areas` {class name:
     share of the frame 0-1, only what is there}, `age_ms`, `stages_ms`, `dropped` (so far),
-    `parity` (last verdict, where there is a parity watch).
+    `parity` (last verdict, where there is a parity watch), `drift` (`field/drift.py`, from the first full window on).
     """
 
     wants_overlay = False
@@ -145,6 +145,8 @@ class JsonLinesSink:
         }
         if result.parity is not None:
             line["parity"] = result.parity
+        if result.drift is not None:
+            line["drift"] = result.drift
         return line
 
     def close(self) -> None:

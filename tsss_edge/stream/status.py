@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Classes, Struct
+from tsss_edge.field.drift import Drift
 from tsss_edge.stream.frames import FrameResult, Source
 from tsss_edge.stream.recorder import Recorder
 from tsss_edge.stream.sinks import class_areas
@@ -65,6 +66,8 @@ def status_text(source: Source, recorder: Recorder) -> str:
         parts += [f"frame {last.frame + 1}{total}", f"{recorder.fps:.1f} frames/s", f"age {last.age_ms:.0f} ms"]
         parts += [f"{recorder.dropped} dropped"]
         parts += [f"{name} {value:.4g}" for name, value in last.checks.items()]
+    if recorder.drift is not None and recorder.drift.raised:
+        parts.append(f"DRIFT: {recorder.drift.figure}")
     return "  ".join(parts)
 
 
@@ -115,6 +118,7 @@ class Status(Struct, frozen=True):
     agreement: float | None
     miou: float | None
     history: History
+    drift: Drift | None = None
 
 
 class LiveStatus:
@@ -157,6 +161,7 @@ class LiveStatus:
                 areas=self._areas,
                 agreement=last.checks.get("agreement") if last else None,
                 miou=last.checks.get("miou") if last else None,
+                drift=recorder.drift,
                 history=self._history(now),
             )
 
@@ -226,6 +231,16 @@ def prometheus_text(status: Status) -> str:
     add("source_state", "gauge", "1 for the state the source is in.", states)
     add("parity_agreement_ratio", "gauge", "Pixel agreement with the reference, last check.", _known(status.agreement))
     add("live_miou_percent", "gauge", "mIoU against known truth (synthetic sources).", _known(status.miou))
+    if (drift := status.drift) is not None:
+        add(
+            "drift_raised",
+            "gauge",
+            "1 while the stream differs from the engine's profile.",
+            [({}, float(drift.raised))],
+        )
+        score = [({"figure": drift.figure}, drift.score)]
+        add("drift_score_ratio", "gauge", "Farthest figure's distance from the profile over its limit.", score)
+        add("drift_alarms_total", "counter", "Times that drift was raised.", [({}, drift.alarms)])
     return "\n".join(lines) + "\n"
 
 

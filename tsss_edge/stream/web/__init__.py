@@ -6,6 +6,7 @@ import ipaddress
 import secrets
 import socket
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tsss_edge.artifacts import Classes, Preprocess
@@ -60,11 +61,12 @@ def open_web(
     engine_name: str = "",
     source_name: str = "",
     objectness: bool = False,
+    example: Callable[[int], bytes | None] | None = None,
 ) -> WebSink:
     """Start the page on `bind` ("8080", "0.0.0.0:8080"; port 0: any free one).
 
     On a loopback address nobody else can reach it; on any other a fresh token is needed, which `url` holds.
-    Its numbers are those of `recorder`.
+    Its numbers are those of `recorder`. `example` gives a frame that drift names, as JPEG.
 
     Raises: UnavailableError: FastAPI or uvicorn is not installed. DataError: the address is not one, or is taken.
     """
@@ -87,7 +89,7 @@ def open_web(
         objectness=objectness,
     )
     config = uvicorn.Config(
-        make_app(live, painter, info, token=token),
+        make_app(live, painter, info, token=token, example=example),
         log_config=None,  # its own would first close the log handlers of the whole process
         log_level="critical",
         access_log=False,

@@ -21,6 +21,8 @@ from tsss_edge.stream.web.painter import Painter, View
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+Example = Callable[[int], "bytes | None"]
+
 BOUNDARY = "frame"
 COOKIE = "tsss_edge_token"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -50,7 +52,9 @@ class Info(Struct, frozen=True):
     objectness: bool
 
 
-def make_app(live: LiveStatus, painter: Painter, info: Info, *, token: str | None = None) -> FastAPI:
+def make_app(
+    live: LiveStatus, painter: Painter, info: Info, *, token: str | None = None, example: Example | None = None
+) -> FastAPI:
     """The application. With a `token` every path but /healthz wants it; without, only loopback host names are served."""
     app = FastAPI(title="tsss-edge", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard, token=token)
@@ -58,6 +62,7 @@ def make_app(live: LiveStatus, painter: Painter, info: Info, *, token: str | Non
         app.get(path)(_static(name, kind))
     _add_video(app, painter)
     _add_numbers(app, live, painter, info)
+    _add_examples(app, example)
     return app
 
 
@@ -101,6 +106,15 @@ def _add_numbers(app: FastAPI, live: LiveStatus, painter: Painter, info: Info) -
         return JSONResponse(
             {"state": state}, status_code=503 if state in ("FAILED", "RECONNECTING", "STALLED") else 200
         )
+
+
+def _add_examples(app: FastAPI, example: Example | None) -> None:
+    @app.get("/api/drift/{frame}.jpg")
+    def get_example(frame: int) -> Response:
+        jpeg = example(frame) if example is not None else None
+        if jpeg is None:
+            return PlainTextResponse("that frame is gone\n", status_code=404)
+        return Response(jpeg, media_type="image/jpeg", headers=HEADERS)
 
 
 def _json(value: Any) -> Response:

@@ -118,6 +118,27 @@ function showStages(stages) {
   });
 }
 
+let shownFrames = "";
+
+function showDrift(drift) {
+  byId("drift").hidden = !drift;
+  if (!drift) return;
+  byId("drift").classList.toggle("raised", drift.raised);
+  byId("drift-more").textContent = drift.raised ? `since frame ${drift.since}` : "as the evaluation set";
+  const moved = drift.moved.slice(0, 3).map((m) => `${m.figure} ${m.profile.toFixed(3)} \u2192 ${m.now.toFixed(3)}`);
+  byId("drift-text").textContent = moved.join(", ") || `farthest: ${drift.figure}, ${percent(drift.score)} of its limit`;
+  const frames = drift.raised ? drift.examples : [];
+  if (frames.join() === shownFrames) return;
+  shownFrames = frames.join();
+  byId("drift-frames").replaceChildren();
+  for (const frame of frames) {
+    const picture = element("img", "", byId("drift-frames"));
+    picture.alt = picture.title = `frame ${frame}`;
+    picture.addEventListener("error", () => picture.remove());
+    picture.src = `/api/drift/${frame}.jpg`;
+  }
+}
+
 function showCharts(history) {
   charts.miou.card.hidden = !history.miou.some((v) => v !== null);
   for (const [key, chart] of Object.entries(charts)) if (!chart.card.hidden) chart.update(history.t, history[key]);
@@ -131,6 +152,7 @@ async function refresh() {
       showNumbers(status);
       showClasses(status.areas);
       showStages(status.stages_ms);
+      showDrift(status.drift);
       showCharts(status.history);
     }
     if (status.state !== "ENDED" && !paused && !byId("video").src) play();
