@@ -100,6 +100,9 @@ class CpuStages:
         logits, features = given.get("logits"), given.get("features")
         return FrameResult(frame, done.labels, objectness, blended, stages_ms, logits=logits, features=features)
 
+    def free(self, slot: int) -> None:
+        """Nothing: the arrays stay for the next frame."""
+
     def close(self) -> None:
         """Wait for frames that a loop left in flight: the engine's owner may go on with it. Safe to call twice."""
         for slot in self._slots:

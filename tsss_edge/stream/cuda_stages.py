@@ -73,6 +73,9 @@ class CudaStages:
         done = self._made[slot]
         return FrameResult(frame, done.labels, done.objectness, done.frame if self._tints else None, stages_ms)
 
+    def free(self, slot: int) -> None:
+        """Nothing: the memory stays for the next frame."""
+
     def close(self) -> None:
         """Wait for what is in flight and free everything but the engine. Safe to call twice."""
         with self._device.current():

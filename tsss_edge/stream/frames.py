@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tsss_edge.artifacts import Classes
 from tsss_edge.field.drift import Drift
 
 
@@ -36,10 +37,10 @@ class FrameResult:
     parity: dict[str, Any] | None = None  # last verdict of the parity watch
     dropped: int = 0  # frames of the source without a mask, up to this one
     logits: NDArray[np.floating] | None = None  # (K,h,w) of the network input; None where they never reach the CPU
-    features: NDArray[np.floating] | None = (
-        None  # (C,h,w) of the encoder's last stage, where the engine was asked for them
-    )
+    features: NDArray[np.floating] | None = None  # (C,h,w) of the encoder's last stage, where they were asked for
     drift: Drift | None = None  # what the drift watch thinks
+    engine: str = ""  # that made it
+    classes: Classes | None = None  # of that engine
 
 
 class Source(Protocol):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tsss_edge.backends import AsyncBackend
 from tsss_edge.field.collector import CollectPlan
+from tsss_edge.stream.engine_slot import EngineSlot, Served
 from tsss_edge.stream.field_watch import FieldWatch
 from tsss_edge.stream.frames import FrameResult, Sink, Source
 from tsss_edge.stream.opening import open_engine, open_field, open_stages, require_gate
@@ -86,7 +87,7 @@ def stream(
             outputs.append(
                 stack.enter_context(closing(_open_page(web, backend, opened, recorder, engine.name, source, field)))
             )
-        ended = run(opened, backend, outputs, recorder, checks=checks, max_frames=max_frames)
+        ended = run(opened, backend, outputs, recorder, checks=checks, max_frames=max_frames, engine=engine.name)
         return StreamReport(
             engine=engine.name,
             source=parse_source(source).shown,
@@ -110,10 +111,14 @@ def run(
     *,
     checks: Checks | None = None,
     max_frames: int | None = None,
+    engine: str = "",
 ) -> str:
-    """Run everything between open and close. Returns what ended it: "source", "max-frames" or "interrupted"."""
+    """Run everything between open and close. Returns what ended it: "source", "max-frames" or "interrupted".
+
+    Args: engine: its name, for the results.
+    """
     blend = any(sink.wants_overlay for sink in sinks)
-    stages, ended = open_stages(backend, blend=blend), "source"
+    stages, ended = EngineSlot(Served(engine, backend, open_stages(backend, blend=blend))), "source"
     try:
         with closing(stages), Interrupts() as interrupts, opencv_threads(1), closing(StatusLine(source, recorder)):
             pipeline = Pipeline(source, stages)

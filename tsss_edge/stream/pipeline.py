@@ -48,6 +48,7 @@ class Stages(Protocol):
     def start(self, slot: int, image: NDArray[np.uint8], stages_ms: dict[str, float]) -> None: ...
     def wait(self, slot: int, stages_ms: dict[str, float]) -> None: ...  # the network is done, its outputs are safe
     def result(self, slot: int, frame: Frame, stages_ms: dict[str, float]) -> FrameResult: ...
+    def free(self, slot: int) -> None: ...  # the sinks are done with the result
     def close(self) -> None: ...  # safe to call twice
 
 
@@ -80,7 +81,9 @@ class Pipeline:
 
     def recycle(self, result: FrameResult) -> None:
         """Free the slot and the image of a result."""
-        self._ring.give(self._slot_of.pop(id(result)))
+        slot = self._slot_of.pop(id(result))
+        self._stages.free(slot)
+        self._ring.give(slot)
         if not self._source.live:  # a live source still compares its last picture with the next one
             self._images.append(result.frame.image)
 
