@@ -33,16 +33,15 @@ def figures(backend: object, images: list[np.ndarray]) -> np.ndarray:
     """(N,F) figures of pictures; `neighbours` is left out, for the order is by lot."""
     meter, rows = Meter(backend.classes), []  # type: ignore[attr-defined]
     for answer in backend_answers(backend, ((str(n), image) for n, image in enumerate(images))):  # type: ignore[arg-type]
-        logits, objects = answer.outputs["logits"][0], answer.outputs["objectness"][0, 0]
-        rows.append(meter.measure(logits, objects, answer.labels, answer.placement))
+        objects = answer.outputs["objectness"][0, 0] if "objectness" in answer.outputs else None
+        rows.append(meter.measure(answer.outputs["logits"][0], objects, answer.labels, answer.placement))
     table = np.stack(rows)
-    table[:, 3] = 0
-    return table
+    return np.delete(table, [3] if "objectness" in backend.outputs[-1].name else [2, 3], axis=1)  # type: ignore[attr-defined]
 
 
 def smirnov(window: np.ndarray, profile: np.ndarray) -> np.ndarray:
     bound = limit(len(window), len(profile))
-    return np.array([max(distances(w, p)) / bound for w, p in zip(window.T, profile.T, strict=True)])
+    return np.array([max(distances(w, np.sort(p))) / bound for w, p in zip(window.T, profile.T, strict=True)])
 
 
 def stability(window: np.ndarray, profile: np.ndarray) -> np.ndarray:

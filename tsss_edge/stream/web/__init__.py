@@ -7,7 +7,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tsss_edge.artifacts import Classes, Preprocess
 from tsss_edge.errors import DataError, UnavailableError
@@ -71,13 +71,11 @@ def open_web(
     Raises: UnavailableError: FastAPI or uvicorn is not installed. DataError: the address is not one, or is taken.
     """
     try:
-        import uvicorn
-
         from tsss_edge.stream.web.app import Info, make_app
     except ModuleNotFoundError as error:
         raise UnavailableError(f"--web needs {error.name}: pip install 'tsss-edge[web]'") from error
     host, port = parse_bind(bind)
-    sock = _listen(host, port)
+    sock = listen(host, port)
     token = None if is_loopback(host) else secrets.token_urlsafe(24)
     live, painter = LiveStatus(classes, recorder, source), Painter(classes, preprocess)
     colours = tuple(f"#{r:02x}{g:02x}{b:02x}" for r, g, b in classes.palette)
@@ -88,16 +86,8 @@ def open_web(
         background=classes.background,
         objectness=objectness,
     )
-    config = uvicorn.Config(
-        make_app(live, painter, info, token=token, example=example),
-        log_config=None,  # its own would first close the log handlers of the whole process
-        log_level="critical",
-        access_log=False,
-        timeout_graceful_shutdown=1,
-        limit_concurrency=64,
-        server_header=False,
-    )
-    return WebSink(live, painter, uvicorn.Server(config), sock, _url(host, sock.getsockname()[1], token))
+    server = quiet_server(make_app(live, painter, info, token=token, example=example))
+    return WebSink(live, painter, server, sock, page_url(host, sock.getsockname()[1], token))
 
 
 def parse_bind(text: str) -> tuple[str, int]:
@@ -116,7 +106,24 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def quiet_server(app: Any) -> uvicorn.Server:
+    """A server of `app` that logs nothing and stops within a second."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        log_config=None,  # its own would first close the log handlers of the whole process
+        log_level="critical",
+        access_log=False,
+        timeout_graceful_shutdown=1,
+        limit_concurrency=64,
+        server_header=False,
+    )
+    return uvicorn.Server(config)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises: DataError: it cannot."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         sock = socket.socket(family, socket.SOCK_STREAM)
@@ -132,7 +139,8 @@ def _listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-def _url(host: str, port: int, token: str | None) -> str:
+def page_url(host: str, port: int, token: str | None) -> str:
+    """What to open in a browser."""
     if host in ("0.0.0.0", "::"):  # everywhere: name one address that works
         host = socket.gethostname()
     name = f"[{host}]" if ":" in host else host
