@@ -166,6 +166,7 @@ class CheckpointMeta(Struct, frozen=True):
     metrics: dict[str, float] = {}
     training: dict[str, Any] = {}
     data_hash: str = ""
+    parent: str = ""  # SHA-256 of the checkpoint that this one was adapted from
     tool: str = ""
 
 
@@ -313,6 +314,7 @@ class OnnxMeta(Struct, frozen=True):
     # Height and width of logits, or of labels where they are all; None: ours, stride 8 and labels at full size.
     grid_hw: tuple[int, int] | None = None
     imported: ImportRecord | None = None  # of a network not trained here; `checkpoint_sha256` is its file's then
+    parent: str = ""  # SHA-256 of the checkpoint that its own was adapted from
     tool: str = ""
 
 
