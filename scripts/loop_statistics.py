@@ -19,12 +19,13 @@ import numpy as np
 
 from tsss_edge.backends import open_backend
 from tsss_edge.data.voc import VocDataset
-from tsss_edge.field.drift import RAISE_AFTER, STEP, WINDOW, distances, limit
+from tsss_edge.field.drift import ALPHA, RAISE_AFTER, STEP, WINDOW, distances, limit
 from tsss_edge.field.figures import Meter, Values
 from tsss_edge.scoring import backend_answers
 
 HOUR = 3600  # frames of a stream
 BINS = 10
+ALPHAS = (1e-5, 1e-4, 1e-3)  # beside the one in use
 SLACK = 0.5  # CUSUM's allowance, in standard deviations
 Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (W,F) window, (N,F) profile -> (F,)
 
@@ -78,6 +79,12 @@ def window_path(statistic: Statistic) -> Statistic:
 PATHS = {"kolmogorov-smirnov": window_path(smirnov), "psi": window_path(stability), "cusum": cusum_path}
 
 
+def scaled_limit(name: str) -> float:
+    """Of the distance over its limit at ALPHA: 1, or what another chance of a false alarm makes of it."""
+    alpha = float(name.rpartition(" ")[2]) if "," in name else ALPHA
+    return limit(1, 1, alpha) / limit(1, 1)
+
+
 def first_alarm(path: np.ndarray, bound: float) -> int | None:
     """Frame at which `path` was over its bound RAISE_AFTER looks in a row."""
     over = np.convolve(path > bound, np.ones(RAISE_AFTER, int), "valid") == RAISE_AFTER
@@ -105,9 +112,10 @@ def main() -> None:
         changes["blurred"] = figures(backend, [cv2.GaussianBlur(image, (0, 0), 3) for image in images[1::2]])
     rng = np.random.default_rng(0)
     rows = {}
-    for name, path in PATHS.items():
+    for name in (*PATHS, *(f"kolmogorov-smirnov, alpha {alpha:g}" for alpha in ALPHAS)):
+        path = PATHS[name.partition(",")[0]]
         tuned = max(path(draw(rng, profile, HOUR), profile).max() for _ in range(args.hours))
-        bound = 1.0 if name == "kolmogorov-smirnov" else float(tuned)
+        bound = float(tuned) if name in ("psi", "cusum") else scaled_limit(name)
         alarms = [first_alarm(path(draw(rng, own, HOUR), profile), bound) for _ in range(args.hours)]
         delays = {}
         for change, table in changes.items():

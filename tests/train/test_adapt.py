@@ -106,9 +106,7 @@ def test_old_pictures_without_a_mask_get_the_old_network_s_answer(squares: Path,
     assert (tmp_path / f"new/labels/SegmentationClass/{old}.png").is_file()
 
 
-def test_collected_frames_join_the_old_set_and_only_labelled_ones(
-    squares: Path, old_run: Path, tmp_path: Path
-) -> None:
+def test_collected_frames_join_the_old_set_and_only_labelled_ones(squares: Path, old_run: Path, tmp_path: Path) -> None:
     old, both = VocDataset.open(old_run.parent / "data"), VocDataset.open(squares)
     blue = [i for i in both.ids("train") if NEW in both.image_labels(i)]
     field = tmp_path / "field"

@@ -30,6 +30,7 @@ from tsss_edge.cli.inspect import inspect
 from tsss_edge.cli.label import label
 from tsss_edge.cli.options import on_gpu
 from tsss_edge.cli.parity import parity
+from tsss_edge.cli.promote import promote
 from tsss_edge.cli.reproduce import reproduce
 from tsss_edge.cli.review import review
 from tsss_edge.cli.segment import segment
@@ -103,9 +104,9 @@ def help_of(
 
 COMMANDS: tuple[Callable[..., None], ...] = (
     *(demo, doctor, inspect, label, adapt, reproduce, export, calibrate, build_engine),
-    *(parity, bench, stream, review, segment, triton, bundle),
+    *(parity, bench, stream, review, promote, segment, triton, bundle),
 )
-WITHOUT_GPU = (inspect, review, export, calibrate, triton, bundle, import_, version, help_of)
+WITHOUT_GPU = (inspect, review, promote, export, calibrate, triton, bundle, import_, version, help_of)
 for command in COMMANDS:
     app.command()(command if command in WITHOUT_GPU else on_gpu(command))
 app.command("eval")(on_gpu(evaluate))

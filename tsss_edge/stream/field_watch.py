@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Mapping
 
 import cv2
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import FieldProfile
+from tsss_edge.artifacts import IGNORE, Classes, FieldProfile
 from tsss_edge.backends import Backend
 from tsss_edge.field.collector import Collector, Offered, answer_features, pooled_features
 from tsss_edge.field.drift import WINDOW, Alarm, DriftReport, DriftWatch
@@ -25,22 +26,36 @@ THUMB_WIDTH = 160
 class FieldWatch:
     """Sets `FrameResult.drift` and notes the alarms. Its thread is the loop's; `example` may be called from another.
 
-    Args: profile: of the engine's record; None: no drift is looked for. live: the source's clock is that of its frames.
+    Args: profiles: of the engines' records, by the engine's name; None: no drift is looked for. live: the source's clock is
+          that of its frames.
     """
 
     def __init__(
-        self, engine: Backend, profile: FieldProfile | None, *, live: bool, collector: Collector | None = None
+        self,
+        engine: Backend,
+        profiles: Mapping[str, FieldProfile | None],
+        *,
+        live: bool,
+        collector: Collector | None = None,
     ) -> None:
-        self._engine, self._live, self._collector = engine, live, collector
-        self._meter = Meter(engine.classes)
-        self._watch = DriftWatch(profile, self._meter.names) if profile is not None else None
+        self._preprocess, self._profiles, self._live, self._collector = engine.preprocess, profiles, live, collector
+        self._own_classes = engine.classes
+        self._serve(next(iter(profiles), ""), engine.classes)
         self._next_s = float("-inf")
         self._thumbs: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
         self.alarms: list[Alarm] = []
         self.samples = 0
 
+    def _serve(self, name: str, classes: Classes) -> None:
+        """Watch the engine called `name` from now on, against its own profile."""
+        self._name, self._classes, self._meter = name, classes, Meter(classes)
+        profile = self._profiles.get(name)
+        self._watch = DriftWatch(profile, self._meter.names) if profile is not None else None
+
     def add(self, result: FrameResult) -> None:
         """Look at a result, if a second is over since the last one that was looked at."""
+        if result.classes is not None and result.engine != self._name:
+            self._serve(result.engine, result.classes)
         at_s = source_seconds(result, live=self._live)
         if at_s >= self._next_s:
             self._next_s = at_s + SAMPLE_S
@@ -70,7 +85,7 @@ class FieldWatch:
     def _sample(self, result: FrameResult, at_s: float) -> None:
         self.samples += 1
         labels = result.labels
-        place = self._engine.preprocess.place((labels.shape[0], labels.shape[1]))
+        place = self._preprocess.place((labels.shape[0], labels.shape[1]))
         values = self._meter.measure(result.logits, result.objectness, labels, place)
         if self._watch is not None:
             self._remember(result)
@@ -86,10 +101,10 @@ class FieldWatch:
             at_s=at_s,
             frame=result.frame.index,
             image=result.frame.image,
-            labels=result.labels,
+            labels=np.where(result.labels < len(self._own_classes), result.labels, np.uint8(IGNORE)),
             features=pooled_features(features)
             if features is not None
-            else answer_features(result.labels, result.frame.image, len(self._engine.classes)),
+            else answer_features(result.labels, result.frame.image, len(self._own_classes)),
             unknown=0.0 if np.isnan(unknown) else unknown,
             entropy=1.0 if np.isnan(entropy) else entropy,
             drift=self._watch is not None and self._watch.state is not None and self._watch.state.raised,

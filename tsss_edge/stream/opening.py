@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from tsss_edge.artifacts import Checkpoint, Engine, FieldProfile
@@ -14,6 +15,7 @@ from tsss_edge.machine import usable_cores
 from tsss_edge.stream.cpu_stages import CpuStages
 from tsss_edge.stream.cuda_slot import DeviceEngine
 from tsss_edge.stream.cuda_stages import IN_FLIGHT, open_cuda_stages
+from tsss_edge.stream.engine_slot import Served
 from tsss_edge.stream.field_watch import FieldWatch
 from tsss_edge.stream.pipeline import Stages, ready_results, slots_needed
 
@@ -57,17 +59,31 @@ def profile_of_engine(path: Path) -> FieldProfile | None:
 
 
 def open_field(
-    path: Path, backend: AsyncBackend, collect: CollectPlan | None, *, source: str, live: bool
+    paths: Sequence[Path], backend: AsyncBackend, collect: CollectPlan | None, *, source: str, live: bool
 ) -> FieldWatch | None:
-    """The watch over drift and the collector of frames; None where the engine has no profile and nothing is collected."""
-    profile = profile_of_engine(path)
-    if profile is None and collect is None:
+    """The watch over drift and the collector of frames; None where no engine has a profile and nothing is collected.
+
+    paths: the engine in service, and another that may take over.
+    """
+    profiles = {path.name: profile_of_engine(path) for path in paths}
+    if not any(profiles.values()) and collect is None:
         return None
     collector = None
     if collect is not None:
         kind = "encoder" if any(spec.name == "features" for spec in backend.outputs) else "answers"
-        collector = Collector(collect, backend.classes, features=kind, source=source, engine=path.name, wait=not live)
-    return FieldWatch(backend, profile, live=live, collector=collector)
+        name = paths[0].name
+        collector = Collector(collect, backend.classes, features=kind, source=source, engine=name, wait=not live)
+    return FieldWatch(backend, profiles, live=live, collector=collector)
+
+
+def open_served(path: Path, *, live: bool, threads: int | None, blend: bool, features: bool = False) -> Served:
+    """An engine and its stages, as the loop swaps them in."""
+    backend = open_engine(path, live=live, threads=threads, features=features)
+    try:
+        return Served(path.name, backend, open_stages(backend, blend=blend))
+    except BaseException:
+        backend.close()
+        raise
 
 
 def open_engine(path: Path, *, live: bool, threads: int | None, features: bool = False) -> AsyncBackend:

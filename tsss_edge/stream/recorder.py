@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Struct
 from tsss_edge.field.drift import Drift, DriftReport
+from tsss_edge.field.rules import RolloutStatus
 from tsss_edge.metrics import Percentiles, percentiles
 from tsss_edge.stream.frames import FrameResult
 
@@ -53,6 +54,7 @@ class StreamReport(Struct, frozen=True):
     reconnects: int
     ended: str  # source, max-frames, interrupted
     drift: DriftReport | None = None  # against the profile in the engine's record; None without one
+    rollout: RolloutStatus | None = None  # of the shadow engine
     unreadable: tuple[str, ...] = ()  # pictures of a folder that were passed over, a line each
 
     def summary(self) -> str:
@@ -73,6 +75,8 @@ class StreamReport(Struct, frozen=True):
         if self.drift is not None and self.drift.alarms:
             told = "; ".join(f"frame {a.raised}: {a.moved[0].text()}" for a in self.drift.alarms if a.moved)
             lines.append(f"drift            {told}")
+        if self.rollout is not None:
+            lines.append(f"rollout          {self.rollout.line()}")
         if self.reconnects:
             lines.append(f"reconnects       {self.reconnects}")
         if self.unreadable:
@@ -124,6 +128,7 @@ class Recorder:
         self.frames = self.dropped = 0
         self.last: Last | None = None
         self.drift: Drift | None = None  # as of the newest result
+        self.rollout: RolloutStatus | None = None  # of the shadow engine, where there is one
         self.runs_on = ""  # what ran where
         self.latency, self.age = Times(), Times()  # of a frame until the sinks get it, as the page shows it
         self._latency_with_sinks = Times()  # as the report shows it

@@ -138,13 +138,15 @@ class JsonLinesSink:
             "frame": frame.index,
             "time_s": round(frame.captured - self._started, 4),
             "size": [frame.image.shape[1], frame.image.shape[0]],
-            "areas": class_areas(result.labels, self._classes),
+            "areas": class_areas(result.labels, result.classes or self._classes),
             "age_ms": round(result.age_ms, 3),
             "stages_ms": {name: round(value, 3) for name, value in result.stages_ms.items()},
             "dropped": result.dropped,
         }
         if result.parity is not None:
             line["parity"] = result.parity
+        if result.engine:
+            line["engine"] = result.engine
         if result.drift is not None:
             line["drift"] = result.drift
         return line

@@ -136,7 +136,7 @@ class LiveStatus:
         """Take the class areas of a result, now and then; nothing of it is kept."""
         now = self._recorder.clock()
         if now - self._areas_at >= AREA_PERIOD_S:
-            self._areas, self._areas_at = class_areas(result.labels, self._classes), now
+            self._areas, self._areas_at = class_areas(result.labels, result.classes or self._classes), now
         with self._recorder.lock:
             self._close_second(now)
 

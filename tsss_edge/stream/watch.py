@@ -51,7 +51,7 @@ class ParityWatch:
         self._reference = reference
         self._every = every
         self._min_agreement = min_agreement
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="parity watch", initializer=_be_nice)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="parity watch", initializer=be_nice)
         self._check: Future[tuple[int, int, int]] | None = None
         self._frames = self._due = self._same = self._pixels = self._checked = 0
         self._last: dict[str, Any] = {}
@@ -64,6 +64,8 @@ class ParityWatch:
         """
         if self._check is not None and self._check.done():
             self._count(self._check)
+        if result.classes not in (None, self._reference.classes):
+            return self._last  # of another engine, which took over
         if self._frames % self._every == 0:
             self._due += 1
             if self._check is None:
@@ -106,7 +108,8 @@ class ParityWatch:
             )
 
 
-def _be_nice() -> None:
+def be_nice() -> None:
+    """Give the thread that calls this low priority."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
@@ -126,6 +129,8 @@ class LiveAccuracy:
 
     def add(self, result: FrameResult) -> float | None:
         """Count a result -> mIoU of the last frames; None for a frame without a truth."""
+        if result.classes is not None and len(result.classes) != len(self._total):
+            return None  # of another engine, which took over
         pair = self._pair(result)
         if pair is None:
             return None
