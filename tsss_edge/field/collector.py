@@ -200,7 +200,8 @@ def unit(vector: NDArray[np.floating]) -> NDArray[np.float32]:
 
 def pooled_features(features: NDArray[np.floating]) -> NDArray[np.float32]:
     """(C,h,w) of an encoder -> (C,) means."""
-    return features.astype(np.float32).mean(axis=(1, 2))
+    means: NDArray[np.float32] = features.astype(np.float32).mean(axis=(1, 2))
+    return means
 
 
 def answer_features(labels: NDArray[np.uint8], image: NDArray[np.uint8], num_classes: int) -> NDArray[np.float32]:
@@ -211,4 +212,5 @@ def answer_features(labels: NDArray[np.uint8], image: NDArray[np.uint8], num_cla
     cells = small.reshape(GRID, 8, GRID, 8).transpose(0, 2, 1, 3).reshape(GRID * GRID, 64)
     shares = (cells[:, :, None] == np.arange(num_classes)).mean(axis=1)
     colours = cv2.resize(image, (GRID, GRID), interpolation=cv2.INTER_AREA).reshape(GRID * GRID, 3) / 255.0
-    return np.concatenate([shares.ravel(), colours.ravel() - 0.5]).astype(np.float32)
+    both: NDArray[np.float32] = np.concatenate([shares.ravel(), colours.ravel() - 0.5]).astype(np.float32)
+    return both

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -13,6 +13,7 @@ from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.files import read_json, sha256_file, write_bytes, write_json
 
 Phase = Literal["shadow", "opening", "promoted", "settled", "back"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
 Wish = Literal["promote", "back"]
 
 
@@ -124,6 +125,6 @@ def take_wish(new: Path) -> Wish | None:
         return None
     path.unlink(missing_ok=True)
     try:
-        return msgspec.convert(text.strip(), Wish)  # type: ignore[arg-type, no-any-return]
+        return msgspec.convert(text.strip(), Wish)  # type: ignore[no-any-return]
     except msgspec.ValidationError as error:
         raise ArtifactError(f"{path}: expected promote or back, found {text!r}") from error

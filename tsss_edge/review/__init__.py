@@ -44,6 +44,8 @@ def open_review(folder: Path, bind: str) -> ReviewServer:
     session = ReviewSession(folder)
     session.state()  # says now what is wrong with the folder
     try:
+        import uvicorn  # noqa: F401  `quiet_server` wants it, and its absence is told before a port is taken
+
         from tsss_edge.review.pages import make_review_app
     except ModuleNotFoundError as error:
         raise UnavailableError(f"review needs {error.name}: pip install 'tsss-edge[web]'") from error

@@ -132,7 +132,7 @@ class ShadowWatch:
 
 
 def shared_labels(labels: NDArray[np.uint8], own: Classes, other: Classes) -> NDArray[np.uint8]:
-    """Ids of `own` -> ids that two engines share, by name: the smaller place of the name in either list is what both give.
+    """Ids of `own` -> ids that both engines share: the place of the name among all names that both have, sorted.
 
     A category that `other` does not know becomes NOBODY, 255 stays.
     """

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Classes, Struct
 from tsss_edge.field.drift import Drift
+from tsss_edge.field.rules import PHASES, RolloutStatus
 from tsss_edge.stream.frames import FrameResult, Source
 from tsss_edge.stream.recorder import Recorder
 from tsss_edge.stream.sinks import class_areas
@@ -119,6 +120,7 @@ class Status(Struct, frozen=True):
     miou: float | None
     history: History
     drift: Drift | None = None
+    rollout: RolloutStatus | None = None
 
 
 class LiveStatus:
@@ -162,6 +164,7 @@ class LiveStatus:
                 agreement=last.checks.get("agreement") if last else None,
                 miou=last.checks.get("miou") if last else None,
                 drift=recorder.drift,
+                rollout=recorder.rollout,
                 history=self._history(now),
             )
 
@@ -241,6 +244,12 @@ def prometheus_text(status: Status) -> str:
         score = [({"figure": drift.figure}, drift.score)]
         add("drift_score_ratio", "gauge", "Farthest figure's distance from the profile over its limit.", score)
         add("drift_alarms_total", "counter", "Times that drift was raised.", [({}, drift.alarms)])
+    if (rollout := status.rollout) is not None:
+        phases = [({"phase": name}, float(name == rollout.phase)) for name in PHASES]
+        add("rollout_phase", "gauge", "1 for the phase that the shadow engine is in.", phases)
+        add("shadow_agreement_ratio", "gauge", "Mean agreement of both engines.", _known(rollout.agreement))
+        add("shadow_compared_total", "counter", "Frames that both engines saw.", [({}, rollout.compared)])
+        add("rollout_failures_total", "counter", "Frames on which the new engine failed.", [({}, rollout.failures)])
     return "\n".join(lines) + "\n"
 
 

@@ -71,6 +71,8 @@ def open_web(
     Raises: UnavailableError: FastAPI or uvicorn is not installed. DataError: the address is not one, or is taken.
     """
     try:
+        import uvicorn  # noqa: F401  `quiet_server` wants it, and its absence is told before a port is taken
+
         from tsss_edge.stream.web.app import Info, make_app
     except ModuleNotFoundError as error:
         raise UnavailableError(f"--web needs {error.name}: pip install 'tsss-edge[web]'") from error
