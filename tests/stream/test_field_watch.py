@@ -58,8 +58,8 @@ def test_the_page_shows_drift_with_its_frames_and_metrics_count_it(tmp_path: Pat
         assert httpx.get(f"{page.url}api/drift/{frame}.jpg").content[:2] == b"\xff\xd8"
         assert httpx.get(f"{page.url}api/drift/999999.jpg").status_code == 404
         metrics = httpx.get(f"{page.url}metrics").text
-        assert "tsss_edge_drift_raised 1" in metrics
-        assert "tsss_edge_drift_alarms_total 1" in metrics
+        assert 'tsss_edge_drift_raised{camera=""} 1' in metrics
+        assert 'tsss_edge_drift_alarms_total{camera=""} 1' in metrics
     finally:
         page.close()
 

@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-import secrets
-import socket
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tsss_edge.errors import UnavailableError
 from tsss_edge.review.session import ReviewSession
-from tsss_edge.stream.web import is_loopback, listen, page_url, parse_bind, quiet_server
-
-if TYPE_CHECKING:
-    import uvicorn
+from tsss_edge.stream.web import WebServer, listen_on
 
 
 class ReviewServer:
     """A page that is being served. `url` is what to open."""
 
-    def __init__(self, session: ReviewSession, server: uvicorn.Server, sock: socket.socket, url: str) -> None:
-        self.session, self.url = session, url
-        self._server = server
-        self._thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, name="review", daemon=True)
-        self._thread.start()
+    def __init__(self, session: ReviewSession, server: WebServer) -> None:
+        self.session, self.url = session, server.url
+        self._server, self._closed = server, threading.Event()
 
     def wait(self) -> None:
         """Until it is closed, or Ctrl-C."""
-        while self._thread.is_alive():
-            self._thread.join(0.5)
+        while not self._closed.wait(0.5):
+            pass
 
     def close(self) -> None:
         """Stop serving. Safe to call twice."""
-        self._server.should_exit = True
-        self._thread.join(timeout=5.0)
+        self._closed.set()
+        self._server.close()
 
 
 def open_review(folder: Path, bind: str) -> ReviewServer:
@@ -44,13 +36,10 @@ def open_review(folder: Path, bind: str) -> ReviewServer:
     session = ReviewSession(folder)
     session.state()  # says now what is wrong with the folder
     try:
-        import uvicorn  # noqa: F401  `quiet_server` wants it, and its absence is told before a port is taken
+        import uvicorn  # noqa: F401  `WebServer` wants it, and its absence is told before a port is taken
 
         from tsss_edge.review.pages import make_review_app
     except ModuleNotFoundError as error:
         raise UnavailableError(f"review needs {error.name}: pip install 'tsss-edge[web]'") from error
-    host, port = parse_bind(bind)
-    sock = listen(host, port)
-    token = None if is_loopback(host) else secrets.token_urlsafe(24)
-    server = quiet_server(make_review_app(session, token=token))
-    return ReviewServer(session, server, sock, page_url(host, sock.getsockname()[1], token))
+    sock, url, token = listen_on(bind)
+    return ReviewServer(session, WebServer(make_review_app(session, token=token), sock, url))

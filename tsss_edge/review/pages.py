@@ -17,7 +17,7 @@ from tsss_edge.artifacts import IGNORE, Classes, Struct
 from tsss_edge.data.pictures import read_mask
 from tsss_edge.errors import DataError
 from tsss_edge.review.session import LabelAnswer, ReviewSession
-from tsss_edge.stream.web.app import HEADERS, Guard
+from tsss_edge.stream.web.app import HEADERS, as_json, guarded
 
 T = TypeVar("T")
 FILES = {
@@ -35,8 +35,7 @@ class NewCategory(Struct, frozen=True):
 
 def make_review_app(session: ReviewSession, *, token: str | None = None) -> FastAPI:
     """The application, guarded as the live page is."""
-    app = FastAPI(title="tsss-edge review", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Guard, token=token)
+    app = guarded(token)
     for path, (name, kind) in FILES.items():
         app.get(path)(_static(name, kind))
     _add_pictures(app, session)
@@ -75,7 +74,7 @@ def _add_pictures(app: FastAPI, session: ReviewSession) -> None:
 def _add_answers(app: FastAPI, session: ReviewSession) -> None:
     @app.get("/api/state")
     def state() -> Response:
-        return _json(session.state())
+        return as_json(session.state())
 
     @app.post("/api/answer")
     async def answer(request: Request) -> Response:
@@ -87,18 +86,14 @@ def _add_answers(app: FastAPI, session: ReviewSession) -> None:
 
     @app.post("/api/undo")
     def undo() -> Response:
-        return _json({"id": session.undo()})
+        return as_json({"id": session.undo()})
 
 
 async def _post(request: Request, kind: type[T], act: Callable[[T], Any]) -> Response:
     try:
-        return _json(act(msgspec.json.decode(await request.body(), type=kind)))
+        return as_json(act(msgspec.json.decode(await request.body(), type=kind)))
     except (msgspec.DecodeError, DataError) as error:
         return JSONResponse({"error": str(error)}, status_code=422)
-
-
-def _json(value: Any) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json", headers={"Cache-Control": "no-store"})
 
 
 def tinted(mask: NDArray[np.uint8], classes: Classes) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Collection
 from contextlib import nullcontext
 from typing import Any
 
@@ -18,6 +19,8 @@ from tsss_edge.segment import resize_labels
 from tsss_edge.stream.frames import Frame, FrameResult
 from tsss_edge.stream.pipeline import FINITE_FRAMES, require_finite, slots_needed, timed
 
+KEPT_SIZES = 4  # of frames: cameras on one engine have few different ones
+
 
 class _CpuSlot:
     """The arrays of one frame: outputs of the network, labels, blended picture. Made for the first frame of a size."""
@@ -28,6 +31,7 @@ class _CpuSlot:
         self.blended = np.empty((0, 0, 3), np.uint8)
         self.request = -1  # of the engine, while the network runs
         self.started = 0.0
+        self.upsample: UpsampleArgmaxPlan | None = None
 
     def keep(self, outputs: Outputs) -> None:
         """Copy the outputs: the request's memory is overwritten by its next picture."""
@@ -46,20 +50,23 @@ class _CpuSlot:
 class CpuStages:
     """`Stages` whose slots own their arrays. A slot borrows one of the engine's requests while its network runs.
 
-    Args: blend: make `FrameResult.overlay`.
+    Several threads may work on different slots at once; not more than the engine has requests.
+
+    Args: blend: make `FrameResult.overlay`; or the slots in which it is made. slots: default: what one source needs.
     """
 
-    def __init__(self, backend: AsyncBackend, *, blend: bool) -> None:
+    def __init__(self, backend: AsyncBackend, *, blend: bool | Collection[int], slots: int | None = None) -> None:
         self.name = backend.name
-        self.in_flight, self.slots = backend.slots, slots_needed(backend.slots)
-        self._backend, self._blend = backend, blend
+        self.in_flight, self.slots = backend.slots, slots or slots_needed(backend.slots)
+        self._backend = backend
+        self._blended = frozenset(range(self.slots) if blend else ()) if isinstance(blend, bool) else frozenset(blend)
         self._inputs = np.zeros((backend.slots, 1, *backend.preprocess.size_hw, 3), np.uint8)
         self._idle = deque(range(backend.slots))  # requests; append and popleft are thread-safe
         self._slots = [_CpuSlot() for _ in range(self.slots)]
         self._finite = 0
-        self._preprocess: PreprocessPlan | None = None
-        self._upsample: UpsampleArgmaxPlan | None = None
-        self._overlay: OverlayPlan | None = None
+        # By size of the frame. Of a request, because that is what the plan's arrays are good for at a time.
+        self._preprocess: list[dict[tuple[int, int], PreprocessPlan]] = [{} for _ in range(backend.slots)]
+        self._overlay: dict[tuple[int, int], OverlayPlan] = {}
 
     def thread(self) -> nullcontext[None]:
         """Nothing is needed."""
@@ -69,7 +76,7 @@ class CpuStages:
         """Resize (H,W,3) uint8 BGR and begin the network; `image` may change afterwards."""
         request = self._idle.popleft()
         with timed(stages_ms, "preprocess"):
-            self._resize(image, self._inputs[request, 0])
+            self._resize(request, image)
         self._slots[slot].started = time.monotonic()
         self._backend.start(request, self._inputs[request])
         self._slots[slot].request = request
@@ -88,15 +95,16 @@ class CpuStages:
     def result(self, slot: int, frame: Frame, stages_ms: dict[str, float]) -> FrameResult:
         """The result of `frame`, in the arrays of its slot."""
         done, frame_hw = self._slots[slot], (frame.image.shape[0], frame.image.shape[1])
-        done.fit(frame_hw, blend=self._blend)
+        blend = slot in self._blended
+        done.fit(frame_hw, blend=blend)
         with timed(stages_ms, "upsample_argmax"):
             self._segment(done, frame_hw)
-        if self._blend:
+        if blend:
             with timed(stages_ms, "overlay"):
                 self._paint(done, frame.image)
         given = {name: array[0] for name, array in done.outputs.items()}
         objectness = given["objectness"][0] if "objectness" in given else None
-        blended = done.blended if self._blend else None
+        blended = done.blended if blend else None
         logits, features = given.get("logits"), given.get("features")
         return FrameResult(frame, done.labels, objectness, blended, stages_ms, logits=logits, features=features)
 
@@ -110,11 +118,12 @@ class CpuStages:
                 self._backend.wait(slot.request)
                 slot.request = -1
 
-    def _resize(self, image: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
-        frame_hw = (image.shape[0], image.shape[1])
-        if self._preprocess is None or self._preprocess.frame_hw != frame_hw:
-            self._preprocess = PreprocessPlan(frame_hw, self._backend.preprocess, bgr=True)
-        self._preprocess(image, out)
+    def _resize(self, request: int, image: NDArray[np.uint8]) -> None:
+        plans, frame_hw = self._preprocess[request], (image.shape[0], image.shape[1])
+        if frame_hw not in plans:
+            forget_all_but(plans, KEPT_SIZES - 1)
+            plans[frame_hw] = PreprocessPlan(frame_hw, self._backend.preprocess, bgr=True)
+        plans[frame_hw](image, self._inputs[request, 0])
 
     def _segment(self, slot: _CpuSlot, frame_hw: tuple[int, int]) -> None:
         placement = self._backend.preprocess.place(frame_hw)
@@ -122,13 +131,20 @@ class CpuStages:
             resize_labels(slot.outputs["labels"][0], frame_hw, placement, slot.labels)
             return
         logits = slot.outputs["logits"][0]
-        if self._upsample is None or self._upsample.frame_hw != frame_hw:
-            self._upsample = UpsampleArgmaxPlan(logits.shape, frame_hw, placement)
-        self._upsample(logits, slot.labels)
+        if slot.upsample is None or slot.upsample.frame_hw != frame_hw:
+            slot.upsample = UpsampleArgmaxPlan(logits.shape, frame_hw, placement)
+        slot.upsample(logits, slot.labels)
 
     def _paint(self, slot: _CpuSlot, image: NDArray[np.uint8]) -> None:
-        if self._overlay is None or self._overlay.frame_hw != slot.labels.shape:
-            classes, frame_hw = self._backend.classes, (image.shape[0], image.shape[1])
-            self._overlay = OverlayPlan(frame_hw, classes.palette, shown=classes.objects)
+        frame_hw, classes = (image.shape[0], image.shape[1]), self._backend.classes
+        if (plan := self._overlay.get(frame_hw)) is None:
+            forget_all_but(self._overlay, KEPT_SIZES - 1)
+            plan = self._overlay[frame_hw] = OverlayPlan(frame_hw, classes.palette, shown=classes.objects)
         np.copyto(slot.blended, image)
-        self._overlay(slot.blended, slot.labels)
+        plan(slot.blended, slot.labels)
+
+
+def forget_all_but(plans: dict[tuple[int, int], Any], count: int) -> None:
+    """Leave the `count` newest."""
+    for frame_hw in list(plans)[: max(0, len(plans) - count)]:
+        plans.pop(frame_hw, None)

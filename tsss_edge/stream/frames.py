@@ -22,6 +22,8 @@ class Frame:
     truth: NDArray[np.uint8] | None = None  # (H,W) true labels, only from synthetic://
     decode_ms: float | None = None  # time to read it; None for live sources, which decode on a thread of their own
     time_s: float | None = None  # when a video file shows it, from its start; None where the source has no such clock
+    missed: int = 0  # frames before it that the source gave and nobody took, in total; `index` does not count them
+    thinned: int = 0  # frames before it that were left out because fewer were asked for, in total; `index` counts them
 
 
 @dataclass(slots=True)

@@ -59,6 +59,14 @@ def _open_sink(uri: Uri, fps: float, size_hw: tuple[int, int], classes: Classes,
     return _open_file_sink(Path(uri.path), uri.path)
 
 
+def blends(text: str) -> bool:
+    """Whether a sink, as the user wrote it, shows blended pictures."""
+    uri = parse_sink(text)
+    if uri.scheme == "file" and kind_of(uri.path) is None:
+        return Path(uri.path).suffix.lower() in (".jpg", ".jpeg")
+    return uri.scheme not in ("null", "jsonl")
+
+
 def require_sinks(uris: Sequence[str]) -> None:
     """Raise what `open_sinks` would raise for a name of no known kind, before anything is opened."""
     for text in uris:
