@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import Classes
+from tsss_edge.artifacts import Classes, Struct
 from tsss_edge.errors import DataError
 from tsss_edge.field.kept import UNKNOWN, Entry, KeptFrames, packed, unpacked
 
@@ -65,6 +66,15 @@ def _positive(text: str) -> bool:
         return 0 < float(text) < float("inf")
     except ValueError:
         return False
+
+
+class CollectStatus(Struct, frozen=True):
+    """How full the folder is, in bytes."""
+
+    frames: int
+    bytes: int
+    budget: int
+    disk_free: int
 
 
 @dataclass(frozen=True)
@@ -121,6 +131,14 @@ class Collector:
         self._vectors[image_id] = vector
         self._writing = self._thread.submit(self._keep, image_id, seen.image.copy(), seen.labels.copy(), entry, before)
         return True
+
+    @property
+    def status(self) -> CollectStatus:
+        """As of now."""
+        free = shutil.disk_usage(self._plan.folder).free
+        entries = list(self.kept.entries.values())
+        total = sum(entry.size for entry in entries)
+        return CollectStatus(frames=len(entries), bytes=total, budget=self._plan.budget, disk_free=free)
 
     def close(self) -> None:
         """Finish what is being written. Safe to call twice."""

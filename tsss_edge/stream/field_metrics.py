@@ -14,6 +14,7 @@ def field_metrics(statuses: Mapping[str, Status]) -> Iterator[Metric]:
     """What is known of drift and of a shadow engine; nothing for a camera without."""
     yield from _drift(statuses)
     yield from _rollout(statuses)
+    yield from _collected(statuses)
 
 
 def _drift(statuses: Mapping[str, Status]) -> Iterator[Metric]:
@@ -48,3 +49,18 @@ def _rollout(statuses: Mapping[str, Status]) -> Iterator[Metric]:
                 agreement.add_metric((camera, rollout.new), rollout.agreement)
             failures.add_metric((camera, rollout.new), rollout.failures)
     yield from (phase, agreement, failures)
+
+
+def _collected(statuses: Mapping[str, Status]) -> Iterator[Metric]:
+    names = {
+        "collected_frames": ("frames", "Frames in the folder of --collect."),
+        "collected_bytes": ("bytes", "Size of the collected frames."),
+        "collected_budget_bytes": ("budget", "What --budget allows."),
+        "disk_free_bytes": ("disk_free", "Left on the disk of the collected frames."),
+    }
+    for name, (field, text) in names.items():
+        family = GaugeMetricFamily(f"tsss_edge_{name}", text, labels=("camera",))
+        for camera, status in statuses.items():
+            if status.collected is not None:
+                family.add_metric((camera,), getattr(status.collected, field))
+        yield family

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import IGNORE, Classes, FieldProfile
 from tsss_edge.backends import Backend
-from tsss_edge.field.collector import Collector, Offered, answer_features, pooled_features
+from tsss_edge.field.collector import Collector, CollectStatus, Offered, answer_features, pooled_features
 from tsss_edge.field.drift import WINDOW, Alarm, DriftReport, DriftWatch
 from tsss_edge.field.figures import Meter, Values
 from tsss_edge.stream.frames import FrameResult
@@ -45,6 +45,7 @@ class FieldWatch:
         self._thumbs: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
         self.alarms: list[Alarm] = []
         self.samples = 0
+        self._collected: CollectStatus | None = None
 
     def _serve(self, name: str, classes: Classes) -> None:
         """Watch the engine called `name` from now on, against its own profile."""
@@ -62,6 +63,7 @@ class FieldWatch:
             self._sample(result, at_s)
         if self._watch is not None:
             result.drift = self._watch.state
+        result.collected = self._collected
 
     def example(self, index: int) -> bytes | None:
         """A frame of the window as a small JPEG; None when it is gone."""
@@ -93,6 +95,7 @@ class FieldWatch:
                 self._note(self._watch, result.frame.index)
         if self._collector is not None:
             self._collector.offer(self._seen(result, values, at_s))
+            self._collected = self._collector.status
 
     def _seen(self, result: FrameResult, values: Values, at_s: float) -> Offered:
         unknown, entropy = (float(values[self._meter.names.index(name)]) for name in ("unknown", "entropy"))

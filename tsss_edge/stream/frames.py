@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Classes
+from tsss_edge.field.collector import CollectStatus
 from tsss_edge.field.drift import Drift
 
 
@@ -41,6 +42,7 @@ class FrameResult:
     logits: NDArray[np.floating] | None = None  # (K,h,w) of the network input; None where they never reach the CPU
     features: NDArray[np.floating] | None = None  # (C,h,w) of the encoder's last stage, where they were asked for
     drift: Drift | None = None  # what the drift watch thinks
+    collected: CollectStatus | None = None  # how full the folder of collected frames is
     engine: str = ""  # that made it
     classes: Classes | None = None  # of that engine
 

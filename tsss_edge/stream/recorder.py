@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Struct
+from tsss_edge.field.collector import CollectStatus
 from tsss_edge.field.drift import Drift, DriftReport
 from tsss_edge.field.rules import RolloutStatus
 from tsss_edge.metrics import Percentiles, percentiles
@@ -128,6 +129,7 @@ class Recorder:
         self.frames = self.dropped = 0
         self.last: Last | None = None
         self.drift: Drift | None = None  # as of the newest result
+        self.collected: CollectStatus | None = None
         self.rollout: RolloutStatus | None = None  # of the shadow engine, where there is one
         self.runs_on = ""  # what ran where
         self.observers: list[Callable[[FrameResult], None]] = []  # told of every result
@@ -158,7 +160,7 @@ class Recorder:
             self._latency_with_sinks.add(sum(result.stages_ms.values()))
             self.age.add(result.age_ms)
             self.last = self._newest(result, now)
-            self.drift = result.drift
+            self.drift, self.collected = result.drift, result.collected
         for observe in self.observers:
             observe(result)
 

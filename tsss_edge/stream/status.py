@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Classes, Struct
+from tsss_edge.field.collector import CollectStatus
 from tsss_edge.field.drift import Drift
 from tsss_edge.field.rules import RolloutStatus
 from tsss_edge.stream.frames import FrameResult, Source
@@ -120,6 +121,7 @@ class Status(Struct, frozen=True):
     history: History
     drift: Drift | None = None
     rollout: RolloutStatus | None = None
+    collected: CollectStatus | None = None
 
 
 class Watched(Protocol):
@@ -186,6 +188,7 @@ class LiveStatus:
                 miou=last.checks.get("miou") if last else None,
                 drift=recorder.drift,
                 rollout=recorder.rollout,
+                collected=recorder.collected,
                 history=self._history(now),
             )
 
