@@ -166,6 +166,7 @@ class CheckpointMeta(Struct, frozen=True):
     metrics: dict[str, float] = {}
     training: dict[str, Any] = {}
     data_hash: str = ""
+    parent: str = ""  # SHA-256 of the checkpoint that this one was adapted from
     tool: str = ""
 
 
@@ -313,6 +314,7 @@ class OnnxMeta(Struct, frozen=True):
     # Height and width of logits, or of labels where they are all; None: ours, stride 8 and labels at full size.
     grid_hw: tuple[int, int] | None = None
     imported: ImportRecord | None = None  # of a network not trained here; `checkpoint_sha256` is its file's then
+    parent: str = ""  # SHA-256 of the checkpoint that its own was adapted from
     tool: str = ""
 
 
@@ -413,6 +415,13 @@ class ParityRecord(Struct, frozen=True):
     max_drop: float
     data_sha256: str
     leak: int = 0  # evaluation images that were also calibration images
+
+
+class FieldProfile(Struct, frozen=True):
+    """What the engine said of the evaluation set, without its truth: what a live stream is compared with (`field/`)."""
+
+    pictures: int
+    quantiles: dict[str, tuple[float, ...]]  # by figure (`field/figures.py`), from the smallest value to the largest
 
 
 class Target(Struct, frozen=True):
@@ -536,6 +545,7 @@ class EngineRecord(Struct, frozen=True):
     versions: dict[str, str] = {}
     latency: LatencyRecord | None = None
     parity: ParityRecord | None = None
+    profile: FieldProfile | None = None  # of the set on which the gate was held
     created: str = ""
     tool: str = ""
 
