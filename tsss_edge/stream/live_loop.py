@@ -9,15 +9,17 @@ from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
+from tsss_edge.artifacts import Classes
 from tsss_edge.backends import AsyncBackend, open_backend
+from tsss_edge.drawing import Draw, Drawer
 from tsss_edge.field.collector import CollectPlan
 from tsss_edge.field.rules import read_rules
 from tsss_edge.stream.encoders import Preset
 from tsss_edge.stream.engine_slot import EngineSlot, Served
 from tsss_edge.stream.field_watch import FieldWatch
-from tsss_edge.stream.frames import FrameResult, Sink, Source
+from tsss_edge.stream.frames import FrameResult, Sink, Source, bgr_of
 from tsss_edge.stream.opening import open_engine, open_field, open_served, open_stages, require_gate
-from tsss_edge.stream.pipeline import Pipeline
+from tsss_edge.stream.pipeline import Pipeline, timed
 from tsss_edge.stream.process import Interrupts, decode_threads, opencv_threads
 from tsss_edge.stream.recorder import Recorder, StreamReport
 from tsss_edge.stream.reuse import Reuse
@@ -46,6 +48,7 @@ def stream(
     force: bool = False,
     web: str | None = None,
     audio: bool = False,
+    draw: Draw = "plain",
     truth: Path | None = None,
     truth_class: str | None = None,
     encode: Preset = "auto",
@@ -64,6 +67,7 @@ def stream(
              policy: "latest" or "block"; default by the kind of source. max_frames: with a mask.
              threads: of the network; default: all cores. web: `[HOST:]PORT` of the live page.
              audio: video files get the sound of the source, which is a file.
+             draw: what sinks that show pictures get beside the colours: outlines, names, a legend.
              encode: what writes H.264, see `encoders`. reuse: which frames need no network, see `reuse`.
              shadow: an engine that runs beside this one and may take its place. promote_when: TOML of `field/rules.py`.
              collect: where frames worth labelling are kept, and how many.
@@ -125,6 +129,7 @@ def stream(
             outputs,
             recorder,
             checks=checks,
+            pen=Pen(backend.classes, draw),
             max_frames=max_frames,
             reuse=reuse,
             engine=engine.name,
@@ -153,6 +158,7 @@ def run(
     recorder: Recorder,
     *,
     checks: Checks | None = None,
+    pen: Pen | None = None,
     max_frames: int | None = None,
     reuse: Reuse = "off",
     engine: str = "",
@@ -179,6 +185,8 @@ def run(
                 for result in results:
                     with interrupts.held():  # a frame is in every file and every count, or in none
                         result.dropped = recorder.dropped_before(result)
+                        if pen is not None and blend:
+                            pen.write(result)
                         _deliver(result, sinks, checks)
                         recorder.add(result)
                         if rollout is not None:
@@ -193,6 +201,26 @@ def run(
         ended = "interrupted"
     recorder.runs_on = stages.name
     return ended
+
+
+class Pen:
+    """Draws on the blended frames of a stream, between the kernel and the sinks; "plain" costs nothing."""
+
+    def __init__(self, classes: Classes, draw: Draw) -> None:
+        self._classes, self._draw = classes, draw
+        self._drawer: Drawer | None = None
+
+    def write(self, result: FrameResult) -> None:
+        """Draw on `result.painted`, timed as the stage `draw`; planes become BGR first."""
+        if self._draw == "plain" or result.painted is None:
+            return
+        with timed(result.stages_ms, "draw"):
+            result.painted = frame = bgr_of(result.painted)
+            classes = result.classes or self._classes  # a promoted engine may bring others
+            if self._drawer is None or self._drawer.frame_hw != frame.shape[:2] or classes != self._classes:
+                self._classes = classes
+                self._drawer = Drawer(classes, (frame.shape[0], frame.shape[1]), self._draw)
+            self._drawer(frame, result.labels)
 
 
 def _deliver(result: FrameResult, sinks: Sequence[Sink], checks: Checks | None) -> None:
