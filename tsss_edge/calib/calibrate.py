@@ -25,6 +25,7 @@ from tsss_edge.onnxgraph.qdq import PairOptions, exact_ranges, insert_qdq, wante
 from tsss_edge.onnxgraph.sessions import pick_compiler
 
 FULL_SET = 512  # pictures that peers settle on
+WEIGHT_BITS = (7, 8)
 MethodOrAuto = Literal["minmax", "percentile", "mse", "entropy", "auto"]
 
 
@@ -49,10 +50,15 @@ def calibrate(
              held-back part of the split least.
              max_drop: mIoU points; layers that cost most stay float until the held-back part holds it (`search.py`).
              allow_random: noise instead of pictures; the record says so.
-             options: which layers stay float.
-    Raises:  ArtifactError: not a float graph, unknown method or set, NaN on the way; nothing is written.
+             options: which layers stay float; bits of the weights (7 or 8).
+    Raises:  ArtifactError: not a float graph, unknown method, set or bits, NaN on the way; nothing is written.
              DataError: pictures are missing or damaged. GateError: `max_drop` cannot be held.
     """
+    options = options or PairOptions()
+    if options.weight_bits not in WEIGHT_BITS:
+        raise ArtifactError(
+            f"weights of {options.weight_bits} bits; 8 (every device) and 7 (CPUs without VNNI) are there"
+        )
     searched = method == "auto" or max_drop is not None
     require_sense(model, method, size, noisy=allow_random, searched=searched)
     chosen, held_back = (
@@ -67,7 +73,6 @@ def calibrate(
     tables: dict[Method, CalibTable] = {
         m: msgspec.structs.replace(table_of(model, histograms, chosen, m), others=others) for m in methods
     }
-    options = options or PairOptions()
     if not searched:
         return write_int8(model, tables[methods[0]], chosen, out, options)
     pictures = load_held_back(VocDataset.open(data), held_back, model.meta.preprocess)
@@ -153,6 +158,7 @@ def write_int8(model: OnnxModel, table: CalibTable, chosen: Chosen, out: Path, o
         random=chosen.random,
         peaks=table.peaks,
         others=table.others,
+        weight_bits=options.weight_bits,
     )
     meta = msgspec.structs.replace(
         model.meta,
@@ -162,6 +168,7 @@ def write_int8(model: OnnxModel, table: CalibTable, chosen: Chosen, out: Path, o
         tool=f"tsss-edge {tsss_edge.__version__}",
     )
     written = OnnxModel.save(out, insert_qdq(model.graph, table.ranges, options), meta)
+    table = msgspec.structs.replace(table, weight_bits=options.weight_bits)
     write_json(out.with_suffix(".ranges.json"), table)
     return written
 

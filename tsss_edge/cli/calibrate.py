@@ -22,6 +22,9 @@ def calibrate(
     seed: Annotated[int, typer.Option(min=0, help="Choice of pictures.")] = 0,
     search: Annotated[bool, flag("--search", "Give layers back to float until --max-drop holds.")] = False,
     max_drop: Annotated[float, typer.Option(min=0, help="mIoU points that --search may lose.")] = 0.3,
+    weight_bits: Annotated[
+        int, typer.Option(min=7, max=8, help="7 for CPUs without VNNI, where 8 saturates (`doctor` says so).")
+    ] = 8,
     allow_random: Annotated[bool, flag("--allow-random", "Noise instead of pictures; marked in the record.")] = False,
     json: Json = None,
 ) -> None:
@@ -30,8 +33,10 @@ def calibrate(
     `auto` and --search judge on a part of the training split that does not calibrate. OUT.search.json says what they
     tried; OUT.search.svg is a plot of it (needs matplotlib: pip install 'tsss-edge[report]').
     Example: tsss-edge calibrate fused.onnx --data runs/synth --method auto --search --out fused.int8.onnx
+    Example: tsss-edge calibrate fused.onnx --data runs/synth --weight-bits 7 --out fused.int8.onnx
     """
     from tsss_edge.api import calibrate as run
+    from tsss_edge.onnxgraph.qdq import PairOptions
 
     result = run(
         model,
@@ -43,9 +48,11 @@ def calibrate(
         seed=seed,
         max_drop=max_drop if search else None,
         allow_random=allow_random,
+        options=PairOptions(weight_bits=weight_bits),
     )
     record = result.meta.calibration
     assert record is not None
     kept = f", in float: {', '.join(result.meta.float_nodes)}" if result.meta.float_nodes else ""
-    text = f"{result.path}: INT8, {record.method} on {record.images} pictures of {record.split}{kept}"
+    bits = "" if record.weight_bits == 8 else f", weights of {record.weight_bits} bits"
+    text = f"{result.path}: INT8, {record.method} on {record.images} pictures of {record.split}{bits}{kept}"
     emit({"onnx": str(result.path), "sha256": result.sha256, "calibration": record}, text, json)
