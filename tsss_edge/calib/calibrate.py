@@ -26,6 +26,7 @@ from tsss_edge.onnxgraph.sessions import pick_compiler
 
 FULL_SET = 512  # pictures that peers settle on
 WEIGHT_BITS = (7, 8)
+AUTO: tuple[Method, ...] = ("mse", "percentile", "entropy", "minmax")  # in this order, until one holds the budget
 MethodOrAuto = Literal["minmax", "percentile", "mse", "entropy", "auto"]
 
 
@@ -46,8 +47,8 @@ def calibrate(
 
     Args:    model: FP32, exported by us. data: dataset; its split "train" calibrates, class-balanced, `size` at most.
              calib_set: a set in calib/ or a .toml file, instead of `size` and `seed`.
-             method: minmax, percentile, mse, entropy; auto tries all and keeps the one that changes the labels of a
-             held-back part of the split least.
+             method: minmax, percentile, mse, entropy; auto tries them in the order of `AUTO` on a held-back
+             part of the split until one holds `max_drop` (or 0.3), else keeps the one that changes the labels least.
              max_drop: mIoU points; layers that cost most stay float until the held-back part holds it (`search.py`).
              allow_random: noise instead of pictures; the record says so.
              options: which layers stay float; bits of the weights (7 or 8).
@@ -68,7 +69,7 @@ def calibrate(
     )
     warn(chosen.note)
     histograms = measure(model, chosen, counted=method != "minmax")
-    methods = METHODS if method == "auto" else (method,)
+    methods = AUTO if method == "auto" else (method,)
     others = measure_others(model, chosen)
     tables: dict[Method, CalibTable] = {
         m: msgspec.structs.replace(table_of(model, histograms, chosen, m), others=others) for m in methods

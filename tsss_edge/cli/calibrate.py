@@ -18,7 +18,7 @@ def calibrate(
     data: Annotated[Path, typer.Option(help="Dataset folder; its training split calibrates.")],
     calib_set: Annotated[str | None, typer.Option(help="A set in calib/ or a .toml file.")] = None,
     size: Annotated[int, typer.Option(min=1, help="Number of pictures.")] = 512,
-    method: Annotated[MethodName, typer.Option(help="auto tries all and keeps the best.")] = "mse",
+    method: Annotated[MethodName, typer.Option(help="auto tries them until one holds the budget.")] = "mse",
     seed: Annotated[int, typer.Option(min=0, help="Choice of pictures.")] = 0,
     search: Annotated[bool, flag("--search", "Give layers back to float until --max-drop holds.")] = False,
     max_drop: Annotated[float, typer.Option(min=0, help="mIoU points that --search may lose.")] = 0.3,
