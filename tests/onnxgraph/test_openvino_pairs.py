@@ -14,7 +14,7 @@ from tsss_edge.artifacts import OnnxModel
 from tsss_edge.backends.ov import read_ir
 from tsss_edge.calib.calibrate import calibrate
 from tsss_edge.export.onnx_export import export_onnx
-from tsss_edge.onnxgraph.openvino_pairs import fast_pairs, float_branch, unsigned_pair
+from tsss_edge.onnxgraph.openvino_pairs import fast_pairs, float_branch, signed_pairs
 from tsss_edge.onnxgraph.qdq import PairOptions
 from tsss_edge.onnxgraph.sessions import OpenVinoCompiler, run_tensors
 from tsss_edge.onnxgraph.view import OnnxGraph
@@ -41,7 +41,7 @@ def roundings(model: Any) -> list[tuple[float, float]]:
 
 def test_a_relu_s_output_gets_unsigned_steps_over_the_same_range(int8: OnnxModel) -> None:
     graph = OnnxGraph(int8.graph)
-    pairs = {tensor: peak for n in graph.nodes if (found := unsigned_pair(graph, n)) for tensor, peak in [found]}
+    pairs = {tensor: peak for _, tensor, peak in signed_pairs(graph) if graph.never_negative(tensor)}
     assert pairs["transpose"] == pytest.approx(255), "the picture: every value keeps its own step"
     assert pairs["encoder.stem.relu"] == pytest.approx(127 * graph.activation_scales()["encoder.stem.relu"])
     signed = set(graph.activation_scales()) - set(pairs)

@@ -25,6 +25,9 @@ def calibrate(
     weight_bits: Annotated[
         int, typer.Option(min=7, max=8, help="7 for CPUs without VNNI, where 8 saturates (`doctor` says so).")
     ] = 8,
+    target: Annotated[
+        Literal["any", "ort"], typer.Option(help="ort: for ONNX Runtime on x86, where the file for all is slow.")
+    ] = "any",
     allow_random: Annotated[bool, flag("--allow-random", "Noise instead of pictures; marked in the record.")] = False,
     json: Json = None,
 ) -> None:
@@ -34,6 +37,7 @@ def calibrate(
     tried; OUT.search.svg is a plot of it (needs matplotlib: pip install 'tsss-edge[report]').
     Example: tsss-edge calibrate fused.onnx --data runs/synth --method auto --search --out fused.int8.onnx
     Example: tsss-edge calibrate fused.onnx --data runs/synth --weight-bits 7 --out fused.int8.onnx
+    Example: tsss-edge calibrate fused.onnx --data runs/synth --target ort --out fused.ort.onnx
     """
     from tsss_edge.api import calibrate as run
     from tsss_edge.onnxgraph.qdq import PairOptions
@@ -49,6 +53,7 @@ def calibrate(
         max_drop=max_drop if search else None,
         allow_random=allow_random,
         options=PairOptions(weight_bits=weight_bits),
+        target=target,
     )
     record = result.meta.calibration
     assert record is not None

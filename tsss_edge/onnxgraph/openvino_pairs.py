@@ -19,7 +19,7 @@ import numpy as np
 from tsss_edge.onnxgraph.view import LEVELS, OnnxGraph
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from onnx import ModelProto, NodeProto
 
@@ -33,26 +33,23 @@ def fast_pairs(model: Any, source: ModelProto, peaks: Mapping[str, float]) -> No
     """
     graph = OnnxGraph(source)
     ports = {name: port for op in model.get_ordered_ops() for port in op.outputs() for name in port.get_names()}
-    for node in graph.nodes:
-        if (found := unsigned_pair(graph, node)) is not None:
-            tensor, peak = found
-            _round(ports[tensor], ports[node.output[0]], 0.0, peak)
-        branch = float_branch(graph, node)
+    for quantize, tensor, peak in signed_pairs(graph):
+        if graph.never_negative(tensor):
+            for dequantize in graph.users[quantize.output[0]]:
+                _round(ports[tensor], ports[dequantize.output[0]], 0.0, peak)
+    for branch in (float_branch(graph, node) for node in graph.nodes):
         if branch in peaks and branch in ports:
             _round(ports[branch], ports[branch], -peaks[branch] * (LEVELS + 1) / LEVELS, peaks[branch])
 
 
-def unsigned_pair(graph: OnnxGraph, node: NodeProto) -> tuple[str, float] | None:
-    """(float tensor, range) of a DequantizeLinear whose signed, symmetric pair stands on what cannot be negative."""
-    pair = graph.pair(node.output[0])[:2] if node.op_type == "DequantizeLinear" else []
-    if [n.op_type for n in pair] != ["DequantizeLinear", "QuantizeLinear"]:
-        return None
-    tensor, scale, zero = pair[1].input[0], graph.constant(pair[1].input[1]), graph.constant(pair[1].input[2])
-    if tensor in graph.initializers or scale is None or scale.size != 1 or not graph.never_negative(tensor):
-        return None
-    if zero is None or zero.dtype != np.int8 or zero.any():
-        return None
-    return tensor, float(scale.reshape(())) * LEVELS
+def signed_pairs(graph: OnnxGraph) -> Iterator[tuple[NodeProto, str, float]]:
+    """(QuantizeLinear, float tensor, range) of every signed, symmetric pair on an activation."""
+    for node in graph.nodes:
+        if node.op_type != "QuantizeLinear" or node.input[0] in graph.initializers or len(node.input) < 3:
+            continue
+        scale, zero = graph.constant(node.input[1]), graph.constant(node.input[2])
+        if scale is not None and scale.size == 1 and zero is not None and zero.dtype == np.int8 and not zero.any():
+            yield node, str(node.input[0]), float(scale.reshape(())) * LEVELS
 
 
 def float_branch(graph: OnnxGraph, node: NodeProto) -> str:
