@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tsss_edge.cli.options import Json, emit, flag
+from tsss_edge.cli.options import Json, emit, flag, names
 
 MethodName = Literal["auto", "minmax", "entropy", "percentile", "mse"]
 
@@ -25,6 +25,10 @@ def calibrate(
     weight_bits: Annotated[
         int, typer.Option(min=7, max=8, help="7 for CPUs without VNNI, where 8 saturates (`doctor` says so).")
     ] = 8,
+    keep_float: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,...", help="Layers that stay float, by name, or `depthwise` for all of those."),
+    ] = None,
     target: Annotated[
         Literal["any", "ort"], typer.Option(help="ort: for ONNX Runtime on x86, where the file for all is slow.")
     ] = "any",
@@ -40,10 +44,13 @@ def calibrate(
     Example: tsss-edge calibrate fused.onnx --data runs/synth --target ort --out fused.ort.onnx
     """
     from tsss_edge.api import calibrate as run
-    from tsss_edge.onnxgraph.qdq import PairOptions
+    from tsss_edge.artifacts import OnnxModel
+    from tsss_edge.onnxgraph.qdq import PairOptions, chosen_layers
 
+    floating = OnnxModel.load(model)
+    kept_float = chosen_layers(floating.graph, names(keep_float)) if keep_float else ()
     result = run(
-        model,
+        floating,
         data,
         out,
         calib_set=calib_set,
@@ -52,7 +59,7 @@ def calibrate(
         seed=seed,
         max_drop=max_drop if search else None,
         allow_random=allow_random,
-        options=PairOptions(weight_bits=weight_bits),
+        options=PairOptions(float_nodes=kept_float, weight_bits=weight_bits),
         target=target,
     )
     record = result.meta.calibration

@@ -22,6 +22,7 @@ from tsss_edge.errors import ArtifactError
 from tsss_edge.onnxgraph.view import CONVOLUTIONS, LEVELS, QDQ, OnnxGraph, attributes
 
 LEAST_SCALE = 1e-9  # of a weight channel that is all 0: TensorRT refuses a scale of 0
+DEPTHWISE = "depthwise"  # in a list of layers: all of them
 THIN = 16  # channels; below, INT8 kernels of GPUs are padded and gain nothing
 KEPT = "kept by choice (search puts the layers here that cost most)"
 _AXIS = {"Conv": 0, "ConvTranspose": 1}  # of the output channels in a weight
@@ -157,6 +158,19 @@ def _decide(
     if graph.maker[node.input[1 - skip]].name not in quantized:
         return None, "the layer it follows is float"
     return skip, f"pair on the skip input ({node.input[skip]}) only, the other comes from the layer it fuses with"
+
+
+def chosen_layers(model: onnx.ModelProto, names: Collection[str]) -> tuple[str, ...]:
+    """Names of layers and Adds that may be quantized; the word "depthwise" stands for all convolutions of one channel a group.
+
+    Raises: ArtifactError: no such node, or it has no pair under any options.
+    """
+    known = {d.node for d in plan(model, PairOptions(last=True)).decisions if d.quantized}
+    if strangers := sorted(set(names) - known - {DEPTHWISE}):
+        raise ArtifactError(f"no quantized layer {strangers[0]!r} in this graph; `tsss-edge inspect` lists them all")
+    depthwise = {n.name for n in model.graph.node if n.op_type == "Conv" and attributes(n).get("group", 1) > 1} & known
+    wanted = {*names} | (depthwise if DEPTHWISE in names else set())
+    return tuple(n.name for n in model.graph.node if n.name in wanted)
 
 
 def wanted_tensors(model: onnx.ModelProto) -> tuple[str, ...]:
