@@ -306,6 +306,8 @@ class CalibrationRecord(Struct, frozen=True):
     random: bool = False
     peaks: dict[str, float] = {}  # largest magnitude of each measured tensor, by which `parity` replays the calibration
     others: dict[str, float] = {}  # the same of the float tensors that never get a pair, on some of the pictures
+    pairs: Literal["signed", "unsigned"] = "signed"  # unsigned: for ONNX Runtime alone (`ort_pairs.py`)
+    weight_bits: int = 8  # 7: weights from -63 to 63, for CPUs whose INT8 kernels add two products in 16 bits
 
 
 class ImportRecord(Struct, frozen=True):
