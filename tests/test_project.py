@@ -22,7 +22,7 @@ ROOMS = (
     *("errors", "files", "artifacts", "config", "machine", "metrics"),
     *("data", "models", "kernels", "drawing", "backends", "onnxgraph", "segmentation", "segment"),
     *("calib", "export", "frozen", "scoring", "label", "train"),
-    *("parity", "stream", "bench", "deploy", "inspection", "doctor", "reproduce", "demo"),
+    *("field", "parity", "stream", "review", "bench", "deploy", "inspection", "doctor", "reproduce", "demo"),
     *("api", "cli", "__main__"),
 )
 

@@ -195,6 +195,7 @@ class CheckpointMeta(Struct, frozen=True):
     metrics: dict[str, float] = {}
     training: dict[str, Any] = {}
     data_hash: str = ""
+    parent: str = ""  # SHA-256 of the checkpoint that this one was adapted from
     tool: str = ""
 
 
@@ -305,6 +306,8 @@ class CalibrationRecord(Struct, frozen=True):
     random: bool = False
     peaks: dict[str, float] = {}  # largest magnitude of each measured tensor, by which `parity` replays the calibration
     others: dict[str, float] = {}  # the same of the float tensors that never get a pair, on some of the pictures
+    pairs: Literal["signed", "unsigned"] = "signed"  # unsigned: for ONNX Runtime alone (`ort_pairs.py`)
+    weight_bits: int = 8  # 7: weights from -63 to 63, for CPUs whose INT8 kernels add two products in 16 bits
 
 
 class ImportRecord(Struct, frozen=True):
@@ -342,6 +345,7 @@ class OnnxMeta(Struct, frozen=True):
     # Height and width of logits, or of labels where they are all; None: ours, stride 8 and labels at full size.
     grid_hw: tuple[int, int] | None = None
     imported: ImportRecord | None = None  # of a network not trained here; `checkpoint_sha256` is its file's then
+    parent: str = ""  # SHA-256 of the checkpoint that its own was adapted from
     tool: str = ""
 
 
@@ -442,6 +446,13 @@ class ParityRecord(Struct, frozen=True):
     max_drop: float
     data_sha256: str
     leak: int = 0  # evaluation images that were also calibration images
+
+
+class FieldProfile(Struct, frozen=True):
+    """What the engine said of the evaluation set, without its truth: what a live stream is compared with (`field/`)."""
+
+    pictures: int
+    quantiles: dict[str, tuple[float, ...]]  # by figure (`field/figures.py`), from the smallest value to the largest
 
 
 class Target(Struct, frozen=True):
@@ -565,6 +576,7 @@ class EngineRecord(Struct, frozen=True):
     versions: dict[str, str] = {}
     latency: LatencyRecord | None = None
     parity: ParityRecord | None = None
+    profile: FieldProfile | None = None  # of the set on which the gate was held
     created: str = ""
     tool: str = ""
 

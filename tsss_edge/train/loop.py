@@ -68,6 +68,7 @@ class Stage:
     beside: dict[str, Stateful] = field(default_factory=dict)
     options: dict[str, float] = field(default_factory=dict)  # switches of the stage that a resumed run must share
     classes: Classes | None = None  # of the checkpoint, where they are not the data set's
+    parent: str = ""  # SHA-256 of the checkpoint that this one is adapted from
 
 
 def train(stage: Stage, config: TrainConfig, out: Path, *, resume: bool = False) -> Checkpoint:
@@ -161,6 +162,7 @@ def describe(stage: Stage, config: TrainConfig) -> CheckpointMeta:
         strong=stage.strong,
         training=json.loads(msgspec.json.encode(config)),
         data_hash=stage.samples.fingerprint(),
+        parent=stage.parent,
         tool=f"tsss-edge {__version__}",
     )
 

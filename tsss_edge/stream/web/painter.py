@@ -40,6 +40,7 @@ class _Picture:
     labels: NDArray[np.uint8]  # (h,w)
     objectness: NDArray[np.float32] | None  # at network grid
     frame_hw: tuple[int, int]
+    classes: Classes | None  # of the engine that made it
 
 
 class Painter:
@@ -132,7 +133,7 @@ class Painter:
                 callback(jpeg)
 
     def _paint(self, picture: _Picture, view: View) -> bytes:
-        classes, labels, objectness = self._classes, picture.labels, picture.objectness
+        classes, labels, objectness = picture.classes or self._classes, picture.labels, picture.objectness
         image = overlay(picture.image, labels, classes.palette, view.alpha, shown=classes.objects)
         if view.unknown and objectness is not None and self._preprocess is not None:
             draw_unknown(image, unknown_mask(labels, objectness, classes, self._preprocess, picture.frame_hw))
@@ -154,7 +155,7 @@ def _shrink(result: FrameResult) -> _Picture:
     cv2.resize(result.frame.image, size, dst=image, interpolation=cv2.INTER_AREA)
     cv2.resize(result.labels, size, dst=labels, interpolation=cv2.INTER_NEAREST)
     objectness = None if result.objectness is None else np.array(result.objectness, np.float32)
-    return _Picture(image, labels, objectness, (height, width))
+    return _Picture(image, labels, objectness, (height, width), result.classes)
 
 
 def unknown_mask(
