@@ -21,8 +21,8 @@ _INFERENCE_PRECISION: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp
 
 
 def compile_options(
-    precision: Precision, *, slots: int, threads: int | None, device: str = "CPU"
-) -> dict[str, str | int]:
+    precision: Precision, *, slots: int, threads: int | None, device: str = "CPU", pinned: bool = True
+) -> dict[str, str | int | bool]:
     """OpenVINO properties for one network.
 
     One slot: the LATENCY hint (all threads on one picture). More slots: one stream a slot, up to one a thread and
@@ -31,11 +31,13 @@ def compile_options(
     The float type is always stated, because a CPU with bf16 runs an FP32 file in bf16 by itself; INT8 files keep
     OpenVINO's choice for what stays float (bf16 where the CPU has it).
     """
-    options: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY"}
+    options: dict[str, str | int | bool] = {"PERFORMANCE_HINT": "LATENCY"}
     if slots > 1 and device == "CPU":
         options = {"NUM_STREAMS": min(slots, threads or slots, MAX_STREAMS)}
     if threads and device == "CPU":
         options["INFERENCE_NUM_THREADS"] = threads
+    if not pinned and device == "CPU":
+        options["ENABLE_CPU_PINNING"] = False
     if precision in _INFERENCE_PRECISION:
         options["INFERENCE_PRECISION_HINT"] = _INFERENCE_PRECISION[precision]
     return options
@@ -52,7 +54,7 @@ def read_ir(path: Path) -> Any:
         ) from error
 
 
-def compile_ir(model: Any, device: str, options: dict[str, str | int]) -> Any:
+def compile_ir(model: Any, device: str, options: dict[str, str | int | bool]) -> Any:
     """Compile for `device`. Raises: UnavailableError: there is no such device, or it cannot run the network."""
     ov = import_extra("openvino", "cpu")
     core = ov.Core()
@@ -75,9 +77,15 @@ class OpenVinoBackend(Closing):
     """An `AsyncBackend` on OpenVINO. The input array of `start` must stay untouched until `wait`."""
 
     def __init__(
-        self, engine: Engine, *, device: str | None = None, threads: int | None = None, slots: int = 1
+        self,
+        engine: Engine,
+        *,
+        device: str | None = None,
+        threads: int | None = None,
+        slots: int = 1,
+        pinned: bool = True,
     ) -> None:
-        """Compile the network of an engine (`.xml`).
+        """Compile the network of an engine (`.xml`). pinned: each of its threads stays on a core, as OpenVINO has it.
 
         Raises: ArtifactError: of another back end, damaged. UnavailableError: no OpenVINO, no such device.
         """
@@ -94,7 +102,7 @@ class OpenVinoBackend(Closing):
         given = {name for port in model.outputs for name in port.get_names()}
         if missing := [spec.name for spec in record.outputs if spec.name not in given]:
             raise ArtifactError(f"{path}: has no output {', '.join(missing)} though its record says so; build it again")
-        options = compile_options(record.precision, slots=slots, threads=threads, device=device)
+        options = compile_options(record.precision, slots=slots, threads=threads, device=device, pinned=pinned)
         self._compiled = compile_ir(model, device, options)
         self._slots = [_Slot(self._compiled.create_infer_request(), record.outputs) for _ in range(slots)]
         self._size_hw = self.preprocess.size_hw

@@ -17,9 +17,10 @@ from tsss_edge.stream.pipeline import Pipeline
 from tsss_edge.stream.process import Interrupts, decode_threads, opencv_threads
 from tsss_edge.stream.recorder import Recorder, StreamReport
 from tsss_edge.stream.reuse import Reuse
-from tsss_edge.stream.sinks import WindowSink, open_sinks, require_sinks
+from tsss_edge.stream.sinks import WindowSink, open_sinks, require_sinks, wants_blend
 from tsss_edge.stream.sources import Policy, is_live, open_source, require_source
 from tsss_edge.stream.status import StatusLine
+from tsss_edge.stream.thread_plan import open_for_file
 from tsss_edge.stream.truth import TruthFolder
 from tsss_edge.stream.uris import parse_sink, parse_source, require_other_place
 from tsss_edge.stream.watch import Checks
@@ -69,13 +70,19 @@ def stream(
     require_sinks(sinks)
     require_gate(engine, force=force)
     with ExitStack() as stack:
-        backend = open_engine(engine, live=is_live(source, policy), threads=threads)
+        live, plan = is_live(source, policy), None
+        if live or threads is not None:
+            backend = open_engine(engine, live=live, threads=threads)
+        else:
+            backend, plan = open_for_file(engine, source, blend=any(wants_blend(sink) for sink in sinks))
         stack.callback(backend.close)
         masks = TruthFolder(truth, backend.classes, truth_class) if truth is not None else None
         checks = Checks.open(backend, source, reference, parity_every, min_agreement, masks)
         stack.callback(checks.close)
         # The source last: a camera that runs while networks are loaded only drops frames.
-        opened = stack.enter_context(closing(open_source(source, policy=policy, decode_threads=decode_threads())))
+        opened = stack.enter_context(
+            closing(open_source(source, policy=policy, decode_threads=plan.decoding if plan else decode_threads()))
+        )
         sound = parse_source(source).path if audio else None
         outputs = open_sinks(
             sinks,
@@ -102,6 +109,7 @@ def stream(
             engine=engine.name,
             source=parse_source(source).shown,
             runs_on=recorder.runs_on,
+            threads=plan.why if plan else "",
             parity=checks.parity,
             miou=checks.miou,
             iou=checks.per_class,

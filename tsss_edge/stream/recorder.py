@@ -53,6 +53,7 @@ class StreamReport(Struct, frozen=True):
     iou: dict[str, float] | None  # by class, against the masks of --truth
     reconnects: int
     ended: str  # source, max-frames, interrupted
+    threads: str = ""  # how the cores are shared, and why; of a file on a CPU
     unreadable: tuple[str, ...] = ()  # pictures of a folder that were passed over, a line each
 
     def summary(self) -> str:
@@ -61,6 +62,8 @@ class StreamReport(Struct, frozen=True):
         rows = [*self.stages_ms.items(), ("all stages", self.latency_ms), ("frame age", self.frame_age_ms)]
         times = [f"{n:<16} p50 {p.p50:8.2f}  p95 {p.p95:8.2f}  p99 {p.p99:8.2f} ms" for n, p in rows if p]
         lines = [head, *times]
+        if self.threads:
+            lines.append(f"threads          {self.threads}")
         if self.parity is not None and self.parity.agreement is not None:
             p = self.parity
             lines.append(

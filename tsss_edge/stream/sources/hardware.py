@@ -121,8 +121,8 @@ class HardwareReader:
         """Raises: UnavailableError: no first frame comes, or one of another size than the file's."""
         self._reader, self._frames = reader, frames()
         self.name, self.fps, self.length, self.size_hw = reader.name, reader.fps, reader.length, reader.size_hw
-        self.colour, self.time_s, self.decoded = reader.colour, None, 0
-        self.time_s: float | None
+        self.colour, self.decoded = reader.colour, 0
+        self.time_s: float | None = None
         self._first = next(self._frames, None)
         if self._first is None or self._first.frame_hw != self.size_hw:
             got = "nothing" if self._first is None else f"frames of {self._first.frame_hw}"
