@@ -23,11 +23,18 @@ from tsss_edge.stream.av_reader import VideoReader
 from tsss_edge.stream.encoders import HARDWARE, h264_encoder
 from tsss_edge.stream.sources import capture, hardware
 from tsss_edge.stream.sources.capture import Nv12Capture, csi_pipeline
-from tsss_edge.stream.sources.hardware import Choice, decoder_for, decoder_here, jetson_pipeline, nv12, open_reader
+from tsss_edge.stream.sources.hardware import (
+    DecoderChoice,
+    decoder_for,
+    decoder_here,
+    jetson_pipeline,
+    nv12,
+    open_reader,
+)
 from tsss_edge.stream.uris import parse_source
 
-NVDEC = Choice("nvdec", "NVDEC, by PyNvVideoCodec")
-JETSON = Choice("jetson", "a Jetson's decoder, by GStreamer (nvv4l2decoder)")
+NVDEC = DecoderChoice("nvdec", "NVDEC, by PyNvVideoCodec")
+JETSON = DecoderChoice("jetson", "a Jetson's decoder, by GStreamer (nvv4l2decoder)")
 SYSTEM_PYTHON = "/usr/bin/python3"  # has GStreamer's bindings where python3-gi is installed
 
 
@@ -86,7 +93,7 @@ def test_the_decoder_of_a_machine(
 
 def test_files_that_hardware_does_not_take_go_to_the_cpu(tmp_path: Path, h264: Path) -> None:
     assert decoder_for(VideoReader(str(h264)), str(h264), NVDEC) == NVDEC
-    assert decoder_for(VideoReader(str(h264)), str(h264), Choice("cpu", "x")) == Choice("cpu", "x")
+    assert decoder_for(VideoReader(str(h264)), str(h264), DecoderChoice("cpu", "x")) == DecoderChoice("cpu", "x")
     ffv1 = video(tmp_path / "b.mkv")
     assert decoder_for(VideoReader(str(ffv1)), str(ffv1), NVDEC).way == "cpu"
     deep = video(tmp_path / "c.mkv", pixels="yuv420p10le")

@@ -33,37 +33,37 @@ DEMUXERS = {".mp4": "qtdemux", ".m4v": "qtdemux", ".mov": "qtdemux", ".mkv": "ma
 APPSINK = "appsink sync=false max-buffers=2"
 
 
-class Choice(NamedTuple):
+class DecoderChoice(NamedTuple):
     """How a file is decoded, and why, for one line of output."""
 
     way: Way
     why: str
 
 
-def decoder_here() -> Choice:
+def decoder_here() -> DecoderChoice:
     """The decoder of this machine. `doctor` tells the same."""
     if is_jetson():
         if has_gstreamer():
-            return Choice("jetson", "a Jetson's decoder, by GStreamer (nvv4l2decoder)")
-        return Choice("cpu", "FFmpeg on the CPU: this OpenCV has no GStreamer, which a Jetson's decoder needs")
+            return DecoderChoice("jetson", "a Jetson's decoder, by GStreamer (nvv4l2decoder)")
+        return DecoderChoice("cpu", "FFmpeg on the CPU: this OpenCV has no GStreamer, which a Jetson's decoder needs")
     if driver_problem():
-        return Choice("cpu", "FFmpeg on the CPU: no CUDA GPU")
+        return DecoderChoice("cpu", "FFmpeg on the CPU: no CUDA GPU")
     if importlib.util.find_spec("PyNvVideoCodec") is None:
-        return Choice("cpu", "FFmpeg on the CPU: NVDEC needs `pip install PyNvVideoCodec`")
-    return Choice("nvdec", "NVDEC, by PyNvVideoCodec")
+        return DecoderChoice("cpu", "FFmpeg on the CPU: NVDEC needs `pip install PyNvVideoCodec`")
+    return DecoderChoice("nvdec", "NVDEC, by PyNvVideoCodec")
 
 
-def decoder_for(reader: VideoReader, path: str, here: Choice) -> Choice:
+def decoder_for(reader: VideoReader, path: str, here: DecoderChoice) -> DecoderChoice:
     """How this file is decoded here: hardware takes 8 bits of 4:2:0, upright, in H.264 or HEVC."""
     if here.way == "cpu":
         return here
     if reader.colour is None or reader.bits != 8 or reader.codec not in PARSERS:
-        return Choice(
+        return DecoderChoice(
             "cpu",
             f"FFmpeg on the CPU: {reader.codec} of {reader.bits} bits, turned or not 4:2:0, is not for {here.why}",
         )
     if here.way == "jetson" and Path(path).suffix.lower() not in DEMUXERS:
-        return Choice("cpu", f"FFmpeg on the CPU: no demuxer for {Path(path).suffix}")
+        return DecoderChoice("cpu", f"FFmpeg on the CPU: no demuxer for {Path(path).suffix}")
     return here
 
 
@@ -151,7 +151,7 @@ class HardwareReader:
 
 
 def open_reader(
-    path: str, *, name: str, threads: int | None, here: Choice | None = None
+    path: str, *, name: str, threads: int | None, here: DecoderChoice | None = None
 ) -> VideoReader | HardwareReader:
     """Open a file with the decoder that fits it and this machine; said in one line (-v). Raises: as `VideoReader`.
 
