@@ -24,9 +24,10 @@ from tsss_edge.stream.process import Interrupts, decode_threads, opencv_threads
 from tsss_edge.stream.recorder import Recorder, StreamReport
 from tsss_edge.stream.reuse import Reuse
 from tsss_edge.stream.rollout import Rollout, RolloutPlan
-from tsss_edge.stream.sinks import WindowSink, open_sinks, require_sinks
+from tsss_edge.stream.sinks import WindowSink, open_sinks, require_sinks, wants_blend
 from tsss_edge.stream.sources import Policy, is_live, open_source, require_source
 from tsss_edge.stream.status import StatusLine
+from tsss_edge.stream.thread_plan import open_for_file
 from tsss_edge.stream.truth import TruthFolder
 from tsss_edge.stream.uris import parse_sink, parse_source, require_other_place
 from tsss_edge.stream.watch import Checks
@@ -86,8 +87,11 @@ def stream(
     if shadow is not None:
         require_gate(shadow, force=force)
     with ExitStack() as stack:
-        live = is_live(source, policy)
-        backend = open_engine(engine, live=live, threads=threads, features=collect is not None)
+        live, cores = is_live(source, policy), None
+        if live or threads is not None or collect is not None or shadow is not None:
+            backend = open_engine(engine, live=live, threads=threads, features=collect is not None)
+        else:
+            backend, cores = open_for_file(engine, source, blend=any(wants_blend(sink) for sink in sinks))
         stack.callback(backend.close)
         masks = TruthFolder(truth, backend.classes, truth_class) if truth is not None else None
         field = open_field(
@@ -96,7 +100,9 @@ def stream(
         checks = Checks.open(backend, source, reference, parity_every, min_agreement, masks, field)
         stack.callback(checks.close)
         # The source last: a camera that runs while networks are loaded only drops frames.
-        opened = stack.enter_context(closing(open_source(source, policy=policy, decode_threads=decode_threads())))
+        opened = stack.enter_context(
+            closing(open_source(source, policy=policy, decode_threads=cores.decoding if cores else decode_threads()))
+        )
         sound = parse_source(source).path if audio else None
         outputs = open_sinks(
             sinks,
@@ -139,6 +145,7 @@ def stream(
             engine=engine.name,
             source=parse_source(source).shown,
             runs_on=recorder.runs_on,
+            threads=cores.why if cores else "",
             parity=checks.parity,
             miou=checks.miou,
             iou=checks.per_class,
