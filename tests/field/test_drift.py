@@ -59,6 +59,18 @@ def test_the_state_names_figure_and_frames() -> None:
     assert state.alarms == 1
 
 
+def test_frames_that_show_the_drift_are_those_in_the_tail_to_which_it_moved() -> None:
+    watch = DriftWatch(profile(), NAMES, window=50)
+    usual, low = np.array([0.6, 0.75], np.float32), np.array([0.4, 0.75], np.float32)
+    feed(watch, np.random.default_rng(6).uniform(0.5, 1.0, (100, 2)))
+    assert not watch.shows(low)  # nothing is raised
+    values = np.random.default_rng(7).uniform(0.5, 1.0, (100, 2))
+    values[:, 0] -= 0.3
+    feed(watch, values)
+    assert watch.shows(low) and not watch.shows(usual)
+    assert not watch.shows(np.array([0.99, 0.75], np.float32))  # the other side
+
+
 @pytest.mark.parametrize(("shift", "raised"), [(-0.4, True), (0.4, False)])
 def test_neighbours_drift_only_when_they_agree_less(shift: float, raised: bool) -> None:
     watch = DriftWatch(profile(), NAMES, window=50)

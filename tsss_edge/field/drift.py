@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import FieldProfile, Struct
-from tsss_edge.field.figures import Values
+from tsss_edge.field.figures import QUANTILES, Values
 
 WINDOW = 150  # samples
 STEP = 10  # samples between two looks at the window
@@ -26,6 +26,7 @@ RAISE_AFTER, CLEAR_AFTER = 2, 5  # looks in a row
 CLEAR_BELOW = 0.8  # of the limit
 WORSE_IF_LOWER = frozenset({"neighbours"})  # a profile of single pictures has no neighbours: only flicker counts
 SHOWN = 4  # example frames
+TAIL = 9 * (QUANTILES - 1) // 10  # place of the nine-tenths quantile in a profile
 
 
 class Moved(Struct, frozen=True):
@@ -84,6 +85,7 @@ class DriftWatch:
         self._window, self._step = window, step
         self._rows: deque[tuple[int, Values]] = deque(maxlen=window)
         self._samples = self._over = self._under = 0
+        self._moving: list[tuple[int, bool]] = []  # figures for which drift is raised, and whether they rose
         self.state: Drift | None = None
 
     def add(self, index: int, values: Values) -> bool:
@@ -96,6 +98,15 @@ class DriftWatch:
         self.state = self._look(index)
         return self.state.raised != before
 
+    def shows(self, values: Values) -> bool:
+        """Whether a frame is one of those for which drift is raised: a figure that moved is beyond nine tenths of the profile,
+        on the side to which it moved."""
+        for n, rising in self._moving:
+            value, points = float(values[self._columns[n]]), self._points[n]
+            if (value > points[TAIL]) if rising else (value < points[QUANTILES - 1 - TAIL]):
+                return True
+        return False
+
     def _look(self, index: int) -> Drift:
         table = np.stack([row for _, row in self._rows])  # (W,F)
         scores = np.array([self._score(n, table[:, n]) for n in range(len(self._names))])
@@ -105,6 +116,10 @@ class DriftWatch:
         old = self.state or Drift(raised=False, score=0.0, figure="", since=None)
         raised = self._under < CLEAR_AFTER if old.raised else self._over >= RAISE_AFTER
         order = [int(n) for n in np.argsort(-scores) if scores[n] > 1]
+        if order and raised:  # while it is only fading, what had moved last still counts
+            self._moving = [(n, bool(np.nanmean(table[:, n]) > self._points[n].mean())) for n in order]
+        elif not raised:
+            self._moving = []
         return Drift(
             raised=raised,
             score=round(float(scores[top]), 4),

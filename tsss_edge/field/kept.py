@@ -28,6 +28,7 @@ JPEG_QUALITY = 95
 MANIFEST = "manifest.json"
 LIST = "ImageSets/Segmentation/train.txt"
 LABELS = "image_labels.csv"
+UNKNOWN = 0.02  # share of cells from which a frame counts as one with an unknown object
 
 
 class Entry(Struct, frozen=True):
@@ -44,7 +45,12 @@ class Entry(Struct, frozen=True):
     score: float  # entropy times distance
     size: int
     features: str = ""  # (C,) float16, base64; compared by cosine
-    drift: bool = False  # kept while drift was raised
+    drift: bool = False  # it shows why drift was raised
+
+    @property
+    def rank(self) -> tuple[bool, bool, float]:
+        """The larger, the more useful a label is."""
+        return self.drift, self.unknown >= UNKNOWN, self.score
 
 
 class Manifest(Struct, frozen=True):
@@ -133,12 +139,14 @@ class KeptFrames:
         return frozenset(line.partition(",")[0] for line in read_text(path).splitlines()[1:])
 
     def make_room(self, budget: int) -> bool:
-        """Drop what is least useful until the budget (bytes) holds: no unknown object first, then the lowest score, then
-        the oldest. Returns False when only labelled pictures are left and it still does not."""
+        """Drop what is least useful until the budget (bytes) holds: by the lowest rank, then the oldest.
+
+        Returns: False when only labelled pictures are left and it still does not hold.
+        """
         reviewed, total = self.reviewed(), self.bytes
         order = sorted(
             (i for i in self.entries if i not in reviewed),
-            key=lambda i: (self.entries[i].unknown >= UNKNOWN, self.entries[i].score, self.entries[i].at),
+            key=lambda i: (self.entries[i].rank, self.entries[i].at),
         )
         gone: list[str] = []
         for image_id in order:
@@ -152,9 +160,6 @@ class KeptFrames:
     def _size(self, image_id: str) -> int:
         paths = (self.root / f"JPEGImages/{image_id}.jpg", self.root / f"Prelabels/{image_id}.png")
         return sum(path.stat().st_size for path in paths if path.is_file())
-
-
-UNKNOWN = 0.02  # share of cells from which a frame counts as one with an unknown object
 
 
 def packed(features: NDArray[np.floating]) -> str:

@@ -20,7 +20,7 @@ from tsss_edge.artifacts import Classes, Struct
 from tsss_edge.data.pictures import check_id, read_mask
 from tsss_edge.data.voc import VocDataset, labels_csv, write_mask
 from tsss_edge.errors import DataError
-from tsss_edge.field.kept import LABELS, MANIFEST, UNKNOWN, Manifest
+from tsss_edge.field.kept import LABELS, MANIFEST, Manifest
 from tsss_edge.files import read_json, write_bytes, write_json
 
 NOTES = "review.json"
@@ -90,12 +90,13 @@ class ReviewSession:
         self._order = self._most_frequent()
 
     def state(self) -> ReviewState:
-        """As of now; pictures with an unknown object first, then those that the collector found most useful."""
+        """As of now; the most useful pictures first, as the collector ranked them."""
         with self._lock:
             manifest = self._manifest()
             ids = VocDataset(self._root, self._classes).ids(SPLIT)
-            rank = {i: (e.unknown < UNKNOWN, -e.score) for i, e in manifest.pictures.items()}
-            ids = tuple(sorted(ids, key=lambda i: rank.get(i, (True, 0.0))))
+            last = (False, False, -1.0)
+            rank = {i: entry.rank for i, entry in manifest.pictures.items()}
+            ids = tuple(sorted(ids, key=lambda i: rank.get(i, last), reverse=True))
             pictures = tuple(self._shown(i, manifest) for i in ids)
             times = self._confirmed_at
             span = times[-1] - times[0] if len(times) > 1 else 0.0
