@@ -2,8 +2,8 @@
 
 Of each period (an hour over the rate) one frame is kept: first those that show why drift is raised, then those with an unknown
 object, among them the one with the highest entropy times distance to all kept before (greedy k-centre on features, Sener and
-Savarese, arXiv 1708.00489). What resembles a kept one is passed over. A period's best so far is on disk at once and replaced by a better one, so a kill loses
-nothing that was chosen.
+Savarese, arXiv 1708.00489). What resembles a kept one is passed over. A period's best so far is on disk at once and replaced by
+a better one, so a kill loses nothing that was chosen.
 """
 # Letters: C features, N kept.
 
