@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Classes, Struct
 from tsss_edge.errors import DataError
-from tsss_edge.field.kept import UNKNOWN, Entry, KeptFrames, packed, unpacked
+from tsss_edge.field.kept import UNKNOWN, Entry, KeptFrames, packed, seen_classes, unpacked
 
 LOG = logging.getLogger("tsss_edge")
 NEAR = 0.02  # cosine distance below which two pictures show the same; measured, see docs/results/loop.md
@@ -172,14 +172,12 @@ class Collector:
         return True
 
     def _entry(self, seen: Offered, vector: NDArray[np.float32], distance: float, score: float) -> Entry:
-        present = np.unique(seen.labels)
-        objects = set(self.kept.classes.objects)
         return Entry(
             at=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
             source=self._source,
             frame=seen.frame,
             engine=self._engine,
-            classes=tuple(int(i) for i in present if i in objects),
+            classes=seen_classes(seen.labels, self.kept.classes),
             unknown=round(seen.unknown, 5),
             entropy=round(seen.entropy, 5),
             distance=round(distance, 5),

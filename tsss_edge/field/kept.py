@@ -28,6 +28,7 @@ JPEG_QUALITY = 95
 MANIFEST = "manifest.json"
 LIST = "ImageSets/Segmentation/train.txt"
 LABELS = "image_labels.csv"
+LEAST_AREA = 0.01  # share of the frame below which a category counts as a speck
 UNKNOWN = 0.02  # share of cells from which a frame counts as one with an unknown object
 
 
@@ -160,6 +161,12 @@ class KeptFrames:
     def _size(self, image_id: str) -> int:
         paths = (self.root / f"JPEGImages/{image_id}.jpg", self.root / f"Prelabels/{image_id}.png")
         return sum(path.stat().st_size for path in paths if path.is_file())
+
+
+def seen_classes(labels: NDArray[np.uint8], classes: Classes) -> tuple[int, ...]:
+    """Object categories that cover at least LEAST_AREA of an answer, (H,W) ids: specks are no prediction."""
+    counts = np.bincount(labels.ravel(), minlength=256)
+    return tuple(i for i in classes.objects if counts[i] >= LEAST_AREA * labels.size)
 
 
 def packed(features: NDArray[np.floating]) -> str:
