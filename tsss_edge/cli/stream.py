@@ -36,6 +36,12 @@ def stream(
     web: Annotated[
         str | None, typer.Option(metavar="[HOST:]PORT", help="Live page; on another host than loopback with a token.")
     ] = None,
+    draw: Annotated[
+        Literal["plain", "outlines", "names", "legend"],
+        typer.Option(
+            help="On videos and pictures: colours alone, outlines, class names, a legend; each with those before."
+        ),
+    ] = "plain",
     audio: Annotated[bool, typer.Option("--audio", help="Copy the sound of the source file into video files.")] = False,
     truth: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A mask for every frame (index PNG): report live IoU.")
@@ -43,6 +49,16 @@ def stream(
     truth_class: Annotated[
         str | None, typer.Option(metavar="NAME", help="The one class those masks show, whatever their ids.")
     ] = None,
+    encode: Annotated[
+        Literal["auto", "hardware", "ultrafast", "superfast", "veryfast"],
+        typer.Option(
+            help="Writes H.264: a hardware encoder, else x264 ultrafast; or an x264 preset (smaller, slower)."
+        ),
+    ] = "auto",
+    reuse: Annotated[
+        Literal["off", "still", "motion"],
+        typer.Option(help="Frames without network: unchanged ones (still), also moved ones (motion)."),
+    ] = "off",
     collect: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep frames worth labelling there, for `review` and `adapt`.")
     ] = None,
@@ -73,6 +89,8 @@ def stream(
 
     Example: tsss-edge stream fused.int8.xml street.mp4 out.mp4 --reference runs/camvid --parity-every 30
 
+    Example: tsss-edge stream fused.int8.xml street.mp4 named.mp4 --draw legend
+
     Example: tsss-edge stream fused.int8.xml --sources cameras.toml --web 8080
 
     Example: tsss-edge stream fused.int8.xml dog.mp4 --truth dog-masks --truth-class dog
@@ -87,7 +105,8 @@ def stream(
 
     only_one = {
         "--reference": reference, "--min-agreement": min_agreement, "--policy": policy, "--audio": audio or None,
-        "--truth": truth, "--truth-class": truth_class,
+        "--truth": truth, "--truth-class": truth_class, "--reuse": None if reuse == "off" else reuse,
+        "--draw": None if draw == "plain" else draw,
     }  # fmt: skip
     if (source is None) == (sources is None):
         raise typer.BadParameter("give either a SOURCE or --sources CAMERAS.TOML")
@@ -123,8 +142,11 @@ def stream(
         force=force,
         web=web,
         audio=audio,
+        draw=draw,
         truth=truth,
         truth_class=truth_class,
+        encode=encode,
+        reuse=reuse,
         shadow=shadow,
         promote_when=promote_when,
         collect=CollectPlan.parse(collect, budget, rate) if collect is not None else None,

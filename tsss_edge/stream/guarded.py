@@ -6,11 +6,8 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tsss_edge.stream.engine_slot import Served
-from tsss_edge.stream.frames import Frame, FrameResult
+from tsss_edge.stream.frames import Frame, FrameResult, Picture
 
 LOG = logging.getLogger("tsss_edge")
 
@@ -21,19 +18,19 @@ class GuardedStages:
     def __init__(self, new: Served, old: Served, failed: Callable[[Exception], None]) -> None:
         self._new, self._old, self._failed = new.stages, old, failed
         self.name, self.slots, self.in_flight = new.stages.name, new.stages.slots, new.stages.in_flight
-        self._images: dict[int, NDArray[np.uint8]] = {}  # of frames in the engine
+        self._pictures: dict[int, Picture] = {}  # of frames in the engine
         self._by_old: set[int] = set()  # slots
 
     def thread(self) -> AbstractContextManager[object]:
         """Of both engines: they run on one kind of device."""
         return self._new.thread()
 
-    def start(self, slot: int, image: NDArray[np.uint8], stages_ms: dict[str, float]) -> None:
+    def start(self, slot: int, picture: Picture, stages_ms: dict[str, float]) -> None:
         """Begin on the new engine; on the old one where that fails."""
-        self._images[slot] = image
+        self._pictures[slot] = picture
         self._by_old.discard(slot)
         try:
-            self._new.start(slot, image, stages_ms)
+            self._new.start(slot, picture, stages_ms)
         except Exception as error:  # whatever a driver raises must not cost a frame
             self._fall(slot, stages_ms, error)
 
@@ -46,7 +43,7 @@ class GuardedStages:
             self._fall(slot, stages_ms, error)
         if slot in self._by_old:
             self._old.stages.wait(slot, stages_ms)
-        self._images.pop(slot, None)
+        self._pictures.pop(slot, None)
 
     def result(self, slot: int, frame: Frame, stages_ms: dict[str, float]) -> FrameResult:
         """The result, with the name of the old engine where that made it."""
@@ -69,5 +66,5 @@ class GuardedStages:
 
     def _fall(self, slot: int, stages_ms: dict[str, float], error: Exception) -> None:
         self._by_old.add(slot)
-        self._old.stages.start(slot, self._images[slot], stages_ms)
+        self._old.stages.start(slot, self._pictures[slot], stages_ms)
         self._failed(error)

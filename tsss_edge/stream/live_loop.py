@@ -9,17 +9,21 @@ from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
+from tsss_edge.artifacts import Classes
 from tsss_edge.backends import AsyncBackend, open_backend
+from tsss_edge.drawing import Draw, Drawer
 from tsss_edge.errors import DataError
 from tsss_edge.field.collector import CollectPlan
 from tsss_edge.field.rules import read_rules
+from tsss_edge.stream.encoders import Preset
 from tsss_edge.stream.engine_slot import EngineSlot, Served
 from tsss_edge.stream.field_watch import FieldWatch
-from tsss_edge.stream.frames import FrameResult, Sink, Source
+from tsss_edge.stream.frames import FrameResult, Sink, Source, bgr_of
 from tsss_edge.stream.opening import engine_names, open_engine, open_field, open_served, open_stages, require_gate
-from tsss_edge.stream.pipeline import Pipeline
+from tsss_edge.stream.pipeline import Pipeline, timed
 from tsss_edge.stream.process import Interrupts, decode_threads, opencv_threads
 from tsss_edge.stream.recorder import Recorder, StreamReport
+from tsss_edge.stream.reuse import Reuse
 from tsss_edge.stream.rollout import Rollout, RolloutPlan
 from tsss_edge.stream.sinks import WindowSink, open_sinks, require_sinks
 from tsss_edge.stream.sources import Policy, is_live, open_source, require_source
@@ -45,8 +49,11 @@ def stream(
     force: bool = False,
     web: str | None = None,
     audio: bool = False,
+    draw: Draw = "plain",
     truth: Path | None = None,
     truth_class: str | None = None,
+    encode: Preset = "auto",
+    reuse: Reuse = "off",
     collect: CollectPlan | None = None,
     shadow: Path | None = None,
     promote_when: Path | None = None,
@@ -61,6 +68,8 @@ def stream(
              policy: "latest" or "block"; default by the kind of source. max_frames: with a mask.
              threads: of the network; default: all cores. web: `[HOST:]PORT` of the live page.
              audio: video files get the sound of the source, which is a file.
+             draw: what sinks that show pictures get beside the colours: outlines, names, a legend.
+             encode: what writes H.264, see `encoders`. reuse: which frames need no network, see `reuse`.
              shadow: an engine that runs beside this one and may take its place. promote_when: TOML of `field/rules.py`.
              collect: where frames worth labelling are kept, and how many.
              truth: folder with a mask for every frame of the source. truth_class: the one class that its masks show.
@@ -92,7 +101,16 @@ def stream(
         # The source last: a camera that runs while networks are loaded only drops frames.
         opened = stack.enter_context(closing(open_source(source, policy=policy, decode_threads=decode_threads())))
         sound = parse_source(source).path if audio else None
-        outputs = open_sinks(sinks, fps=opened.fps, size_hw=opened.size_hw, classes=backend.classes, audio_from=sound)
+        outputs = open_sinks(
+            sinks,
+            fps=opened.fps,
+            size_hw=opened.size_hw,
+            classes=backend.classes,
+            audio_from=sound,
+            colour=getattr(opened, "colour", None),
+            preset=encode,
+            live=opened.live,
+        )
         # A window first: it may end the stream, and then no file has the frame yet.
         outputs.sort(key=lambda sink: not isinstance(sink, WindowSink))
         for sink in outputs:
@@ -102,7 +120,9 @@ def stream(
                 stack.enter_context(closing(_open_page(web, backend, opened, recorder, engine.name, source, field)))
             )
         blend = any(sink.wants_overlay for sink in outputs)
-        opener = partial(open_served, live=live, threads=threads, blend=blend, features=collect is not None)
+        opener = partial(
+            open_served, live=live, threads=threads, blend=blend, features=collect is not None, reuse=reuse
+        )
         plan = None
         if shadow is not None:
             plan = RolloutPlan(engine, shadow, (name, others[0]), rules, opener, partial(open_backend, threads=1))
@@ -112,7 +132,9 @@ def stream(
             outputs,
             recorder,
             checks=checks,
+            pen=Pen(backend.classes, draw),
             max_frames=max_frames,
+            reuse=reuse,
             engine=name,
             plan=plan,
         )
@@ -139,7 +161,9 @@ def run(
     recorder: Recorder,
     *,
     checks: Checks | None = None,
+    pen: Pen | None = None,
     max_frames: int | None = None,
+    reuse: Reuse = "off",
     engine: str = "",
     plan: RolloutPlan | None = None,
 ) -> str:
@@ -148,7 +172,8 @@ def run(
     Args: engine: its name, for the results. plan: another engine that may take over.
     """
     blend = any(sink.wants_overlay for sink in sinks)
-    stages, ended = EngineSlot(Served(engine, backend, open_stages(backend, blend=blend))), "source"
+    opened = open_stages(backend, blend=blend, reuse=reuse)
+    stages, ended = EngineSlot(Served(engine, backend, opened)), "source"
     try:
         with (
             closing(stages),
@@ -163,6 +188,8 @@ def run(
                 for result in results:
                     with interrupts.held():  # a frame is in every file and every count, or in none
                         result.dropped = recorder.dropped_before(result)
+                        if pen is not None and blend:
+                            pen.write(result)
                         _deliver(result, sinks, checks)
                         recorder.add(result)
                         if rollout is not None:
@@ -179,6 +206,26 @@ def run(
     return ended
 
 
+class Pen:
+    """Draws on the blended frames of a stream, between the kernel and the sinks; "plain" costs nothing."""
+
+    def __init__(self, classes: Classes, draw: Draw) -> None:
+        self._classes, self._draw = classes, draw
+        self._drawer: Drawer | None = None
+
+    def write(self, result: FrameResult) -> None:
+        """Draw on `result.painted`, timed as the stage `draw`; planes become BGR first."""
+        if self._draw == "plain" or result.painted is None:
+            return
+        with timed(result.stages_ms, "draw"):
+            result.painted = frame = bgr_of(result.painted)
+            classes = result.classes or self._classes  # a promoted engine may bring others
+            if self._drawer is None or self._drawer.frame_hw != frame.shape[:2] or classes != self._classes:
+                self._classes = classes
+                self._drawer = Drawer(classes, (frame.shape[0], frame.shape[1]), self._draw)
+            self._drawer(frame, result.labels)
+
+
 def _deliver(result: FrameResult, sinks: Sequence[Sink], checks: Checks | None) -> None:
     """Judge a result and hand it to every sink."""
     if checks is not None:
@@ -188,6 +235,8 @@ def _deliver(result: FrameResult, sinks: Sequence[Sink], checks: Checks | None) 
     for sink in sinks:
         sink.write(result)
     result.stages_ms["sinks"] = (time.monotonic() - now) * 1000
+    if encode_ms := sum(getattr(sink, "encode_ms", 0.0) for sink in sinks):
+        result.stages_ms["encode"] = encode_ms
 
 
 def _open_page(

@@ -218,7 +218,7 @@ let sending = false, wanted = null;
 async function sendView() {
   const alpha = Number(byId("alpha").value);
   byId("alpha-value").textContent = `${alpha}%`;
-  wanted = { alpha: alpha / 100, unknown: byId("unknown").checked };
+  wanted = { alpha: alpha / 100, unknown: byId("unknown").checked, names: byId("names").checked };
   if (sending) return;
   sending = true;
   while (wanted) {
@@ -241,9 +241,11 @@ async function start() {
   byId("alpha").value = String(Math.round(100 * view.alpha));
   byId("alpha-value").textContent = `${Math.round(100 * view.alpha)}%`;
   byId("unknown").checked = view.unknown;
+  byId("names").checked = view.names;
   setUp();
   byId("alpha").addEventListener("input", sendView);
   byId("unknown").addEventListener("change", sendView);
+  byId("names").addEventListener("change", sendView);
   byId("pause").addEventListener("click", togglePause);
   byId("theme").addEventListener("click", toggleTheme);
   play();
