@@ -78,7 +78,7 @@ def choose_engine(
                 threads=threads,
                 store=False,
             )
-            engines.append(_with(timed, parity=report.record()))
+            engines.append(_with(timed, parity=report.record(), profile=report.profile))
             candidates.append(_candidate(engines[-1], report.problems))
         best, why = pick([c for c in candidates if c.passed], target)
         if best is None:

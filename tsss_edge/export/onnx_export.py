@@ -92,6 +92,7 @@ def export_onnx(
         objectness=objectness,
         precision=precision,
         checkpoint_sha256=source.sha256,
+        parent=source.meta.parent,
         tool=f"tsss-edge {tsss_edge.__version__}",
     )
     pictures = [load_picture(path, spec) for path in check_images] or generated_pictures(spec)
