@@ -11,7 +11,9 @@ from tsss_edge.cli.options import Json, Rebuild, Threads, emit, flag, one_line, 
 
 
 def stream(
-    engine: Annotated[Path, typer.Argument(help="Engine (.xml, .engine); on a GPU also a checkpoint.")],
+    engine: Annotated[
+        Path, typer.Argument(help="Engine (.xml, .engine, triton://HOST/MODEL); on a GPU also a checkpoint.")
+    ],
     source: Annotated[
         str | None,
         typer.Argument(help="Video file, camera (0, v4l2://, csi://), rtsp://, http://, synthetic://."),

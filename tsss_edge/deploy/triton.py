@@ -22,6 +22,7 @@ import numpy as np
 from tsss_edge.artifacts import Engine, OnnxModel, Reference, TensorSpec
 from tsss_edge.backends.base import expected_outputs, import_extra
 from tsss_edge.backends.ov import read_ir
+from tsss_edge.backends.triton_client import ServedDescription
 from tsss_edge.deploy.triton_config import (
     LABELS,
     Runner,
@@ -50,7 +51,8 @@ served, here or there, with `tsss-edge parity {name}/1/FILE --reference CHECKPOI
 {ensembles}"""
 ENSEMBLES = """
 `{name}_jpeg` takes `jpeg`, the bytes of an encoded picture (uint8, one dimension); `{name}_frame` takes `frame`, uint8 RGB
-(H,W,3). Both give `labels`, uint8 (H,W), as `tsss-edge segment` writes them. Their steps run in Triton's Python and need `pip install tsss-edge` there.
+(H,W,3). Both give `labels`, uint8 (H,W), as `tsss-edge segment` writes them. Their
+steps run in Triton's Python and need `pip install tsss-edge` there.
 """
 
 FRAME = TensorSpec(name="frame", dtype="uint8", shape=(-1, -1, 3))
@@ -180,6 +182,7 @@ def _fill(
         instances=instances,
         gpu=runner == "tensorrt",
         precision=model.record.precision if isinstance(model, Engine) else model.meta.precision,
+        description=msgspec.json.encode(ServedDescription(model.meta.classes, model.meta.preprocess)).decode(),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from tsss_edge.artifacts import Struct, TensorSpec
+from tsss_edge.backends.triton_client import DESCRIPTION
 
 TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32", "float16": "TYPE_FP16", "int32": "TYPE_INT32"}
 QUEUE_DELAY_US = 2000  # Triton waits so long for a fuller batch: an eighth of a 60 fps frame
@@ -41,6 +42,7 @@ class ServedNetwork(Struct, frozen=True):
     instances: int = 1
     gpu: bool = False
     precision: str = "fp32"
+    description: str = ""  # for clients: JSON of a `ServedDescription`
 
 
 def network_config(model: ServedNetwork) -> str:
@@ -66,17 +68,17 @@ def network_config(model: ServedNetwork) -> str:
 
 def _settings(model: ServedNetwork) -> list[str]:
     """OpenVINO: one stream an instance, and no bf16 that a file of another precision did not ask for."""
+    values = {DESCRIPTION: model.description} if model.description else {}
     if model.runner == "openvino":
-        hint = "YES" if model.precision == "bf16" else "NO"
-        return parameters({"PERFORMANCE_HINT": "LATENCY", "HINT_BF16": hint})
-    if model.runner == "tensorrt":
-        return ["optimization {\n  cuda {\n    graphs: true\n  }\n}"]
-    return []
+        values |= {"PERFORMANCE_HINT": "LATENCY", "HINT_BF16": "YES" if model.precision == "bf16" else "NO"}
+    graphs = ["optimization {\n  cuda {\n    graphs: true\n  }\n}"] if model.runner == "tensorrt" else []
+    return parameters(values) + graphs
 
 
 def parameters(values: Mapping[str, str]) -> list[str]:
     """`parameters` of a model."""
-    return [f'parameters {{\n  key: "{k}"\n  value {{\n    string_value: "{v}"\n  }}\n}}' for k, v in values.items()]
+    texts = {key: value.replace("\\", "\\\\").replace('"', '\\"') for key, value in values.items()}
+    return [f'parameters {{\n  key: "{k}"\n  value {{\n    string_value: "{v}"\n  }}\n}}' for k, v in texts.items()]
 
 
 def _warm_up(model: ServedNetwork) -> str:
