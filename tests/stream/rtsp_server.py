@@ -1,6 +1,6 @@
 """An RTSP camera of one colour, for the tests; runs under the system's Python, where GStreamer's bindings are.
 
-Usage: /usr/bin/python3 rtsp_server.py PORT RRGGBB WIDTHxHEIGHT
+Usage: /usr/bin/python3 rtsp_server.py PORT RRGGBB WIDTHxHEIGHT [FPS]
 """
 
 import sys
@@ -12,14 +12,14 @@ gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
 
 
-def main(port: str, colour: str, size: str) -> None:
+def main(port: str, colour: str, size: str, fps: str = "25") -> None:
     width, height = size.split("x")
     Gst.init(None)
     factory = GstRtspServer.RTSPMediaFactory()
     factory.set_shared(True)
     factory.set_launch(
         f"( videotestsrc is-live=true pattern=solid-color foreground-color=0xff{colour} ! "
-        f"video/x-raw,width={width},height={height},framerate=25/1 ! videoconvert ! "
+        f"video/x-raw,width={width},height={height},framerate={fps}/1 ! videoconvert ! "
         "x264enc tune=zerolatency speed-preset=ultrafast key-int-max=10 threads=1 ! rtph264pay name=pay0 pt=96 )"
     )
     server = GstRtspServer.RTSPServer()
