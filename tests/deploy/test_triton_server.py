@@ -84,8 +84,10 @@ def test_requests_under_load_share_executions(served: Served) -> None:
         before = statistics(client, "road")
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda slot: [rerun(remote, slot) for _ in range(25)], range(8)))
-        inferences, executions = (a - b for a, b in zip(statistics(client, "road"), before, strict=True))
-        assert inferences == 200 and executions < 150
+        deadline = time.monotonic() + 10
+        while (now := statistics(client, "road"))[0] < before[0] + 200:  # it counts after it has answered
+            assert time.monotonic() < deadline
+    assert now[0] == before[0] + 200 and now[1] - before[1] < 150
 
 
 def rerun(remote: TritonBackend, slot: int) -> None:

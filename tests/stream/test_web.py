@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import cv2
@@ -450,6 +451,15 @@ def test_beyond_loopback_a_token_is_made(make_result: MakeResult) -> None:
         assert httpx.get(f"{base}/api/status?token={token[2]}", timeout=PATIENCE_S).status_code == 200
     finally:
         sink.close()
+
+
+def test_the_environment_may_give_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TSSS_EDGE_WEB_TOKEN", "0123456789abcdef")
+    with closing(open_web("0.0.0.0:0", classes=CLASSES, recorder=Recorder())) as sink:
+        assert sink.url.endswith("?token=0123456789abcdef")
+    monkeypatch.setenv("TSSS_EDGE_WEB_TOKEN", "short")
+    with pytest.raises(DataError, match="at least 16 characters, got 5"):
+        open_web("0.0.0.0:0", classes=CLASSES, recorder=Recorder())
 
 
 def test_a_port_in_use() -> None:

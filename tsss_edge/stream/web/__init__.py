@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import secrets
 import socket
 import threading
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from tsss_edge.stream.camera_line import CameraLine
     from tsss_edge.stream.engine_slot import EngineSlot
     from tsss_edge.stream.web.wall import WallCamera, WallPainter
+
+
+TOKEN_VARIABLE = "TSSS_EDGE_WEB_TOKEN"
+LEAST_TOKEN = 16  # characters
 
 
 class WebServer:
@@ -156,9 +161,17 @@ def _info(web: Any, engine: str, source: str, classes: Classes, objectness: bool
 def _listen_on(bind: str) -> tuple[socket.socket, str, str | None]:
     """A listening socket, the address to open, and the token that is needed beyond loopback."""
     host, port = parse_bind(bind)
+    token = None if is_loopback(host) else _token()
     sock = _listen(host, port)
-    token = None if is_loopback(host) else secrets.token_urlsafe(24)
     return sock, _url(host, sock.getsockname()[1], token), token
+
+
+def _token() -> str:
+    """A fresh one, or the one that the environment gives, for a scraper that must know it beforehand."""
+    given = os.environ.get(TOKEN_VARIABLE)
+    if given is not None and len(given) < LEAST_TOKEN:
+        raise DataError(f"{TOKEN_VARIABLE}: expected at least {LEAST_TOKEN} characters, got {len(given)}")
+    return given or secrets.token_urlsafe(24)
 
 
 def parse_bind(text: str) -> tuple[str, int]:
