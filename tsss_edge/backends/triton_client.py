@@ -35,6 +35,7 @@ DESCRIPTION = "tsss_edge"  # the parameter of `config.pbtxt` that holds a `Serve
 LOCAL = ("127.0.0.1", "localhost", "::1")
 CONNECT_S, REQUEST_S = 5.0, 30.0
 FIRST_S, LONGEST_S = 0.5, 8.0  # between attempts to reach a lost server, as with a camera
+READY, RECONNECTING = "READY", "RECONNECTING"
 PATIENCE_S = 600.0  # after that it counts as lost for good
 _DTYPES = {"TYPE_UINT8": "uint8", "TYPE_FP32": "float32", "TYPE_FP16": "float16", "TYPE_INT32": "int32"}
 _regions = count()
@@ -109,7 +110,7 @@ class TritonBackend(Closing):
     @property
     def state(self) -> str:
         """READY, or RECONNECTING while requests wait for a server that does not answer."""
-        return "RECONNECTING" if self._lost else "READY"
+        return RECONNECTING if self._lost else READY
 
     def start(self, slot: int, images: NDArray[np.uint8]) -> None:
         """Send (N,H,W,3) uint8 RGB and return. `images` is read until `wait`: leave it alone."""
@@ -181,6 +182,11 @@ class TritonBackend(Closing):
             before, self._lost = self._lost, self._lost + change
         if not before or not self._lost:
             LOG.warning("%s: %s", self._address.shown, "connection lost, trying again" if self._lost else "back")
+
+
+def state_of(backend: object) -> str:
+    """READY, or RECONNECTING of an engine elsewhere; one in this process is always ready."""
+    return str(getattr(backend, "state", READY))
 
 
 def _is_lost(error: Any) -> bool:

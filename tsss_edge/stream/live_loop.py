@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from tsss_edge.backends import AsyncBackend
+from tsss_edge.backends.triton_client import state_of
 from tsss_edge.stream.engine_slot import EngineSlot, Served
 from tsss_edge.stream.frames import FrameResult, Sink, Source
 from tsss_edge.stream.opening import open_engine, open_stages, require_gate
@@ -158,6 +159,7 @@ def _open_page(
         engine_name=engine_name,
         source_name=parse_source(source_text).shown,
         objectness=any(spec.name == "objectness" for spec in backend.outputs),
+        engine_state=lambda: state_of(backend),
     )
     sys.stderr.write(f"live page: {page.url}\n")
     return page
