@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tsss_edge.backends import Backend, open_backend
-from tsss_edge.backends.triton_client import TritonBackend, served_address
+from tsss_edge.backends.triton_client import TritonBackend, require_address
 
 
 def largest_difference(here: Backend, there: Backend, pictures: int) -> float:
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
-    remote: Callable[[str], TritonBackend] = lambda query: TritonBackend(_address(args.address + query))  # noqa: E731
+    remote: Callable[[str], TritonBackend] = lambda query: TritonBackend(require_address(args.address + query))  # noqa: E731
     with open_backend(args.engine, threads=1) as here, remote("") as shared, remote("?shm=0") as wire:
         ways: dict[str, Backend] = {"in process": here, "shared memory": shared, "wire": wire}
         result: dict[str, Any] = {
@@ -65,13 +65,6 @@ def main() -> None:
         }
     args.json.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
-
-
-def _address(text: str) -> Any:
-    address = served_address(text)
-    if address is None:
-        raise SystemExit(f"{text}: expected triton://HOST:PORT/MODEL")
-    return address
 
 
 if __name__ == "__main__":

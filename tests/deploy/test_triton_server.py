@@ -15,15 +15,18 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import pictures, tiny_onnx
+from tiny import CLASSES, pictures, tiny_onnx
 from tritonkit import Triton, serving
 
+from tsss_edge.artifacts import IGNORE
 from tsss_edge.backends import open_backend
 from tsss_edge.backends.triton_client import TritonBackend, served_address
 from tsss_edge.config import load_target
+from tsss_edge.data.voc import SetWriter
 from tsss_edge.deploy.triton import write_repository
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.export.build import build_engine
+from tsss_edge.scoring import evaluate
 from tsss_edge.segment import segment_image
 
 grpc = pytest.importorskip("tritonclient.grpc")
@@ -191,3 +194,17 @@ def test_a_stream_runs_on_a_served_engine(served: Served, tmp_path: Path) -> Non
     assert len(masks) == 40
     assert all((tmp_path / "here" / m).read_bytes() == (tmp_path / "there" / m).read_bytes() for m in masks)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_score_through_the_server_is_that_of_the_file(served: Served, tmp_path: Path) -> None:
+    """What the gate counts: mIoU, pixel accuracy and every class, on a labelled set."""
+    writer = SetWriter.open(tmp_path / "set", CLASSES, {})
+    for seed in range(6):
+        image = pictures(1, seed)[0]
+        mask = (image[..., 0] // 64).astype(np.uint8)
+        mask[:, :8] = IGNORE
+        writer.add("val", f"p{seed}", image, mask)
+    writer.finish()
+    here = evaluate(served.engine.path, tmp_path / "set")
+    there = evaluate(Path(f"triton://{served.server.grpc}/road"), tmp_path / "set")
+    assert here == there and here.miou > 50

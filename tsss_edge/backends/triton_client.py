@@ -81,6 +81,14 @@ def served_address(path: Path | str) -> ServedAddress | None:
     return ServedAddress(parts.hostname, port, model, version, shared)
 
 
+def require_address(path: Path | str) -> ServedAddress:
+    """As `served_address`, of a path that is one. Raises: ArtifactError: it is not."""
+    address = served_address(path)
+    if address is None:
+        raise ArtifactError(f"{path}: expected triton://HOST[:PORT]/MODEL[/VERSION][?shm=0]")
+    return address
+
+
 class TritonBackend(Closing):
     """A served network. Its requests are independent; a client has `slots` of them on the way."""
 
