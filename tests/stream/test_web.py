@@ -8,7 +8,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from typing import Any
 
 import cv2
@@ -23,7 +22,7 @@ from tsss_edge.errors import DataError, UnavailableError
 from tsss_edge.stream.frames import Frame, FrameResult
 from tsss_edge.stream.recorder import Recorder
 from tsss_edge.stream.status import LiveStatus, Status
-from tsss_edge.stream.web import WebSink, open_web, parse_bind
+from tsss_edge.stream.web import WebSink, open_web, parse_bind, web_token
 from tsss_edge.stream.web.app import BOUNDARY, Info, _jpegs, make_app
 from tsss_edge.stream.web.painter import MAX_WIDTH, UNKNOWN_BGR, Painter, View, draw_unknown, unknown_mask
 
@@ -404,7 +403,7 @@ def test_a_client_that_reads_nothing_costs_the_loop_nothing(web_sink: WebSink, m
             time.sleep(0.01)
         for n in range(60):  # far more than the sockets' buffers hold
             result = make_result(n, size_hw=(480, 640))
-            result.frame.image = noise
+            result.frame.picture = noise
             web_sink.painter._offered_at = float("-inf")
             web_sink.write(result)
         assert httpx.get(f"{web_sink.url}api/status", timeout=PATIENCE_S).json()["areas"] == {
@@ -441,6 +440,15 @@ def test_closing_ends_streams_and_frees_the_port(make_result: MakeResult) -> Non
     open_web(str(port), classes=CLASSES, recorder=Recorder()).close()
 
 
+def test_a_service_brings_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TSSS_EDGE_TOKEN", "0123456789abcdef")
+    assert web_token() == "0123456789abcdef"
+    for bad in ("", "short", "0123456789 abcdef", "0123456789abcdef&x=1"):
+        monkeypatch.setenv("TSSS_EDGE_TOKEN", bad)
+        with pytest.raises(DataError, match="16 or more"):
+            web_token()
+
+
 def test_beyond_loopback_a_token_is_made(make_result: MakeResult) -> None:
     sink = open_web("0.0.0.0:0", classes=CLASSES, recorder=Recorder())
     try:
@@ -451,15 +459,6 @@ def test_beyond_loopback_a_token_is_made(make_result: MakeResult) -> None:
         assert httpx.get(f"{base}/api/status?token={token[2]}", timeout=PATIENCE_S).status_code == 200
     finally:
         sink.close()
-
-
-def test_the_environment_may_give_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TSSS_EDGE_WEB_TOKEN", "0123456789abcdef")
-    with closing(open_web("0.0.0.0:0", classes=CLASSES, recorder=Recorder())) as sink:
-        assert sink.url.endswith("?token=0123456789abcdef")
-    monkeypatch.setenv("TSSS_EDGE_WEB_TOKEN", "short")
-    with pytest.raises(DataError, match="at least 16 characters, got 5"):
-        open_web("0.0.0.0:0", classes=CLASSES, recorder=Recorder())
 
 
 def test_a_port_in_use() -> None:

@@ -45,6 +45,16 @@ def stream(
     truth_class: Annotated[
         str | None, typer.Option(metavar="NAME", help="The one class those masks show, whatever their ids.")
     ] = None,
+    encode: Annotated[
+        Literal["auto", "hardware", "ultrafast", "superfast", "veryfast"],
+        typer.Option(
+            help="Writes H.264: a hardware encoder, else x264 ultrafast; or an x264 preset (smaller, slower)."
+        ),
+    ] = "auto",
+    reuse: Annotated[
+        Literal["off", "still", "motion"],
+        typer.Option(help="Frames without network: unchanged ones (still), also moved ones (motion)."),
+    ] = "off",
     sources: Annotated[
         Path | None,
         typer.Option(metavar="CAMERAS.TOML", help="Many cameras on this one engine, each with its own sinks."),
@@ -72,7 +82,7 @@ def stream(
 
     only_one = {
         "--reference": reference, "--min-agreement": min_agreement, "--policy": policy, "--audio": audio or None,
-        "--truth": truth, "--truth-class": truth_class,
+        "--truth": truth, "--truth-class": truth_class, "--reuse": None if reuse == "off" else reuse,
     }  # fmt: skip
     if (source is None) == (sources is None):
         raise typer.BadParameter("give either a SOURCE or --sources CAMERAS.TOML")
@@ -109,5 +119,7 @@ def stream(
         audio=audio,
         truth=truth,
         truth_class=truth_class,
+        encode=encode,
+        reuse=reuse,
     )
     emit(report, one_line(report) if "-" in sinks else report.summary(), json)

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 
 from tsss_edge.artifacts import Classes, Struct
 from tsss_edge.errors import TsssEdgeError
+from tsss_edge.kernels.yuv import Yuv
 from tsss_edge.metrics import Percentiles
 from tsss_edge.stream.cameras import CameraSpec
 from tsss_edge.stream.frames import FrameResult, Sink
@@ -136,7 +137,7 @@ class CameraLine:
                     self._write(result)
             except (TsssEdgeError, OSError) as error:
                 self._fail(error)
-            self.source.recycle(result.frame.image)
+            self.source.recycle(result.frame.picture)
         self.free(slot)
         self._free.append(slot)
         self._changed()
@@ -144,9 +145,15 @@ class CameraLine:
     def _write(self, result: FrameResult) -> None:
         """To every sink; sinks are opened with the first frame, whose size is that of the camera."""
         if self._sinks is None:
-            size_hw = (result.frame.image.shape[0], result.frame.image.shape[1])
-            fps = self.spec.fps or self.source.fps
-            self._sinks = open_sinks(self.spec.sinks, fps=fps, size_hw=size_hw, classes=self._classes)
+            picture, fps = result.frame.picture, self.spec.fps or self.source.fps
+            self._sinks = open_sinks(
+                self.spec.sinks,
+                fps=fps,
+                size_hw=result.frame.size_hw,
+                classes=self._classes,
+                colour=picture.colour if isinstance(picture, Yuv) else None,
+                live=is_live(self.spec.uri, self.spec.policy),
+            )
         result.dropped = self.recorder.dropped_before(result)
         now = time.monotonic()
         result.age_ms = (now - result.frame.captured) * 1000

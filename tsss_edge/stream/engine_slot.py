@@ -6,11 +6,8 @@ import threading
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tsss_edge.backends import AsyncBackend
-from tsss_edge.stream.frames import Frame, FrameResult
+from tsss_edge.stream.frames import Frame, FrameResult, Picture
 from tsss_edge.stream.pipeline import Stages
 
 
@@ -87,12 +84,12 @@ class EngineSlot:
         """What a thread of the loop needs; the same for all engines of one kind of device."""
         return self._current.stages.thread()
 
-    def start(self, slot: int, image: NDArray[np.uint8], stages_ms: dict[str, float]) -> None:
-        """Begin (H,W,3) uint8 BGR in `slot`, on the engine in service now."""
+    def start(self, slot: int, picture: Picture, stages_ms: dict[str, float]) -> None:
+        """Begin a picture in `slot`, on the engine in service now."""
         with self._lock:
             served = self._of[slot] = self._current
             served.slots.add(slot)
-        served.stages.start(slot, image, stages_ms)
+        served.stages.start(slot, picture, stages_ms)
 
     def wait(self, slot: int, stages_ms: dict[str, float]) -> None:
         """Wait for the network of `slot`."""

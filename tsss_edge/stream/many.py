@@ -199,7 +199,7 @@ class Many:
 
     def _run_frame(self, slot: int, frame: Frame) -> FrameResult:
         stages_ms = {} if frame.decode_ms is None else {"decode": frame.decode_ms}
-        self._engine.start(slot, frame.image, stages_ms)
+        self._engine.start(slot, frame.picture, stages_ms)
         self._engine.wait(slot, stages_ms)
         return self._engine.result(slot, frame, stages_ms)
 

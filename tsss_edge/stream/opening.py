@@ -17,6 +17,7 @@ from tsss_edge.stream.cpu_stages import CpuStages
 from tsss_edge.stream.cuda_slot import DeviceEngine
 from tsss_edge.stream.cuda_stages import IN_FLIGHT, open_cuda_stages
 from tsss_edge.stream.pipeline import Stages, ready_results, slots_needed
+from tsss_edge.stream.reuse import Reuse, ReuseStages
 
 SERVED_SLOTS = 8  # requests on the way to a server: enough to fill its batches while others travel
 BATCHES = 2  # in flight: one runs while the next fills
@@ -108,11 +109,18 @@ def _open_batching(path: Path, wait_ms: float, threads: int | None) -> AsyncBack
     return BatchingBackend(backend, batch=usual, wait_ms=wait_ms, slots=BATCHES * usual)
 
 
-def open_stages(backend: AsyncBackend, *, blend: bool | Collection[int], slots: int | None = None) -> Stages:
+def open_stages(
+    backend: AsyncBackend, *, blend: bool | Collection[int], slots: int | None = None, reuse: Reuse = "off"
+) -> Stages:
     """Put all stages on the GPU where engine and machine allow it, else those around the network on the CPU.
 
-    Args: blend: make blended pictures; or in which slots. slots: of many cameras, on the CPU; default: what one source needs.
+    Args:   blend: make blended pictures; or in which slots. slots: of many cameras, on the CPU; default: what one source needs.
+    Raises: UnavailableError: `reuse` of an engine on a GPU, whose loop runs every frame.
     """
+    if reuse != "off":
+        if isinstance(backend, DeviceEngine):
+            raise UnavailableError(f"--reuse {reuse} works with engines on a CPU; leave it away on a GPU")
+        return ReuseStages(backend, blend=bool(blend), reuse=reuse)
     if not isinstance(backend, DeviceEngine) or slots is not None or not isinstance(blend, bool):
         return CpuStages(backend, blend=blend, slots=slots)
     try:

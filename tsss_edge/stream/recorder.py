@@ -20,6 +20,7 @@ from tsss_edge.stream.frames import FrameResult
 
 KEPT = 100_000  # by default: times that percentiles of the report look back on: an hour at 28 frames a second
 RECENT = 300  # times that percentiles of the page look back on
+AFTER = ("sinks", "encode")  # stages that come when the mask is there
 RATE_S = 2.0  # seconds that the rate on the page looks back on
 
 
@@ -43,7 +44,8 @@ class StreamReport(Struct, frozen=True):
     dropped: int  # of the source, without a mask, up to the last one with a mask
     fps: float  # first mask to last mask
     latency_ms: Percentiles | None  # sum of a frame's stages
-    stages_ms: dict[str, Percentiles]  # `network`: from request to outputs, other requests running beside it
+    stages_ms: dict[str, Percentiles]  # `network`: from request to outputs, other requests running beside it;
+    # `encode`: on the encoder's own thread, no part of the latency
     frame_age_ms: Percentiles | None  # capture (files: decoding) to the sinks, waiting included
     first_mask_s: float | None  # since the call
     parity: Parity | None
@@ -143,8 +145,8 @@ class Recorder:
                 if name not in self._stages:
                     self._stages[name] = Times(self._kept)
                 self._stages[name].add(value)
-            self.latency.add(sum(value for name, value in result.stages_ms.items() if name != "sinks"))
-            self._latency_with_sinks.add(sum(result.stages_ms.values()))
+            self.latency.add(sum(value for name, value in result.stages_ms.items() if name not in AFTER))
+            self._latency_with_sinks.add(sum(value for name, value in result.stages_ms.items() if name != "encode"))
             self.age.add(result.age_ms)
             self.last = self._newest(result, now)
         for observe in self.observers:
@@ -156,7 +158,7 @@ class Recorder:
         if result.parity is not None:
             checks = {name: float(value) for name, value in result.parity.items() if name != "frame"}
         height, width = result.labels.shape
-        stages = {name: value for name, value in result.stages_ms.items() if name != "sinks"}
+        stages = {name: value for name, value in result.stages_ms.items() if name not in AFTER}
         return Last(result.frame.index, now, result.age_ms, (width, height), stages, checks)
 
     @property

@@ -20,14 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.errors import DataError, TsssEdgeError
-from tsss_edge.stream.frames import Frame, Source
+from tsss_edge.kernels.yuv import Yuv
+from tsss_edge.stream.frames import Frame, Picture, Source, picture_hw
 
 
 class Shot(NamedTuple):
-    """One picture as a capture gives it: (H,W,3) BGR, `time.monotonic()` of its arrival, (H,W) truth if known, and how many
-    pictures before it the camera gave that the capture was too late for."""
+    """One picture as a capture gives it, `time.monotonic()` of its arrival, (H,W) truth if known, and how many pictures before
+    it the camera gave that the capture was too late for."""
 
-    image: NDArray[np.uint8]
+    picture: Picture
     captured: float
     truth: NDArray[np.uint8] | None = None
     missed: int = 0
@@ -115,7 +116,7 @@ class LiveSource:
         self._due = 0.0
         self._on_change = on_change
         self._last_frame = self._last_change = time.monotonic()
-        self._previous: NDArray[np.uint8] | None = None
+        self._previous: Picture | None = None
         self.fps = 0.0
         self.size_hw: tuple[int, int] = (0, 0)
         capture: Capture | None = None
@@ -138,7 +139,7 @@ class LiveSource:
 
     def _connected(self, capture: Capture, shot: Shot) -> None:
         self.fps = capture.fps
-        self.size_hw = (shot.image.shape[0], shot.image.shape[1])
+        self.size_hw = picture_hw(shot.picture)
         self._put(shot)
 
     @property
@@ -195,7 +196,7 @@ class LiveSource:
             frame = self._slot.popleft()
             self.taken += 1
             self._changed.notify_all()  # a blocked reader may go on
-            self.size_hw = (frame.image.shape[0], frame.image.shape[1])
+            self.size_hw = frame.size_hw
             return frame
 
     @property
@@ -203,7 +204,7 @@ class LiveSource:
         """Why it has FAILED."""
         return self._error
 
-    def recycle(self, image: NDArray[np.uint8]) -> None:
+    def recycle(self, picture: Picture) -> None:
         """Nothing: a picture is compared with the next one."""
 
     def close(self) -> None:
@@ -254,7 +255,7 @@ class LiveSource:
             self.dropped += shot.missed
             self._state = "STREAMING"
             if self._wanted(shot.captured):
-                frame = Frame(shot.image, self._index, shot.captured, truth=shot.truth)
+                frame = Frame(shot.picture, self._index, shot.captured, truth=shot.truth)
                 frame.missed, frame.thinned = self.missed, self.thinned
                 self._slot.append(frame)
             self._index += 1
@@ -278,10 +279,10 @@ class LiveSource:
         return True
 
     def _note_change(self, shot: Shot) -> None:
-        if self._previous is None or not _same(self._previous, shot.image):
+        if self._previous is None or not _same(self._previous, shot.picture):
             self._last_change = shot.captured
         self._last_frame = shot.captured  # after _last_change: `frozen` reads both without a lock
-        self._previous = shot.image
+        self._previous = shot.picture
 
     def _reconnect(self) -> Capture | None:
         """A new capture that has given a frame; None when we are closed. Raises: DataError: out of attempts."""
@@ -336,12 +337,13 @@ class FilePlayer:
         self._due += missed * period
         if self._due > now:
             self._sleep(self._due - now)
-        return Shot(frame.image, time.monotonic(), frame.truth, missed)
+        return Shot(frame.picture, time.monotonic(), frame.truth, missed)
 
     def release(self) -> None:
         self._source.close()
 
 
-def _same(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> bool:
-    """Whether two pictures are identical; a coarse grid first, because sensor noise shows there at once."""
+def _same(one: Picture, other: Picture) -> bool:
+    """Whether two pictures are identical (of planes: their luma); a coarse grid first, for sensor noise shows there at once."""
+    a, b = (picture.y if isinstance(picture, Yuv) else picture for picture in (one, other))
     return a.shape == b.shape and np.array_equal(a[::16, ::16], b[::16, ::16]) and np.array_equal(a, b)

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.errors import TsssEdgeError
-from tsss_edge.stream.frames import Frame, Source
+from tsss_edge.kernels.yuv import Yuv
+from tsss_edge.stream.frames import Frame, Picture, Source
 
 
 class ReadAhead:
@@ -59,9 +60,10 @@ class ReadAhead:
             self._changed.notify_all()
             return self._frames.popleft()
 
-    def recycle(self, image: NDArray[np.uint8]) -> None:
-        """Nobody needs `image` any more."""
-        self._images.append(image)
+    def recycle(self, picture: Picture) -> None:
+        """Nobody needs `picture` any more."""
+        if not isinstance(picture, Yuv):
+            self._images.append(picture)
 
     def close(self) -> None:
         """Stop. Frames that nobody took are counted as dropped. Safe to call twice."""
@@ -90,7 +92,7 @@ class ReadAhead:
         if frame is None:
             return False
         frame.decode_ms = (time.monotonic() - started) * 1000
-        self.size_hw = (frame.image.shape[0], frame.image.shape[1])
+        self.size_hw = frame.size_hw
         with self._changed:
             self._frames.append(frame)
             self._changed.wait_for(lambda: len(self._frames) < self._depth or self._closed)

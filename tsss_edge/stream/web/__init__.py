@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import secrets
 import socket
 import threading
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
     from tsss_edge.stream.camera_line import CameraLine
     from tsss_edge.stream.engine_slot import EngineSlot
     from tsss_edge.stream.web.wall import WallCamera, WallPainter
-
-
-TOKEN_VARIABLE = "TSSS_EDGE_WEB_TOKEN"
-LEAST_TOKEN = 16  # characters
 
 
 class WebServer:
@@ -55,6 +52,9 @@ class WebServer:
         """Stop serving. Safe to call twice."""
         self._server.should_exit = True
         self._thread.join(timeout=5.0)
+
+
+TOKEN = re.compile(r"[A-Za-z0-9_-]{16,}")
 
 
 class WebSink:
@@ -93,7 +93,8 @@ def open_web(
 ) -> WebSink:
     """Start the page on `bind` ("8080", "0.0.0.0:8080"; port 0: any free one).
 
-    On a loopback address nobody else can reach it; on any other a fresh token is needed, which `url` holds.
+    On a loopback address nobody else can reach it; on any other a token is needed, which `url` holds: a fresh one, or that of
+    the environment variable TSSS_EDGE_TOKEN.
     Its numbers are those of `recorder`.
 
     Raises: UnavailableError: FastAPI or uvicorn is not installed. DataError: the address is not one, or is taken.
@@ -163,17 +164,9 @@ def _info(web: Any, engine: str, source: str, classes: Classes, objectness: bool
 def _listen_on(bind: str) -> tuple[socket.socket, str, str | None]:
     """A listening socket, the address to open, and the token that is needed beyond loopback."""
     host, port = parse_bind(bind)
-    token = None if is_loopback(host) else _token()
+    token = None if is_loopback(host) else web_token()
     sock = _listen(host, port)
     return sock, _url(host, sock.getsockname()[1], token), token
-
-
-def _token() -> str:
-    """A fresh one, or the one that the environment gives, for a scraper that must know it beforehand."""
-    given = os.environ.get(TOKEN_VARIABLE)
-    if given is not None and len(given) < LEAST_TOKEN:
-        raise DataError(f"{TOKEN_VARIABLE}: expected at least {LEAST_TOKEN} characters, got {len(given)}")
-    return given or secrets.token_urlsafe(24)
 
 
 def parse_bind(text: str) -> tuple[str, int]:
@@ -206,6 +199,19 @@ def _listen(host: str, port: int) -> socket.socket:
         sock.close()
         raise DataError(f"--web {host}:{port}: cannot listen there ({error.strerror}); choose another port") from error
     return sock
+
+
+def web_token() -> str:
+    """The environment's TSSS_EDGE_TOKEN, for a service's token must outlive a restart; else a fresh one.
+
+    Raises: DataError: it is too short, or not fit for an address.
+    """
+    given = os.environ.get("TSSS_EDGE_TOKEN")
+    if given is not None and not TOKEN.fullmatch(given):
+        raise DataError(
+            "TSSS_EDGE_TOKEN: expected 16 or more letters, digits, '-' and '_'; `openssl rand -hex 16` makes one"
+        )
+    return given or secrets.token_urlsafe(24)
 
 
 def _url(host: str, port: int, token: str | None) -> str:
