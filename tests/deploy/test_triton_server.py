@@ -208,3 +208,30 @@ def test_the_score_through_the_server_is_that_of_the_file(served: Served, tmp_pa
     here = evaluate(served.engine.path, tmp_path / "set")
     there = evaluate(Path(f"triton://{served.server.grpc}/road"), tmp_path / "set")
     assert here == there and here.miou > 50
+
+
+def test_a_stream_ends_at_once_though_its_engine_is_lost(tmp_path: Path) -> None:
+    from loopkit import Beat
+
+    from tsss_edge.stream.live_loop import run
+    from tsss_edge.stream.recorder import Recorder
+    from tsss_edge.stream.sources import LiveSource
+
+    here = Served(tmp_path)
+    recorder = Recorder()
+    with serving(here.repository, tmp_path / "log.txt") as here.server, backend(here, "road") as remote:
+        source = LiveSource(lambda: Beat(0.02), name="beat")
+
+        def lose_and_interrupt() -> None:
+            while recorder.frames < 5:
+                time.sleep(0.01)
+            here.server.stop()
+            while remote.state == "READY":
+                time.sleep(0.01)
+            signal.raise_signal(signal.SIGINT)
+
+        threading.Thread(target=lose_and_interrupt).start()
+        started = time.monotonic()
+        assert run(source, remote, [], recorder) == "interrupted"
+        assert time.monotonic() - started < 120 and recorder.frames >= 5
+        source.close()

@@ -12,8 +12,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
@@ -139,9 +140,13 @@ class TritonBackend(Closing):
         self.start(0, images)
         return self.wait(0)
 
+    def give_up(self) -> None:
+        """Wait no longer for a server that is lost: requests on the way to it fail. Those that are answered are not touched."""
+        self._closed.set()
+
     def close(self) -> None:
         """Give up what is on the way, and disconnect. Safe to call twice."""
-        self._closed.set()
+        self.give_up()
         self._threads.shutdown()
         for slot in self._slots:
             slot.close()
@@ -195,6 +200,21 @@ class TritonBackend(Closing):
 def state_of(backend: object) -> str:
     """READY, or RECONNECTING of an engine elsewhere; one in this process is always ready."""
     return str(getattr(backend, "state", READY))
+
+
+def give_up(backend: object) -> None:
+    """The stream ends: do not wait for an engine elsewhere that is lost."""
+    if isinstance(backend, TritonBackend):
+        backend.give_up()
+
+
+@contextmanager
+def giving_up(backend: object) -> Iterator[None]:
+    """`give_up` at the end of the block, however it ends."""
+    try:
+        yield
+    finally:
+        give_up(backend)
 
 
 def _is_lost(error: Any) -> bool:

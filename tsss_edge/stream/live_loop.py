@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from tsss_edge.backends import AsyncBackend
-from tsss_edge.backends.triton_client import state_of
+from tsss_edge.backends.triton_client import giving_up, state_of
 from tsss_edge.stream.encoders import Preset
 from tsss_edge.stream.engine_slot import EngineSlot, Served
 from tsss_edge.stream.frames import FrameResult, Sink, Source
@@ -134,7 +134,7 @@ def run(
     try:
         with closing(stages), Interrupts() as interrupts, opencv_threads(1), closing(StatusLine(source, recorder)):
             pipeline = Pipeline(source, stages)
-            with closing(pipeline.results()) as results:
+            with closing(pipeline.results()) as results, giving_up(backend):
                 for result in results:
                     with interrupts.held():  # a frame is in every file and every count, or in none
                         result.dropped = recorder.dropped_before(result)

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from tsss_edge.artifacts import Struct
 from tsss_edge.backends import AsyncBackend
+from tsss_edge.backends.triton_client import give_up
 from tsss_edge.errors import DataError
 from tsss_edge.stream.camera_line import LIVE_SLOTS, CameraLine, CameraReport
 from tsss_edge.stream.cameras import CameraSpec, in_shard, read_cameras
@@ -162,6 +163,7 @@ class Many:
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
+        give_up(self._engine.current.backend)
         for worker in self._workers:
             if worker.ident is not None:
                 worker.join()
@@ -218,7 +220,8 @@ class Many:
 
     def _fail(self, error: BaseException) -> None:
         with self._changed:
-            self._error = self._error or error
+            if not self._stopped:  # at the end an engine elsewhere that is lost fails: nobody waits for it any more
+                self._error = error
             self._stopped = True
             self._changed.notify_all()
 
