@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 SERVER = Path(__file__).parents[1] / "tests/stream/rtsp_server.py"
-PATIENCE_S = 180.0
+PATIENCE_S = 480.0
 TICKS = os.sysconf("SC_CLK_TCK")
 STREAM = (sys.executable, "-m", "tsss_edge", "stream")
 
@@ -57,7 +57,7 @@ def rtsp_server(size: str, fps: int) -> Iterator[tuple[str, subprocess.Popen[str
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = ["/usr/bin/python3", str(SERVER), str(port), "5a5a5a", size, str(fps)]
+    command = ["/usr/bin/python3", str(SERVER), str(port), "5a5a5a", size, "-", str(fps)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None and process.stdout.readline().strip() == "ready"

@@ -47,3 +47,23 @@ def test_work_in_order_on_threads_with_few_waiting() -> None:
         first = [next(squares) for _ in range(10)]
         assert first == [n * n for n in range(10)] and len(taken) <= 15
         assert list(squares) == [n * n for n in range(10, 100)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "saturates"),
+    [
+        ("ssse3 avx2", True),
+        ("ssse3 avx2 avx512f", True),
+        ("ssse3 avx2 avx_vnni", False),
+        ("ssse3 avx512f avx512_vnni amx_int8", False),
+        ("asimd", False),  # Arm widens to 32 bits
+        ("", False),  # the system does not tell
+    ],
+)
+def test_which_processors_saturate(
+    flags: str, saturates: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = tmp_path / "cpuinfo"
+    cpu.write_text(f"flags : fpu {flags}\n")
+    monkeypatch.setattr(machine, "CPUINFO", cpu)
+    assert machine.int8_saturates() is saturates

@@ -16,7 +16,10 @@ def segment(
     out: Annotated[
         str, typer.Option(metavar="PATH", help="Folder for the index PNGs; with --ray s3://BUCKET/... too.")
     ],
-    overlay: Annotated[bool, flag("--overlay", "Also write blended pictures.")] = False,
+    overlay: Annotated[bool, flag("--overlay", "Also write pictures with masks, outlines, names.")] = False,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Contact sheet (.png, .jpg) of the first 24 pictures.")
+    ] = None,
     threads: Threads = None,
     ray: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Spread over a Ray cluster: HOST:PORT, auto, local.")
@@ -41,6 +44,8 @@ def segment(
     from tsss_edge.errors import DataError
 
     rebuild_first(engine, rebuild)
+    if ray is not None and sheet is not None:
+        raise typer.BadParameter("--sheet is drawn on this machine; leave out --ray")
     if ray is not None:
         from tsss_edge.deploy.segment_ray import segment_on_ray
 
@@ -51,7 +56,7 @@ def segment(
     else:
         if gpus is not None or max_failed is not None or again:
             raise typer.BadParameter("--gpus, --max-failed and --again are for --ray")
-        report = run(engine, inputs, Path(out), overlay=overlay, threads=threads)
+        report = run(engine, inputs, Path(out), overlay=overlay, sheet=sheet, threads=threads)
     emit(report, report.summary(), json)
     if report.failed:
         failed = len(report.failed)

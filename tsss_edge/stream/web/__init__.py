@@ -90,21 +90,22 @@ def open_web(
     source_name: str = "",
     objectness: bool = False,
     engine_state: Callable[[], str] = lambda: READY,
+    example: Callable[[int], bytes | None] | None = None,
 ) -> WebSink:
     """Start the page on `bind` ("8080", "0.0.0.0:8080"; port 0: any free one).
 
     On a loopback address nobody else can reach it; on any other a token is needed, which `url` holds: a fresh one, or that of
     the environment variable TSSS_EDGE_TOKEN.
-    Its numbers are those of `recorder`.
+    Its numbers are those of `recorder`. `example` gives a frame that drift names, as JPEG.
 
     Raises: UnavailableError: FastAPI or uvicorn is not installed. DataError: the address is not one, or is taken.
     """
     web = _import_app()
     live = LiveStatus(classes, recorder, source, engine_state)
     info = _info(web, engine_name, source_name, classes, objectness)
-    sock, url, token = _listen_on(bind)
+    sock, url, token = listen_on(bind)
     painter = Painter(classes, preprocess)
-    return WebSink(live, painter, WebServer(web.make_app(live, painter, info, token=token), sock, url))
+    return WebSink(live, painter, WebServer(web.make_app(live, painter, info, token=token, example=example), sock, url))
 
 
 class WallServer:
@@ -126,7 +127,7 @@ def open_wall(bind: str, lines: Sequence[CameraLine], engine: EngineSlot) -> Wal
     web = _import_app()
     from tsss_edge.stream.web.wall import WallCamera, WallPainter, make_wall
 
-    sock, url, token = _listen_on(bind)
+    sock, url, token = listen_on(bind)
     backend, wall = engine.current.backend, WallPainter(len(lines))
     objectness = any(spec.name == "objectness" for spec in backend.outputs)
     cameras = []
@@ -161,7 +162,7 @@ def _info(web: Any, engine: str, source: str, classes: Classes, objectness: bool
     )
 
 
-def _listen_on(bind: str) -> tuple[socket.socket, str, str | None]:
+def listen_on(bind: str) -> tuple[socket.socket, str, str | None]:
     """A listening socket, the address to open, and the token that is needed beyond loopback."""
     host, port = parse_bind(bind)
     token = None if is_loopback(host) else web_token()
