@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tsss_edge.artifacts import Classes
 from tsss_edge.backends import AsyncBackend, open_backend
+from tsss_edge.backends.triton_client import giving_up, state_of
 from tsss_edge.drawing import Draw, Drawer
 from tsss_edge.errors import DataError
 from tsss_edge.field.collector import CollectPlan
@@ -191,7 +192,7 @@ def run(
         ):
             pipeline = Pipeline(source, stages)
             rollout = stack.enter_context(closing(Rollout(plan, stages, recorder))) if plan is not None else None
-            with closing(pipeline.results()) as results:
+            with closing(pipeline.results()) as results, giving_up(backend):
                 for result in results:
                     with interrupts.held():  # a frame is in every file and every count, or in none
                         result.dropped = recorder.dropped_before(result)
@@ -266,6 +267,7 @@ def _open_page(
         engine_name=engine_name,
         source_name=parse_source(source_text).shown,
         objectness=any(spec.name == "objectness" for spec in backend.outputs),
+        engine_state=lambda: state_of(backend),
         example=field.example if field is not None else None,
     )
     sys.stderr.write(f"live page: {page.url}\n")
