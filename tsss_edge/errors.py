@@ -3,8 +3,11 @@
 TsssEdgeError              exit 1   something the user can fix
 ├── DataError              exit 1   a dataset, image, mask, list or video
 ├── ArtifactError          exit 1   a checkpoint, ONNX file, engine, record or calibration table
+├── BusyError              exit 1   another process writes the same thing
 ├── GateError              exit 3   an accuracy gate failed
 └── UnavailableError       exit 4   this machine (or this version) cannot do it
+
+Anything else that reaches the command line is a fault of ours: exit 70, one line, `--debug` for the traceback.
 
 A message says what was expected, what was got and what to do, in one line. `ValueError` stays for a wrong argument
 from code, `assert` for our own invariants.
@@ -19,6 +22,7 @@ EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_GATE = 3
 EXIT_UNAVAILABLE = 4
+EXIT_INTERNAL = 70  # of sysexits.h: a fault of ours
 
 
 class TsssEdgeError(Exception):
@@ -33,6 +37,10 @@ class DataError(TsssEdgeError):
 
 class ArtifactError(TsssEdgeError):
     """A checkpoint, ONNX file, engine, record or calibration table is not what it should be."""
+
+
+class BusyError(TsssEdgeError):
+    """Another process writes the same run folder, engine or recording."""
 
 
 class GateError(TsssEdgeError):

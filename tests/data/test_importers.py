@@ -133,7 +133,7 @@ def test_coco_without_masks(tmp_path: Path) -> None:
             {"annotations": [{"image_id": 1, "category_id": 3, "segmentation": {"size": [2, 2], "counts": "x"}}]},
             "of size",
         ),
-        ({"images": 5}, "not an instances file"),
+        ({"images": 5}, "not a readable instances file"),
         ({"images": [{"id": 1, "file_name": "gone.jpg", "height": 2, "width": 2}]}, "none of its 1 pictures is there"),
     ],
 )
@@ -311,7 +311,7 @@ def test_class_file(tmp_path: Path) -> None:
         ('[classes]\nbackground = []\ndog = ["dog"]\n', "does not name cat"),
         ('[classes]\nbackground = []\ndog = ["dog", "cow"]\n', "the set has no class cow; it has cat, dog"),
         ('[classes]\nbackground = []\na = ["dog"]\nb = ["dog", "cat"]\n', "stands there twice"),
-        ("classes = 3", "not a class file"),
+        ("classes = 3", "not a readable class file"),
     ):
         file.write_text(text)
         with pytest.raises(DataError, match=message):

@@ -23,6 +23,7 @@ from tsss_edge.machine import progress
 from tsss_edge.onnxgraph.casts import float_tensors
 from tsss_edge.onnxgraph.qdq import PairOptions, exact_ranges, insert_qdq, wanted_tensors
 from tsss_edge.onnxgraph.sessions import pick_compiler
+from tsss_edge.seals import write_sealed
 
 FULL_SET = 512  # pictures that peers settle on
 MethodOrAuto = Literal["minmax", "percentile", "mse", "entropy", "auto"]
@@ -162,7 +163,7 @@ def write_int8(model: OnnxModel, table: CalibTable, chosen: Chosen, out: Path, o
         tool=f"tsss-edge {tsss_edge.__version__}",
     )
     written = OnnxModel.save(out, insert_qdq(model.graph, table.ranges, options), meta)
-    write_json(out.with_suffix(".ranges.json"), table)
+    write_sealed(out.with_suffix(".ranges.json"), table)
     return written
 
 

@@ -42,6 +42,12 @@ def stream(
     truth_class: Annotated[
         str | None, typer.Option(metavar="NAME", help="The one class those masks show, whatever their ids.")
     ] = None,
+    trusted_key: Annotated[
+        Path | None, typer.Option(metavar="KEY", help="Run only an engine whose record this public key signed (PEM).")
+    ] = None,
+    tls: Annotated[
+        tuple[Path, Path] | None, typer.Option("--tls", metavar="CERT KEY", help="Serve the page by HTTPS (PEM files).")
+    ] = None,
     rebuild: Rebuild = False,
     json: Json = None,
 ) -> None:
@@ -55,6 +61,8 @@ def stream(
 
     if min_agreement is not None and reference is None:
         raise typer.BadParameter("--min-agreement needs --reference, the checkpoint to agree with")
+    if tls is not None and web is None:
+        raise typer.BadParameter("--tls is of the live page; give --web [HOST:]PORT too")
     if truth_class is not None and truth is None:
         raise typer.BadParameter("--truth-class says what the masks of --truth show; give that folder too")
     rebuild_first(engine, rebuild)
@@ -71,6 +79,8 @@ def stream(
         threads=threads,
         force=force,
         web=web,
+        tls=tls,
+        trusted_key=trusted_key,
         audio=audio,
         truth=truth,
         truth_class=truth_class,

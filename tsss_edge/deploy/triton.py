@@ -15,7 +15,7 @@ import msgspec
 from tsss_edge.artifacts import Engine, EngineRecord, Reference, TensorSpec
 from tsss_edge.errors import ArtifactError, GateError
 from tsss_edge.export.build import folder_beside
-from tsss_edge.files import write_json
+from tsss_edge.seals import write_sealed
 
 TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32", "float16": "TYPE_FP16", "int32": "TYPE_INT32"}
 QUEUE_DELAY_US = 2000  # Triton waits so long for a fuller batch: an eighth of a 60 fps frame
@@ -67,6 +67,7 @@ def write_repository(
 
 
 def _fill(folder: Path, engine: Engine, name: str, instances: int) -> None:
+    engine.require_tensors()
     version = folder / "1"
     version.mkdir()
     for file in engine.record.files:
@@ -91,14 +92,14 @@ def prove(folder: Path, engine: Engine, reference: Path | Reference, eval_data: 
         )
         if not report:
             raise GateError(f"{engine.path}: not written to the repository: {report.verdict()}")
-        write_json(folder / "record.json", msgspec.structs.replace(copy.record, parity=report.record()))
+        write_sealed(folder / "record.json", msgspec.structs.replace(copy.record, parity=report.record()))
 
 
 def _as_engine(served: Path, engine: Engine, folder: Path) -> Engine:
     """The served files under the names of the engine's record, with the hashes that they have now."""
     for file in engine.record.files:
         shutil.copyfile(served / _served_name(engine.record, file), folder / file)
-    write_json(Engine.record_path(folder / engine.path.name), engine.record)
+    write_sealed(Engine.record_path(folder / engine.path.name), engine.record)
     return Engine.load(folder / engine.path.name)
 
 

@@ -40,6 +40,8 @@ def stream(
     audio: bool = False,
     truth: Path | None = None,
     truth_class: str | None = None,
+    trusted_key: Path | None = None,
+    tls: tuple[Path, Path] | None = None,
 ) -> StreamReport:
     """Segment a source live and write every result to every sink. Sinks are finished whatever ends the stream.
 
@@ -52,6 +54,7 @@ def stream(
              threads: of the network; default: all cores. web: `[HOST:]PORT` of the live page.
              audio: video files get the sound of the source, which is a file.
              truth: folder with a mask for every frame of the source. truth_class: the one class that its masks show.
+             trusted_key: public key that must have signed the engine's record. tls: certificate and key of the page.
     Raises:  GateError: the engine's gate failed (unless `force`), or agreement fell below `min_agreement`.
              ArtifactError: the engine is damaged, or its outputs are not finite. DataError: source or sink.
              UnavailableError: this machine lacks what engine, source or sink needs.
@@ -61,7 +64,7 @@ def stream(
         require_other_place(parse_sink(written), parse_source(source))
     require_source(source)
     require_sinks(sinks)
-    require_gate(engine, force=force)
+    require_gate(engine, force=force, trusted_key=trusted_key)
     with ExitStack() as stack:
         backend = open_engine(engine, live=is_live(source, policy), threads=threads)
         stack.callback(backend.close)

@@ -10,6 +10,7 @@ from tsss_edge.backends import AsyncBackend, open_backend
 from tsss_edge.backends.ov import MAX_STREAMS
 from tsss_edge.errors import ArtifactError, GateError, UnavailableError
 from tsss_edge.machine import usable_cores
+from tsss_edge.signing import require_signed
 from tsss_edge.stream.cpu_stages import CpuStages
 from tsss_edge.stream.cuda_slot import DeviceEngine
 from tsss_edge.stream.cuda_stages import IN_FLIGHT, open_cuda_stages
@@ -23,18 +24,23 @@ def is_checkpoint(path: Path) -> bool:
     return path.is_dir() or path.suffix == ".pt"
 
 
-def require_gate(path: Path, *, force: bool) -> None:
-    """Raise GateError if the engine's accuracy gate failed, ArtifactError if it is no engine with a record.
+def require_gate(path: Path, *, force: bool, trusted_key: Path | None = None) -> None:
+    """Raise GateError if the engine's accuracy gate failed, ArtifactError if it is no engine with a record that `trusted_key` signed.
 
     A checkpoint has no gate: it is the reference.
     """
     if is_checkpoint(path):
+        if trusted_key is not None:
+            raise ArtifactError(f"{path}: is a checkpoint, which nobody signs; --trusted-key takes engines")
         return
     if path.suffix not in (".xml", ".engine"):
         raise ArtifactError(
             f"{path}: expected an engine (.xml, .engine), or on a GPU a checkpoint; make one with `tsss-edge build-engine`"
         )
-    parity = Engine.load(path, trust=True).record.parity  # the back end checks the hashes
+    engine = Engine.load(path, trust=True)  # the back end checks the hashes
+    if trusted_key is not None:
+        require_signed(engine, trusted_key)
+    parity = engine.record.parity
     if parity is None:
         LOG.warning(
             "%s is UNPROVEN: nobody has compared it with the network it came from. Prove it with `tsss-edge parity %s "

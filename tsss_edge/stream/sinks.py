@@ -211,7 +211,7 @@ class PictureSink:
         assert result.overlay is not None
         ok, data = cv2.imencode(".jpg", result.overlay, [cv2.IMWRITE_JPEG_QUALITY, 92])
         assert ok
-        write_bytes(path, data.tobytes())
+        write_bytes(path, data.tobytes(), durable=False)
 
     def close(self) -> None:
         """Nothing: every picture is whole when it is written."""
