@@ -15,6 +15,7 @@ from code, `assert` for our own invariants.
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 EXIT_OK = 0
@@ -25,10 +26,24 @@ EXIT_UNAVAILABLE = 4
 EXIT_INTERNAL = 70  # of sysexits.h: a fault of ours
 
 
+_LOGIN = re.compile(r"(\b[a-zA-Z][a-zA-Z0-9+.-]*://[^/\s:@?#]*):[^\s/?#]*@")
+_SECRET = re.compile(
+    r"([?&;][\w.%-]*(?:pass|pwd|token|secret|auth|key|sig|credential)[\w.%-]*=)[^&\s#;'\"]+", re.IGNORECASE
+)
+
+
+def masked(text: str) -> str:
+    """`text` with `***` in place of the passwords and tokens of the addresses in it: every message of ours goes through here."""
+    return _SECRET.sub(r"\1***", _LOGIN.sub(r"\1:***@", text)) if "://" in text or "?" in text else text
+
+
 class TsssEdgeError(Exception):
     """Base of every error that is shown to a user as one line without a traceback."""
 
     exit_code: ClassVar[int] = EXIT_ERROR
+
+    def __str__(self) -> str:
+        return masked(super().__str__())
 
 
 class DataError(TsssEdgeError):

@@ -81,7 +81,7 @@ def stream(
             stack.callback(sink.close)
         if web is not None:
             outputs.append(
-                stack.enter_context(closing(_open_page(web, backend, opened, recorder, engine.name, source)))
+                stack.enter_context(closing(_open_page(web, backend, opened, recorder, engine.name, source, tls)))
             )
         ended = run(opened, backend, outputs, recorder, checks=checks, max_frames=max_frames)
         return StreamReport(
@@ -143,7 +143,13 @@ def _deliver(result: FrameResult, sinks: Sequence[Sink], checks: Checks | None) 
 
 
 def _open_page(
-    bind: str, backend: AsyncBackend, source: Source, recorder: Recorder, engine_name: str, source_text: str
+    bind: str,
+    backend: AsyncBackend,
+    source: Source,
+    recorder: Recorder,
+    engine_name: str,
+    source_text: str,
+    tls: tuple[Path, Path] | None,
 ) -> Sink:
     from tsss_edge.stream.web import open_web
 
@@ -156,6 +162,7 @@ def _open_page(
         engine_name=engine_name,
         source_name=parse_source(source_text).shown,
         objectness=any(spec.name == "objectness" for spec in backend.outputs),
+        tls=tls,
     )
     sys.stderr.write(f"live page: {page.url}\n")
     return page

@@ -20,6 +20,7 @@ from tsss_edge.errors import DataError, UnavailableError
 from tsss_edge.files import write_bytes
 from tsss_edge.stream.av_writer import WRITABLE, kind_of
 from tsss_edge.stream.frames import FrameResult, Sink
+from tsss_edge.stream.recording import RecordingSink
 from tsss_edge.stream.uris import Uri, parse_sink, printf_pattern
 from tsss_edge.stream.video_sink import VideoSink, writable
 
@@ -55,7 +56,7 @@ def _open_sink(uri: Uri, fps: float, size_hw: tuple[int, int], classes: Classes,
     if uri.scheme in ("rtsp", "rtsps"):
         return VideoSink(uri.text, fps=fps, size_hw=size_hw)
     if kind_of(uri.path) is not None:
-        return VideoSink(uri.path, fps=fps, size_hw=size_hw, audio_from=audio_from)
+        return RecordingSink(uri, lambda path: VideoSink(path, fps=fps, size_hw=size_hw, audio_from=audio_from))
     return _open_file_sink(Path(uri.path), uri.path)
 
 

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from tsss_edge.disk import settle
 from tsss_edge.errors import DataError
 from tsss_edge.stream.av_writer import WRITABLE, VideoWriter, kind_of
 from tsss_edge.stream.frames import FrameResult
@@ -32,7 +33,7 @@ class VideoSink:
         assert kind is not None
         self._size_hw = size_hw
         self._path = Path(target) if kind in ONE_FILE else None
-        self._written = self._path.with_name(f"{self._path.stem}.recording{self._path.suffix}") if self._path else None
+        self._written = recording_path(self._path) if self._path else None
         if kind != "rtsp":
             with writable(Path(target)):
                 Path(target).parent.mkdir(parents=True, exist_ok=True)
@@ -65,6 +66,7 @@ class VideoSink:
         if self._written is None or self._path is None:
             return
         if writer.frames:
+            settle(self._written)
             self._written.replace(self._path)
         else:
             self._discard()
@@ -72,6 +74,11 @@ class VideoSink:
     def _discard(self) -> None:
         if self._written is not None:
             self._written.unlink(missing_ok=True)
+
+
+def recording_path(path: Path) -> Path:
+    """Where a file is written before it has its name: out.mp4 -> out.recording.mp4."""
+    return path.with_name(f"{path.stem}.recording{path.suffix}")
 
 
 @contextmanager

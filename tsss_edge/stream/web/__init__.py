@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import secrets
 import socket
+import ssl
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tsss_edge.artifacts import Classes, Preprocess
@@ -60,21 +61,26 @@ def open_web(
     engine_name: str = "",
     source_name: str = "",
     objectness: bool = False,
+    tls: tuple[Path, Path] | None = None,
 ) -> WebSink:
     """Start the page on `bind` ("8080", "0.0.0.0:8080"; port 0: any free one).
 
     On a loopback address nobody else can reach it; on any other a fresh token is needed, which `url` holds.
-    Its numbers are those of `recorder`.
+    Its numbers are those of `recorder`. `tls`: certificate and key, PEM files, for HTTPS.
 
-    Raises: UnavailableError: FastAPI or uvicorn is not installed. DataError: the address is not one, or is taken.
+    Raises: UnavailableError: FastAPI or uvicorn is not installed. DataError: the address is not one, or is taken, or the
+            certificate or its key is unusable.
     """
     try:
         import uvicorn
 
-        from tsss_edge.stream.web.app import Info, make_app
+        from tsss_edge.stream.web.app import Info, is_loopback, make_app
+        from tsss_edge.stream.web.limits import PatientProtocol
     except ModuleNotFoundError as error:
         raise UnavailableError(f"--web needs {error.name}: pip install 'tsss-edge[web]'") from error
     host, port = parse_bind(bind)
+    if tls is not None:
+        require_certificate(*tls)
     sock = _listen(host, port)
     token = None if is_loopback(host) else secrets.token_urlsafe(24)
     live, painter = LiveStatus(classes, recorder, source), Painter(classes, preprocess)
@@ -92,10 +98,19 @@ def open_web(
         log_level="critical",
         access_log=False,
         timeout_graceful_shutdown=1,
-        limit_concurrency=64,
         server_header=False,
+        http=PatientProtocol,
+        ws="none",
+        ssl_certfile=tls[0] if tls else None,
+        ssl_keyfile=tls[1] if tls else None,
     )
-    return WebSink(live, painter, uvicorn.Server(config), sock, _url(host, sock.getsockname()[1], token))
+    return WebSink(
+        live,
+        painter,
+        uvicorn.Server(config),
+        sock,
+        _url(host, sock.getsockname()[1], token, "https" if tls else "http"),
+    )
 
 
 def parse_bind(text: str) -> tuple[str, int]:
@@ -106,12 +121,14 @@ def parse_bind(text: str) -> tuple[str, int]:
     return host.strip("[]") or "127.0.0.1", int(port)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`."""
+def require_certificate(certificate: Path, key: Path) -> None:
+    """Raise DataError unless the two PEM files fit each other; the key has no password."""
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except (OSError, ssl.SSLError) as error:
+        raise DataError(
+            f"--tls {certificate} {key}: not a certificate and its key ({error}); expected PEM files, the key without a password"
+        ) from error
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -123,15 +140,15 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, port))
-        sock.listen(64)
+        sock.listen(256)
     except OSError as error:
         sock.close()
         raise DataError(f"--web {host}:{port}: cannot listen there ({error.strerror}); choose another port") from error
     return sock
 
 
-def _url(host: str, port: int, token: str | None) -> str:
+def _url(host: str, port: int, token: str | None, scheme: str) -> str:
     if host in ("0.0.0.0", "::"):  # everywhere: name one address that works
         host = socket.gethostname()
     name = f"[{host}]" if ":" in host else host
-    return f"http://{name}:{port}/" + (f"?token={token}" if token else "")
+    return f"{scheme}://{name}:{port}/" + (f"?token={token}" if token else "")
