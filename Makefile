@@ -9,12 +9,13 @@ READY  := $(VENV)/ready-$(shell cat pyproject.toml constraints.txt | cksum | cut
 # One BLAS/OpenMP thread a test process: two of them run side by side.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
-.PHONY: help setup demo test test-all lint check clean
+.PHONY: help setup demo docs test test-all lint check clean
 
 help:
 	@echo "make demo   the whole way on embedded data: train, export, calibrate, build, parity, stream (runs/demo)"
 	@echo "make test   lint, types and the tests that take under ten minutes on two cores"
 	@echo "make test-all   the same with the long tests"
+	@echo "make docs   these pages as a site (site/index.html)"
 	@echo "make setup  only the virtual environment"
 	@echo "make clean  remove the virtual environment and caches"
 
@@ -31,6 +32,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/tsss-edge demo --out runs/demo
 
+docs: $(READY)
+	$(BIN)/mkdocs build --quiet --strict
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,4 +49,4 @@ test-all: lint
 check: test
 
 clean:
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) dist build site .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -22,7 +22,7 @@ from tsss_edge.errors import DataError, UnavailableError
 from tsss_edge.stream.frames import Frame, FrameResult
 from tsss_edge.stream.recorder import Recorder
 from tsss_edge.stream.status import LiveStatus, Status
-from tsss_edge.stream.web import WebSink, open_web, parse_bind
+from tsss_edge.stream.web import WebSink, open_web, parse_bind, web_token
 from tsss_edge.stream.web.app import BOUNDARY, Info, _jpegs, make_app
 from tsss_edge.stream.web.painter import MAX_WIDTH, UNKNOWN_BGR, Painter, View, draw_unknown, unknown_mask
 
@@ -436,6 +436,15 @@ def test_closing_ends_streams_and_frees_the_port(make_result: MakeResult) -> Non
     sink.close()
     assert not sink._thread.is_alive()
     open_web(str(port), classes=CLASSES, recorder=Recorder()).close()
+
+
+def test_a_service_brings_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TSSS_EDGE_TOKEN", "0123456789abcdef")
+    assert web_token() == "0123456789abcdef"
+    for bad in ("", "short", "0123456789 abcdef", "0123456789abcdef&x=1"):
+        monkeypatch.setenv("TSSS_EDGE_TOKEN", bad)
+        with pytest.raises(DataError, match="16 or more"):
+            web_token()
 
 
 def test_beyond_loopback_a_token_is_made(make_result: MakeResult) -> None:

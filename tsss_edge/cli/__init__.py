@@ -36,6 +36,7 @@ from tsss_edge.cli.segment import segment
 from tsss_edge.cli.stream import stream
 from tsss_edge.cli.train import app as train
 from tsss_edge.cli.triton import triton
+from tsss_edge.cli.zoo import zoo
 from tsss_edge.errors import EXIT_ERROR, EXIT_INTERNAL, EXIT_OK, TsssEdgeError, UnavailableError
 from tsss_edge.files import reason
 
@@ -104,9 +105,9 @@ def help_of(
 
 COMMANDS: tuple[Callable[..., None], ...] = (
     *(demo, doctor, inspect, label, adapt, reproduce, export, calibrate, build_engine),
-    *(parity, bench, stream, segment, triton, bundle),
+    *(parity, bench, stream, segment, triton, bundle, zoo),
 )
-WITHOUT_GPU = (inspect, export, calibrate, triton, bundle, import_, version, help_of)
+WITHOUT_GPU = (inspect, export, calibrate, triton, bundle, zoo, import_, version, help_of)
 for command in COMMANDS:
     app.command()(command if command in WITHOUT_GPU else on_gpu(command))
 app.command("eval")(on_gpu(evaluate))

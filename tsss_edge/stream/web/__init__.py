@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import secrets
 import socket
 import ssl
@@ -18,6 +20,9 @@ from tsss_edge.stream.web.painter import Painter
 
 if TYPE_CHECKING:
     import uvicorn
+
+
+TOKEN = re.compile(r"[A-Za-z0-9_-]{16,}")
 
 
 class WebSink:
@@ -65,7 +70,8 @@ def open_web(
 ) -> WebSink:
     """Start the page on `bind` ("8080", "0.0.0.0:8080"; port 0: any free one).
 
-    On a loopback address nobody else can reach it; on any other a fresh token is needed, which `url` holds.
+    On a loopback address nobody else can reach it; on any other a token is needed, which `url` holds: a fresh one, or that of
+    the environment variable TSSS_EDGE_TOKEN.
     Its numbers are those of `recorder`. `tls`: certificate and key, PEM files, for HTTPS.
 
     Raises: UnavailableError: FastAPI or uvicorn is not installed. DataError: the address is not one, or is taken, or the
@@ -82,7 +88,7 @@ def open_web(
     if tls is not None:
         require_certificate(*tls)
     sock = _listen(host, port)
-    token = None if is_loopback(host) else secrets.token_urlsafe(24)
+    token = None if is_loopback(host) else web_token()
     live, painter = LiveStatus(classes, recorder, source), Painter(classes, preprocess)
     colours = tuple(f"#{r:02x}{g:02x}{b:02x}" for r, g, b in classes.palette)
     info = Info(
@@ -145,6 +151,19 @@ def _listen(host: str, port: int) -> socket.socket:
         sock.close()
         raise DataError(f"--web {host}:{port}: cannot listen there ({error.strerror}); choose another port") from error
     return sock
+
+
+def web_token() -> str:
+    """The environment's TSSS_EDGE_TOKEN, for a service's token must outlive a restart; else a fresh one.
+
+    Raises: DataError: it is too short, or not fit for an address.
+    """
+    given = os.environ.get("TSSS_EDGE_TOKEN")
+    if given is not None and not TOKEN.fullmatch(given):
+        raise DataError(
+            "TSSS_EDGE_TOKEN: expected 16 or more letters, digits, '-' and '_'; `openssl rand -hex 16` makes one"
+        )
+    return given or secrets.token_urlsafe(24)
 
 
 def _url(host: str, port: int, token: str | None, scheme: str) -> str:
