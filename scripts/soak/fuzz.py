@@ -171,7 +171,9 @@ def _data() -> list[Reader]:
 
         return read
 
-    pictures = [Reader(f"picture {kind}", f"p/a.{kind}", read_image) for kind in ("jpg", "png", "bmp", "gif", "tif", "webp")]
+    pictures = [
+        Reader(f"picture {kind}", f"p/a.{kind}", read_image) for kind in ("jpg", "png", "bmp", "gif", "tif", "webp")
+    ]
     return [
         *pictures,
         Reader("mask", "p/m.png", read_mask),
