@@ -224,9 +224,9 @@ class Checkpoint(Struct, frozen=True, dict=True):
 
         buffer = io.BytesIO()  # into memory first: torch writes the file's name into the archive otherwise
         torch.save({"meta": msgspec.json.encode(meta).decode(), "state": state, "resume": resume or {}}, buffer)
-        data = seal_zip(buffer.getvalue())
+        data, sha256 = seal_zip(buffer.getvalue())
         write_bytes(path, data)
-        return cls(path=path, sha256=sha256_bytes(data), meta=meta)
+        return cls(path=path, sha256=sha256, meta=meta)
 
     def state(self) -> dict[str, torch.Tensor]:
         """The weights, on the CPU; do not change them. Raises: ArtifactError: a weight is NaN or infinite."""
@@ -395,10 +395,10 @@ class OnnxModel(Struct, frozen=True, dict=True):
 
         del graph.metadata_props[:]
         onnx.helper.set_model_props(graph, {ONNX_KEY: msgspec.json.encode(meta).decode()})
-        data, digest = seal_onnx(graph.SerializeToString(deterministic=True))
+        data, digest, sha256 = seal_onnx(graph.SerializeToString(deterministic=True))
         graph.metadata_props.add(key=ONNX_DIGEST, value=digest)
         write_bytes(path, data)
-        return cls(path=path, sha256=sha256_bytes(data), meta=meta)._with_graph(graph)
+        return cls(path=path, sha256=sha256, meta=meta)._with_graph(graph)
 
     def moved(self, path: Path) -> OnnxModel:
         """The same graph, whose file now lies at `path` (the caller has moved or copied it)."""

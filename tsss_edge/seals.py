@@ -31,17 +31,24 @@ ZIP_END_SIZE = 22
 NOT_COUNTED = ("digest", "signature")
 
 
-def seal_zip(data: bytes) -> bytes:
-    """A zip archive without a comment -> the same with its digest as comment."""
+def seal_zip(data: bytes) -> tuple[bytes, str]:
+    """A zip archive without a comment -> (the same with its digest as comment, SHA-256 of that)."""
     assert data[-ZIP_END_SIZE:].startswith(ZIP_END) and data.endswith(b"\0\0"), "no zip archive, or one with a comment"
     body = data[:-2] + struct.pack("<H", len(ZIP_SEAL) + HEX)
-    return body + ZIP_SEAL + hashlib.sha256(body).hexdigest().encode()
+    sealed, _, sha256 = _sealed(body, ZIP_SEAL)
+    return sealed, sha256
 
 
-def seal_onnx(data: bytes) -> tuple[bytes, str]:
-    """A serialized ModelProto -> (the same with its digest as last metadata entry, the digest)."""
-    digest = hashlib.sha256(data).hexdigest()
-    return data + ONNX_SEAL + digest.encode(), digest
+def seal_onnx(data: bytes) -> tuple[bytes, str, str]:
+    """A serialized ModelProto -> (the same with its digest as last metadata entry, the digest, SHA-256 of all)."""
+    return _sealed(data, ONNX_SEAL)
+
+
+def _sealed(body: bytes, seal: bytes) -> tuple[bytes, str, str]:
+    digest = hashlib.sha256(body)
+    inside = digest.hexdigest()
+    digest.update(end := seal + inside.encode())
+    return body + end, inside, digest.hexdigest()
 
 
 def open_seal(path: Path, data: bytes, seal: bytes, remedy: str) -> tuple[str, bool]:

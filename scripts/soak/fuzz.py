@@ -81,7 +81,21 @@ def mutated_json(data: bytes, draw: random.Random) -> bytes:
         key = draw.choice(keys)
         inner = place[key]
         if not (isinstance(inner, dict | list) and inner) or draw.random() < 0.3:
-            values = (None, -1, 10**9, 1e300, "", "../x", "a" * 1000, [], {}, [[]], True, [10**6] * 4, {"a": None})
+            values: tuple[Any, ...] = (
+                None,
+                -1,
+                10**9,
+                1e300,
+                "",
+                "../x",
+                "a" * 1000,
+                [],
+                {},
+                [[]],
+                True,
+                [10**6] * 4,
+                {"a": None},
+            )
             if draw.random() < 0.2:
                 del place[key]
             else:
@@ -200,7 +214,8 @@ def _settings() -> list[Reader]:
     from tsss_edge.calib.sets import find_set
     from tsss_edge.config import TrainConfig, load_target, read_toml
     from tsss_edge.data.voc import read_ids
-    from tsss_edge.stream.uris import masked, parse_sink, parse_source
+    from tsss_edge.errors import masked
+    from tsss_edge.stream.uris import parse_sink, parse_source
 
     def address(path: Path) -> Any:
         text = path.read_bytes().decode(errors="replace")

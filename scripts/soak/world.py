@@ -17,14 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 IMPORTED = ("torch", "onnx", "onnxruntime", "openvino", "cv2", "av", "scipy.sparse", "PIL.Image", "tsss_edge.cli")
-IMPORTED += ("tsss_edge.train.loop", "tsss_edge.export.build", "tsss_edge.stream.live_loop", "tsss_edge.parity")
+MODULES = (
+    *IMPORTED,
+    "tsss_edge.train.loop",
+    "tsss_edge.export.build",
+    "tsss_edge.stream.live_loop",
+    "tsss_edge.parity",
+)
 VOLATILE = ("created", "seconds", "images_per_s", "p50_ms", "versions")
 
 
 def import_heavy() -> None:
     """Once, before the first child."""
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", NUMBA_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
-    for name in IMPORTED:
+    for name in MODULES:
         __import__(name)
 
 
