@@ -73,6 +73,9 @@ def test_a_verdict_that_was_edited_is_refused(tmp_path: Path) -> None:
     path.write_bytes(msgspec.json.encode({**content, "created": "today"}))
     with pytest.raises(ArtifactError, match=r"e\.json: was changed after it was written"):
         Engine.load(engine.path)
+    path.write_bytes(msgspec.json.encode({**content, "signature": "mine"}))
+    with pytest.raises(ArtifactError, match=r"e\.json: was changed after it was written"):
+        Engine.load(engine.path)
 
 
 def test_files_from_before_the_digests_open_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -28,7 +28,6 @@ ONNX_SEAL = b"\x72\x54\x0a\x10" + ONNX_DIGEST.encode() + b"\x12\x40"
 HEX = 64
 ZIP_END = b"PK\x05\x06"
 ZIP_END_SIZE = 22
-NOT_COUNTED = ("digest", "signature")
 
 
 def seal_zip(data: bytes) -> tuple[bytes, str]:
@@ -90,9 +89,9 @@ def tell_unsealed(path: Path) -> None:
 # -- JSON
 
 
-def counted(content: dict[str, Any]) -> bytes:
-    """What the digest and the signature of a record are over: all other fields, as canonical JSON."""
-    return msgspec.json.encode({k: v for k, v in content.items() if k not in NOT_COUNTED}, order="sorted")
+def counted(content: dict[str, Any], *, without: tuple[str, ...] = ("digest",)) -> bytes:
+    """What the digest of a record is over, or its signature: the other fields, as canonical JSON."""
+    return msgspec.json.encode({k: v for k, v in content.items() if k not in without}, order="sorted")
 
 
 def write_sealed(path: Path, value: msgspec.Struct) -> None:

@@ -1,7 +1,7 @@
 """A builder's key -> a name under an engine record (Ed25519), so that a fleet takes only engines that its builder proved.
 
 Keys are PEM files as OpenSSL makes them: `openssl genpkey -algorithm ed25519 -out build.key`, and for the fleet
-`openssl pkey -in build.key -pubout -out build.pub`. Signed is what the record's digest is over (`seals.counted`): the hashes of the
+`openssl pkey -in build.key -pubout -out build.pub`. Signed are all fields of the record but its digest: the hashes of the
 engine's files, the verdict of its gate, all.
 """
 
@@ -53,7 +53,7 @@ def _fits(public: Any, engine: Engine) -> bool:
 
 def _message(engine: Engine) -> bytes:
     path = Engine.record_path(engine.path)
-    return PURPOSE + counted(decode_json(read_bytes(path, "record"), dict, path))
+    return PURPOSE + counted(decode_json(read_bytes(path, "record"), dict, path), without=("digest", "signature"))
 
 
 def read_private(key: Path) -> Any:
