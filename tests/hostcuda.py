@@ -25,6 +25,7 @@ import pytest
 from tsss_edge.artifacts import Placement, Preprocess
 from tsss_edge.backends.cuda import driver
 from tsss_edge.kernels import fatbin
+from tsss_edge.kernels.yuv import Matrix, Yuv
 
 CAPTURE_UNSUPPORTED = 900  # CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
 Work = Callable[[], None]
@@ -32,6 +33,14 @@ Work = Callable[[], None]
 
 class PlacementStruct(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int) for name in ("sx", "sy", "sw", "sh", "tx", "ty", "tw", "th")]
+
+
+class PitchesStruct(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int) for name in ("luma", "chroma", "step")]
+
+
+class MatrixStruct(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int) for name in Matrix._fields]
 
 
 def build_kernels(folder: Path) -> Path:
@@ -51,7 +60,7 @@ def signature(name: str) -> list[Any]:
     body = re.search(rf"#define {macro}.*?\(([^)]*)\) \{{" if macro else rf"KERNEL {name}\(([^)]*)\)", source)
     assert body is not None, f"no kernel {name} in the sources"
     text = body[1] if macro is None else source[body.start() : body.end()].split("KERNEL name(")[1]
-    kinds = {"Placement": PlacementStruct, "int": ctypes.c_int}
+    kinds = {"int": ctypes.c_int, "Placement": PlacementStruct, "Pitches": PitchesStruct, "Matrix": MatrixStruct}
     return [ctypes.c_void_p if "*" in p else kinds[p.split()[0]] for p in text.split(")")[0].split(",")]
 
 
@@ -73,6 +82,17 @@ class HostKernels:
         self.call("preprocess", frame, out, placement, frame.shape[1], *spec.size_hw, int(bgr))
         return out
 
+    def preprocess_yuv(self, picture: Yuv, spec: Preprocess) -> np.ndarray:
+        out = np.full((*spec.size_hw, 3), 7, np.uint8)
+        placement = spec.place(picture.frame_hw)
+        self.call(
+            "preprocess_yuv", *_planes(picture), out, _pitches(picture), placement, picture.colour.terms, *spec.size_hw
+        )
+        return out
+
+    def overlay_yuv(self, picture: Yuv, labels: np.ndarray, tints: np.ndarray, keep: int) -> None:
+        self.call("overlay_yuv", *_planes(picture), _pitches(picture), labels, tints, keep, *picture.frame_hw)
+
     def largest(self, logits: np.ndarray) -> np.ndarray:
         classes, h, w = logits.shape
         best = np.full((h, w), 7, np.uint8)
@@ -86,7 +106,17 @@ class HostKernels:
         return labels
 
 
+def _planes(picture: Yuv) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return picture.y, picture.u, picture.v
+
+
+def _pitches(picture: Yuv) -> PitchesStruct:
+    return PitchesStruct(picture.y.strides[0], picture.chroma[0].strides[0], 2 if picture.pairs else 1)
+
+
 def _native(value: Any) -> Any:
+    if isinstance(value, Matrix):
+        return MatrixStruct(*value)
     if isinstance(value, Placement):
         return PlacementStruct(*value.source, *value.target)
     return value.ctypes.data if isinstance(value, np.ndarray) else value
@@ -192,7 +222,8 @@ class HostCuda:
         assert self.depth, "a CUDA call without a current context"
 
     def need_device_memory(self, address: int) -> None:
-        assert address in self.device_memory, "a kernel or copy got an address that is not device memory"
+        inside = (start <= address < start + size for start, size in self.device_memory.items())
+        assert any(inside), "a kernel or copy got an address that is not device memory"
 
     # pycuda.driver
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tsss_edge.parity import ParityReport
     from tsss_edge.segment import SegmentReport
     from tsss_edge.segmentation import Segmentation
+    from tsss_edge.stream.many import ManyReport
     from tsss_edge.stream.recorder import StreamReport
 
 T = TypeVar("T")
@@ -273,6 +274,13 @@ def stream(
     several = [sinks] if isinstance(sinks, str | Path) else sinks
     checkpoint = Path(reference) if reference is not None else None
     return run(Path(engine), str(source), [str(sink) for sink in several], reference=checkpoint, **options)
+
+
+def stream_many(engine: PathLike, sources: PathLike, **options: Any) -> ManyReport:
+    """Segment all cameras of a file on one engine until the last one ends. Options: see `stream.many.stream_many`."""
+    from tsss_edge.stream.many import stream_many as run
+
+    return run(Path(engine), Path(sources), **options)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from tiny import tiny_onnx
 
+from tsss_edge.artifacts import LatencyRecord
 from tsss_edge.bench import bench_engine, latency_record, power
-from tsss_edge.bench.power import Power, read_power
+from tsss_edge.bench.power import Power, note_on_record, read_power
 from tsss_edge.bench.timing import Timed
+from tsss_edge.errors import UnavailableError
 
 
 def jetson(folder: Path, monkeypatch: pytest.MonkeyPatch, *, state: int = 0) -> Path:
@@ -60,3 +62,20 @@ def test_the_mode_stands_in_the_record_and_in_the_report(tmp_path: Path, monkeyp
         file="t", latency_ms=report.latency_ms, throughput_fps=1.0, runs=1, ratio=1.0, best_ms=1.0, ratio_best=1.0
     )
     assert latency_record(timed, None).power_mode == "15W"
+
+
+def test_times_of_two_power_modes_are_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither side by side, nor one measured now with a record's."""
+    with pytest.raises(UnavailableError, match="changed from MAXN to 15W while networks were timed side by side"):
+        Power(mode="15W").require_same_mode(Power(mode="MAXN"))
+    Power(mode="15W").require_same_mode(Power(mode="15W"))
+    record = LatencyRecord(p50_ms=4.0, p95_ms=5.0, p99_ms=6.0, runs=9, threads=None, power_mode="15W")
+    assert note_on_record(record, Power(mode="15W")) == note_on_record(None, Power(mode="15W")) == []
+    assert (
+        "4.00 ms is of power mode 15W, this run of MAXN: not compared" in note_on_record(record, Power(mode="MAXN"))[0]
+    )
+    model = tiny_onnx(tmp_path / "tiny.onnx")
+    modes = iter(("MAXN", *("15W",) * 9))
+    monkeypatch.setattr("tsss_edge.bench.read_power", lambda: Power(mode=next(modes)))
+    with pytest.raises(UnavailableError, match="two modes are not compared"):
+        bench_engine(model.path, compare=[model.path], duration_s=0.01, store=False)

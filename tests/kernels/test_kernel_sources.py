@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hostcuda import HostKernels, PlacementStruct, signature
+from hostcuda import HostKernels, MatrixStruct, PitchesStruct, PlacementStruct, signature
 from kernelkit import assert_labels, random_logits, whole
 
 from tsss_edge.artifacts import Preprocess, voc_color
@@ -107,7 +107,13 @@ def test_overlay_gives_the_same_bytes(host: HostKernels) -> None:
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_pycuda_packs_what_the_kernel_takes(name: str) -> None:
-    letters = {ctypes.c_void_p: "P", ctypes.c_int: "i", PlacementStruct: "iiiiiiii"}
+    letters = {
+        ctypes.c_void_p: "P",
+        ctypes.c_int: "i",
+        PlacementStruct: 8 * "i",
+        PitchesStruct: "iii",
+        MatrixStruct: 6 * "i",
+    }
     assert PARAMETERS[name] == "".join(letters[kind] for kind in signature(name))
 
 

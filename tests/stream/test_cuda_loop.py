@@ -7,23 +7,29 @@ import gc
 
 import numpy as np
 import pytest
+from cudakit import CLASSES, SPEC, Count, Frames, Kept, assert_same, painted, planes
 from hostcuda import HostKernels, build_kernels
 
-from tsss_edge.artifacts import Classes, Preprocess, TensorSpec
+from tsss_edge.artifacts import TensorSpec
 from tsss_edge.backends.cuda.device import CudaDevice
-from tsss_edge.kernels.overlay import overlay
 from tsss_edge.stream.cuda_stages import IN_FLIGHT
-from tsss_edge.stream.frames import Frame, FrameResult
+from tsss_edge.stream.frames import Picture, picture_hw
 from tsss_edge.stream.live_loop import run
 from tsss_edge.stream.pipeline import slots_needed
 from tsss_edge.stream.recorder import Recorder
 
 pytestmark = pytest.mark.gpu
 
-CLASSES = Classes(names=("sky", "road", "car", "tree"), background=False)  # class 0, black, is shown too
-SPEC = Preprocess(size_hw=(64, 96), fit="letterbox")
 SIZES = ((40, 60), (60, 80), (33, 47))
 COUNTED = ("device_memory", "pinned_memory", "streams", "events", "graphs", "modules")  # by the fake
+
+
+def noise(n: int) -> Picture:
+    """BGR, I420 and NV12 in turn; every twentieth of another size."""
+    frame_hw = SIZES[n // 20 % len(SIZES)]
+    if n // 10 % 2:
+        return planes(n, frame_hw, pairs=n % 2 == 1)
+    return np.random.default_rng(n).integers(0, 256, (*frame_hw, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -58,61 +64,17 @@ class FixedEngine:
         """Nothing to compute."""
 
 
-class Frames:
-    """`count` pictures as fast as they are read; every twentieth of another size."""
-
-    live, fps, size_hw, state = False, 30.0, SIZES[0], "STREAMING"
-
-    def __init__(self, count: int) -> None:
-        self.length = count
-        self._next = 0
-
-    def read(self, out: np.ndarray | None = None) -> Frame | None:
-        if self._next == self.length:
-            return None
-        self._next += 1
-        size = SIZES[self._next // 20 % len(SIZES)]
-        image = np.random.default_rng(self._next).integers(0, 256, (*size, 3), np.uint8)
-        return Frame(image, self._next - 1, 0.0)
-
-    def close(self) -> None:
-        pass
-
-
-class Kept:
-    """A sink that keeps every picture, its labels and its overlay."""
-
-    wants_overlay = True
-
-    def __init__(self) -> None:
-        self.shown: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-
-    def write(self, result: FrameResult) -> None:
-        assert result.overlay is not None
-        self.shown.append((result.frame.image.copy(), result.labels.copy(), result.overlay.copy()))
-
-    def close(self) -> None:
-        pass
-
-
-class Count(Kept):
-    """A sink that keeps nothing."""
-
-    def write(self, result: FrameResult) -> None:
-        pass
-
-
 def test_every_frame_bit_for_bit(kernels: HostKernels) -> None:
     """As the kernels that g++ built, through graphs, slots and changes of the frame size."""
     device, sink, recorder = CudaDevice(), Kept(), Recorder()
     engine = FixedEngine(device)
-    assert run(Frames(60), engine, [sink], recorder) == "source"  # type: ignore[arg-type]
+    assert run(Frames(60, noise), engine, [sink], recorder) == "source"  # type: ignore[arg-type]
     assert recorder.runs_on == "fixed, all stages on the GPU, CUDA graphs"
-    for image, labels, blended in sink.shown:
-        frame_hw = (image.shape[0], image.shape[1])
+    for picture, labels, blended in sink.shown:
+        frame_hw = picture_hw(picture)
         want = kernels.upsample_argmax(engine.logits, frame_hw, SPEC.place(frame_hw))
         np.testing.assert_array_equal(labels, want)
-        np.testing.assert_array_equal(blended, overlay(image, want, CLASSES.palette, shown=CLASSES.objects))
+        assert_same(blended, painted(picture, want))
     assert len(sink.shown) == 60
     device.close()
 
@@ -122,7 +84,7 @@ def test_a_thousand_frames_leave_nothing(kernels: HostKernels) -> None:
     counts = []
     for frames in (60, 1000):
         recorder, device = Recorder(), CudaDevice()
-        assert run(Frames(frames), FixedEngine(device), [Count()], recorder) == "source"  # type: ignore[arg-type]
+        assert run(Frames(frames, noise), FixedEngine(device), [Count()], recorder) == "source"  # type: ignore[arg-type]
         device.close()
         assert recorder.frames == frames
         counts.append(left())

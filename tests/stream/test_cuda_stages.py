@@ -8,23 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cudakit import CLASSES, SPEC, Frames, Kept, assert_same, painted, planes
 from hostcuda import HostCuda, HostKernels, build_kernels
 
-from tsss_edge.artifacts import Classes, Preprocess, TensorSpec
+from tsss_edge.artifacts import TensorSpec
 from tsss_edge.backends.cuda.device import CudaDevice
 from tsss_edge.backends.fake import FakeBackend
 from tsss_edge.errors import ArtifactError, UnavailableError
-from tsss_edge.kernels.overlay import overlay
+from tsss_edge.kernels.yuv import Yuv
 from tsss_edge.stream.cpu_stages import CpuStages
 from tsss_edge.stream.cuda_stages import IN_FLIGHT, CudaStages
-from tsss_edge.stream.frames import Frame, FrameResult
+from tsss_edge.stream.frames import Frame, FrameResult, Picture, picture_hw
 from tsss_edge.stream.live_loop import run
 from tsss_edge.stream.opening import open_stages
 from tsss_edge.stream.pipeline import slots_needed
 from tsss_edge.stream.recorder import Recorder
 
-CLASSES = Classes(names=("sky", "road", "car", "tree"), background=False)  # class 0, black, is shown too
-SPEC = Preprocess(size_hw=(64, 96), fit="letterbox")
 STAGES = ["copy_in", "preprocess", "network", "upsample_argmax", "overlay", "copy_out"]
 
 
@@ -82,15 +81,17 @@ def picture(seed: int, frame_hw: tuple[int, int] = (40, 60)) -> np.ndarray:
     return (noise + np.linspace(0, 191, frame_hw[1])[:, None]).astype(np.uint8)
 
 
-def expected(library: Path, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def expected(library: Path, image: Picture) -> tuple[np.ndarray, Picture]:
     """Labels and overlay by the same kernels, called one after the other."""
-    kernels, frame_hw = HostKernels(library), (image.shape[0], image.shape[1])
-    logits = FakeBackend(CLASSES, SPEC).infer(kernels.preprocess(image, SPEC, bgr=True)[None])["logits"][0]
+    kernels, frame_hw = HostKernels(library), picture_hw(image)
+    yuv = isinstance(image, Yuv)
+    x = kernels.preprocess_yuv(image, SPEC) if yuv else kernels.preprocess(image, SPEC, bgr=True)  # type: ignore[arg-type]
+    logits = FakeBackend(CLASSES, SPEC).infer(x[None])["logits"][0]
     labels = kernels.upsample_argmax(np.ascontiguousarray(logits), frame_hw, SPEC.place(frame_hw))
-    return labels, overlay(image, labels, CLASSES.palette, shown=CLASSES.objects)
+    return labels, painted(image, labels)
 
 
-def answer(stages: CudaStages, slot: int, image: np.ndarray | None = None) -> FrameResult:
+def answer(stages: CudaStages, slot: int, image: Picture | None = None) -> FrameResult:
     """One frame through a slot; without `image` the one that was started there."""
     times: dict[str, float] = {}
     if image is not None:
@@ -129,6 +130,23 @@ def test_answers_are_those_of_the_kernels_alone(cuda: HostCuda, library: Path) -
     assert cuda.depth == 0
     assert not cuda.graphs
     assert not cuda.events
+    assert not cuda.device_memory.keys() - cuda.pinned.keys()
+
+
+def test_planes_stay_planes(cuda: HostCuda, library: Path) -> None:
+    """I420, NV12 and BGR in one slot after another: as the kernels alone, and the result is of the frame's kind."""
+    device = CudaDevice()
+    stages = CudaStages(FakeEngine(cuda, device), device, blend=True)
+    with stages.thread():
+        for pairs in (False, True):
+            image = planes(3, (47, 61), pairs=pairs)
+            result = answer(stages, 0, image)
+            labels, blended = expected(library, image)
+            np.testing.assert_array_equal(result.labels, labels)
+            assert isinstance(result.painted, Yuv) and result.painted.pairs == pairs
+            assert_same(result.painted, blended)
+        assert_same(answer(stages, 0, picture(1)).painted, expected(library, picture(1))[1])  # type: ignore[arg-type]
+    stages.close()
     assert not cuda.device_memory.keys() - cuda.pinned.keys()
 
 
@@ -219,49 +237,21 @@ def test_an_engine_that_overflows_is_an_error(cuda: HostCuda) -> None:
 # In the live loop
 
 
-class NullSink:
-    wants_overlay = True
-
-    def __init__(self) -> None:
-        self.shown: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-
-    def write(self, result: FrameResult) -> None:
-        assert result.overlay is not None
-        self.shown.append((result.frame.image.copy(), result.labels.copy(), result.overlay.copy()))
-
-    def close(self) -> None:
-        pass
-
-
-class Frames:
-    """`count` pictures as fast as they are read; the size changes on the way."""
-
-    live, fps, size_hw, state = False, 30.0, (40, 60), "STREAMING"
-
-    def __init__(self, count: int) -> None:
-        self.length = count
-        self._next = 0
-
-    def read(self, out: np.ndarray | None = None) -> Frame | None:
-        if self._next == self.length:
-            return None
-        self._next += 1
-        return Frame(picture(self._next, (40, 60) if self._next <= self.length // 2 else (60, 80)), self._next - 1, 0.0)
-
-    def close(self) -> None:
-        pass
+def ramp(n: int) -> Picture:
+    """The size changes on the way."""
+    return picture(n, (40, 60) if n <= 12 else (60, 80))
 
 
 def test_a_file_runs_on_the_gpu(cuda: HostCuda, library: Path) -> None:
     slots = slots_needed(IN_FLIGHT)
-    sink, recorder = NullSink(), Recorder()
-    assert run(Frames(24), FakeEngine(cuda, CudaDevice(), slots=slots), [sink], recorder) == "source"
+    sink, recorder = Kept(), Recorder()
+    assert run(Frames(24, ramp), FakeEngine(cuda, CudaDevice(), slots=slots), [sink], recorder) == "source"
     assert recorder.frames == 24
     assert recorder.runs_on == "fake, all stages on the GPU, CUDA graphs"
     for image, labels, blended in sink.shown:
         want, want_blended = expected(library, image)
         np.testing.assert_array_equal(labels, want)
-        np.testing.assert_array_equal(blended, want_blended)
+        assert_same(blended, want_blended)
     assert cuda.depth == 0
 
 

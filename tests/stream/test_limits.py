@@ -19,8 +19,7 @@ from tsss_edge.artifacts import Classes
 from tsss_edge.errors import DataError, masked
 from tsss_edge.stream.recorder import Recorder
 from tsss_edge.stream.uris import parse_source
-from tsss_edge.stream.web import WebSink, limits, open_web
-from tsss_edge.stream.web.app import is_loopback
+from tsss_edge.stream.web import WebSink, is_loopback, limits, open_web
 from tsss_edge.stream.web.limits import Limits
 
 CLASSES = Classes(names=("background", "cat", "dog"))

@@ -268,6 +268,100 @@ def test_a_file_with_latest_plays_at_its_own_rate() -> None:
         player.read()
 
 
+def test_a_player_that_is_too_slow_tells_how_many_frames_a_camera_would_have_given_meanwhile() -> None:
+    """Eight overloaded streams once reported no drops, because the player began its beat again and forgot the late frames."""
+    images = SyntheticSource(
+        lambda scene, t: (time.sleep(0.1), (gray_image(0, (4, 4)), np.zeros((4, 4), np.uint8)))[1],  # type: ignore[func-returns-value]
+        size_hw=(4, 4), fps=50.0, frames=6,
+    )  # fmt: skip
+    player, started = FilePlayer(images), time.monotonic()
+    shots = [player.read() for _ in range(6)]
+    asked = (time.monotonic() - started - 0.1) * 50 + 1  # the beat begins with the first picture
+    missed = sum(shot.missed for shot in shots if shot)
+    assert abs(6 + missed - asked) <= 1 and missed >= 20
+
+
+def test_missed_frames_count_as_dropped_and_the_count_adds_up() -> None:
+    class Late:
+        fps = 30.0
+
+        def __init__(self) -> None:
+            self.shots = [Shot(gray_image(n), 0.1 * n, None, missed) for n, missed in enumerate((0, 2, 0, 3))]
+
+        def read(self) -> Shot | None:
+            if not self.shots:
+                raise EndOfStream
+            return self.shots.pop(0)
+
+        def release(self) -> None:
+            """Nothing."""
+
+    source = LiveSource(Late, name="cam", policy="block", retry=QUICK)
+    frames = [source.read() for _ in range(4)]
+    assert [frame.missed for frame in frames if frame] == [0, 2, 2, 5]
+    wait_for(lambda: source.over)
+    assert (source.arrived, source.taken, source.dropped) == (9, 4, 5)
+
+
+class Sent:
+    """A camera of exact times: frame n at n * `period_s`, all at once; `hold` after the first until the test goes on."""
+
+    def __init__(self, period_s: float, frames: int) -> None:
+        self.fps = 1 / period_s
+        self._times = [n * period_s for n in range(frames)]
+        self.go = threading.Event()
+
+    def read(self) -> Shot | None:
+        if not self._times:
+            raise EndOfStream
+        at = self._times.pop(0)
+        if at:
+            self.go.wait(PATIENCE_S)
+        return Shot(gray_image(0), 1000.0 + at)
+
+    def release(self) -> None:
+        """Nothing."""
+
+
+@pytest.mark.parametrize(("wanted", "offered"), [(5, 50), (10, 100), (3, 30), (15, 100), (0.5, 5)])
+def test_a_camera_is_thinned_to_the_rate_that_is_wanted(wanted: float, offered: int) -> None:
+    camera = Sent(0.1, 100)
+    source = LiveSource(lambda: camera, name="cam", policy="block", retry=QUICK, max_fps=wanted, depth=100)
+    camera.go.set()
+    frames = []
+    while (frame := source.read()) is not None:
+        frames.append(frame)
+    assert abs(len(frames) - offered) <= 1
+    assert (source.arrived, source.taken, source.dropped) == (100, len(frames), 0)
+    assert source.thinned == 100 - len(frames)
+    assert all(frame.index - frame.thinned == n for n, frame in enumerate(frames))
+
+
+def test_the_newest_frame_of_a_period_stands_for_it() -> None:
+    camera = Sent(0.1, 9)
+    source = LiveSource(lambda: camera, name="cam", retry=QUICK, max_fps=2)
+    camera.go.set()
+    wait_for(lambda: source.state == "ENDED")
+    frame = source.poll()
+    assert frame is not None and frame.index == 8  # of the second period, and the last of it
+    assert (source.arrived, source.taken, source.dropped, source.thinned, source.waiting) == (9, 1, 1, 7, 0)
+
+
+def test_a_patient_source_is_there_before_its_camera() -> None:
+    cameras = Cameras(DataError("camera: not there"), DataError("camera: not there"), [7])
+    changes: list[str] = []
+    source = LiveSource(cameras, name="cam", retry=QUICK, patient=True, on_change=lambda: changes.append("x"))
+    assert source.state in ("OPEN", "RECONNECTING", "STREAMING")
+    assert value(source.read()) == 7
+    assert (source.reconnects, source.size_hw) == (0, (8, 12))
+    assert changes
+    close(source, cameras)
+
+
+def test_a_patient_source_never_gives_up() -> None:
+    assert Retry.forever().attempts > 100_000_000
+
+
 def test_latest_on_a_file_ends(make_video: MakeVideo) -> None:
     source = open_source(str(make_video(frames=5, fps=200.0)), policy="latest")
     assert source.live and source.fps == 200.0

@@ -67,6 +67,9 @@ class FakeStages:
         self._maybe_fail("result", frame.index)
         return FrameResult(frame, self._labels[slot], None, None, stages_ms)
 
+    def free(self, slot: int) -> None:
+        """Nothing: the labels stay."""
+
     def close(self) -> None:
         """Nothing to free."""
 

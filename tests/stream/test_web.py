@@ -238,10 +238,10 @@ def test_page_and_its_files_come_from_here_alone() -> None:
     page = web.get("/")
     assert page.status_code == 200 and "text/html" in page.headers["content-type"]
     assert "default-src 'none'" in page.headers["content-security-policy"]
-    linked = re.findall(r'(?:src|href)="(/[^"]+)"', page.text)
-    assert sorted(linked) == ["/app.js", "/style.css"]
-    for path in [*linked, "/charts.js"]:
-        answer = web.get(path)
+    linked = re.findall(r'(?:src|href)="([^":]+)"', page.text)
+    assert sorted(linked) == ["app.js", "style.css"]
+    for path in [*linked, "charts.js"]:
+        answer = web.get(f"/{path}")
         assert answer.status_code == 200
         assert not re.search(
             r"""(?:https?:)?//(?!www\.w3\.org/2000/svg)[a-z0-9]+\.""", re.sub(r"// .*", "", answer.text)
@@ -271,9 +271,11 @@ def test_metrics_are_prometheus_text(make_result: MakeResult) -> None:
     answer = web.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     lines = answer.text.splitlines()
-    assert "tsss_edge_frames_dropped_total 3" in lines
-    assert 'tsss_edge_source_state{state="STREAMING"} 1' in lines
-    assert 'tsss_edge_frame_age_seconds{quantile="0.95"} 0.012' in lines
+    source = f'camera="{INFO.source}"'
+    assert f"tsss_edge_frames_dropped_total{{{source}}} 3.0" in lines
+    assert f'tsss_edge_source_state{{{source},state="STREAMING"}} 1.0' in lines
+    assert f'tsss_edge_frame_age_seconds_bucket{{{source},engine="",le="0.01"}} 0.0' in lines
+    assert f'tsss_edge_frame_age_seconds_bucket{{{source},engine="",le="0.02"}} 1.0' in lines
 
 
 @pytest.mark.parametrize(("state", "code"), [("STREAMING", 200), ("ENDED", 200), ("FAILED", 503), ("STALLED", 503)])
@@ -401,7 +403,7 @@ def test_a_client_that_reads_nothing_costs_the_loop_nothing(web_sink: WebSink, m
             time.sleep(0.01)
         for n in range(60):  # far more than the sockets' buffers hold
             result = make_result(n, size_hw=(480, 640))
-            result.frame.image = noise
+            result.frame.picture = noise
             web_sink.painter._offered_at = float("-inf")
             web_sink.write(result)
         assert httpx.get(f"{web_sink.url}api/status", timeout=PATIENCE_S).json()["areas"] == {
@@ -434,7 +436,7 @@ def test_closing_ends_streams_and_frees_the_port(make_result: MakeResult) -> Non
         sink.close()
         assert b"".join(chunks).count(b"--frame") <= 1
     sink.close()
-    assert not sink._thread.is_alive()
+    assert not sink._server._thread.is_alive()
     open_web(str(port), classes=CLASSES, recorder=Recorder()).close()
 
 

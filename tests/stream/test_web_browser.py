@@ -209,3 +209,39 @@ def test_a_server_that_goes_away_is_said(browser: Any) -> None:
     sink.close()
     wait_for_js(opened, "document.getElementById('state').textContent === 'OFFLINE'")
     opened.close()
+
+
+def test_the_wall_leads_to_one_camera(browser: Any) -> None:
+    from contextlib import closing
+
+    from loopkit import fake
+
+    from tsss_edge.stream.cameras import CameraSpec
+    from tsss_edge.stream.many import Many
+    from tsss_edge.stream.web import open_wall
+
+    cameras = [
+        CameraSpec(uri=f"synthetic://?size=64x48&fps=50&frames=100000&live=1&seed={n}", name=f"cam-{n}")
+        for n in range(3)
+    ]
+    with closing(Many(fake(slots=2, latency_ms=1), cameras, engine="e.xml")) as many:
+        wall = open_wall("0", many.lines, many.engine)
+        for worker in many._workers:
+            worker.start()
+        page = browser.new_page(viewport={"width": 1360, "height": 900})
+        page.set_default_timeout(PATIENCE_MS)
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto(wall.url)
+        wait_for_js(page, "document.getElementById('picture').naturalWidth > 0")
+        wait_for_js(page, "document.getElementById('cameras').textContent === '3 of 3 streaming'")
+        assert page.locator(".tile-link").count() == 3
+        boxes = [page.locator(".tile-link").nth(n).bounding_box() for n in range(3)]
+        assert boxes[0]["x"] < boxes[1]["x"] and boxes[2]["y"] > boxes[0]["y"]
+        page.locator(".tile-link").nth(1).click()
+        page.wait_for_url("**/camera/cam-1/")
+        wait_for_js(page, "document.getElementById('video').naturalWidth > 0")
+        assert page.inner_text("#source") == "cam-1"
+        page.close()
+        wall.close()
+    assert problems == []

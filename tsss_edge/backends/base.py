@@ -27,15 +27,8 @@ STRIDE = 8  # of the logits and objectness grids against the network input (desi
 Outputs = Mapping[str, NDArray[Any]]
 
 
-@runtime_checkable
-class Backend(Protocol):
-    """One network, loaded. Not thread-safe: one thread at a time.
-
-    `infer` takes (N,H,W,3) uint8 RGB at `preprocess.size_hw` and returns arrays by output name:
-    `logits` (N,K,H/8,W/8) float32, `labels` (N,H,W) uint8, `objectness` (N,1,H/8,W/8) float32 (a logit); an imported
-    network's logits or labels may have any stride.
-    The arrays may be overwritten by the next call: copy what must live longer.
-    """
+class Described(Protocol):
+    """What a loaded network says of itself."""
 
     @property
     def name(self) -> str: ...
@@ -45,6 +38,18 @@ class Backend(Protocol):
     def preprocess(self) -> Preprocess: ...
     @property
     def outputs(self) -> tuple[TensorSpec, ...]: ...
+
+
+@runtime_checkable
+class Backend(Described, Protocol):
+    """One network, loaded. Not thread-safe: one thread at a time.
+
+    `infer` takes (N,H,W,3) uint8 RGB at `preprocess.size_hw` and returns arrays by output name:
+    `logits` (N,K,H/8,W/8) float32, `labels` (N,H,W) uint8, `objectness` (N,1,H/8,W/8) float32 (a logit); an imported
+    network's logits or labels may have any stride.
+    The arrays may be overwritten by the next call: copy what must live longer.
+    """
+
     @property
     def min_batch(self) -> int: ...  # pictures that a call takes at least; all of them for an engine of a fixed batch
     def infer(self, images: NDArray[np.uint8]) -> Outputs: ...

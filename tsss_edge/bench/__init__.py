@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tsss_edge.artifacts import Artifact, Engine, LatencyRecord, Struct, load_artifact
 from tsss_edge.backends import Backend, open_backend
 from tsss_edge.bench.conditions import Machine, examine_machine, notes_on, read_load, read_mhz
-from tsss_edge.bench.power import read_power
+from tsss_edge.bench.power import note_on_record, read_power
 from tsss_edge.bench.timing import EndToEnd, Timed, alternate, network_call, time_end_to_end, warm_up
 from tsss_edge.metrics import Percentiles, percentiles
 
@@ -98,10 +98,13 @@ def bench_engine(
     with ExitStack() as stack:
         backends = [stack.enter_context(open_backend(model, threads=threads)) for model in models]
         timed = time_networks(backends, names, duration_s=duration_s)
+        if compare:
+            read_power().require_same_mode(power)
         whole = time_end_to_end(backends[0], frame, duration_s=duration_s) if end_to_end else None
         app, notes = None, list[str]()
         if benchmark_app and isinstance(first, Engine) and first.path.suffix == ".xml":
             app, notes = _against_benchmark_app(backends[0], first, duration_s=duration_s, threads=threads)
+    old = note_on_record(first.record.latency, read_power()) if isinstance(first, Engine) else []
     if store and isinstance(first, Engine) and first.checked:
         first.with_record(latency=latency_record(timed[0], threads))
     on_gpu = isinstance(first, Engine) and first.path.suffix == ".engine"
@@ -118,7 +121,7 @@ def bench_engine(
         compare={n if kinds.count(n) == 1 else f"{n} {t.file}": t for n, t in zip(kinds, timed[1:], strict=True)},
         benchmark_app=app,
         machine=machine,
-        notes=(*notes, *notes_on(machine), *read_power().notes(power)),
+        notes=(*notes, *notes_on(machine), *read_power().notes(power), *old),
     )
 
 

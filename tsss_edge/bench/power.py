@@ -11,7 +11,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tsss_edge.artifacts import Struct
+from tsss_edge.artifacts import LatencyRecord, Struct
+from tsss_edge.errors import UnavailableError
 
 SYSFS = Path("/sys/class")
 
@@ -39,6 +40,14 @@ class Power(Struct, frozen=True):
             found.append(f"throttled by {names}: the machine is too hot or draws too much for its power mode")
         return found
 
+    def require_same_mode(self, before: Power) -> None:
+        """Raise UnavailableError when the mode changed since `before`: times of two modes are not compared."""
+        if self.mode != before.mode:
+            raise UnavailableError(
+                f"the power mode changed from {before.mode} to {self.mode} while networks were timed side by side; times of two "
+                "modes are not compared. Set one (`sudo nvpmodel -m N`) and run again"
+            )
+
 
 def read_power(sysfs: Path | None = None) -> Power:
     """The state now. `sysfs`: where the kernel tells it (default: SYSFS)."""
@@ -46,6 +55,16 @@ def read_power(sysfs: Path | None = None) -> Power:
     clocks = [path for path in sorted((sysfs / "devfreq").glob("*")) if re.search(r"gpu|gv11b|ga10b", path.name)]
     now, most = (_mhz(clocks[0] / name) if clocks else None for name in ("cur_freq", "max_freq"))
     return Power(mode=_mode(), gpu_mhz=now, gpu_max_mhz=most, throttled=_throttled(sysfs))
+
+
+def note_on_record(record: LatencyRecord | None, now: Power) -> list[str]:
+    """Why a record's time does not stand beside one measured now, if it does not."""
+    if record is None or record.power_mode == now.mode:
+        return []
+    return [
+        f"the record's {record.p50_ms:.2f} ms is of power mode {record.power_mode or 'unknown'}, this run of "
+        f"{now.mode or 'unknown'}: not compared"
+    ]
 
 
 def _mode() -> str:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -25,10 +25,13 @@ from tsss_edge.bench.conditions import Machine, examine_machine, notes_on, read_
 from tsss_edge.bench.power import read_power
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.kernels.overlay import OverlayPlan
+from tsss_edge.kernels.overlay_yuv import YuvOverlayPlan
 from tsss_edge.kernels.preprocess import PreprocessPlan
+from tsss_edge.kernels.preprocess_yuv import YuvPreprocessPlan
 from tsss_edge.kernels.upsample_argmax import UpsampleArgmaxPlan
+from tsss_edge.kernels.yuv import Yuv
 from tsss_edge.machine import usable_cores
-from tsss_edge.stream.frames import Source
+from tsss_edge.stream.frames import Frame, Picture, Source, bgr_of, picture_hw
 from tsss_edge.stream.live_loop import run
 from tsss_edge.stream.opening import open_engine
 from tsss_edge.stream.process import decode_threads, opencv_threads
@@ -95,7 +98,7 @@ def bench_stream(engine: Path, source: str, *, naive: Path | None = None, thread
         if opened.live:
             raise DataError(f"{source}: a camera gives frames at its own rate; measure on a video file or synthetic://")
         frames = list(islice(_read(opened), KEPT_FRAMES))
-    if len({frame.shape for frame in frames}) > 1:
+    if len({picture_hw(frame) for frame in frames}) > 1:
         raise DataError(f"{source}: frames of several sizes; a benchmark wants one")
     with closing(open_engine(engine, live=False, threads=threads)) as backend:
         _require_logits(backend, engine)
@@ -115,7 +118,7 @@ def bench_stream(engine: Path, source: str, *, naive: Path | None = None, thread
     return StreamBench(
         engine=engine.name,
         source=source,
-        frame_hw=(frames[0].shape[0], frames[0].shape[1]),
+        frame_hw=picture_hw(frames[0]),
         naive_fps=float(np.median(fps["naive"])) if "naive" in fps else None,
         stream_fps=stream_fps,
         network_fps=float(np.median(fps["network"])),
@@ -161,13 +164,27 @@ def time_network(backend: AsyncBackend) -> tuple[float, float]:
 def time_naive(backend: Backend, source: str) -> float:
     """Frames a second of the loop that most people write."""
     classes, size_hw = backend.classes, backend.preprocess.size_hw
-    with closing(open_source(source)) as opened:
+    with _naive_frames(source) as frames:
         started, count = time.perf_counter(), 0
-        for image in islice(_read(opened), NAIVE_FRAMES):
+        for image in islice(frames, NAIVE_FRAMES):
             x = np.asarray(cv2.resize(image, size_hw[::-1])[..., ::-1], np.uint8)[None]
             naive_overlay(image, backend.infer(x.repeat(backend.min_batch, axis=0))["logits"][0], classes)
             count += 1
         return count / (time.perf_counter() - started)
+
+
+@contextmanager
+def _naive_frames(source: str) -> Iterator[Iterator[NDArray[np.uint8]]]:
+    """BGR frames as most people read them: a file by OpenCV."""
+    if not Path(source).is_file():
+        with closing(open_source(source)) as opened:
+            yield (bgr_of(picture) for picture in _read(opened))
+        return
+    capture = cv2.VideoCapture(source)
+    try:
+        yield (np.asarray(image, np.uint8) for ok, image in iter(capture.read, (False, None)) if ok)
+    finally:
+        capture.release()
 
 
 def naive_overlay(image: NDArray[np.uint8], logits: NDArray[np.float32], classes: Classes) -> NDArray[np.uint8]:
@@ -179,11 +196,10 @@ def naive_overlay(image: NDArray[np.uint8], logits: NDArray[np.float32], classes
     return blended
 
 
-def measure_stages(backend: AsyncBackend, source: str, frames: list[NDArray[np.uint8]]) -> dict[str, float]:
+def measure_stages(backend: AsyncBackend, source: str, frames: list[Picture]) -> dict[str, float]:
     """CPU time of each stage by itself, milliseconds a frame."""
-    frame_hw = (frames[0].shape[0], frames[0].shape[1])
-    preprocess = PreprocessPlan(frame_hw, backend.preprocess, bgr=True)
-    overlay = OverlayPlan(frame_hw, backend.classes.palette, shown=backend.classes.objects)
+    frame_hw = picture_hw(frames[0])
+    preprocess, overlay = _plans(backend, frames[0])
     x, labels = np.zeros((1, *backend.preprocess.size_hw, 3), np.uint8), np.zeros(frame_hw, np.uint8)
     logits = []
     for image in frames:
@@ -201,6 +217,26 @@ def measure_stages(backend: AsyncBackend, source: str, frames: list[NDArray[np.u
         }
 
 
+def _plans(backend: AsyncBackend, first: Picture) -> tuple[Callable[..., object], Callable[..., object]]:
+    """Preprocess and overlay of the loop for frames like `first`; the overlay works on a copy, as the loop's does."""
+    palette, shown, frame_hw = backend.classes.palette, backend.classes.objects, picture_hw(first)
+    if isinstance(first, Yuv):
+        paint, planes = YuvOverlayPlan(frame_hw, palette, first.colour, shown=shown), first.copy()
+
+        def overlay_yuv(picture: Yuv, labels: NDArray[np.uint8]) -> None:
+            picture.copy_to(planes)
+            paint(planes, labels)
+
+        return YuvPreprocessPlan(frame_hw, backend.preprocess), overlay_yuv
+    blend, copied = OverlayPlan(frame_hw, palette, shown=shown), first.copy()
+
+    def overlay(image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
+        np.copyto(copied, image)
+        blend(copied, labels)
+
+    return PreprocessPlan(frame_hw, backend.preprocess, bgr=True), overlay
+
+
 def _core_ms(stage: Callable[[int], object], frames: int) -> float:
     """CPU time of `stage(n)`, milliseconds; every frame three times, the first round is the warm-up."""
     for n in range(frames):
@@ -214,9 +250,14 @@ def _core_ms(stage: Callable[[int], object], frames: int) -> float:
 def _decode_core_ms(source: str) -> float:
     with closing(open_source(source, decode_threads=decode_threads())) as opened:
         cpu, count, frame = time.process_time(), 0, None
-        while count < STREAM_FRAMES and (frame := opened.read(frame.image if frame else None)) is not None:
+        while count < STREAM_FRAMES and (frame := opened.read(_again(frame))) is not None:
             count += 1
         return 1000 * (time.process_time() - cpu) / count
+
+
+def _again(frame: Frame | None) -> NDArray[np.uint8] | None:
+    """An array that the next frame may be written into."""
+    return None if frame is None or isinstance(frame.picture, Yuv) else frame.picture
 
 
 def time_first_mask(engine: Path, source: str, threads: int) -> float:
@@ -241,9 +282,9 @@ def _seconds_to_first_line(command: list[str]) -> float:
     return seconds
 
 
-def _read(source: Source) -> Iterator[NDArray[np.uint8]]:
+def _read(source: Source) -> Iterator[Picture]:
     while (frame := source.read()) is not None:
-        yield frame.image
+        yield frame.picture
 
 
 def _require_logits(backend: Backend, path: Path) -> None:

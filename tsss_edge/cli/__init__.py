@@ -22,6 +22,7 @@ from tsss_edge.cli.build_engine import build_engine
 from tsss_edge.cli.bundle import bundle
 from tsss_edge.cli.calibrate import calibrate
 from tsss_edge.cli.data import app as data
+from tsss_edge.cli.deepstream import deepstream
 from tsss_edge.cli.demo import demo
 from tsss_edge.cli.doctor import doctor
 from tsss_edge.cli.eval import evaluate
@@ -105,9 +106,9 @@ def help_of(
 
 COMMANDS: tuple[Callable[..., None], ...] = (
     *(demo, doctor, inspect, label, adapt, reproduce, export, calibrate, build_engine),
-    *(parity, bench, stream, segment, triton, bundle, zoo),
+    *(parity, bench, stream, segment, triton, deepstream, bundle, zoo),
 )
-WITHOUT_GPU = (inspect, export, calibrate, triton, bundle, zoo, import_, version, help_of)
+WITHOUT_GPU = (inspect, export, calibrate, triton, deepstream, bundle, zoo, import_, version, help_of)
 for command in COMMANDS:
     app.command()(command if command in WITHOUT_GPU else on_gpu(command))
 app.command("eval")(on_gpu(evaluate))

@@ -13,8 +13,9 @@ from tsss_edge.cli.options import Json, Rebuild, Threads, emit, flag, one_line, 
 def stream(
     engine: Annotated[Path, typer.Argument(help="Engine (.xml, .engine); on a GPU also a checkpoint.")],
     source: Annotated[
-        str, typer.Argument(help="Video file, camera (0, v4l2://, csi://), rtsp://, http://, synthetic://.")
-    ],
+        str | None,
+        typer.Argument(help="Video file, camera (0, v4l2://, csi://), rtsp://, http://, synthetic://."),
+    ] = None,
     sink: Annotated[
         list[str] | None,
         typer.Argument(
@@ -48,21 +49,67 @@ def stream(
     tls: Annotated[
         tuple[Path, Path] | None, typer.Option("--tls", metavar="CERT KEY", help="Serve the page by HTTPS (PEM files).")
     ] = None,
+    encode: Annotated[
+        Literal["auto", "hardware", "ultrafast", "superfast", "veryfast"],
+        typer.Option(
+            help="Writes H.264: a hardware encoder, else x264 ultrafast; or an x264 preset (smaller, slower)."
+        ),
+    ] = "auto",
+    reuse: Annotated[
+        Literal["off", "still", "motion"],
+        typer.Option(help="Frames without network: unchanged ones (still), also moved ones (motion)."),
+    ] = "off",
+    sources: Annotated[
+        Path | None,
+        typer.Option(metavar="CAMERAS.TOML", help="Many cameras on this one engine, each with its own sinks."),
+    ] = None,
+    batch_wait_ms: Annotated[
+        float | None,
+        typer.Option(min=0, help="With --sources: frames share batches, and wait so long for them at most."),
+    ] = None,
     rebuild: Rebuild = False,
     json: Json = None,
 ) -> None:
-    """Live segmentation of a camera or video.
+    """Live segmentation of a camera or video, or of many cameras on one engine.
 
     Example: tsss-edge stream fused.int8.xml street.mp4 out.mp4 --reference runs/camvid --parity-every 30
+
+    Example: tsss-edge stream fused.int8.xml --sources cameras.toml --web 8080
 
     Example: tsss-edge stream fused.int8.xml dog.mp4 --truth dog-masks --truth-class dog
     """
     from tsss_edge.api import stream as run
+    from tsss_edge.api import stream_many
 
-    if min_agreement is not None and reference is None:
-        raise typer.BadParameter("--min-agreement needs --reference, the checkpoint to agree with")
+    only_one = {
+        "--reference": reference, "--min-agreement": min_agreement, "--policy": policy, "--audio": audio or None,
+        "--truth": truth, "--truth-class": truth_class, "--reuse": None if reuse == "off" else reuse,
+    }  # fmt: skip
     if tls is not None and web is None:
         raise typer.BadParameter("--tls is of the live page; give --web [HOST:]PORT too")
+    if (source is None) == (sources is None):
+        raise typer.BadParameter("give either a SOURCE or --sources CAMERAS.TOML")
+    if sources is None and batch_wait_ms is not None:
+        raise typer.BadParameter("--batch-wait-ms is for --sources: one source has nobody to share a batch with")
+    if sources is not None:
+        if given := [name for name, value in only_one.items() if value is not None]:
+            raise typer.BadParameter(f"{given[0]} is for one SOURCE, not for --sources")
+        rebuild_first(engine, rebuild)
+        many = stream_many(
+            engine,
+            sources,
+            batch_wait_ms=batch_wait_ms,
+            max_frames=max_frames,
+            threads=threads,
+            force=force,
+            web=web,
+            trusted_key=trusted_key,
+            tls=tls,
+        )
+        return emit(many, many.summary(), json)
+    assert source is not None
+    if min_agreement is not None and reference is None:
+        raise typer.BadParameter("--min-agreement needs --reference, the checkpoint to agree with")
     if truth_class is not None and truth is None:
         raise typer.BadParameter("--truth-class says what the masks of --truth show; give that folder too")
     rebuild_first(engine, rebuild)
@@ -84,5 +131,7 @@ def stream(
         audio=audio,
         truth=truth,
         truth_class=truth_class,
+        encode=encode,
+        reuse=reuse,
     )
     emit(report, one_line(report) if "-" in sinks else report.summary(), json)

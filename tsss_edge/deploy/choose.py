@@ -25,6 +25,7 @@ from tsss_edge.artifacts import (
 )
 from tsss_edge.backends import open_backend
 from tsss_edge.bench import latency_record, time_networks
+from tsss_edge.bench.power import read_power
 from tsss_edge.errors import ArtifactError, GateError, UnavailableError
 from tsss_edge.export.build import build_in, engine_path, folder_beside, publish, require_free_names
 from tsss_edge.export.onnx_export import EngineSources
@@ -115,10 +116,12 @@ def _build_all(
 
 
 def _time_all(engines: Sequence[Engine], duration_s: float, threads: int | None) -> list[Engine]:
-    """Time all side by side -> the same with their latency."""
+    """Time all side by side -> the same with their latency. Raises: UnavailableError: the power mode changed meanwhile."""
+    before = read_power()
     with ExitStack() as stack:
         backends = [stack.enter_context(open_backend(engine, threads=threads)) for engine in engines]
         timed = time_networks(backends, [engine.path.name for engine in engines], duration_s=duration_s)
+    read_power().require_same_mode(before)
     return [_with(e, latency=latency_record(t, threads)) for e, t in zip(engines, timed, strict=True)]
 
 

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from tsss_edge.artifacts import Placement
+from tsss_edge.kernels.yuv import Matrix, chroma_hw
 
 FLAT, TILE = (256, 1, 1), (32, 8, 1)  # threads of a block
 
-# Parameters of every kernel as PyCUDA packs them: P pointer, i 32-bit integer. A Placement by value is eight integers.
+# Parameters of every kernel as PyCUDA packs them: P pointer, i 32-bit integer. A struct by value is its integers:
+# a Placement eight, Pitches three, a Matrix six.
 PARAMETERS = {
     "preprocess": "PP" + 8 * "i" + "iiii",
     "largest_float32": "PPii",
@@ -17,7 +19,32 @@ PARAMETERS = {
     "labels_float32": "PPP" + 8 * "i" + "iiiii",
     "labels_float16": "PPP" + 8 * "i" + "iiiii",
     "overlay": "PPPii",
+    "preprocess_yuv": "PPPP" + "iii" + 8 * "i" + 6 * "i" + "ii",
+    "overlay_yuv": "PPP" + "iii" + "PP" + "iii",
 }
+
+
+class DevicePlanes(NamedTuple):
+    """Where the planes of a frame lie: addresses, bytes from row to row, and from a chroma value to the next."""
+
+    y: int
+    u: int
+    v: int
+    luma_pitch: int
+    chroma_pitch: int
+    step: int
+
+    @classmethod
+    def dense(cls, address: int, frame_hw: tuple[int, int], *, pairs: bool) -> DevicePlanes:
+        """One plane behind the other, as `Yuv.over` lays them out."""
+        h, w = chroma_hw(frame_hw)
+        u = address + frame_hw[0] * frame_hw[1]
+        return cls(address, u, u + (1 if pairs else h * w), frame_hw[1], 2 * w if pairs else w, 2 if pairs else 1)
+
+    @property
+    def pitches(self) -> tuple[int, int, int]:
+        """As the kernels take them."""
+        return self.luma_pitch, self.chroma_pitch, self.step
 
 
 class KernelCalls:
@@ -70,6 +97,26 @@ class KernelCalls:
         """Blend into the (H,W,3) uint8 BGR at `frame`. `tints` and `keep`: of `overlay.tint_table`, copied to the GPU."""
         size = 3 * frame_hw[0] * frame_hw[1]
         self.launch("overlay", _blocks(size), FLAT, stream, (frame, labels, tints, keep, size))
+
+    def preprocess_yuv(
+        self,
+        planes: DevicePlanes,
+        out: int,
+        placement: Placement,
+        matrix: Matrix,
+        size_hw: tuple[int, int],
+        stream: Any,
+    ) -> None:
+        """Planes -> network input, `size_hw` x 3 uint8 RGB, at `out`."""
+        arguments = (planes.y, planes.u, planes.v, out, *planes.pitches, *_flat(placement), *matrix, *size_hw)
+        self.launch("preprocess_yuv", _tiles(size_hw), TILE, stream, arguments)
+
+    def overlay_yuv(
+        self, planes: DevicePlanes, labels: int, tints: int, keep: int, frame_hw: tuple[int, int], stream: Any
+    ) -> None:
+        """Blend into the planes. `tints` and `keep`: of `overlay_yuv.yuv_tint_table`, copied to the GPU."""
+        arguments = (planes.y, planes.u, planes.v, *planes.pitches, labels, tints, keep, *frame_hw)
+        self.launch("overlay_yuv", _tiles(chroma_hw(frame_hw)), TILE, stream, arguments)
 
 
 def at_stride_8(placement: Placement, grid_hw: tuple[int, int]) -> Placement:

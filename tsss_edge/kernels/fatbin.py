@@ -27,7 +27,17 @@ from tsss_edge.disk import atomic_path
 from tsss_edge.errors import UnavailableError
 
 FOLDER = Path(__file__).parent
-SOURCES = ("kernel.h", "taps.h", "preprocess.cu", "upsample_argmax.cu", "overlay.cu", "kernels.cu")
+SOURCES = (
+    "kernel.h",
+    "taps.h",
+    "yuv.h",
+    "preprocess.cu",
+    "preprocess_yuv.cu",
+    "upsample_argmax.cu",
+    "overlay.cu",
+    "overlay_yuv.cu",
+    "kernels.cu",
+)
 
 # Turing, Ampere, Orin, Ada, Hopper, Blackwell, Thor: what design section 5 serves and nvcc 13 can target.
 CAPABILITIES = ("7.5", "8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "10.3", "11.0", "12.0")

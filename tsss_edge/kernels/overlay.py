@@ -71,6 +71,16 @@ def overlay(
 def tint_table(palette: Palette, alpha: float, shown: Sequence[int] | None) -> tuple[NDArray[np.uint16], int]:
     """Terms of the blend, for the GPU too: (256,4) uint16, for each label colour * a + 128 in BGR order and whether it is
     shown (1 or 0); and 256 - a. Raises: ValueError: as `overlay`."""
+    shown = check_palette(palette, alpha, shown)
+    a = round(256 * alpha)
+    table = np.zeros((IGNORE + 1, 4), np.uint16)
+    table[: len(palette), :3] = np.array(palette, np.uint16)[:, ::-1] * np.uint16(a) + np.uint16(128)
+    table[list(shown), 3] = 1
+    return table, 256 - a
+
+
+def check_palette(palette: Palette, alpha: float, shown: Sequence[int] | None) -> Sequence[int]:
+    """Give the classes to colour. Raises: ValueError: as `overlay`."""
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is {alpha}; expected 0 to 1")
     if not 1 <= len(palette) <= IGNORE:
@@ -79,11 +89,7 @@ def tint_table(palette: Palette, alpha: float, shown: Sequence[int] | None) -> t
         shown = [k for k, colour in enumerate(palette) if any(colour)]
     if unknown := [k for k in shown if not 0 <= k < len(palette)]:
         raise ValueError(f"shown names class {unknown[0]}; the palette has 0 to {len(palette) - 1}")
-    a = round(256 * alpha)
-    table = np.zeros((IGNORE + 1, 4), np.uint16)
-    table[: len(palette), :3] = np.array(palette, np.uint16)[:, ::-1] * np.uint16(a) + np.uint16(128)
-    table[list(shown), 3] = 1
-    return table, 256 - a
+    return shown
 
 
 def _require(array: NDArray[np.uint8], shape: tuple[int, ...], name: str) -> None:
@@ -92,7 +98,7 @@ def _require(array: NDArray[np.uint8], shape: tuple[int, ...], name: str) -> Non
 
 
 @compiled(int64(read(uint8, 1), read(uint64, 1), int64, int64))
-def _run_end(labels, words, p, end):  # type: ignore[no-untyped-def]
+def run_end(labels, words, p, end):  # type: ignore[no-untyped-def]
     """End of the run that begins at `p`, at most `end`. `words` are the labels, eight at a time."""
     label = labels[p]
     while p < end and p & 7 and labels[p] == label:
@@ -114,7 +120,7 @@ def _blend(labels, words, shown, tint, keep, rows):  # type: ignore[no-untyped-d
     for y in range(height):
         start, end = y * width, (y + 1) * width
         while start < end:
-            stop = _run_end(labels, words, start, end)
+            stop = run_end(labels, words, start, end)
             label = labels[start]
             if shown[label]:
                 begin, length = 3 * (start - y * width), 3 * (stop - start)

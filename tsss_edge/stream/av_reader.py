@@ -1,6 +1,7 @@
 """A video file -> its frames by PyAV: AV1, VP9, HEVC, 10 bits, variable frame rate; turned as the file says.
 
-Every picture is (H,W,3) uint8 BGR, in the order of display, with its time.
+8 bits of 4:2:0, which is nearly every video, stay in the decoder's planes (`Yuv`, without a copy); so do 10 bits, cut to 8. Other
+kinds, and what is turned, become (H,W,3) uint8 BGR. In the order of display, each with its time.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -17,9 +18,16 @@ from av.logging import PANIC, set_level
 from numpy.typing import NDArray
 
 from tsss_edge.errors import DataError
+from tsss_edge.kernels.yuv import Colour, Yuv, chroma_hw
+from tsss_edge.stream.frames import Picture, picture_hw
 
 LOG = logging.getLogger("tsss_edge")
 
+PLANES = ("yuv420p", "yuvj420p", "nv12")
+DEEPER = ("yuv420p10le", "yuv420p12le", "p010le")  # FFmpeg makes planes of 8 bits of them
+MATRICES: dict[int, Literal["bt601", "bt709"]] = {1: "bt709", 2: "bt601", 4: "bt601", 5: "bt601", 6: "bt601"}  # H.273;
+# 2 is "not told", which FFmpeg and OpenCV read as BT.601
+FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 HDR_CURVES = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273
 FAULTS = (av.FFmpegError, OSError, ValueError)  # all that PyAV raises for files and addresses
 MOST_DAMAGED = 500  # packets before the first picture, then it is no video
@@ -48,12 +56,13 @@ class VideoReader:
         self.decoded = self.damaged = 0  # frames given, packets passed over
         self.time_s: float | None = None  # of the last frame given, from the start
         self._turns: int | None = None
+        self.colour: Colour | None = None  # of the whole stream, from its first frame; None: frames are BGR
         self._frames = self._decode()
-        self._first: NDArray[np.uint8] | None = self._next(None)
+        self._first: Picture | None = self._next(None)
         if self._first is None:
             self.close()
             raise self._unreadable("no picture could be decoded")
-        self.size_hw: tuple[int, int] = (self._first.shape[0], self._first.shape[1])
+        self.size_hw: tuple[int, int] = picture_hw(self._first)
         self._warn_of_hdr()
 
     def _open(self, path: str) -> av.container.InputContainer:
@@ -97,14 +106,14 @@ class VideoReader:
                 continue
             yield from frames
 
-    def read(self, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8] | None:
-        """The next picture, (H,W,3) BGR, None at the end. `out` may be written where it has the size."""
+    def read(self, out: NDArray[np.uint8] | None = None) -> Picture | None:
+        """The next picture, None at the end. `out` may be written where BGR is made and it has the size."""
         if self._first is not None:
             first, self._first = self._first, None
             return first
         return self._next(out)
 
-    def _next(self, out: NDArray[np.uint8] | None) -> NDArray[np.uint8] | None:
+    def _next(self, out: NDArray[np.uint8] | None) -> Picture | None:
         frame = next(self._frames, None)
         if frame is None:
             return None
@@ -112,6 +121,9 @@ class VideoReader:
         self.time_s = frame.time
         if self._turns is None:
             self._turns = round(frame.rotation / 90) % 4
+            self.colour = None if self._turns else _colour_of(frame)
+        if self.colour is not None:
+            return _planes_of(frame, self.colour)
         image = frame.to_ndarray(format="bgr24")
         if self._turns:
             image = np.rot90(image, self._turns)
@@ -137,3 +149,27 @@ class VideoReader:
     def close(self) -> None:
         """Safe to call twice."""
         self._container.close()
+
+
+def _colour_of(frame: av.VideoFrame) -> Colour | None:
+    """What the planes mean; None where they are to become BGR."""
+    matrix = MATRICES.get(int(frame.colorspace))
+    if matrix is None or frame.format.name not in (*PLANES, *DEEPER):
+        return None
+    return Colour(matrix, full=int(frame.color_range) == FULL_RANGE or frame.format.name == "yuvj420p")
+
+
+def _planes_of(frame: av.VideoFrame, colour: Colour) -> Yuv:
+    """The frame's own memory, which lives as long as the result."""
+    if frame.format.name not in PLANES:
+        frame = frame.reformat(format="yuv420p")
+    (h, w), frame_hw = chroma_hw((frame.height, frame.width)), (frame.height, frame.width)
+    y = plane_rows(frame.planes[0], *frame_hw)
+    if frame.format.name == "nv12":
+        return Yuv(y, (plane_rows(frame.planes[1], h, 2 * w).reshape(h, w, 2),), colour, frame)
+    return Yuv(y, (plane_rows(frame.planes[1], h, w), plane_rows(frame.planes[2], h, w)), colour, frame)
+
+
+def plane_rows(plane: Any, rows: int, columns: int) -> NDArray[np.uint8]:
+    """(rows, columns) view of a plane of PyAV, without what FFmpeg keeps behind each row."""
+    return np.frombuffer(plane, np.uint8)[: rows * plane.line_size].reshape(rows, plane.line_size)[:, :columns]

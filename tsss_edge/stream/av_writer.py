@@ -17,10 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.errors import DataError
-from tsss_edge.stream.av_reader import FAULTS
+from tsss_edge.kernels.yuv import Colour, Yuv
+from tsss_edge.stream.av_reader import FAULTS, FULL_RANGE, plane_rows
+from tsss_edge.stream.encoders import Preset, h264_encoder
+from tsss_edge.stream.frames import Picture, bgr_of
 
 MOST_PARTS = 10_000  # of a second, that a rate is told in: 239.651 and 30000/1001 alike
-BT601, LIMITED = 6, 1  # H.273: colours as every player reads untagged small video, and as OpenCV reads all of it
+DEFAULT_COLOUR = Colour()  # BT.601, limited: as every player reads untagged small video, and as OpenCV reads all of it
+LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG
+MATRIX_CODES = {"bt601": 6, "bt709": 1}  # H.273
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +39,17 @@ class Encoding:
     container: dict[str, str] = field(default_factory=dict)
 
 
-X264 = {"preset": "superfast", "tune": "zerolatency", "crf": "21"}  # zerolatency: no frame waits inside the encoder
+H264 = "h264"  # stands for the encoder that `encoders.h264_encoder` chooses
+BUFFERS = 8  # frames of planes that go round: more than may wait for the encoder
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
 CLUSTERS = {
     "cluster_time_limit": "1000",
     "flush_packets": "1",
 }  # of Matroska and WebM: at most a second waits in memory
 ENCODINGS: dict[str, Encoding] = {
-    ".mp4": Encoding(format="mp4", codec="libx264", pixels="yuv420p", options=X264, container=FRAGMENTS),
-    ".mov": Encoding(format="mov", codec="libx264", pixels="yuv420p", options=X264, container=FRAGMENTS),
-    ".mkv": Encoding(format="matroska", codec="libx264", pixels="yuv420p", options=X264, container=CLUSTERS),
+    ".mp4": Encoding(format="mp4", codec=H264, pixels="yuv420p", container=FRAGMENTS),
+    ".mov": Encoding(format="mov", codec=H264, pixels="yuv420p", container=FRAGMENTS),
+    ".mkv": Encoding(format="matroska", codec=H264, pixels="yuv420p", container=CLUSTERS),
     ".webm": Encoding(
         format="webm",
         codec="libvpx-vp9",
@@ -55,13 +61,12 @@ ENCODINGS: dict[str, Encoding] = {
     ".gif": Encoding(format="gif", codec="gif", pixels="rgb8"),
     ".m3u8": Encoding(
         format="hls",
-        codec="libx264",
+        codec=H264,
         pixels="yuv420p",
-        options=X264,
         container={"hls_time": "1", "hls_list_size": "0", "hls_flags": "append_list"},
     ),
     "rtsp": Encoding(
-        format="rtsp", codec="libx264", pixels="yuv420p", options=X264, container={"rtsp_transport": "tcp"}
+        format="rtsp", codec=H264, pixels="yuv420p", container={"rtsp_transport": "tcp"}
     ),
 }  # fmt: skip
 WRITABLE = tuple(kind for kind in ENCODINGS if kind.startswith("."))
@@ -78,13 +83,19 @@ class VideoWriter:
         fps: float,
         size_hw: tuple[int, int],
         audio_from: str | None = None,
-        threads: int | None = None,
+        threads: int | None = 1,
+        colour: Colour = DEFAULT_COLOUR,
+        preset: Preset = "auto",
     ) -> None:
-        """Open a file or address. `kind`: a key of ENCODINGS. `audio_from`: a file whose first sound track is copied.
+        """Open a file or address.
 
-        Raises: DataError: it cannot be opened or written.
+        Args:   kind: a key of ENCODINGS. audio_from: a file whose first sound track is copied. threads: of the encoder.
+                colour: of the planes that come, and of what is written; BGR is turned into it.
+        Raises: DataError: it cannot be opened or written. UnavailableError: as `h264_encoder`.
         """
-        self._target, self._encoding = target, ENCODINGS[kind]
+        self._target, self._encoding, self._colour = target, ENCODINGS[kind], colour
+        self.encoder = h264_encoder(preset) if self._encoding.codec == H264 else None
+        self._buffers: list[av.VideoFrame] = []
         self._even_hw = (size_hw[0] + size_hw[0] % 2, size_hw[1] + size_hw[1] % 2)
         self._step = Fraction(1) / Fraction(fps).limit_denominator(MOST_PARTS)
         self._next_s, self._last_tick = Fraction(0), -1
@@ -103,7 +114,10 @@ class VideoWriter:
         encoding = self._encoding
         self._container = av.open(self._target, "w", format=encoding.format, container_options=encoding.container)
         rate = Fraction(fps).limit_denominator(MOST_PARTS)
-        stream = self._container.add_stream(encoding.codec, rate=rate, options=encoding.options)
+        codec, options = encoding.codec, encoding.options
+        if self.encoder is not None:
+            codec, options = self.encoder.codec, self.encoder.options
+        stream = self._container.add_stream(codec, rate=rate, options=options)
         stream.height, stream.width = self._even_hw
         stream.pix_fmt = encoding.pixels
         context = stream.codec_context
@@ -113,18 +127,54 @@ class VideoWriter:
         if threads:
             context.thread_count = threads
         if encoding.pixels == "yuv420p":
-            context.colorspace, context.color_range = BT601, LIMITED
+            context.colorspace = MATRIX_CODES[self._colour.matrix]
+            context.color_range = FULL_RANGE if self._colour.full else LIMITED_RANGE
         self._stream = stream
         if audio_from is not None:
             self._audio = _Audio(audio_from, self._container)
         self._container.start_encoding()  # writes the header now: a place that takes no file shows itself before the first frame
 
-    def write(self, image: NDArray[np.uint8], time_s: float | None = None) -> None:
-        """Append a picture, (H,W,3) uint8 BGR. `time_s`: when it is shown, from the start (default: the rate's next time).
+    def write(self, picture: Picture, time_s: float | None = None) -> None:
+        """Append a picture. `time_s`: when it is shown, from the start (default: the rate's next time).
 
         Raises: DataError: it cannot be written (for one, a full disk).
         """
-        frame = av.VideoFrame.from_ndarray(self._even(image), format="bgr24").reformat(format=self._encoding.pixels)
+        self.encode(self.prepare(picture), time_s)
+
+    def prepare(self, picture: Picture) -> av.VideoFrame:
+        """Copy a picture into a frame for `encode`, which holds until `BUFFERS` more were prepared. Safe beside `encode`."""
+        if isinstance(picture, Yuv) and picture.colour == self._colour:
+            frame = self._filled(picture)
+            return frame if frame.format.name == self._encoding.pixels else frame.reformat(format=self._encoding.pixels)
+        frame = av.VideoFrame.from_ndarray(self._even(bgr_of(picture)), format="bgr24")
+        if self._encoding.pixels != "yuv420p":
+            return frame.reformat(format=self._encoding.pixels)
+        space = av.video.reformatter.Colorspace[self._colour.matrix.replace("bt", "itu")]
+        reach = FULL_RANGE if self._colour.full else LIMITED_RANGE
+        return frame.reformat(format="yuv420p", dst_colorspace=space, dst_color_range=reach)
+
+    def _filled(self, picture: Yuv) -> av.VideoFrame:
+        """The next buffer with the planes in it; odd sides repeat their last line."""
+        rows, columns = self._even_hw
+        if len(self._buffers) < BUFFERS:
+            frame = av.VideoFrame(columns, rows, "yuv420p")
+            frame.colorspace = MATRIX_CODES[self._colour.matrix]
+            frame.color_range = FULL_RANGE if self._colour.full else LIMITED_RANGE
+        else:
+            frame = self._buffers.pop(0)
+            frame.make_writable()  # an encoder that still reads it keeps its own
+        self._buffers.append(frame)
+        y, u, v = (plane_rows(plane, plane.height, plane.width) for plane in frame.planes)
+        height, width = picture.frame_hw
+        np.copyto(y[:height, :width], picture.y)
+        y[height:, :width] = picture.y[-1]
+        y[:, width:] = y[:, width - 1 : width]
+        np.copyto(u, picture.u)
+        np.copyto(v, picture.v)
+        return frame
+
+    def encode(self, frame: av.VideoFrame, time_s: float | None = None) -> None:
+        """Append a frame of `prepare`. Raises: as `write`."""
         now = self._next_s if time_s is None else Fraction(time_s)
         base = self._stream.codec_context.time_base
         tick = max(self._last_tick + 1, round(now / base))  # times that stand still or go back would be refused

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Collection
 from contextlib import nullcontext
 from typing import Any
 
@@ -12,22 +13,32 @@ from numpy.typing import NDArray
 
 from tsss_edge.backends import AsyncBackend, Outputs
 from tsss_edge.kernels.overlay import OverlayPlan
+from tsss_edge.kernels.overlay_yuv import YuvOverlayPlan
 from tsss_edge.kernels.preprocess import PreprocessPlan
+from tsss_edge.kernels.preprocess_yuv import YuvPreprocessPlan
 from tsss_edge.kernels.upsample_argmax import UpsampleArgmaxPlan
+from tsss_edge.kernels.yuv import Colour, Yuv
 from tsss_edge.segment import resize_labels
-from tsss_edge.stream.frames import Frame, FrameResult
+from tsss_edge.stream.frames import Frame, FrameResult, Picture, picture_hw
 from tsss_edge.stream.pipeline import FINITE_FRAMES, require_finite, slots_needed, timed
 
+Kind = tuple[tuple[int, int], Colour | None]
+Preprocessing = PreprocessPlan | YuvPreprocessPlan
+Overlaying = OverlayPlan | YuvOverlayPlan
 
-class _CpuSlot:
+KEPT_SIZES = 4  # of frames: cameras on one engine have few different ones
+
+
+class CpuSlot:
     """The arrays of one frame: outputs of the network, labels, blended picture. Made for the first frame of a size."""
 
     def __init__(self) -> None:
         self.outputs: dict[str, NDArray[Any]] = {}
         self.labels = np.empty((0, 0), np.uint8)
-        self.blended = np.empty((0, 0, 3), np.uint8)
+        self.blended: Picture = np.empty((0, 0, 3), np.uint8)
         self.request = -1  # of the engine, while the network runs
         self.started = 0.0
+        self.upsample: UpsampleArgmaxPlan | None = None
 
     def keep(self, outputs: Outputs) -> None:
         """Copy the outputs: the request's memory is overwritten by its next picture."""
@@ -36,40 +47,46 @@ class _CpuSlot:
                 self.outputs[name] = np.empty_like(array)
             np.copyto(self.outputs[name], array)
 
-    def fit(self, frame_hw: tuple[int, int], *, blend: bool) -> None:
-        """Have arrays of the frame's size."""
+    def fit(self, picture: Picture, *, blend: bool) -> None:
+        """Have arrays of the picture's size and kind."""
+        frame_hw = picture_hw(picture)
         if self.labels.shape != frame_hw:
             self.labels = np.empty(frame_hw, np.uint8)
-            self.blended = np.empty((*frame_hw, 3) if blend else (0, 0, 3), np.uint8)
+        if blend and kind_of_picture(self.blended) != (kind := kind_of_picture(picture)):
+            colour = kind[1]
+            self.blended = np.empty((*frame_hw, 3), np.uint8) if colour is None else Yuv.empty(frame_hw, colour)
 
 
 class CpuStages:
     """`Stages` whose slots own their arrays. A slot borrows one of the engine's requests while its network runs.
 
-    Args: blend: make `FrameResult.overlay`.
+    Several threads may work on different slots at once; not more than the engine has requests.
+
+    Args: blend: make `FrameResult.overlay`; or the slots in which it is made. slots: default: what one source needs.
     """
 
-    def __init__(self, backend: AsyncBackend, *, blend: bool) -> None:
+    def __init__(self, backend: AsyncBackend, *, blend: bool | Collection[int], slots: int | None = None) -> None:
         self.name = backend.name
-        self.in_flight, self.slots = backend.slots, slots_needed(backend.slots)
-        self._backend, self._blend = backend, blend
+        self.in_flight, self.slots = backend.slots, slots or slots_needed(backend.slots)
+        self._backend = backend
+        self._blended = frozenset(range(self.slots) if blend else ()) if isinstance(blend, bool) else frozenset(blend)
         self._inputs = np.zeros((backend.slots, 1, *backend.preprocess.size_hw, 3), np.uint8)
         self._idle = deque(range(backend.slots))  # requests; append and popleft are thread-safe
-        self._slots = [_CpuSlot() for _ in range(self.slots)]
+        self._slots = [CpuSlot() for _ in range(self.slots)]
         self._finite = 0
-        self._preprocess: PreprocessPlan | None = None
-        self._upsample: UpsampleArgmaxPlan | None = None
-        self._overlay: OverlayPlan | None = None
+        # By kind of the frame. Of a request, because that is what the plan's arrays are good for at a time.
+        self._preprocess: list[dict[Kind, Preprocessing]] = [{} for _ in range(backend.slots)]
+        self._overlay: dict[Kind, Overlaying] = {}
 
     def thread(self) -> nullcontext[None]:
         """Nothing is needed."""
         return nullcontext()
 
-    def start(self, slot: int, image: NDArray[np.uint8], stages_ms: dict[str, float]) -> None:
-        """Resize (H,W,3) uint8 BGR and begin the network; `image` may change afterwards."""
+    def start(self, slot: int, picture: Picture, stages_ms: dict[str, float]) -> None:
+        """Resize the picture and begin the network; the picture may change afterwards."""
         request = self._idle.popleft()
         with timed(stages_ms, "preprocess"):
-            self._resize(image, self._inputs[request, 0])
+            self._resize(request, picture)
         self._slots[slot].started = time.monotonic()
         self._backend.start(request, self._inputs[request])
         self._slots[slot].request = request
@@ -87,15 +104,18 @@ class CpuStages:
 
     def result(self, slot: int, frame: Frame, stages_ms: dict[str, float]) -> FrameResult:
         """The result of `frame`, in the arrays of its slot."""
-        done, frame_hw = self._slots[slot], (frame.image.shape[0], frame.image.shape[1])
-        done.fit(frame_hw, blend=self._blend)
+        done, blend = self._slots[slot], slot in self._blended
+        done.fit(frame.picture, blend=blend)
         with timed(stages_ms, "upsample_argmax"):
-            self._segment(done, frame_hw)
-        if self._blend:
+            self.segment(done, frame.size_hw)
+        if blend:
             with timed(stages_ms, "overlay"):
-                self._paint(done, frame.image)
+                self._paint(done, frame.picture)
         objectness = done.outputs["objectness"][0, 0] if "objectness" in done.outputs else None
-        return FrameResult(frame, done.labels, objectness, done.blended if self._blend else None, stages_ms)
+        return FrameResult(frame, done.labels, objectness, done.blended if blend else None, stages_ms)
+
+    def free(self, slot: int) -> None:
+        """Nothing: the arrays stay for the next frame."""
 
     def close(self) -> None:
         """Wait for frames that a loop left in flight: the engine's owner may go on with it. Safe to call twice."""
@@ -104,25 +124,51 @@ class CpuStages:
                 self._backend.wait(slot.request)
                 slot.request = -1
 
-    def _resize(self, image: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
-        frame_hw = (image.shape[0], image.shape[1])
-        if self._preprocess is None or self._preprocess.frame_hw != frame_hw:
-            self._preprocess = PreprocessPlan(frame_hw, self._backend.preprocess, bgr=True)
-        self._preprocess(image, out)
+    def _resize(self, request: int, picture: Picture) -> None:
+        plans, kind = self._preprocess[request], kind_of_picture(picture)
+        if (plan := plans.get(kind)) is None:
+            forget_all_but(plans, KEPT_SIZES - 1)
+            spec, (frame_hw, colour) = self._backend.preprocess, kind
+            plan = PreprocessPlan(frame_hw, spec, bgr=True) if colour is None else YuvPreprocessPlan(frame_hw, spec)
+            plans[kind] = plan
+        plan(picture, self._inputs[request, 0])  # type: ignore[arg-type]  # the kind says which of both it takes
 
-    def _segment(self, slot: _CpuSlot, frame_hw: tuple[int, int]) -> None:
+    def segment(self, slot: CpuSlot, frame_hw: tuple[int, int]) -> None:
+        """Write the labels of a slot, (H,W), from its outputs."""
         placement = self._backend.preprocess.place(frame_hw)
         if "logits" not in slot.outputs:
             resize_labels(slot.outputs["labels"][0], frame_hw, placement, slot.labels)
             return
         logits = slot.outputs["logits"][0]
-        if self._upsample is None or self._upsample.frame_hw != frame_hw:
-            self._upsample = UpsampleArgmaxPlan(logits.shape, frame_hw, placement)
-        self._upsample(logits, slot.labels)
+        if slot.upsample is None or slot.upsample.frame_hw != frame_hw:
+            slot.upsample = UpsampleArgmaxPlan(logits.shape, frame_hw, placement)
+        slot.upsample(logits, slot.labels)
 
-    def _paint(self, slot: _CpuSlot, image: NDArray[np.uint8]) -> None:
-        if self._overlay is None or self._overlay.frame_hw != slot.labels.shape:
-            classes, frame_hw = self._backend.classes, (image.shape[0], image.shape[1])
-            self._overlay = OverlayPlan(frame_hw, classes.palette, shown=classes.objects)
-        np.copyto(slot.blended, image)
-        self._overlay(slot.blended, slot.labels)
+    def _paint(self, slot: CpuSlot, picture: Picture) -> None:
+        kind, classes = kind_of_picture(picture), self._backend.classes
+        if (plan := self._overlay.get(kind)) is None:
+            forget_all_but(self._overlay, KEPT_SIZES - 1)
+            (frame_hw, colour), palette, shown = kind, classes.palette, classes.objects
+            plan = (
+                OverlayPlan(frame_hw, palette, shown=shown)
+                if colour is None
+                else YuvOverlayPlan(frame_hw, palette, colour, shown=shown)
+            )
+            self._overlay[kind] = plan
+        if isinstance(picture, Yuv):
+            assert isinstance(slot.blended, Yuv)
+            picture.copy_to(slot.blended)
+        else:
+            np.copyto(slot.blended, picture)  # type: ignore[arg-type]
+        plan(slot.blended, slot.labels)  # type: ignore[arg-type]
+
+
+def kind_of_picture(picture: Picture) -> Kind:
+    """Size, and what its planes mean (None: BGR)."""
+    return picture_hw(picture), picture.colour if isinstance(picture, Yuv) else None
+
+
+def forget_all_but(plans: dict[Kind, Any], count: int) -> None:
+    """Leave the `count` newest."""
+    for kind in list(plans)[: max(0, len(plans) - count)]:
+        plans.pop(kind, None)

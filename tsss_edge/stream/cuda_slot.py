@@ -13,27 +13,22 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import Classes, Preprocess, TensorSpec
+from tsss_edge.backends.base import Described
 from tsss_edge.backends.cuda.device import CudaDevice
 from tsss_edge.backends.cuda.driver import CudaEvent, CudaGraph
 from tsss_edge.errors import UnavailableError
+from tsss_edge.kernels import DevicePlanes
+from tsss_edge.kernels.yuv import Colour, Yuv, yuv_bytes
+from tsss_edge.stream.frames import Picture, picture_hw
 
 
 @runtime_checkable
-class DeviceEngine(Protocol):
+class DeviceEngine(Described, Protocol):
     """A network whose tensors lie on the GPU (`TensorRTBackend`, `TorchEngine`).
 
     `contexts` of it may run at once: two slots with the same `slot % contexts` must not.
     """
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def classes(self) -> Classes: ...
-    @property
-    def preprocess(self) -> Preprocess: ...
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]: ...
     @property
     def slots(self) -> int: ...
     @property
@@ -43,20 +38,34 @@ class DeviceEngine(Protocol):
 
 
 class Tints(NamedTuple):
-    """`overlay.tint_table` on the GPU."""
+    """`overlay.tint_table`, or of planes `yuv_tint_table`, on the GPU."""
 
     address: int
     keep: int
 
 
-class CudaSlot:
-    """For frames of one size. Every call within `CudaDevice.current`, one at a time."""
+class Kind(NamedTuple):
+    """What a slot is made for: size, what planes mean (None: BGR), and whether U and V lie in one plane."""
 
-    def __init__(
-        self, device: CudaDevice, engine: DeviceEngine, slot: int, frame_hw: tuple[int, int], tints: Tints | None
-    ) -> None:
+    frame_hw: tuple[int, int]
+    colour: Colour | None
+    pairs: bool
+
+    @classmethod
+    def of(cls, picture: Picture) -> Kind:
+        """The kind of a picture."""
+        if isinstance(picture, Yuv):
+            return cls(picture.frame_hw, picture.colour, picture.pairs)
+        return cls(picture_hw(picture), None, False)
+
+
+class CudaSlot:
+    """For frames of one kind. Every call within `CudaDevice.current`, one at a time."""
+
+    def __init__(self, device: CudaDevice, engine: DeviceEngine, slot: int, kind: Kind, tints: Tints | None) -> None:
         """Make memory and graph. `tints` None: no overlay."""
-        self.frame_hw = frame_hw
+        frame_hw = kind.frame_hw
+        self.kind, self.frame_hw = kind, frame_hw
         self.eager_because = ""  # why there is no graph, if there is none
         self._device, self._engine, self._slot, self._tints = device, engine, slot, tints
         self._specs = {spec.name: spec for spec in engine.outputs}
@@ -64,7 +73,8 @@ class CudaSlot:
         self._tensors = engine.addresses(slot)
         self._stream = device.stream()
         self._memory: list[int | NDArray[Any]] = []  # to free
-        self.frame: NDArray[np.uint8] = self._pinned((*frame_hw, 3), np.uint8)
+        shape = (*frame_hw, 3) if kind.colour is None else (yuv_bytes(frame_hw),)
+        self.frame: NDArray[np.uint8] = self._pinned(shape, np.uint8)
         self.labels: NDArray[np.uint8] = self._pinned(frame_hw, np.uint8)
         spec = self._specs.get("objectness")
         self.objectness = None if spec is None else self._pinned(spec.shape[2:], np.float32)
@@ -75,9 +85,14 @@ class CudaSlot:
         self._done = CudaEvent()  # outside the graph, so that other streams may wait for it
         self._graph = self._capture()
 
-    def start(self, image: NDArray[np.uint8], after: CudaSlot | None = None) -> None:
-        """Copy (H,W,3) uint8 BGR and put its work into the stream; on the GPU it begins when `after` is done."""
-        np.copyto(self.frame, image)
+    def start(self, picture: Picture, after: CudaSlot | None = None) -> None:
+        """Copy a picture of this kind and put its work into the stream; on the GPU it begins when `after` is done."""
+        if isinstance(picture, Yuv):
+            planes = self.picture
+            assert isinstance(planes, Yuv)
+            picture.copy_to(planes)
+        else:
+            np.copyto(self.frame, picture)
         if after is not None:
             after._done.hold(self._stream)
         if self._graph is not None:
@@ -85,6 +100,12 @@ class CudaSlot:
         else:
             self._enqueue(capturing=False)
         self._done.record(self._stream, capturing=False)
+
+    @property
+    def picture(self) -> Picture:
+        """The pinned frame as what it is: until the work begins the source's, after it the overlay."""
+        frame_hw, colour, pairs = self.kind
+        return self.frame if colour is None else Yuv.over(self.frame, frame_hw, colour, pairs=pairs)
 
     def wait(self) -> dict[str, float]:
         """Wait for the work -> milliseconds by stage. `labels`, `objectness` and `frame`, now the overlay, hold until
@@ -134,6 +155,10 @@ class CudaSlot:
         """Where the GPU has its side of a pinned array."""
         return self._device.address(array) if self._device.integrated else self._allocate(array.nbytes)
 
+    @property
+    def _planes(self) -> DevicePlanes:
+        return DevicePlanes.dense(self._frame, self.frame_hw, pairs=self.kind.pairs)
+
     # -- Work
 
     def _plan(self) -> dict[str, Callable[[], None]]:
@@ -152,7 +177,11 @@ class CudaSlot:
 
     def _preprocess(self) -> None:
         spec = self._engine.preprocess
-        image = self._tensors["image"]
+        image, colour = self._tensors["image"], self.kind.colour
+        if colour is not None:
+            matrix = colour.terms
+            self._device.preprocess_yuv(self._planes, image, self._placement, matrix, spec.size_hw, self._stream)
+            return
         self._device.preprocess(self._frame, image, self._placement, self.frame_hw, spec.size_hw, self._stream)
 
     def _upsample_argmax(self) -> None:
@@ -169,6 +198,9 @@ class CudaSlot:
 
     def _overlay(self) -> None:
         assert self._tints is not None
+        if self.kind.colour is not None:
+            self._device.overlay_yuv(self._planes, self._labels, *self._tints, self.frame_hw, self._stream)
+            return
         self._device.overlay(self._frame, self._labels, *self._tints, self.frame_hw, self._stream)
 
     def _copy_out(self) -> None:

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tsss_edge.artifacts import TensorSpec
 from tsss_edge.backends.cuda.device import CudaDevice
 from tsss_edge.errors import UnavailableError
 from tsss_edge.kernels.overlay import tint_table
-from tsss_edge.stream.cuda_slot import CudaSlot, DeviceEngine, Tints
-from tsss_edge.stream.frames import Frame, FrameResult
+from tsss_edge.kernels.overlay_yuv import yuv_tint_table
+from tsss_edge.kernels.yuv import Colour
+from tsss_edge.stream.cuda_slot import CudaSlot, DeviceEngine, Kind, Tints
+from tsss_edge.stream.frames import Frame, FrameResult, Picture
 from tsss_edge.stream.pipeline import FINITE_FRAMES, require_finite, timed
 
 ALPHA = 0.5
@@ -36,7 +37,7 @@ class CudaStages:
         self._waits = 0
         self._eager_because = ""
         with device.current():
-            self._tints = self._upload_tints() if blend else None
+            self._blend, self._tints = blend, dict[Colour | None, Tints]()
 
     @property
     def name(self) -> str:
@@ -48,17 +49,17 @@ class CudaStages:
         """The CUDA context is current in the block."""
         return self._device.current()
 
-    def start(self, slot: int, image: NDArray[np.uint8], stages_ms: dict[str, float]) -> None:
-        """Begin (H,W,3) uint8 BGR in `slot` and return; `image` may change afterwards."""
-        frame_hw = (image.shape[0], image.shape[1])
+    def start(self, slot: int, picture: Picture, stages_ms: dict[str, float]) -> None:
+        """Begin a picture in `slot` and return; it may change afterwards."""
+        kind = Kind.of(picture)
         made = self._made.get(slot)
-        if made is None or made.frame_hw != frame_hw:
-            made = self._make(slot, frame_hw)
+        if made is None or made.kind != kind:
+            made = self._make(slot, kind)
         context = slot % self._engine.contexts
         before = self._last.get(context, slot)
         self._last[context] = slot
         with timed(stages_ms, "to_pinned"):
-            made.start(image, after=self._made[before] if before != slot else None)
+            made.start(picture, after=self._made[before] if before != slot else None)
 
     def wait(self, slot: int, stages_ms: dict[str, float]) -> None:
         """Wait for the GPU. Raises: ArtifactError: NaN or infinity in one of the first frames."""
@@ -71,7 +72,10 @@ class CudaStages:
     def result(self, slot: int, frame: Frame, stages_ms: dict[str, float]) -> FrameResult:
         """The arrays of `slot`, which hold until its next `start`."""
         done = self._made[slot]
-        return FrameResult(frame, done.labels, done.objectness, done.frame if self._tints else None, stages_ms)
+        return FrameResult(frame, done.labels, done.objectness, done.picture if self._blend else None, stages_ms)
+
+    def free(self, slot: int) -> None:
+        """Nothing: the memory stays for the next frame."""
 
     def close(self) -> None:
         """Wait for what is in flight and free everything but the engine. Safe to call twice."""
@@ -80,18 +84,28 @@ class CudaStages:
                 self._made.pop(slot).close()
         self._device.close()
 
-    def _make(self, slot: int, frame_hw: tuple[int, int]) -> CudaSlot:
+    def _make(self, slot: int, kind: Kind) -> CudaSlot:
         if slot in self._made:
             self._made.pop(slot).close()
         if (before := self._last.pop(slot % self._engine.contexts, slot)) != slot:
             self._made[before].wait()  # the new slot tries the network, which two must not at once
-        made = self._made[slot] = CudaSlot(self._device, self._engine, slot, frame_hw, self._tints)
+        tints = self._tints_of(kind.colour) if self._blend else None
+        made = self._made[slot] = CudaSlot(self._device, self._engine, slot, kind, tints)
         self._eager_because = made.eager_because
         return made
 
-    def _upload_tints(self) -> Tints:
-        classes = self._engine.classes
-        table, keep = tint_table(classes.palette, ALPHA, classes.objects)
+    def _tints_of(self, colour: Colour | None) -> Tints:
+        """For planes that mean `colour`, or for BGR; uploaded once."""
+        if colour not in self._tints:
+            self._tints[colour] = self._upload_tints(colour)
+        return self._tints[colour]
+
+    def _upload_tints(self, colour: Colour | None) -> Tints:
+        palette, shown = self._engine.classes.palette, self._engine.classes.objects
+        if colour is None:
+            table, keep = tint_table(palette, ALPHA, shown)
+        else:
+            table, keep = yuv_tint_table(palette, colour, ALPHA, shown)
         pinned, stream = self._device.pinned(table.shape, np.uint16), self._device.stream()
         np.copyto(pinned, table)
         address = self._device.allocate(table.nbytes)

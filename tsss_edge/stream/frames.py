@@ -8,17 +8,48 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tsss_edge.artifacts import Classes
+from tsss_edge.kernels.preprocess_yuv import yuv_to_bgr
+from tsss_edge.kernels.yuv import Yuv
+
+Picture = NDArray[np.uint8] | Yuv  # (H,W,3) BGR, or planes as the decoder gave them
+
+
+def picture_hw(picture: Picture) -> tuple[int, int]:
+    """Height and width."""
+    return picture.frame_hw if isinstance(picture, Yuv) else (picture.shape[0], picture.shape[1])
+
+
+def bgr_of(picture: Picture) -> NDArray[np.uint8]:
+    """(H,W,3) uint8 BGR; of planes it is made."""
+    return yuv_to_bgr(picture) if isinstance(picture, Yuv) else picture
+
 
 @dataclass(slots=True)
 class Frame:
     """One picture of a source. `captured` is `time.monotonic()` when it left the camera or the decoder."""
 
-    image: NDArray[np.uint8]  # (H,W,3) BGR
+    picture: Picture
     index: int  # counts frames of the source, also those dropped later
     captured: float
     truth: NDArray[np.uint8] | None = None  # (H,W) true labels, only from synthetic://
     decode_ms: float | None = None  # time to read it; None for live sources, which decode on a thread of their own
     time_s: float | None = None  # when a video file shows it, from its start; None where the source has no such clock
+    missed: int = 0  # frames before it that the source gave and nobody took, in total; `index` does not count them
+    thinned: int = 0  # frames before it that were left out because fewer were asked for, in total; `index` counts them
+    _bgr: NDArray[np.uint8] | None = field(default=None, init=False, repr=False)
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        """(H,W,3) uint8 BGR; of planes it is made when somebody first asks."""
+        if self._bgr is None:
+            self._bgr = bgr_of(self.picture)
+        return self._bgr
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width."""
+        return picture_hw(self.picture)
 
 
 @dataclass(slots=True)
@@ -28,11 +59,21 @@ class FrameResult:
     frame: Frame
     labels: NDArray[np.uint8]  # (H,W) class ids at frame resolution
     objectness: NDArray[np.float32] | None  # (H/8,W/8) logits of the network input, None without that head
-    overlay: NDArray[np.uint8] | None  # (H,W,3) BGR, frame blended with the palette; None when no sink wants it
+    painted: Picture | None  # the frame blended with the palette, in the frame's own kind; None when no sink wants it
     stages_ms: dict[str, float] = field(default_factory=dict)
     age_ms: float = 0.0  # from capture to mask
     parity: dict[str, Any] | None = None  # last verdict of the parity watch
     dropped: int = 0  # frames of the source without a mask, up to this one
+    engine: str = ""  # that made it
+    classes: Classes | None = None  # of that engine
+    _bgr: NDArray[np.uint8] | None = field(default=None, init=False, repr=False)
+
+    @property
+    def overlay(self) -> NDArray[np.uint8] | None:
+        """`painted` as (H,W,3) uint8 BGR; of planes it is made when somebody first asks."""
+        if self._bgr is None and self.painted is not None:
+            self._bgr = bgr_of(self.painted)
+        return self._bgr
 
 
 class Source(Protocol):
@@ -51,7 +92,7 @@ class Source(Protocol):
     def read(self, out: NDArray[np.uint8] | None = None) -> Frame | None:
         """Give the next frame, or None at the end. Blocks until there is one.
 
-        `out` is an array (H,W,3) that nobody needs any more. The source may write the frame's image there.
+        `out` is an array (H,W,3) that nobody needs any more. A source that makes BGR may write the frame there.
         """
         ...
 

@@ -9,11 +9,14 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from tsss_edge.backends import AsyncBackend
+from tsss_edge.stream.encoders import Preset
+from tsss_edge.stream.engine_slot import EngineSlot, Served
 from tsss_edge.stream.frames import FrameResult, Sink, Source
 from tsss_edge.stream.opening import open_engine, open_stages, require_gate
 from tsss_edge.stream.pipeline import Pipeline
 from tsss_edge.stream.process import Interrupts, decode_threads, opencv_threads
 from tsss_edge.stream.recorder import Recorder, StreamReport
+from tsss_edge.stream.reuse import Reuse
 from tsss_edge.stream.sinks import WindowSink, open_sinks, require_sinks
 from tsss_edge.stream.sources import Policy, is_live, open_source, require_source
 from tsss_edge.stream.status import StatusLine
@@ -40,6 +43,8 @@ def stream(
     audio: bool = False,
     truth: Path | None = None,
     truth_class: str | None = None,
+    encode: Preset = "auto",
+    reuse: Reuse = "off",
     trusted_key: Path | None = None,
     tls: tuple[Path, Path] | None = None,
 ) -> StreamReport:
@@ -53,6 +58,7 @@ def stream(
              policy: "latest" or "block"; default by the kind of source. max_frames: with a mask.
              threads: of the network; default: all cores. web: `[HOST:]PORT` of the live page.
              audio: video files get the sound of the source, which is a file.
+             encode: what writes H.264, see `encoders`. reuse: which frames need no network, see `reuse`.
              truth: folder with a mask for every frame of the source. truth_class: the one class that its masks show.
              trusted_key: public key that must have signed the engine's record. tls: certificate and key of the page.
     Raises:  GateError: the engine's gate failed (unless `force`), or agreement fell below `min_agreement`.
@@ -74,7 +80,16 @@ def stream(
         # The source last: a camera that runs while networks are loaded only drops frames.
         opened = stack.enter_context(closing(open_source(source, policy=policy, decode_threads=decode_threads())))
         sound = parse_source(source).path if audio else None
-        outputs = open_sinks(sinks, fps=opened.fps, size_hw=opened.size_hw, classes=backend.classes, audio_from=sound)
+        outputs = open_sinks(
+            sinks,
+            fps=opened.fps,
+            size_hw=opened.size_hw,
+            classes=backend.classes,
+            audio_from=sound,
+            colour=getattr(opened, "colour", None),
+            preset=encode,
+            live=opened.live,
+        )
         # A window first: it may end the stream, and then no file has the frame yet.
         outputs.sort(key=lambda sink: not isinstance(sink, WindowSink))
         for sink in outputs:
@@ -83,7 +98,9 @@ def stream(
             outputs.append(
                 stack.enter_context(closing(_open_page(web, backend, opened, recorder, engine.name, source, tls)))
             )
-        ended = run(opened, backend, outputs, recorder, checks=checks, max_frames=max_frames)
+        ended = run(
+            opened, backend, outputs, recorder, checks=checks, max_frames=max_frames, reuse=reuse, engine=engine.name
+        )
         return StreamReport(
             engine=engine.name,
             source=parse_source(source).shown,
@@ -106,10 +123,16 @@ def run(
     *,
     checks: Checks | None = None,
     max_frames: int | None = None,
+    reuse: Reuse = "off",
+    engine: str = "",
 ) -> str:
-    """Run everything between open and close. Returns what ended it: "source", "max-frames" or "interrupted"."""
+    """Run everything between open and close. Returns what ended it: "source", "max-frames" or "interrupted".
+
+    Args: engine: its name, for the results.
+    """
     blend = any(sink.wants_overlay for sink in sinks)
-    stages, ended = open_stages(backend, blend=blend), "source"
+    opened = open_stages(backend, blend=blend, reuse=reuse)
+    stages, ended = EngineSlot(Served(engine, backend, opened)), "source"
     try:
         with closing(stages), Interrupts() as interrupts, opencv_threads(1), closing(StatusLine(source, recorder)):
             pipeline = Pipeline(source, stages)
@@ -140,6 +163,8 @@ def _deliver(result: FrameResult, sinks: Sequence[Sink], checks: Checks | None) 
     for sink in sinks:
         sink.write(result)
     result.stages_ms["sinks"] = (time.monotonic() - now) * 1000
+    if encode_ms := sum(getattr(sink, "encode_ms", 0.0) for sink in sinks):
+        result.stages_ms["encode"] = encode_ms
 
 
 def _open_page(

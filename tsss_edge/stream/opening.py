@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 
 from tsss_edge.artifacts import Checkpoint, Engine
 from tsss_edge.backends import AsyncBackend, open_backend
+from tsss_edge.backends.batching import BatchingBackend
 from tsss_edge.backends.ov import MAX_STREAMS
 from tsss_edge.errors import ArtifactError, GateError, UnavailableError
 from tsss_edge.machine import usable_cores
@@ -15,6 +17,9 @@ from tsss_edge.stream.cpu_stages import CpuStages
 from tsss_edge.stream.cuda_slot import DeviceEngine
 from tsss_edge.stream.cuda_stages import IN_FLIGHT, open_cuda_stages
 from tsss_edge.stream.pipeline import Stages, ready_results, slots_needed
+from tsss_edge.stream.reuse import Reuse, ReuseStages
+
+BATCHES = 2  # in flight: one runs while the next fills
 
 LOG = logging.getLogger("tsss_edge")
 
@@ -55,13 +60,16 @@ def require_gate(path: Path, *, force: bool, trusted_key: Path | None = None) ->
         )
 
 
-def open_engine(path: Path, *, live: bool, threads: int | None) -> AsyncBackend:
+def open_engine(path: Path, *, live: bool, threads: int | None, batch_wait_ms: float | None = None) -> AsyncBackend:
     """Open the engine, with the requests in flight that the kind of source wants.
 
     Live: one, on all cores, because a frame that queues grows old. Files: one a core (up to `MAX_STREAMS`), which gives
     the most frames a second, and one more, so that none of them waits for its next picture. A GPU's also hold results.
     A checkpoint runs in PyTorch, on a GPU only: the way to the whole CUDA loop where there is no TensorRT.
+    batch_wait_ms: frames are put together into batches of the size that the engine was built for, and none waits longer.
     """
+    if batch_wait_ms is not None:
+        return _open_batching(path, batch_wait_ms, threads)
     on_gpu = slots_needed(1 if live else IN_FLIGHT, ready=ready_results(live=live))
     if is_checkpoint(path):
         from tsss_edge.backends.torch_engine import TorchEngine
@@ -89,10 +97,33 @@ def open_engine(path: Path, *, live: bool, threads: int | None) -> AsyncBackend:
     return backend
 
 
-def open_stages(backend: AsyncBackend, *, blend: bool) -> Stages:
-    """Put all stages on the GPU where engine and machine allow it, else those around the network on the CPU."""
-    if not isinstance(backend, DeviceEngine):
-        return CpuStages(backend, blend=blend)
+def _open_batching(path: Path, wait_ms: float, threads: int | None) -> AsyncBackend:
+    engine = Engine.load(path)
+    _, usual, _ = engine.record.build.target.batch
+    if engine.record.inputs[0].shape[0] > 0 or usual < 2:
+        raise ArtifactError(
+            f"{path}: takes {max(1, engine.record.inputs[0].shape[0])} picture at a time; --batch-wait-ms needs an engine of a free "
+            "batch: `export --batch 0`, and a target with batch = [1, 4, 8]"
+        )
+    backend = open_backend(engine, threads=threads or usable_cores(), slots=BATCHES)
+    assert isinstance(backend, AsyncBackend)
+    return BatchingBackend(backend, batch=usual, wait_ms=wait_ms, slots=BATCHES * usual)
+
+
+def open_stages(
+    backend: AsyncBackend, *, blend: bool | Collection[int], slots: int | None = None, reuse: Reuse = "off"
+) -> Stages:
+    """Put all stages on the GPU where engine and machine allow it, else those around the network on the CPU.
+
+    Args:   blend: make blended pictures; or in which slots. slots: of many cameras, on the CPU; default: what one source needs.
+    Raises: UnavailableError: `reuse` of an engine on a GPU, whose loop runs every frame.
+    """
+    if reuse != "off":
+        if isinstance(backend, DeviceEngine):
+            raise UnavailableError(f"--reuse {reuse} works with engines on a CPU; leave it away on a GPU")
+        return ReuseStages(backend, blend=bool(blend), reuse=reuse)
+    if not isinstance(backend, DeviceEngine) or slots is not None or not isinstance(blend, bool):
+        return CpuStages(backend, blend=blend, slots=slots)
     try:
         return open_cuda_stages(backend, blend=blend)
     except UnavailableError as error:

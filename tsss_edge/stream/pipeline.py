@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from tsss_edge.backends import Outputs
 from tsss_edge.errors import ArtifactError
-from tsss_edge.stream.frames import Frame, FrameResult, Source
+from tsss_edge.kernels.yuv import Yuv
+from tsss_edge.stream.frames import Frame, FrameResult, Picture, Source
 from tsss_edge.stream.threads import SlotRing, prefetch
 
 READ_AHEAD = 2  # decoded frames that wait for a slot
@@ -45,9 +46,10 @@ class Stages(Protocol):
     @property
     def in_flight(self) -> int: ...  # frames that the engine works on at once, of a file; of a live source it is one
     def thread(self) -> AbstractContextManager[object]: ...
-    def start(self, slot: int, image: NDArray[np.uint8], stages_ms: dict[str, float]) -> None: ...
+    def start(self, slot: int, picture: Picture, stages_ms: dict[str, float]) -> None: ...
     def wait(self, slot: int, stages_ms: dict[str, float]) -> None: ...  # the network is done, its outputs are safe
     def result(self, slot: int, frame: Frame, stages_ms: dict[str, float]) -> FrameResult: ...
+    def free(self, slot: int) -> None: ...  # the sinks are done with the result
     def close(self) -> None: ...  # safe to call twice
 
 
@@ -80,9 +82,12 @@ class Pipeline:
 
     def recycle(self, result: FrameResult) -> None:
         """Free the slot and the image of a result."""
-        self._ring.give(self._slot_of.pop(id(result)))
-        if not self._source.live:  # a live source still compares its last picture with the next one
-            self._images.append(result.frame.image)
+        slot = self._slot_of.pop(id(result))
+        self._stages.free(slot)
+        self._ring.give(slot)
+        picture = result.frame.picture
+        if not self._source.live and not isinstance(picture, Yuv):  # a live source compares its last one with the next
+            self._images.append(picture)
 
     def _stop(self) -> None:
         """Bring every thread back from where it may block, so that it can end."""
@@ -106,7 +111,7 @@ class Pipeline:
         with closing(frames), self._stages.thread():
             while (slot := self._ring.take()) is not None and (frame := next(frames, None)) is not None:
                 started = _Started(frame, slot, {} if frame.decode_ms is None else {"decode": frame.decode_ms})
-                self._stages.start(slot, frame.image, started.stages_ms)
+                self._stages.start(slot, frame.picture, started.stages_ms)
                 yield started
 
     def _finish(self, running: Generator[_Started, None, None]) -> Generator[FrameResult, None, None]:

@@ -18,8 +18,9 @@ from tsss_edge.artifacts import Struct
 from tsss_edge.metrics import Percentiles, percentiles
 from tsss_edge.stream.frames import FrameResult
 
-KEPT = 100_000  # times that percentiles of the report look back on: an hour at 28 frames a second
+KEPT = 100_000  # by default: times that percentiles of the report look back on: an hour at 28 frames a second
 RECENT = 300  # times that percentiles of the page look back on
+AFTER = ("sinks", "encode")  # stages that come when the mask is there
 RATE_S = 2.0  # seconds that the rate on the page looks back on
 
 
@@ -43,7 +44,8 @@ class StreamReport(Struct, frozen=True):
     dropped: int  # of the source, without a mask, up to the last one with a mask
     fps: float  # first mask to last mask
     latency_ms: Percentiles | None  # sum of a frame's stages
-    stages_ms: dict[str, Percentiles]  # `network`: from request to outputs, other requests running beside it
+    stages_ms: dict[str, Percentiles]  # `network`: from request to outputs, other requests running beside it;
+    # `encode`: on the encoder's own thread, no part of the latency
     frame_age_ms: Percentiles | None  # capture (files: decoding) to the sinks, waiting included
     first_mask_s: float | None  # since the call
     parity: Parity | None
@@ -76,23 +78,23 @@ class StreamReport(Struct, frozen=True):
 
 
 class Times:
-    """The last `KEPT` values of one number, milliseconds."""
+    """The last `kept` values of one number, milliseconds."""
 
-    def __init__(self) -> None:
-        self._values = np.empty(KEPT, np.float32)
+    def __init__(self, kept: int = KEPT) -> None:
+        self._values = np.empty(kept, np.float32)
         self._count = 0
 
     def add(self, value: float) -> None:
-        self._values[self._count % KEPT] = value
+        self._values[self._count % len(self._values)] = value
         self._count += 1
 
     def all(self) -> Percentiles | None:
         """Of everything kept; None before the first value."""
-        return percentiles(self._values[: min(self._count, KEPT)]) if self._count else None
+        return percentiles(self._values[: min(self._count, len(self._values))]) if self._count else None
 
     def recent(self) -> NDArray[np.float32]:
         """The last values, `RECENT` at most, in their order."""
-        return self._values[np.arange(max(0, self._count - RECENT), self._count) % KEPT]
+        return self._values[np.arange(max(0, self._count - RECENT), self._count) % len(self._values)]
 
 
 class Last(NamedTuple):
@@ -109,25 +111,27 @@ class Last(NamedTuple):
 class Recorder:
     """Counts results as they leave the loop. Other threads may read it, and hold `lock` where numbers must fit together.
 
-    Args: clock: seconds; a test's own.
+    Args: clock: seconds; a test's own. kept: times that percentiles of the report look back on.
     """
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock = clock
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic, kept: int = KEPT) -> None:
+        self.clock, self._kept = clock, kept
         self.lock = threading.RLock()
         self.started = clock()
         self.frames = self.dropped = 0
         self.last: Last | None = None
         self.runs_on = ""  # what ran where
-        self.latency, self.age = Times(), Times()  # of a frame until the sinks get it, as the page shows it
-        self._latency_with_sinks = Times()  # as the report shows it
+        self.observers: list[Callable[[FrameResult], None]] = []  # told of every result
+        self.latency, self.age = Times(kept), Times(kept)  # of a frame until the sinks get it, as the page shows it
+        self._latency_with_sinks = Times(kept)  # as the report shows it
         self._first = 0.0
         self._ticks: deque[float] = deque(maxlen=RECENT)
         self._stages: dict[str, Times] = {}
 
     def dropped_before(self, result: FrameResult) -> int:
         """Frames of the source without a mask, up to this result, which has not been added yet."""
-        return result.frame.index - self.frames
+        frame = result.frame
+        return frame.index + frame.missed - frame.thinned - self.frames
 
     def add(self, result: FrameResult) -> None:
         """Take the numbers of a result when its sinks are done with it."""
@@ -139,12 +143,14 @@ class Recorder:
             self._ticks.append(now)
             for name, value in result.stages_ms.items():
                 if name not in self._stages:
-                    self._stages[name] = Times()
+                    self._stages[name] = Times(self._kept)
                 self._stages[name].add(value)
-            self.latency.add(sum(value for name, value in result.stages_ms.items() if name != "sinks"))
-            self._latency_with_sinks.add(sum(result.stages_ms.values()))
+            self.latency.add(sum(value for name, value in result.stages_ms.items() if name not in AFTER))
+            self._latency_with_sinks.add(sum(value for name, value in result.stages_ms.items() if name != "encode"))
             self.age.add(result.age_ms)
             self.last = self._newest(result, now)
+        for observe in self.observers:
+            observe(result)
 
     def _newest(self, result: FrameResult, now: float) -> Last:
         """A result without a verdict leaves the last verdict standing."""
@@ -152,7 +158,7 @@ class Recorder:
         if result.parity is not None:
             checks = {name: float(value) for name, value in result.parity.items() if name != "frame"}
         height, width = result.labels.shape
-        stages = {name: value for name, value in result.stages_ms.items() if name != "sinks"}
+        stages = {name: value for name, value in result.stages_ms.items() if name not in AFTER}
         return Last(result.frame.index, now, result.age_ms, (width, height), stages, checks)
 
     @property

@@ -77,6 +77,11 @@ class RecordingSink:
         except DataError as error:
             self._stop(error)
 
+    @property
+    def encode_ms(self) -> float:
+        """What the last frame cost on the encoder's thread, milliseconds; 0 before the first."""
+        return float(getattr(self._sink, "encode_ms", 0.0))
+
     def _next_piece(self, result: FrameResult) -> None:
         """Begin another file where this one has its length."""
         now = result.frame.captured if result.frame.time_s is None else result.frame.time_s

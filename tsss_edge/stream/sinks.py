@@ -29,24 +29,32 @@ WINDOW_TITLE = "tsss-edge (q quits)"
 
 
 def open_sinks(
-    uris: Sequence[str], *, fps: float, size_hw: tuple[int, int], classes: Classes, audio_from: str | None = None
+    uris: Sequence[str],
+    *,
+    fps: float,
+    size_hw: tuple[int, int],
+    classes: Classes,
+    audio_from: str | None = None,
+    **encoding: Any,
 ) -> list[Sink]:
     """Open every sink, or none: when one cannot be opened, those before it are closed again.
 
     Args:    fps, size_hw: of the source (`fps` 0: unknown); a video gets the same. audio_from: a file whose sound it gets.
+             encoding: `colour`, `preset` and `live` of `VideoSink`.
     Raises:  DataError: unknown or unwritable. UnavailableError: no display, or a sink that we lack.
     """
     with ExitStack() as opened:
         sinks: list[Sink] = []
         for text in uris:
-            sink = _open_sink(parse_sink(text), fps or DEFAULT_FPS, size_hw, classes, audio_from)
+            encoding |= {"fps": fps or DEFAULT_FPS, "size_hw": size_hw}
+            sink = _open_sink(parse_sink(text), classes, audio_from, encoding)
             opened.callback(sink.close)
             sinks.append(sink)
         opened.pop_all()
         return sinks
 
 
-def _open_sink(uri: Uri, fps: float, size_hw: tuple[int, int], classes: Classes, audio_from: str | None) -> Sink:
+def _open_sink(uri: Uri, classes: Classes, audio_from: str | None, encoding: dict[str, Any]) -> Sink:
     if uri.scheme == "null":
         return NullSink()
     if uri.scheme == "display":
@@ -54,10 +62,18 @@ def _open_sink(uri: Uri, fps: float, size_hw: tuple[int, int], classes: Classes,
     if uri.scheme == "jsonl":
         return JsonLinesSink(uri.path, classes)
     if uri.scheme in ("rtsp", "rtsps"):
-        return VideoSink(uri.text, fps=fps, size_hw=size_hw)
+        return VideoSink(uri.text, **encoding)
     if kind_of(uri.path) is not None:
-        return RecordingSink(uri, lambda path: VideoSink(path, fps=fps, size_hw=size_hw, audio_from=audio_from))
+        return RecordingSink(uri, lambda path: VideoSink(path, audio_from=audio_from, **encoding))
     return _open_file_sink(Path(uri.path), uri.path)
+
+
+def blends(text: str) -> bool:
+    """Whether a sink, as the user wrote it, shows blended pictures."""
+    uri = parse_sink(text)
+    if uri.scheme == "file" and kind_of(uri.path) is None:
+        return Path(uri.path).suffix.lower() in (".jpg", ".jpeg")
+    return uri.scheme not in ("null", "jsonl")
 
 
 def require_sinks(uris: Sequence[str]) -> None:
@@ -138,7 +154,7 @@ class JsonLinesSink:
         line: dict[str, Any] = {
             "frame": frame.index,
             "time_s": round(frame.captured - self._started, 4),
-            "size": [frame.image.shape[1], frame.image.shape[0]],
+            "size": [frame.size_hw[1], frame.size_hw[0]],
             "areas": class_areas(result.labels, self._classes),
             "age_ms": round(result.age_ms, 3),
             "stages_ms": {name: round(value, 3) for name, value in result.stages_ms.items()},

@@ -1,12 +1,11 @@
-"""What the recorder counted, shown while the stream runs: a line on stderr, numbers for the page, Prometheus text."""
+"""What the recorder counted, shown while the stream runs: a line on stderr, numbers for the page and for Prometheus."""
 
 from __future__ import annotations
 
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,6 @@ from tsss_edge.stream.sinks import class_areas
 LINE_PERIOD_S = 0.5
 HISTORY = 180  # points of a graph, one a second
 AREA_PERIOD_S = 0.1  # nobody reads areas faster, and counting pixels of 1080p costs a millisecond
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 STATES = ("OPEN", "STREAMING", "STALLED", "RECONNECTING", "FAILED", "ENDED")
 
 
@@ -105,6 +103,7 @@ class Status(Struct, frozen=True):
     uptime_s: float
     frames: int
     dropped: int
+    thinned: int  # left out because fewer were asked for
     reconnects: int
     fps: float
     source_fps: float
@@ -117,16 +116,35 @@ class Status(Struct, frozen=True):
     history: History
 
 
+class Watched(Protocol):
+    """What is shown of a source beside its results."""
+
+    @property
+    def state(self) -> str: ...
+    @property
+    def fps(self) -> float: ...
+
+
 class LiveStatus:
     """A recorder's numbers with class areas and graphs. `add` is for the loop's thread, `status` for the web's."""
 
-    def __init__(self, classes: Classes, recorder: Recorder, source: Source | None = None) -> None:
+    def __init__(self, classes: Classes, recorder: Recorder, source: Watched | None = None) -> None:
         self._classes, self._recorder, self._source = classes, recorder, source
         self._started = self._last_second = recorder.clock()
         self._dropped_before = 0
         self._seconds: deque[dict[str, float | None]] = deque(maxlen=HISTORY)  # the names are those of `History`
         self._areas: dict[str, float] = {}
         self._areas_at = float("-inf")
+
+    @property
+    def state(self) -> str:
+        """Of the source."""
+        return self._source.state if self._source else "STREAMING"
+
+    @property
+    def recorder(self) -> Recorder:
+        """Whose numbers these are."""
+        return self._recorder
 
     def add(self, result: FrameResult) -> None:
         """Take the class areas of a result, now and then; nothing of it is kept."""
@@ -143,11 +161,14 @@ class LiveStatus:
             self._close_second(now)
             last = recorder.last
             return Status(
-                state=source.state if source else "STREAMING",
+                state=self.state,
                 size=last.size if last else (0, 0),
                 uptime_s=round(now - self._started, 1),
                 frames=recorder.frames,
-                dropped=recorder.dropped,
+                dropped=max(
+                    recorder.dropped, int(getattr(source, "dropped", 0))
+                ),  # also of a source that gets no mask at all
+                thinned=int(getattr(source, "thinned", 0)),
                 reconnects=int(getattr(source, "reconnects", 0)),
                 fps=round(recorder.recent_fps(), 2),
                 source_fps=source.fps if source else 0.0,
@@ -197,51 +218,3 @@ def _recent(values: NDArray[np.float32], now: float | None = None) -> RecentTime
         return None
     p50, p95, p99 = (round(float(v), 3) for v in np.percentile(values, (50, 95, 99)))
     return RecentTimes(now=round(float(values[-1]), 3) if now is None else now, p50=p50, p95=p95, p99=p99)
-
-
-# -- Prometheus text (exposition format 0.0.4), in base units: seconds, ratios 0-1
-
-Samples = Iterable[tuple[Mapping[str, str], float]]
-
-
-def prometheus_text(status: Status) -> str:
-    """One family a number; a number that is not known is left out, never shown as 0."""
-    lines: list[str] = []
-
-    def add(name: str, kind: str, text: str, samples: Samples) -> None:
-        rows = [f"tsss_edge_{name}{_labels(labels)} {value:.12g}" for labels, value in samples]
-        lines.extend([f"# HELP tsss_edge_{name} {text}", f"# TYPE tsss_edge_{name} {kind}", *rows] if rows else [])
-
-    add("frames_total", "counter", "Frames with a mask.", [({}, status.frames)])
-    add("frames_dropped_total", "counter", "Frames of the source without a mask.", [({}, status.dropped)])
-    add("source_reconnects_total", "counter", "Times the source came back.", [({}, status.reconnects)])
-    add("fps", "gauge", "Masks a second over the last two seconds.", [({}, status.fps)])
-    add("frame_age_seconds", "gauge", "From capture to mask.", _quantiles(status.age_ms))
-    add("latency_seconds", "gauge", "Sum of the stages of a frame.", _quantiles(status.latency_ms))
-    stages = [({"stage": name}, value / 1000) for name, value in status.stages_ms.items()]
-    add("stage_seconds", "gauge", "Time in a stage, newest frame.", stages)
-    areas = [({"class": name}, value) for name, value in status.areas.items()]
-    add("class_area_ratio", "gauge", "Share of the frame, by class.", areas)
-    states = [({"state": name}, float(name == status.state)) for name in STATES]
-    add("source_state", "gauge", "1 for the state the source is in.", states)
-    add("parity_agreement_ratio", "gauge", "Pixel agreement with the reference, last check.", _known(status.agreement))
-    add("live_miou_percent", "gauge", "mIoU against known truth (synthetic sources).", _known(status.miou))
-    return "\n".join(lines) + "\n"
-
-
-def _known(value: float | None) -> Samples:
-    return [] if value is None else [({}, value)]
-
-
-def _quantiles(values: RecentTimes | None) -> Samples:
-    if values is None:
-        return []
-    return [({"quantile": q}, v / 1000) for q, v in (("0.5", values.p50), ("0.95", values.p95), ("0.99", values.p99))]
-
-
-def _labels(labels: Mapping[str, str]) -> str:
-    return "{" + ",".join(f'{k}="{_escape(v)}"' for k, v in labels.items()) + "}" if labels else ""
-
-
-def _escape(value: str) -> str:
-    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +13,13 @@ from numpy.typing import NDArray
 
 from tsss_edge.disk import settle
 from tsss_edge.errors import DataError
-from tsss_edge.stream.av_writer import WRITABLE, VideoWriter, kind_of
-from tsss_edge.stream.frames import FrameResult
+from tsss_edge.kernels.yuv import Colour
+from tsss_edge.stream.av_writer import DEFAULT_COLOUR, WRITABLE, VideoWriter, kind_of
+from tsss_edge.stream.encode_thread import EncodeThread
+from tsss_edge.stream.encoders import Preset
+from tsss_edge.stream.frames import FrameResult, bgr_of, picture_hw
 
+LOG = logging.getLogger("tsss_edge")
 ONE_FILE = tuple(kind for kind in WRITABLE if kind != ".m3u8")  # HLS is a list and many pieces
 
 
@@ -28,7 +33,17 @@ class VideoSink:
 
     wants_overlay = True
 
-    def __init__(self, target: str, *, fps: float, size_hw: tuple[int, int], audio_from: str | None = None) -> None:
+    def __init__(
+        self,
+        target: str,
+        *,
+        fps: float,
+        size_hw: tuple[int, int],
+        audio_from: str | None = None,
+        colour: Colour | None = None,
+        preset: Preset = "auto",
+        live: bool = False,
+    ) -> None:
         kind = kind_of(target)
         assert kind is not None
         self._size_hw = size_hw
@@ -39,33 +54,48 @@ class VideoSink:
                 Path(target).parent.mkdir(parents=True, exist_ok=True)
         self._start_s: float | None = None
         place = target if self._written is None else str(self._written)
-        self._writer: VideoWriter | None = None
+        self._target, self._colour = target, colour or DEFAULT_COLOUR
+        self._thread: EncodeThread | None = None
         try:
-            self._writer = VideoWriter(place, kind=kind, fps=fps, size_hw=size_hw, audio_from=audio_from)
+            self._writer = VideoWriter(
+                place, kind=kind, fps=fps, size_hw=size_hw, audio_from=audio_from, colour=self._colour, preset=preset
+            )
         except DataError:
             self._discard()
             raise
+        self._thread = EncodeThread(self._writer, live=live)
+        if self._writer.encoder is not None:
+            LOG.info("%s: encoded by %s", target, self._writer.encoder.why)
 
     def write(self, result: FrameResult) -> None:
-        """Append `result.overlay`, at the source's own time where it has one. Raises: DataError: it cannot be written."""
-        assert self._writer is not None and result.overlay is not None
-        image, time_s = result.overlay, result.frame.time_s
-        if image.shape[:2] != self._size_hw:
-            image = _letterbox(image, self._size_hw)
+        """Append `result.painted`, at the source's own time where it has one. Raises: DataError: it cannot be written."""
+        assert self._thread is not None and result.painted is not None
+        picture, time_s = result.painted, result.frame.time_s
+        if picture_hw(picture) != self._size_hw:
+            picture = _letterbox(bgr_of(picture), self._size_hw)
         if time_s is not None:
             self._start_s = time_s if self._start_s is None else self._start_s
             time_s -= self._start_s
-        self._writer.write(image, time_s)
+        self._thread.write(picture, time_s)
+
+    @property
+    def encode_ms(self) -> float:
+        """What the last frame cost on the encoder's thread, milliseconds; 0 before the first."""
+        return self._thread.encode_ms if self._thread is not None else 0.0
 
     def close(self) -> None:
         """Finish the file and give it its name; without a frame there is no file. Raises: DataError: a full disk."""
-        writer, self._writer = self._writer, None
-        if writer is None:
+        thread, self._thread = self._thread, None
+        if thread is None:
             return
-        writer.close()
+        thread.close()
+        if thread.left_out:
+            LOG.warning(
+                "%s: %d frames are not in it, because the encoder did not keep up", self._target, thread.left_out
+            )
         if self._written is None or self._path is None:
             return
-        if writer.frames:
+        if self._writer.frames:
             settle(self._written)
             self._written.replace(self._path)
         else:

@@ -5,20 +5,23 @@ Files give every frame in order. Cameras give the newest frame and come back whe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from tsss_edge.data.pictures import is_picture
 from tsss_edge.errors import DataError
 from tsss_edge.stream.frames import Source
 from tsss_edge.stream.sources.capture import open_camera, open_csi, open_network
-from tsss_edge.stream.sources.live import FilePlayer, LiveSource, Retry
+from tsss_edge.stream.sources.live import Capture, FilePlayer, LiveSource, Retry
+from tsss_edge.stream.sources.read_ahead import ReadAhead
 from tsss_edge.stream.sources.recorded import PictureSource, SyntheticSource, VideoSource, find_pictures
 from tsss_edge.stream.uris import VIDEO_SUFFIXES, Uri, parse_source, printf_pattern
 
 Policy = Literal["latest", "block"]
+Feed: TypeAlias = "LiveSource | ReadAhead"  # one source of many: its frames are taken without waiting
 
-__all__ = ["LiveSource", "Policy", "Retry", "is_live", "open_source", "require_source"]
+__all__ = ["Feed", "LiveSource", "Policy", "Retry", "is_live", "open_feed", "open_source", "require_source"]
 
 
 def open_source(
@@ -36,9 +39,40 @@ def open_source(
         return _open_synthetic(parsed, policy, live=live)
     if parsed.scheme == "file" or _is_remote_file(parsed):
         return _open_file(parsed, decode_threads, live=live)
-    openers = {"camera": open_camera, "v4l2": open_camera, "csi": open_csi}
-    opener = openers.get(parsed.scheme, open_network)
-    return LiveSource(lambda: opener(parsed), name=parsed.shown, policy=policy or "latest", retry=retry or Retry())
+    return LiveSource(live_opener(parsed), name=parsed.shown, policy=policy or "latest", retry=retry or Retry())
+
+
+def open_feed(
+    uri: str, *, name: str, policy: Policy | None, max_fps: float | None, on_change: Callable[[], None]
+) -> Feed:
+    """Open one source of many. A live one may come later, comes back as often as it must, and gives `max_fps` frames a second
+    at most; of a file every frame is decoded ahead.
+
+    Raises: DataError, UnavailableError: as `open_source`, but for a live source that does not answer.
+    """
+    parsed = parse_source(uri)
+    if not is_live(uri, policy):
+        return ReadAhead(open_source(uri, policy=policy, decode_threads=1), name=name, on_change=on_change)
+    return LiveSource(
+        live_opener(parsed),
+        name=name,
+        policy=policy or "latest",
+        retry=Retry() if parsed.scheme in ("file", "synthetic") else Retry.forever(),
+        patient=True,
+        max_fps=max_fps,
+        on_change=on_change,
+    )
+
+
+def live_opener(uri: Uri) -> Callable[[], Capture]:
+    """What connects to a live source. Raises: DataError: a setting is wrong, a file is not there."""
+    if uri.scheme == "synthetic":
+        uri.allow("size", "fps", "frames", "seed", "live")
+        return lambda: FilePlayer(SyntheticSource.open(uri))
+    if uri.scheme == "file":
+        return lambda: FilePlayer(_open_video(Path(uri.path), 1))
+    opener = {"camera": open_camera, "v4l2": open_camera, "csi": open_csi}.get(uri.scheme, open_network)
+    return lambda: opener(uri)
 
 
 def require_source(uri: str) -> None:
@@ -72,9 +106,9 @@ def _is_pictures(uri: Uri) -> bool:
 
 
 def _open_synthetic(uri: Uri, policy: Policy | None, *, live: bool) -> Source:
-    uri.allow("size", "fps", "frames", "seed", "live")
     if live:
-        return LiveSource(lambda: FilePlayer(SyntheticSource.open(uri)), name=uri.shown, policy=policy or "latest")
+        return LiveSource(live_opener(uri), name=uri.shown, policy=policy or "latest")
+    uri.allow("size", "fps", "frames", "seed", "live")
     return SyntheticSource.open(uri)
 
 
@@ -84,7 +118,11 @@ def _open_file(uri: Uri, decode_threads: int | None, *, live: bool) -> Source:
     if _is_pictures(uri):
         return PictureSource(find_pictures(uri.path))
     path = Path(uri.path)
+    video = _open_video(path, decode_threads)
+    return LiveSource(lambda: FilePlayer(video), name=str(path), policy="latest") if live else video
+
+
+def _open_video(path: Path, decode_threads: int | None) -> VideoSource:
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
-    video = VideoSource(str(path), name=str(path), decode_threads=decode_threads)
-    return LiveSource(lambda: FilePlayer(video), name=str(path), policy="latest") if live else video
+    return VideoSource(str(path), name=str(path), decode_threads=decode_threads)

@@ -20,15 +20,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.errors import DataError, TsssEdgeError
-from tsss_edge.stream.frames import Frame, Source
+from tsss_edge.kernels.yuv import Yuv
+from tsss_edge.stream.frames import Frame, Picture, Source, picture_hw
 
 
 class Shot(NamedTuple):
-    """One picture as a capture gives it: (H,W,3) BGR, `time.monotonic()` of its arrival, (H,W) truth if known."""
+    """One picture as a capture gives it, `time.monotonic()` of its arrival, (H,W) truth if known, and how many pictures before
+    it the camera gave that the capture was too late for."""
 
-    image: NDArray[np.uint8]
+    picture: Picture
     captured: float
     truth: NDArray[np.uint8] | None = None
+    missed: int = 0
 
 
 class EndOfStream(Exception):
@@ -58,6 +61,11 @@ class Retry:
     stall_s: float = 2.0
     frozen_s: float = 5.0
 
+    @classmethod
+    def forever(cls) -> Retry:
+        """For one camera of many: it never counts as lost for good."""
+        return cls(attempts=1_000_000_000)
+
     def delay_s(self, attempt: int) -> float:
         """Seconds to wait before attempt number `attempt` (from 0)."""
         return float(min(self.first_s * 2.0 ** min(attempt, 30), self.longest_s))
@@ -66,8 +74,14 @@ class Retry:
 class LiveSource:
     """A `Source` over any `Capture`, with a single-slot newest-frame buffer ("latest") or a short queue ("block").
 
-    The constructor opens the capture once, without retry: if the camera is not there, the user must fix that.
-    `dropped` counts frames that arrived and were never read. `reconnects` counts how often the source came back.
+    The constructor opens the capture once, without retry: if the camera is not there, the user must fix that. With `patient`
+    it returns at once, RECONNECTING, and the camera may come later.
+
+    Every frame of the camera is counted once: `arrived` = `taken` + `dropped` (never read, or the capture was too late) +
+    `thinned` (more than `max_fps`) + `waiting`. `reconnects` counts how often the source came back.
+
+    Args: max_fps: frames a second that are wanted; of a faster camera the newest of each period is offered.
+          on_change: called on the reader's thread when there is a frame, and when the state changes.
     """
 
     live = True
@@ -81,6 +95,9 @@ class LiveSource:
         policy: str = "latest",
         retry: Retry | None = None,
         depth: int = 4,
+        patient: bool = False,
+        max_fps: float | None = None,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self._open_capture = open_capture
@@ -93,14 +110,19 @@ class LiveSource:
         self._state = "OPEN"
         self._error: TsssEdgeError | None = None
         self._index = 0
-        self.dropped = 0
+        self.dropped = self.missed = self.thinned = self.taken = 0
         self.reconnects = 0
+        self._period = 1 / max_fps if max_fps else 0.0
+        self._due = 0.0
+        self._on_change = on_change
         self._last_frame = self._last_change = time.monotonic()
-        self._previous: NDArray[np.uint8] | None = None
-        capture, shot = self._first_shot()
-        self.fps: float = capture.fps
-        self.size_hw: tuple[int, int] = (shot.image.shape[0], shot.image.shape[1])
-        self._put(shot)
+        self._previous: Picture | None = None
+        self.fps = 0.0
+        self.size_hw: tuple[int, int] = (0, 0)
+        capture: Capture | None = None
+        if not patient:
+            capture, shot = self._first_shot()
+            self._connected(capture, shot)
         self._thread = threading.Thread(target=self._run, args=(capture,), name=f"source {name}", daemon=True)
         self._thread.start()
 
@@ -114,6 +136,26 @@ class LiveSource:
             capture.release()
             raise DataError(f"{self.name}: opened, but it gives no picture; check the camera and try again")
         return capture, shot
+
+    def _connected(self, capture: Capture, shot: Shot) -> None:
+        self.fps = capture.fps
+        self.size_hw = picture_hw(shot.picture)
+        self._put(shot)
+
+    @property
+    def waiting(self) -> int:
+        """Frames that can be read without waiting."""
+        return len(self._slot)
+
+    @property
+    def arrived(self) -> int:
+        """Frames that the camera gave."""
+        return self._index + self.missed
+
+    @property
+    def over(self) -> bool:
+        """There will be no more frames."""
+        return self._state in ("FAILED", "ENDED") and not self._slot
 
     @property
     def state(self) -> str:
@@ -140,19 +182,36 @@ class LiveSource:
         """
         with self._changed:
             self._changed.wait_for(lambda: self._slot or self._state in ("FAILED", "ENDED"))
-            if self._slot:
-                frame = self._slot.popleft()
-                self._changed.notify_all()  # a blocked reader may go on
-                self.size_hw = (frame.image.shape[0], frame.image.shape[1])
+            if (frame := self.poll()) is not None:
                 return frame
             if self._error is not None:
                 raise self._error
             return None
 
+    def poll(self) -> Frame | None:
+        """The frame that `read` would give, or None where it would wait."""
+        with self._changed:
+            if not self._slot:
+                return None
+            frame = self._slot.popleft()
+            self.taken += 1
+            self._changed.notify_all()  # a blocked reader may go on
+            self.size_hw = frame.size_hw
+            return frame
+
+    @property
+    def error(self) -> TsssEdgeError | None:
+        """Why it has FAILED."""
+        return self._error
+
+    def recycle(self, picture: Picture) -> None:
+        """Nothing: a picture is compared with the next one."""
+
     def close(self) -> None:
         """Stop the reader. Safe to call twice and from any thread."""
         self._closing.set()
         with self._changed:
+            self.dropped += len(self._slot)
             self._slot.clear()
             if self._state != "FAILED":
                 self._state = "ENDED"
@@ -162,9 +221,9 @@ class LiveSource:
 
     # -- the reader thread ---------------------------------------------------------------------------------------------
 
-    def _run(self, capture: Capture) -> None:
-        current: Capture | None = capture
+    def _run(self, capture: Capture | None) -> None:
         try:
+            current = capture or self._reconnect()
             while current is not None and not self._closing.is_set():
                 try:
                     self._pump(current)
@@ -190,37 +249,58 @@ class LiveSource:
         with self._changed:
             if not self._latest:
                 self._changed.wait_for(lambda: len(self._slot) < self._depth or self._closing.is_set())
-            elif self._slot:
-                self._slot.clear()
-                self.dropped += 1
             if self._closing.is_set():
                 return
-            self._slot.append(Frame(image=shot.image, index=self._index, captured=shot.captured, truth=shot.truth))
-            self._index += 1
+            self.missed += shot.missed
+            self.dropped += shot.missed
             self._state = "STREAMING"
+            if self._wanted(shot.captured):
+                frame = Frame(shot.picture, self._index, shot.captured, truth=shot.truth)
+                frame.missed, frame.thinned = self.missed, self.thinned
+                self._slot.append(frame)
+            self._index += 1
             self._changed.notify_all()
+        self._on_change()
+
+    def _wanted(self, now: float) -> bool:
+        """Whether a frame of now is offered. Makes room for it, and counts whichever frame is not offered any more."""
+        due = now >= self._due - self._period / 4  # a camera's beat is not exact
+        if due:
+            self._due = (self._due if now - self._due < self._period else now) + self._period
+        if not self._latest:
+            self.thinned += not due
+            return due
+        if not self._slot:
+            self.thinned += not due
+            return due
+        self._slot.clear()  # the newest frame of a period stands for it
+        self.dropped += due
+        self.thinned += not due
+        return True
 
     def _note_change(self, shot: Shot) -> None:
-        if self._previous is None or not _same(self._previous, shot.image):
+        if self._previous is None or not _same(self._previous, shot.picture):
             self._last_change = shot.captured
         self._last_frame = shot.captured  # after _last_change: `frozen` reads both without a lock
-        self._previous = shot.image
+        self._previous = shot.picture
 
     def _reconnect(self) -> Capture | None:
         """A new capture that has given a frame; None when we are closed. Raises: DataError: out of attempts."""
-        self._set_state("RECONNECTING")
-        reason = "no picture"
+        reason, first = "no picture", not self._index  # of a patient source: it tries at once
         for attempt in range(self._retry.attempts):
-            if self._closing.wait(self._retry.delay_s(attempt)):
+            if not first:
+                self._set_state("RECONNECTING")
+            if self._closing.wait(0.0 if first else self._retry.delay_s(attempt)):
                 return None
+            first = False
             try:
                 capture, shot = self._first_shot()
             except (TsssEdgeError, OSError) as error:
                 reason = str(error)
                 continue
-            self.reconnects += 1
+            self.reconnects += bool(self._index)
             self._last_change = shot.captured  # the picture before the gap says nothing about a freeze
-            self._put(shot)
+            self._connected(capture, shot)
             return capture
         raise DataError(
             f"{self.name}: lost after {self._index} frames and not back after {self._retry.attempts} attempts ({reason})"
@@ -231,6 +311,7 @@ class LiveSource:
             if self._state != "ENDED":
                 self._state = state
             self._changed.notify_all()
+        self._on_change()
 
     def _finish(self, state: str, error: TsssEdgeError | None = None) -> None:
         self._error = error
@@ -251,17 +332,18 @@ class FilePlayer:
         if frame is None:
             raise EndOfStream
         now, period = time.monotonic(), 1.0 / self.fps
-        self._due += period
-        if self._due < now - period:  # the first frame, or too late to catch up: the beat starts again
-            self._due = now
+        self._due = self._due + period if self._due else now
+        missed = max(0, int((now - self._due) / period))  # a camera would have given these meanwhile
+        self._due += missed * period
         if self._due > now:
             self._sleep(self._due - now)
-        return Shot(frame.image, time.monotonic(), frame.truth)
+        return Shot(frame.picture, time.monotonic(), frame.truth, missed)
 
     def release(self) -> None:
         self._source.close()
 
 
-def _same(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> bool:
-    """Whether two pictures are identical; a coarse grid first, because sensor noise shows there at once."""
+def _same(one: Picture, other: Picture) -> bool:
+    """Whether two pictures are identical (of planes: their luma); a coarse grid first, for sensor noise shows there at once."""
+    a, b = (picture.y if isinstance(picture, Yuv) else picture for picture in (one, other))
     return a.shape == b.shape and np.array_equal(a[::16, ::16], b[::16, ::16]) and np.array_equal(a, b)

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from tsss_edge.data.pictures import is_picture, read_image
 from tsss_edge.errors import DataError
 from tsss_edge.stream.av_reader import VideoReader
-from tsss_edge.stream.frames import Frame
+from tsss_edge.stream.frames import Frame, Picture, picture_hw
 from tsss_edge.stream.uris import VIDEO_SUFFIXES, Uri, printf_pattern
 
 LOG = logging.getLogger("tsss_edge")
 SCENE_FRAMES = 90  # of synthetic://, then the next scene begins; ours: three seconds at 30 frames a second
 
-# (H,W,3) BGR, None at the end; (H,W) true labels where they are known
-Picture = tuple[NDArray[np.uint8] | None, NDArray[np.uint8] | None]
+# A picture, None at the end; (H,W) true labels where they are known
+Shown = tuple[Picture | None, NDArray[np.uint8] | None]
 Render = Callable[[int, float], tuple[NDArray[np.uint8], NDArray[np.uint8]]]  # scene, seconds -> (RGB image, mask)
 
 
@@ -39,20 +39,20 @@ class _Recorded(ABC):
         self._index = 0
 
     @abstractmethod
-    def _picture(self, index: int, out: NDArray[np.uint8] | None) -> Picture:
+    def _picture(self, index: int, out: NDArray[np.uint8] | None) -> Shown:
         """Picture number `index` and its truth."""
 
     def read(self, out: NDArray[np.uint8] | None = None) -> Frame | None:
         """Give the next frame, None at the end. Raises: DataError: a video is cut short, a picture is not readable."""
         if self.state == "ENDED":
             return None
-        image, truth = self._picture(self._index, out)
-        if image is None:
+        picture, truth = self._picture(self._index, out)
+        if picture is None:
             self._end()
             return None
         self.state = "STREAMING"
-        self.size_hw = (image.shape[0], image.shape[1])
-        frame = Frame(image, self._index, time.monotonic(), truth=truth, time_s=self._time_s)
+        self.size_hw = picture_hw(picture)
+        frame = Frame(picture, self._index, time.monotonic(), truth=truth, time_s=self._time_s)
         self._index += 1
         return frame
 
@@ -76,8 +76,9 @@ class VideoSource(_Recorded):
         super().__init__()
         self._reader = VideoReader(path, name=name, threads=decode_threads)
         self.fps, self.length, self.size_hw = self._reader.fps, self._reader.length, self._reader.size_hw
+        self.colour = self._reader.colour  # None: BGR
 
-    def _picture(self, index: int, out: NDArray[np.uint8] | None) -> Picture:
+    def _picture(self, index: int, out: NDArray[np.uint8] | None) -> Shown:
         return self._reader.read(out), None
 
     @property
@@ -113,7 +114,7 @@ class PictureSource(_Recorded):
         self.length = len(self._paths) - len(self.unreadable)
         self.size_hw = (first.shape[0], first.shape[1])
 
-    def _picture(self, index: int, out: NDArray[np.uint8] | None) -> Picture:
+    def _picture(self, index: int, out: NDArray[np.uint8] | None) -> Shown:
         first, self._first = self._first, None
         return (self._next() if first is None else first), None
 
@@ -154,7 +155,7 @@ class SyntheticSource(_Recorded):
         fps = uri.number("fps", 30.0, minimum=0.1)
         return cls(scenes.frame, size_hw=size_hw, fps=fps, frames=uri.whole("frames", 300))
 
-    def _picture(self, index: int, out: NDArray[np.uint8] | None) -> Picture:
+    def _picture(self, index: int, out: NDArray[np.uint8] | None) -> Shown:
         if index == self.length:
             return None, None
         scene, step = divmod(index, SCENE_FRAMES)

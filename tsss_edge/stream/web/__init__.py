@@ -1,15 +1,17 @@
-"""`--web [HOST:]PORT` -> a sink whose results are shown on a page, served from a thread of its own."""
+"""`--web [HOST:]PORT` -> a page, served from a thread of its own: of one source a sink, of many cameras a wall."""
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import secrets
 import socket
 import ssl
 import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tsss_edge.artifacts import Classes, Preprocess
 from tsss_edge.errors import DataError, UnavailableError
@@ -19,27 +21,61 @@ from tsss_edge.stream.status import LiveStatus
 from tsss_edge.stream.web.painter import Painter
 
 if TYPE_CHECKING:
-    import uvicorn
+    from fastapi import FastAPI
+
+    from tsss_edge.stream.camera_line import CameraLine
+    from tsss_edge.stream.engine_slot import EngineSlot
+    from tsss_edge.stream.web.wall import WallCamera, WallPainter
+
+
+Tls = tuple[Path, Path]  # certificate and key, PEM files
+
+
+class WebServer:
+    """A page on a thread of its own. `url` is what to open; it holds the token where one is needed."""
+
+    def __init__(self, app: FastAPI, sock: socket.socket, url: str, tls: Tls | None = None) -> None:
+        import uvicorn
+
+        from tsss_edge.stream.web.limits import PatientProtocol
+
+        self.url = url
+        config = uvicorn.Config(
+            app,
+            log_config=None,  # its own would first close the log handlers of the whole process
+            log_level="critical",
+            access_log=False,
+            timeout_graceful_shutdown=1,
+            server_header=False,
+            http=PatientProtocol,
+            ws="none",
+            ssl_certfile=tls[0] if tls else None,
+            ssl_keyfile=tls[1] if tls else None,
+        )
+        self._server = uvicorn.Server(config)
+        run = {"sockets": [sock]}
+        self._thread = threading.Thread(target=self._server.run, kwargs=run, name="web server", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop serving. Safe to call twice."""
+        self._server.should_exit = True
+        self._thread.join(timeout=5.0)
 
 
 TOKEN = re.compile(r"[A-Za-z0-9_-]{16,}")
 
 
 class WebSink:
-    """A `Sink` that shows results in browsers. `url` is what to open; it holds the token where one is needed."""
+    """A `Sink` that shows results in browsers."""
 
     wants_overlay = False  # it paints its own, at page size and with the page's alpha
 
-    def __init__(
-        self, live: LiveStatus, painter: Painter, server: uvicorn.Server, sock: socket.socket, url: str
-    ) -> None:
+    def __init__(self, live: LiveStatus, painter: Painter, server: WebServer) -> None:
         self.live = live
         self.painter = painter
-        self.url = url
+        self.url = server.url
         self._server = server
-        self._closed = False
-        self._thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, name="web server", daemon=True)
-        self._thread.start()
 
     def write(self, result: FrameResult) -> None:
         """Take the class areas and, now and then, a small copy of the picture; never wait for a browser."""
@@ -48,12 +84,8 @@ class WebSink:
 
     def close(self) -> None:
         """Stop serving. Safe to call twice."""
-        if self._closed:
-            return
-        self._closed = True
         self.painter.close()  # first, because its last pictures go through the server's event loop
-        self._server.should_exit = True
-        self._thread.join(timeout=5.0)
+        self._server.close()
 
 
 def open_web(
@@ -66,7 +98,7 @@ def open_web(
     engine_name: str = "",
     source_name: str = "",
     objectness: bool = False,
-    tls: tuple[Path, Path] | None = None,
+    tls: Tls | None = None,
 ) -> WebSink:
     """Start the page on `bind` ("8080", "0.0.0.0:8080"; port 0: any free one).
 
@@ -77,46 +109,76 @@ def open_web(
     Raises: UnavailableError: FastAPI or uvicorn is not installed. DataError: the address is not one, or is taken, or the
             certificate or its key is unusable.
     """
-    try:
-        import uvicorn
+    web = _import_app()
+    live = LiveStatus(classes, recorder, source)
+    info = _info(web, engine_name, source_name, classes, objectness)
+    sock, url, token = _listen_on(bind, tls)
+    painter = Painter(classes, preprocess)
+    return WebSink(live, painter, WebServer(web.make_app(live, painter, info, token=token), sock, url, tls))
 
-        from tsss_edge.stream.web.app import Info, is_loopback, make_app
-        from tsss_edge.stream.web.limits import PatientProtocol
+
+class WallServer:
+    """The page of many cameras. `url` is what to open."""
+
+    def __init__(self, cameras: Sequence[WallCamera], wall: WallPainter, server: WebServer) -> None:
+        self.url, self._cameras, self._wall, self._server = server.url, cameras, wall, server
+
+    def close(self) -> None:
+        """Stop serving. Safe to call twice."""
+        for camera in self._cameras:
+            camera.close()
+        self._wall.close()
+        self._server.close()
+
+
+def open_wall(bind: str, lines: Sequence[CameraLine], engine: EngineSlot, *, tls: Tls | None = None) -> WallServer:
+    """Start the page of many cameras, as `open_web`. Each camera gets a sink that feeds it."""
+    web = _import_app()
+    from tsss_edge.stream.web.wall import WallCamera, WallPainter, make_wall
+
+    sock, url, token = _listen_on(bind, tls)
+    backend, wall = engine.current.backend, WallPainter(len(lines))
+    objectness = any(spec.name == "objectness" for spec in backend.outputs)
+    cameras = []
+    for number, line in enumerate(lines):
+        info = _info(web, engine.current.name, line.spec.name, backend.classes, objectness)
+        painter = Painter(backend.classes, backend.preprocess)
+        live = LiveStatus(backend.classes, line.recorder, line.source)
+        cameras.append(WallCamera(number, line.spec.name, live, painter, info, wall))
+        line.extra.append(cameras[-1])
+    app = make_wall(cameras, wall, lambda: engine.current.name, token=token)
+    return WallServer(cameras, wall, WebServer(app, sock, url, tls))
+
+
+def _import_app() -> Any:
+    try:
+        import uvicorn  # noqa: F401
+
+        from tsss_edge.stream.web import app
     except ModuleNotFoundError as error:
         raise UnavailableError(f"--web needs {error.name}: pip install 'tsss-edge[web]'") from error
+    return app
+
+
+def _info(web: Any, engine: str, source: str, classes: Classes, objectness: bool) -> Any:
+    colours = tuple(f"#{r:02x}{g:02x}{b:02x}" for r, g, b in classes.palette)
+    return web.Info(
+        engine=engine,
+        source=source,
+        classes=tuple(zip(classes.names, colours, strict=True)),
+        background=classes.background,
+        objectness=objectness,
+    )
+
+
+def _listen_on(bind: str, tls: Tls | None) -> tuple[socket.socket, str, str | None]:
+    """A listening socket, the address to open, and the token that is needed beyond loopback."""
     host, port = parse_bind(bind)
     if tls is not None:
         require_certificate(*tls)
     sock = _listen(host, port)
     token = None if is_loopback(host) else web_token()
-    live, painter = LiveStatus(classes, recorder, source), Painter(classes, preprocess)
-    colours = tuple(f"#{r:02x}{g:02x}{b:02x}" for r, g, b in classes.palette)
-    info = Info(
-        engine=engine_name,
-        source=source_name,
-        classes=tuple(zip(classes.names, colours, strict=True)),
-        background=classes.background,
-        objectness=objectness,
-    )
-    config = uvicorn.Config(
-        make_app(live, painter, info, token=token),
-        log_config=None,  # its own would first close the log handlers of the whole process
-        log_level="critical",
-        access_log=False,
-        timeout_graceful_shutdown=1,
-        server_header=False,
-        http=PatientProtocol,
-        ws="none",
-        ssl_certfile=tls[0] if tls else None,
-        ssl_keyfile=tls[1] if tls else None,
-    )
-    return WebSink(
-        live,
-        painter,
-        uvicorn.Server(config),
-        sock,
-        _url(host, sock.getsockname()[1], token, "https" if tls else "http"),
-    )
+    return sock, _url(host, sock.getsockname()[1], token, "https" if tls else "http"), token
 
 
 def parse_bind(text: str) -> tuple[str, int]:
@@ -125,6 +187,14 @@ def parse_bind(text: str) -> tuple[str, int]:
     if not port.isdecimal() or int(port) > 65535 or (":" in host and not host.startswith("[")):
         raise DataError(f"--web {text}: expected PORT or HOST:PORT, for example 8080 or 0.0.0.0:8080")
     return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def require_certificate(certificate: Path, key: Path) -> None:

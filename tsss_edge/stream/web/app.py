@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import ipaddress
 import itertools
 from collections.abc import AsyncIterator, Callable
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
@@ -16,7 +15,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from tsss_edge.artifacts import Struct
-from tsss_edge.stream.status import CONTENT_TYPE, LiveStatus, prometheus_text
+from tsss_edge.stream.prometheus import CONTENT_TYPE, Metrics
+from tsss_edge.stream.status import LiveStatus
+from tsss_edge.stream.web import is_loopback
 from tsss_edge.stream.web.limits import Limits, refusal
 from tsss_edge.stream.web.painter import Painter, View
 
@@ -53,14 +54,41 @@ class Info(Struct, frozen=True):
 
 def make_app(live: LiveStatus, painter: Painter, info: Info, *, token: str | None = None) -> FastAPI:
     """The application. With a `token` every path but /healthz wants it; without, only loopback host names are served."""
+    app = guarded(token)
+    metrics = Metrics()
+    metrics.add(info.source, live)
+    add_metrics(app, metrics)
+    return add_camera(app, live, painter, info)
+
+
+def guarded(token: str | None) -> FastAPI:
+    """An application without a path."""
     app = FastAPI(title="tsss-edge", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Limits)  # inside the guard: who has no token is refused before he is counted
     app.add_middleware(Guard, token=token)
-    for path, (name, kind) in STATIC.items():
-        app.get(path)(_static(name, kind))
-    _add_video(app, painter)
+    return app
+
+
+def add_camera(app: FastAPI, live: LiveStatus, painter: Painter, info: Info) -> FastAPI:
+    """The page of one camera, which asks for everything by relative addresses."""
+    add_static(app, STATIC)
+    add_video(app, "/video.mjpg", painter)
     _add_numbers(app, live, painter, info)
     return app
+
+
+def add_metrics(app: FastAPI, metrics: Metrics) -> None:
+    """Path /metrics."""
+
+    @app.get("/metrics")
+    def get_metrics() -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
+
+
+def add_static(app: FastAPI, files: dict[str, tuple[str, str]]) -> None:
+    """Files of the package by path: name, content type."""
+    for path, (name, kind) in files.items():
+        app.get(path)(_static(name, kind))
 
 
 def _static(name: str, kind: str) -> Callable[[], Response]:
@@ -75,15 +103,15 @@ def _static(name: str, kind: str) -> Callable[[], Response]:
 def _add_numbers(app: FastAPI, live: LiveStatus, painter: Painter, info: Info) -> None:
     @app.get("/api/info")
     def get_info() -> Response:
-        return _json(info)
+        return as_json(info)
 
     @app.get("/api/status")
     def get_status() -> Response:
-        return _json(live.status())
+        return as_json(live.status())
 
     @app.get("/api/view")
     def get_view() -> Response:
-        return _json(painter.view)
+        return as_json(painter.view)
 
     @app.post("/api/view")
     async def set_view(request: Request) -> Response:
@@ -91,34 +119,39 @@ def _add_numbers(app: FastAPI, live: LiveStatus, painter: Painter, info: Info) -
             painter.view = msgspec.json.decode(await request.body(), type=View)
         except (msgspec.DecodeError, ValueError) as error:
             return JSONResponse({"error": str(error)}, status_code=422)
-        return _json(painter.view)
-
-    @app.get("/metrics")
-    def metrics() -> Response:
-        return Response(prometheus_text(live.status()), media_type=CONTENT_TYPE)
+        return as_json(painter.view)
 
     @app.get("/healthz")
     def healthz() -> Response:
-        state = live.status().state
+        state = live.state
         return JSONResponse(
             {"state": state}, status_code=503 if state in ("FAILED", "RECONNECTING", "STALLED") else 200
         )
 
 
-def _json(value: Any) -> Response:
+def as_json(value: Any) -> Response:
+    """Any of our records, not to be cached."""
     return Response(msgspec.json.encode(value), media_type="application/json", headers={"Cache-Control": "no-store"})
 
 
-def _add_video(app: FastAPI, painter: Painter) -> None:
+class Paints(Protocol):
+    """What gives pictures to those who look."""
+
+    def subscribe(self, key: int, callback: Callable[[bytes], None]) -> None: ...
+    def unsubscribe(self, key: int) -> None: ...
+
+
+def add_video(app: FastAPI, path: str, painter: Paints) -> None:
+    """An MJPEG stream of what `painter` paints."""
     keys = itertools.count()
 
-    @app.get("/video.mjpg")
+    @app.get(path)
     async def video() -> Response:
         stream = _jpegs(painter, next(keys))
         return StreamingResponse(stream, media_type=f"multipart/x-mixed-replace; boundary={BOUNDARY}", headers=HEADERS)
 
 
-async def _jpegs(painter: Painter, key: int) -> AsyncIterator[bytes]:
+async def _jpegs(painter: Paints, key: int) -> AsyncIterator[bytes]:
     """Parts of the MJPEG stream of one client. Its slot holds the newest picture only: a slow client skips pictures."""
     loop = asyncio.get_running_loop()
     slot: asyncio.Queue[bytes] = asyncio.Queue(maxsize=1)
@@ -183,14 +216,6 @@ class Guard:
 
 def _same(given: str, token: str) -> bool:
     return hmac.compare_digest(given.encode(), token.encode())
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _host_name(host: str) -> str:

@@ -1,6 +1,6 @@
 // The page: asks for the numbers twice a second, shows the MJPEG, sends the controls.
 
-import { Chart } from "/charts.js";
+import { Chart } from "./charts.js";
 
 const PERIOD_MS = 500;
 const STAGE_COLOURS = ["#4e79c7", "#e0914a", "#3f9c8a", "#b45a9d", "#8f8f3c", "#7a6fc2", "#c25b5b", "#6b7683"];
@@ -125,7 +125,7 @@ function showCharts(history) {
 
 async function refresh() {
   try {
-    const status = await get("/api/status");
+    const status = await get("api/status");
     showState(status.state);
     if (!paused) {
       showNumbers(status);
@@ -142,7 +142,7 @@ async function refresh() {
 }
 
 function play() {
-  byId("video").src = "/video.mjpg?" + Date.now();
+  byId("video").src = "video.mjpg?" + Date.now();
 }
 
 // Pausing keeps the last picture on a canvas and closes the connection: the stream itself goes on.
@@ -173,7 +173,7 @@ async function sendView() {
   while (wanted) {
     const body = JSON.stringify(wanted);
     wanted = null;
-    await fetch("/api/view", { method: "POST", headers: { "Content-Type": "application/json" }, body }).catch(() => {});
+    await fetch("api/view", { method: "POST", headers: { "Content-Type": "application/json" }, body }).catch(() => {});
   }
   sending = false;
 }
@@ -185,8 +185,8 @@ function toggleTheme() {
 }
 
 async function start() {
-  info = await get("/api/info");
-  const view = await get("/api/view");
+  info = await get("api/info");
+  const view = await get("api/view");
   byId("alpha").value = String(Math.round(100 * view.alpha));
   byId("alpha-value").textContent = `${Math.round(100 * view.alpha)}%`;
   byId("unknown").checked = view.unknown;

@@ -1,0 +1,72 @@
+"""`cameras.toml`: what it may say, and what is refused before anything is opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tsss_edge.errors import ArtifactError, DataError, TsssEdgeError
+from tsss_edge.stream.cameras import read_cameras
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "cameras.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_camera_says_what_differs_from_the_defaults(tmp_path: Path) -> None:
+    gate, yard = read_cameras(
+        written(
+            tmp_path,
+            """
+            [defaults]
+            fps = 5
+            sinks = ["masks/{name}/", "{name}.jsonl"]
+            [[camera]]
+            name = "gate"
+            uri = "rtsp://user:secret@127.0.0.1/1"
+            priority = 3
+            [[camera]]
+            uri = "synthetic://?live=1"
+            policy = "latest"
+            fps = 12.5
+            sinks = ["null://"]
+            """,
+        )
+    )
+    assert (gate.name, gate.fps, gate.priority, gate.sinks) == ("gate", 5, 3, ("masks/gate/", "gate.jsonl"))
+    assert (yard.name, yard.fps, yard.priority, yard.policy) == ("camera-1", 12.5, 1, "latest")
+
+
+CAMERA = '[[camera]]\nname = "a"\nuri = "synthetic://"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "told"),
+    [
+        ("", ArtifactError, "missing required field `camera`"),
+        ("camera = []", DataError, "no \\[\\[camera\\]\\]; expected at least one"),
+        ("[[camera]]\nname = 'a'", DataError, "camera number 1: .*missing required field `uri`"),
+        (CAMERA + "size = 3", DataError, "unknown field `size`"),
+        (CAMERA + "fps = 0", DataError, "fps 0.*more than 0"),
+        (CAMERA + "priority = 0", DataError, "priority 0; expected 1 to 100"),
+        (CAMERA + "sinks = []", DataError, "no sinks"),
+        (CAMERA + "sinks = ['x.what']", DataError, "unknown kind of sink"),
+        (CAMERA + "sinks = ['display://0']", DataError, "is for one source; use --web"),
+        (CAMERA + "sinks = ['-']", DataError, "is for one source"),
+        (CAMERA + CAMERA, DataError, "name 'a' stands 2 times"),
+        (CAMERA + "sinks = ['x.mp4']\n" + CAMERA.replace("a", "b", 2), ArtifactError, "not a valid"),
+        ("[[camera]]\nname = '../x'\nuri = 'synthetic://'", DataError, "expected letters"),
+        ("[[camera]]\nname = 'a'\nuri = 'no-such.mp4'", DataError, "no such file"),
+        (
+            "[defaults]\nsinks = ['x.jsonl']\n" + CAMERA + CAMERA.replace('"a"', '"b"'),
+            DataError,
+            "sink 'x.jsonl' stands 2 times; each camera has its own",
+        ),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, text: str, error: type[TsssEdgeError], told: str) -> None:
+    with pytest.raises(error, match=told):
+        read_cameras(written(tmp_path, text))

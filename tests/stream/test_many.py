@@ -1,0 +1,257 @@
+"""Many cameras on one engine: order, shares, counts that add up, and that nobody is harmed by another."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from loopkit import CLASSES, Beat, fake
+from streamkit import MakeVideo, gray_image, read_video
+
+from tsss_edge.backends.batching import BatchingBackend
+from tsss_edge.backends.fake import FakeBackend
+from tsss_edge.errors import DataError
+from tsss_edge.stream import sources
+from tsss_edge.stream.cameras import CameraSpec
+from tsss_edge.stream.engine_slot import Served
+from tsss_edge.stream.frames import FrameResult
+from tsss_edge.stream.many import Many, ManyReport
+from tsss_edge.stream.opening import open_stages
+from tsss_edge.stream.sources.live import Capture, EndOfStream, Shot
+
+PATIENCE_S = 20.0
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    left = [t for t in set(threading.enumerate()) - before if not t.name.startswith("source")]
+    assert not left
+
+
+@pytest.fixture
+def beats(monkeypatch: pytest.MonkeyPatch) -> dict[str, Capture]:
+    """Cameras by the number in their address: `rtsp://1` gives `beats["1"]`, and no address without one connects."""
+    cameras: dict[str, Capture] = {}
+
+    def connect(uri: sources.Uri) -> Capture:
+        if uri.path not in cameras:
+            raise DataError(f"{uri.shown}: nobody answers")
+        return cameras[uri.path]
+
+    monkeypatch.setattr(sources, "open_network", connect)
+    return cameras
+
+
+def camera(number: str, **options: object) -> CameraSpec:
+    return CameraSpec(uri=f"rtsp://{number}", name=f"camera-{number}", **options)  # type: ignore[arg-type]
+
+
+def play(backend: FakeBackend | BatchingBackend, *cameras: CameraSpec, max_frames: int | None = None) -> ManyReport:
+    with closing(Many(backend, cameras, engine="fake")) as many:
+        return many.run(max_frames=max_frames)
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def require_sums(report: ManyReport) -> None:
+    for c in report.cameras:
+        assert c.arrived == c.frames + c.dropped + c.thinned + c.unfinished, c
+
+
+def test_files_come_out_whole_and_in_order_each_with_its_own_masks(tmp_path: Path, make_video: MakeVideo) -> None:
+    videos = [make_video(f"{n}.mp4", frames=20 + n, size_hw=(48, 64 + 16 * n)) for n in range(3)]
+    specs = [
+        CameraSpec(uri=str(v), name=f"v{n}", sinks=(str(tmp_path / f"out{n}.jsonl"), str(tmp_path / f"out{n}.mp4")))
+        for n, v in enumerate(videos)
+    ]
+    report = play(fake(slots=3, latency_ms=1), *specs)
+    assert [c.frames for c in report.cameras] == [20, 21, 22]
+    assert (report.dropped, report.ended, report.frames) == (0, "source", 63)
+    require_sums(report)
+    for n in range(3):
+        told = lines(tmp_path / f"out{n}.jsonl")
+        assert [line["frame"] for line in told] == list(range(20 + n))
+        assert [line["size"] for line in told] == [[64 + 16 * n, 48]] * (20 + n)
+        grays = [20 + 10 * i % 220 for i in range(20 + n)]
+        names = [next(iter(line["areas"])) for line in told]  # type: ignore[call-overload]
+        right = sum(name == CLASSES.names[gray * 4 // 256] for name, gray in zip(names, grays, strict=True))
+        assert right >= 18 + n  # a codec may move a value at the border of two classes
+        assert len(read_video(tmp_path / f"out{n}.mp4")[1]) == 20 + n
+
+
+def test_only_cameras_that_need_it_get_blended_pictures(tmp_path: Path, make_video: MakeVideo) -> None:
+    a = CameraSpec(uri=str(make_video("a.mp4")), name="a", sinks=(str(tmp_path / "seen/%06d.jpg"),))
+    b = CameraSpec(uri=str(make_video("b.mp4")), name="b")
+    report = play(fake(), a, b)
+    assert ["overlay" in c.stages_ms for c in report.cameras] == [True, False]
+
+
+def test_a_full_machine_is_shared_by_priority_and_every_drop_is_counted(beats: dict[str, Capture]) -> None:
+    """Three cameras of 200 frames a second on an engine of about 100: 1/6, 1/6 and 4/6 of them."""
+    beats.update({n: Beat(0.005) for n in "123"})
+    report = play(fake(slots=1, latency_ms=9), camera("1"), camera("2"), camera("3", priority=4), max_frames=120)
+    one, two, three = (c.frames for c in report.cameras)
+    assert abs(one - two) <= 3 and abs(three - 4 * one) <= 12
+    require_sums(report)
+    assert report.dropped > 0 and all(c.unfinished <= 2 for c in report.cameras)
+
+
+def test_a_camera_that_wants_few_gets_all_of_them(beats: dict[str, Capture]) -> None:
+    beats.update({n: Beat(0.005) for n in "12"})
+    report = play(fake(slots=1, latency_ms=9), camera("1", fps=20), camera("2"), max_frames=100)
+    slow, fast = report.cameras
+    assert abs(slow.frames - 20 * slow.arrived / 200) <= 2
+    assert slow.dropped <= 1 and slow.thinned >= 8 * slow.frames
+    assert fast.frames > 2 * slow.frames
+    require_sums(report)
+
+
+def test_a_dead_camera_is_told_and_harms_no_other(beats: dict[str, Capture], capfd: pytest.CaptureFixture[str]) -> None:
+    beats["1"] = Beat(0.005, frames=60)
+    with closing(Many(fake(slots=2, latency_ms=1), (camera("1"), camera("gone")), engine="fake")) as many:
+        threading.Thread(target=lambda: (wait_for(lambda: many.lines[0].over), interrupt())).start()
+        report = many.run()
+    living, dead = report.cameras
+    assert living.frames + living.dropped == 60 and living.state == "ENDED"
+    assert (dead.frames, dead.arrived, report.ended) == (0, 0, "interrupted")
+    assert "camera-gone  RECONNECTING" in capfd.readouterr().err
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def wait_for(condition: object) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "gave up waiting"
+        time.sleep(0.002)
+
+
+class Flaky:
+    """Gives 10 frames, is lost, and comes back for 10 more."""
+
+    fps = 100.0
+
+    def __init__(self) -> None:
+        self.sent = 0
+
+    def read(self) -> Shot | None:
+        if self.sent == 20:
+            raise EndOfStream
+        self.sent += 1
+        time.sleep(0.002)
+        return None if self.sent == 11 else Shot(gray_image(self.sent), time.monotonic())
+
+    def release(self) -> None:
+        """Nothing."""
+
+
+def test_a_lost_camera_comes_back(beats: dict[str, Capture]) -> None:
+    beats.update({"1": Flaky(), "2": Beat(0.01, frames=120)})
+    report = play(fake(slots=2), camera("1"), camera("2"))
+    assert (report.cameras[0].reconnects, report.cameras[0].arrived) == (1, 19)
+    require_sums(report)
+
+
+def test_a_slow_sink_holds_up_its_own_camera_alone(beats: dict[str, Capture]) -> None:
+    beats.update({n: Beat(0.01, frames=50) for n in "12"})
+    stuck = threading.Event()
+
+    class Stuck:
+        wants_overlay = False
+
+        def write(self, result: FrameResult) -> None:
+            stuck.wait(PATIENCE_S)
+
+        def close(self) -> None:
+            """Nothing."""
+
+    with closing(Many(fake(slots=2, latency_ms=1), (camera("1"), camera("2")), engine="fake")) as many:
+        many.lines[0].extra.append(Stuck())
+        threading.Thread(target=lambda: (wait_for(lambda: many.lines[1].over), stuck.set())).start()
+        report = many.run()
+    assert report.cameras[1].frames >= 45  # it ended while the other one was stuck in its first frame
+    assert report.cameras[0].frames <= 4
+    require_sums(report)
+
+
+def test_a_sink_that_fails_ends_its_camera_and_the_report_says_why(tmp_path: Path, make_video: MakeVideo) -> None:
+    (tmp_path / "taken").write_text("")
+    bad = CameraSpec(uri=str(make_video("a.mp4", frames=30)), name="bad", sinks=(str(tmp_path / "taken/x.jsonl"),))
+    good = CameraSpec(uri=str(make_video("b.mp4", frames=30)), name="good")
+    report = play(fake(), bad, good)
+    assert report.cameras[0].state == "FAILED" and "taken" in (report.cameras[0].error or "")
+    assert (report.cameras[1].frames, report.cameras[1].error) == (30, None)
+    require_sums(report)
+    with pytest.raises(DataError, match=r"every camera failed; the first: bad: .*taken"):
+        play(fake(), bad)
+
+
+def test_an_engine_that_fails_ends_everything(make_video: MakeVideo) -> None:
+    specs = [CameraSpec(uri=str(make_video(f"{n}.mp4", frames=50)), name=f"v{n}") for n in range(3)]
+    with pytest.raises(RuntimeError, match="fake failure"):
+        play(fake(fail_at=7), *specs)
+
+
+def test_batches_give_the_same_masks(tmp_path: Path, make_video: MakeVideo) -> None:
+    videos = [make_video(f"{n}.mp4", frames=25) for n in range(4)]
+
+    def specs(folder: str) -> list[CameraSpec]:
+        return [
+            CameraSpec(uri=str(v), name=f"v{n}", sinks=(str(tmp_path / f"{folder}/{n}") + "/",))
+            for n, v in enumerate(videos)
+        ]
+
+    batching = BatchingBackend(fake(latency_ms=2), batch=4, wait_ms=3, slots=8)
+    with batching:
+        play(batching, *specs("batched"))
+    assert batching.pictures == 100 and batching.calls < 60
+    play(fake(), *specs("single"))
+    masks = sorted(p.relative_to(tmp_path / "single") for p in (tmp_path / "single").rglob("*.png"))
+    assert len(masks) == 100
+    assert all((tmp_path / "single" / m).read_bytes() == (tmp_path / "batched" / m).read_bytes() for m in masks)
+
+
+def test_an_engine_is_replaced_under_all_cameras_without_losing_a_frame(tmp_path: Path, make_video: MakeVideo) -> None:
+    specs = [CameraSpec(uri=str(make_video(f"{n}.mp4", frames=150)), name=f"v{n}") for n in range(3)]
+    names: list[str] = []
+
+    class Names:
+        wants_overlay = False
+
+        def write(self, result: FrameResult) -> None:
+            names.append(result.engine)
+
+        def close(self) -> None:
+            """Nothing."""
+
+    old = fake(slots=2, latency_ms=2)
+    with closing(Many(old, specs, engine="old")) as many:
+        new = fake(slots=2, latency_ms=2)
+        served = Served("new", new, open_stages(new, blend=False, slots=many.engine.slots))
+        for line in many.lines:
+            line.extra.append(Names())
+        threading.Thread(target=lambda: (wait_for(lambda: many.frames > 100), many.engine.swap(served))).start()
+        report = many.run()
+    assert report.frames == 450 and report.dropped == 0
+    assert names.count("new") > 100 < names.count("old") and len(names) == 450
+    assert old.closed and report.engine == "new"
+
+
+def test_one_file_uses_all_requests_of_the_engine(make_video: MakeVideo) -> None:
+    started = time.monotonic()
+    report = play(fake(slots=4, latency_ms=20), CameraSpec(uri=str(make_video(frames=60)), name="v"))
+    assert report.frames == 60
+    assert time.monotonic() - started < 60 * 0.020 * 0.8  # one after the other it would be 1.2 s

@@ -1,0 +1,99 @@
+"""A source of every frame in order -> the same frames decoded ahead on a thread, to be taken without waiting."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsss_edge.errors import TsssEdgeError
+from tsss_edge.kernels.yuv import Yuv
+from tsss_edge.stream.frames import Frame, Picture, Source
+
+
+class ReadAhead:
+    """Opens, reads and closes a file on one thread, for its decoder allows one only. An error is kept for the end.
+
+    Args: depth: decoded frames that may wait. on_change: called on that thread when there is a frame, and at the end.
+    """
+
+    live = False
+
+    def __init__(self, source: Source, *, name: str, depth: int = 2, on_change: Callable[[], None]) -> None:
+        self.name, self.fps, self.size_hw, self.length = name, source.fps, source.size_hw, source.length
+        self.error: TsssEdgeError | None = None
+        self.taken = self.dropped = self.missed = self.thinned = self.reconnects = 0
+        self._source, self._depth, self._on_change = source, depth, on_change
+        self._frames: deque[Frame] = deque()
+        self._images: deque[NDArray[np.uint8]] = deque()  # that nobody needs any more
+        self._changed = threading.Condition()
+        self._closed = self._done = False
+        self._thread = threading.Thread(target=self._run, name=f"source {name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def state(self) -> str:
+        return "FAILED" if self.error else self._source.state
+
+    @property
+    def waiting(self) -> int:
+        return len(self._frames)
+
+    @property
+    def arrived(self) -> int:
+        return self.taken + self.dropped + len(self._frames)
+
+    @property
+    def over(self) -> bool:
+        return self._done and not self._frames
+
+    def poll(self) -> Frame | None:
+        """The next frame, or None where it is not decoded yet."""
+        with self._changed:
+            if not self._frames:
+                return None
+            self.taken += 1
+            self._changed.notify_all()
+            return self._frames.popleft()
+
+    def recycle(self, picture: Picture) -> None:
+        """Nobody needs `picture` any more."""
+        if not isinstance(picture, Yuv):
+            self._images.append(picture)
+
+    def close(self) -> None:
+        """Stop. Frames that nobody took are counted as dropped. Safe to call twice."""
+        with self._changed:
+            self._closed = True
+            self.dropped += len(self._frames)
+            self._frames.clear()
+            self._changed.notify_all()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while not self._closed and self._read():
+                self._on_change()
+        except TsssEdgeError as error:
+            self.error = error
+        finally:
+            self._source.close()
+            self._done = True
+            self._on_change()
+
+    def _read(self) -> bool:
+        started = time.monotonic()
+        frame = self._source.read(self._images.popleft() if self._images else None)
+        if frame is None:
+            return False
+        frame.decode_ms = (time.monotonic() - started) * 1000
+        self.size_hw = frame.size_hw
+        with self._changed:
+            self._frames.append(frame)
+            self._changed.wait_for(lambda: len(self._frames) < self._depth or self._closed)
+        return True
