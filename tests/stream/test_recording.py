@@ -39,7 +39,7 @@ def record(sink: Sink, make_result: MakeResult, count: int, first: int = 0) -> N
     for n in range(first, first + count):
         result = make_result(n)
         result.frame.time_s = n / 10
-        result.overlay = result.frame.image
+        result.painted = result.frame.image
         sink.write(result)
 
 
