@@ -307,8 +307,21 @@ def attempt(reader: Reader, path: Path, whole: Any) -> str:
     return f"{time.monotonic() - began:.0f} s" if time.monotonic() - began > SLOW_S else ""
 
 
-def soak_inputs(inputs: int, seed: int, seconds: float | None = None, corpus: Path | None = None) -> dict[str, Any]:
-    """So many damaged inputs, or as many as `seconds` allow."""
+def tried(reader: Reader, world: Path, data: bytes, loaded: Any) -> str:
+    """`attempt` with `data` in the place of the reader's example, which lies there again afterwards."""
+    path = world / reader.file
+    whole = path.read_bytes()
+    path.write_bytes(data)
+    try:
+        return attempt(reader, path, loaded)
+    finally:
+        path.write_bytes(whole)
+
+
+def soak_inputs(
+    inputs: int, seed: int, seconds: float | None = None, corpus: Path | None = None, *, keeps: bool = True
+) -> dict[str, Any]:
+    """All of the corpus, then so many damaged inputs, or as many as `seconds` allow."""
     import_heavy()
     began, counts, failures = time.monotonic(), Counter[str](), dict[str, str]()
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
@@ -317,25 +330,28 @@ def soak_inputs(inputs: int, seed: int, seconds: float | None = None, corpus: Pa
         logging.getLogger("tsss_edge").setLevel(logging.CRITICAL)
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.RLIM_INFINITY))
         wholes = [reader.read(world / reader.file) for reader in every]
-        done = 0
+        known = {reader.name.replace(" ", "-"): index for index, reader in enumerate(every)}
+        done = from_corpus = 0
+        for kept in sorted(p for p in corpus.rglob("*") if p.is_file()) if corpus else ():
+            index = known[kept.parent.name]
+            if problem := tried(every[index], world, kept.read_bytes(), wholes[index]):
+                failures[f"{kept.parent.name}/{kept.name}"] = problem
+            from_corpus += 1
         while done < inputs and (seconds is None or time.monotonic() - began < seconds):
             draw = random.Random(f"{seed}/{done}")
             index = draw.randrange(len(every))
-            reader, path = every[index], world / every[index].file
-            whole = path.read_bytes()
-            change = mutated_json if path.suffix == ".json" else mutated
-            data = change(whole, draw)
-            path.write_bytes(data)
-            if data != whole and (problem := attempt(reader, path, wholes[index])):
+            reader, whole = every[index], (world / every[index].file).read_bytes()
+            data = (mutated_json if reader.file.endswith(".json") else mutated)(whole, draw)
+            if data != whole and (problem := tried(reader, world, data, wholes[index])):
                 failures[f"{reader.name}, seed {seed}/{done}"] = problem
-                keep(corpus, reader, data)
-            path.write_bytes(whole)
+                keep(corpus if keeps else None, reader, data)
             counts[reader.name] += 1
             done += 1
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     return {
         "seed": seed,
         "inputs": done,
+        "from_corpus": from_corpus,
         "readers": len(every),
         "by_reader": dict(sorted(counts.items())),
         "seconds": round(time.monotonic() - began, 1),
@@ -359,8 +375,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, help="stop after so long, whatever --inputs says")
     parser.add_argument("--corpus", type=Path, default=CORPUS, help="where failing inputs are kept")
+    parser.add_argument("--no-keep", action="store_true", help="try the corpus and add nothing to it")
     args = parser.parse_args()
-    report = soak_inputs(args.inputs, args.seed, args.seconds, args.corpus)
+    report = soak_inputs(args.inputs, args.seed, args.seconds, args.corpus, keeps=not args.no_keep)
     sys.stdout.write(json.dumps(report, indent=2) + "\n")
     return 0 if report["passed"] else 1
 

@@ -185,15 +185,15 @@ def _report(old: Checkpoint, new: Checkpoint, dataset: VocDataset, new_class: st
     return AdaptReport(
         new_class=new_class,
         images_with_new_class=pictures,
-        miou_old_before=_miou_of_old(before),
-        miou_old_after=_miou_of_old(after),
+        miou_old_before=miou_of_old(before),
+        miou_old_after=miou_of_old(after),
         iou_new=None if np.isnan(iou_new) else iou_new,
         miou=after.miou,
         checkpoint=str(new.path),
     )
 
 
-def _miou_of_old(matrix: ConfusionMatrix) -> float:
+def miou_of_old(matrix: ConfusionMatrix) -> float:
     """mIoU in percent over all classes but the last, which is the new one, where the truth is not the new one."""
     counts = matrix.counts.copy()
     counts[-1] = 0

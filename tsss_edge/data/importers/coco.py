@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tsss_edge.data.ids import inside
 from tsss_edge.data.importers.draw import coco_mask, paint
-from tsss_edge.data.importers.found import VOID, Found, Item, ids_of, named
+from tsss_edge.data.importers.found import VOID, Found, Item, annotated_hw, ids_of, named
 from tsss_edge.errors import DataError
 from tsss_edge.files import edge
 
@@ -152,7 +152,8 @@ def _place(folders: list[Path], name: str, where: str) -> Path | None:
 
 
 def _draw(picture: Picture, objects: list[Annotation], order: dict[int, int], where: str) -> NDArray[np.int32]:
-    hw, where = (picture.height, picture.width), f"{where}, picture {picture.file_name}"
+    where = f"{where}, picture {picture.file_name}"
+    hw = annotated_hw(picture.height, picture.width, where)
     without = [a for a in objects if not a.segmentation]
     if without:
         raise DataError(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tsss_edge.data.ids import inside
 from tsss_edge.data.importers.draw import coco_mask, cvat_runs, paint
-from tsss_edge.data.importers.found import Found, Item, ids_of, named
+from tsss_edge.data.importers.found import Found, Item, annotated_hw, ids_of, named
 from tsss_edge.data.voc import read_xml
 from tsss_edge.errors import DataError
 
@@ -67,7 +67,7 @@ def _picture(path: Path, name: str) -> Path:
 
 def _draw(image: ElementTree.Element, names: tuple[str, ...], where: str) -> NDArray[np.int32]:
     try:
-        hw = int(image.attrib["height"]), int(image.attrib["width"])
+        hw = annotated_hw(int(image.attrib["height"]), int(image.attrib["width"]), where)
         shapes = [shape for shape in image if shape.tag in AREAS]
         shapes.sort(key=lambda shape: int(shape.get("z_order", "0")))
         layers = [(names.index(shape.attrib["label"]), _covered(shape, hw, where)) for shape in shapes]

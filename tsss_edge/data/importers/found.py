@@ -15,6 +15,7 @@ from tsss_edge.data.pictures import is_picture
 from tsss_edge.errors import DataError
 
 UNLABELLED = -1  # a pixel that no annotation covers: background, where the set has one
+LARGEST_PICTURE = 200 << 20  # pixels, somewhat more than Pillow opens
 VOID = -2  # a pixel that must not count: 255 in our masks
 
 Drawing = Callable[[], NDArray[np.int32]]  # -> (H,W) index into `Found.names`, UNLABELLED or VOID
@@ -76,6 +77,15 @@ def ids_of(paths: Iterable[Path], root: Path, ending: str = "") -> dict[Path, st
 def _long_name(path: Path, root: Path) -> str:
     inside = path.relative_to(root) if path.is_relative_to(root) else Path(*path.parts[-2:])
     return "_".join(inside.with_suffix("").parts)
+
+
+def annotated_hw(height: int, width: int, where: str) -> tuple[int, int]:
+    """The size that an annotation gives its picture. Raises: DataError: no picture is so small or so large."""
+    if min(height, width) < 1 or height * width > LARGEST_PICTURE:
+        raise DataError(
+            f"{where}: its picture is said to be {width}x{height}; expected 1 to {LARGEST_PICTURE >> 20} megapixels"
+        )
+    return height, width
 
 
 def named(values: Iterable[str], limit: int = 3) -> str:

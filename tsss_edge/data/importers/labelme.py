@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.data.importers.draw import labelme_shape, paint
-from tsss_edge.data.importers.found import UNLABELLED, VOID, Found, Item, ids_of
+from tsss_edge.data.importers.found import UNLABELLED, VOID, Found, Item, annotated_hw, ids_of
 from tsss_edge.errors import DataError
 from tsss_edge.files import edge
 
@@ -76,7 +76,7 @@ def _picture(path: Path, file: LabelmeFile, root: Path) -> Path:
 
 
 def _draw(path: Path, file: LabelmeFile, names: tuple[str, ...]) -> NDArray[np.int32]:
-    hw = (file.imageHeight, file.imageWidth)
+    hw = annotated_hw(file.imageHeight, file.imageWidth, str(path))
     layers = []
     for shape in file.shapes:
         label = str(shape.get("label"))
