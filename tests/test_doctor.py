@@ -100,8 +100,14 @@ def test_hardware_decoder_of_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
     assert checks._nvdec("libc.so.6")[0].status == "ok"
 
 
-def test_old_cpu_and_little_space_are_warnings() -> None:
-    assert checks._isa(("avx2",)).status == "warning"
+def test_old_cpu_and_little_space_are_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for saturates, words in (
+        (True, "INT8 sums saturate here. `tsss-edge calibrate "),
+        (False, "float may be faster here"),
+    ):
+        monkeypatch.setattr(checks, "int8_saturates", lambda answer=saturates: answer)
+        told = checks._isa(("avx2",))
+        assert told.status == "warning" and words in told.fix
     assert checks._isa(("avx2", "avx512_vnni")).status == "ok"
     assert checks._amount("disk", 1 << 20, checks.LITTLE_DISK, "1 MiB").status == "warning"
 

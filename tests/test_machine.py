@@ -28,3 +28,23 @@ def test_meminfo(tmp_path: Path) -> None:
     memory.write_text("MemTotal:  2048 kB\nMemFree: 10 kB\nMemAvailable: 1024 kB\n")
     assert machine.memory_bytes(memory) == (2048 * 1024, 1024 * 1024)
     assert machine.memory_bytes(tmp_path / "none") == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "saturates"),
+    [
+        ("ssse3 avx2", True),
+        ("ssse3 avx2 avx512f", True),
+        ("ssse3 avx2 avx_vnni", False),
+        ("ssse3 avx512f avx512_vnni amx_int8", False),
+        ("asimd", False),  # Arm widens to 32 bits
+        ("", False),  # the system does not tell
+    ],
+)
+def test_which_processors_saturate(
+    flags: str, saturates: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = tmp_path / "cpuinfo"
+    cpu.write_text(f"flags : fpu {flags}\n")
+    monkeypatch.setattr(machine, "CPUINFO", cpu)
+    assert machine.int8_saturates() is saturates

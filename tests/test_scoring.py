@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+import tsss_edge.scoring
 from tsss_edge.artifacts import Classes, Preprocess
 from tsss_edge.backends.fake import FakeBackend
 from tsss_edge.data.voc import write_mask
@@ -55,6 +56,23 @@ def test_known_score(data: Path) -> None:
     assert report.pixel_accuracy == pytest.approx(1.25 / 1.75)
     assert report.images == 2
     assert "mIoU 44.44" in report.summary() and "background      -" in report.summary()
+
+
+def test_the_sheet_shows_the_worst_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fake sees class 0 in dark pictures: the more of a mask is class 1, the worse."""
+    masks = {f"p{n}": np.full((64, 96), 0, np.uint8) for n in range(5)}
+    for n, mask in enumerate(masks.values()):
+        mask[: 10 * n] = 1
+    masks["unlabelled"] = np.full((64, 96), 255, np.uint8)
+    data, sheets = write_set(tmp_path / "set", masks, lambda name: grey(20)), []
+    monkeypatch.setattr(tsss_edge.scoring, "SHEET", 3)
+    monkeypatch.setattr(tsss_edge.scoring, "write_sheet", lambda path, tiles, classes: sheets.append((path, tiles)))
+    evaluate(FakeBackend(CLASSES, SPEC), data, sheet=tmp_path / "worst.png")
+    ((path, tiles),) = sheets
+    assert path == tmp_path / "worst.png" and [tile.text.split()[0] for tile in tiles] == ["p4", "p3", "p2"]
+    assert tiles[0].text == f"p4  mIoU {100 * 24 / 64 / 2:.1f}" and (tiles[0].truth > 0).mean() == pytest.approx(
+        40 / 64, abs=0.02
+    )
 
 
 def test_json_keys_are_the_contract(data: Path) -> None:

@@ -113,7 +113,13 @@ def test_files_folders_and_globs(tmp_path: Path, fake: list[FakeBackend]) -> Non
     save(tmp_path / "more/c2.jpg", halves(40, 60))
     (tmp_path / "in/notes.txt").write_text("not a picture")
     out = tmp_path / "out"
-    report = segment_files(tmp_path / "x.xml", [str(tmp_path / "in"), str(tmp_path / "more/c*")], out, overlay=True)
+    report = segment_files(
+        tmp_path / "x.xml",
+        [str(tmp_path / "in"), str(tmp_path / "more/c*")],
+        out,
+        overlay=True,
+        sheet=tmp_path / "seen.png",
+    )
     assert report.images == 4 and report.failed == ()
     assert report.skipped == (str(tmp_path / "in/notes.txt"),)
     assert "1 files are no pictures" in report.summary()
@@ -122,7 +128,9 @@ def test_files_folders_and_globs(tmp_path: Path, fake: list[FakeBackend]) -> Non
     mask = read_mask(out / "deep/b.png")
     assert mask.shape == (50, 70) and mask[0, 0] == 0 and mask[0, -1] == 3
     with Image.open(out / "deep/b.overlay.jpg") as blended:
-        assert blended.size == (70, 50)
+        assert blended.width == 70 and blended.height > 50  # a legend below
+    with Image.open(tmp_path / "seen.png") as sheet:
+        assert sheet.width > 4 * 320 and sheet.height > 200
     assert [backend.closed for backend in fake] == [True]
 
 

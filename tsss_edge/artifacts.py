@@ -135,8 +135,37 @@ class Classes(Struct, frozen=True):
 
     @property
     def palette(self) -> tuple[tuple[int, int, int], ...]:
-        """One RGB colour a class: PASCAL VOC's colour map (bit-interleaved, VOC devkit `VOClabelcolormap`)."""
-        return tuple(voc_color(i) for i in range(len(self.names)))
+        """One RGB colour a class, for looking at: bright, none a green of plants. A background is black and never drawn.
+
+        Index PNGs keep PASCAL VOC's colours (`voc_color`), which many tools know.
+        """
+        colours = tuple(view_color(i) for i in range(len(self.objects)))
+        return ((0, 0, 0), *colours) if self.background else colours
+
+
+# Chosen step by step, each as far as possible (CIELAB) from those before, from foliage, asphalt and black. Ours.
+VIEW_COLOURS = (
+    *((255, 68, 68), (51, 153, 255), (255, 221, 0), (221, 85, 255), (0, 255, 238), (255, 153, 204), (204, 119, 0)),
+    *((255, 0, 153), (0, 204, 255), (255, 170, 136), (170, 119, 221), (238, 85, 119), (255, 102, 0), (255, 102, 221)),
+    *((221, 187, 255), (102, 119, 255), (221, 102, 68), (255, 0, 221), (238, 170, 0), (136, 187, 255), (221, 85, 153)),
+    *(
+        (68, 238, 255),
+        (221, 119, 119),
+        (136, 136, 204),
+        (238, 0, 255),
+        (255, 153, 255),
+        (255, 153, 85),
+        (187, 119, 170),
+    ),
+)
+
+
+def view_color(index: int) -> tuple[int, int, int]:
+    """RGB of the `index`-th object class (0-254) on a screen. From the 29th on: VOC's colours, made lighter."""
+    if index < len(VIEW_COLOURS):
+        return VIEW_COLOURS[index]
+    red, green, blue = (127 + value // 2 for value in voc_color(index))
+    return red, green, blue
 
 
 def voc_color(index: int) -> tuple[int, int, int]:
@@ -185,6 +214,7 @@ class CheckpointMeta(Struct, frozen=True):
     metrics: dict[str, float] = {}
     training: dict[str, Any] = {}
     data_hash: str = ""
+    parent: str = ""  # SHA-256 of the checkpoint that this one was adapted from
     tool: str = ""
 
 
@@ -303,6 +333,8 @@ class CalibrationRecord(Struct, frozen=True):
     random: bool = False
     peaks: dict[str, float] = {}  # largest magnitude of each measured tensor, by which `parity` replays the calibration
     others: dict[str, float] = {}  # the same of the float tensors that never get a pair, on some of the pictures
+    pairs: Literal["signed", "unsigned"] = "signed"  # unsigned: for ONNX Runtime alone (`ort_pairs.py`)
+    weight_bits: int = 8  # 7: weights from -63 to 63, for CPUs whose INT8 kernels add two products in 16 bits
 
 
 class ImportRecord(Struct, frozen=True):
@@ -340,6 +372,7 @@ class OnnxMeta(Struct, frozen=True):
     # Height and width of logits, or of labels where they are all; None: ours, stride 8 and labels at full size.
     grid_hw: tuple[int, int] | None = None
     imported: ImportRecord | None = None  # of a network not trained here; `checkpoint_sha256` is its file's then
+    parent: str = ""  # SHA-256 of the checkpoint that its own was adapted from
     tool: str = ""
 
 
@@ -444,6 +477,13 @@ class ParityRecord(Struct, frozen=True):
     max_drop: float
     data_sha256: str
     leak: int = 0  # evaluation images that were also calibration images
+
+
+class FieldProfile(Struct, frozen=True):
+    """What the engine said of the evaluation set, without its truth: what a live stream is compared with (`field/`)."""
+
+    pictures: int
+    quantiles: dict[str, tuple[float, ...]]  # by figure (`field/figures.py`), from the smallest value to the largest
 
 
 class Target(Struct, frozen=True):
@@ -567,6 +607,7 @@ class EngineRecord(Struct, frozen=True):
     versions: dict[str, str] = {}
     latency: LatencyRecord | None = None
     parity: ParityRecord | None = None
+    profile: FieldProfile | None = None  # of the set on which the gate was held
     created: str = ""
     tool: str = ""
     digest: str = ""  # over all other fields, as seals.py writes it

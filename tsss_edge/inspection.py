@@ -99,6 +99,7 @@ def _checkpoint(path: Path) -> Description:
     facts |= _classes(meta.classes) | {"strong": list(meta.strong) or "all", "input": _input(meta.preprocess)}
     facts |= {f"metric {name}": round(value, 4) for name, value in meta.metrics.items()}
     facts |= {f"training {name}": value for name, value in meta.training.items()}
+    facts |= {"adapted from": meta.parent} if meta.parent else {}
     facts |= {"made by": meta.tool, "sha256": checkpoint.sha256}
     return Description(path=str(path), kind=f"checkpoint, stage {meta.stage}", facts=facts)
 
@@ -113,6 +114,7 @@ def _onnx(path: Path) -> Description:
     facts |= _classes(meta.classes) | {"input": _input(meta.preprocess)} | _calibration(meta.calibration)
     facts |= {"nodes kept in float": list(meta.float_nodes) or "none"}
     facts |= {"checkpoint sha256": meta.checkpoint_sha256, "made by": meta.tool, "sha256": model.sha256}
+    facts |= {"its checkpoint was adapted from": meta.parent} if meta.parent else {}
     if (origin := meta.imported) is not None:
         facts |= {"imported from": origin.source, "found": list(origin.found)}
         facts["the network sees"] = (

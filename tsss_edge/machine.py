@@ -13,6 +13,10 @@ from typing import TypeVar
 
 T = TypeVar("T")
 CPUINFO = Path("/proc/cpuinfo")
+DOT_PRODUCTS = ("avx_vnni", "avx512_vnni", "amx_int8", "asimddp")  # INT8 products summed in 32 bits at once
+SEVEN_BITS = (
+    "tsss-edge calibrate FUSED.onnx --data DATASET --weight-bits 7 --out FUSED.int8.onnx"  # where INT8 saturates
+)
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")  # compute capabilities that TensorRT-RTX serves
 
 
@@ -30,6 +34,16 @@ def cpu_flags(wanted: Sequence[str]) -> tuple[str, ...]:
     """Of the `wanted` instruction sets (as Linux names them) those that this processor has."""
     flags = set(_cpuinfo("flags", "Features").split())
     return tuple(flag for flag in wanted if flag in flags)
+
+
+def int8_saturates() -> bool:
+    """Whether INT8 kernels of this processor add two products in 16 bits: x86 without VNNI or AMX.
+
+    Its instruction (VPMADDUBSW) clips 255 * 127 * 2 to 32,767, and so gives wrong sums where both values are large. Weights of
+    7 bits keep it exact: 255 * 63 * 2 = 32,130. False where the system does not tell.
+    """
+    found = cpu_flags((*DOT_PRODUCTS, "ssse3"))
+    return found == ("ssse3",)
 
 
 def _cpuinfo(*keys: str) -> str:

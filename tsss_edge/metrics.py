@@ -164,15 +164,20 @@ def agreement_counts(
 
 
 def bootstrap_miou(per_image: Counts, *, samples: int = 1000, seed: int = 0) -> NDArray[np.float64]:
-    """mIoU (percent) of `samples` resampled data sets: (I,K,K+1) counts -> (B,). One seed draws the same pictures
-    for two networks, so that the difference of two results is a paired one."""
+    """mIoU (percent) of `samples` resampled data sets: (I,K,K+1) counts -> (B,)."""
+    return miou_of(resampled(per_image, samples=samples, seed=seed))
+
+
+def resampled(per_image: Counts, *, samples: int = 1000, seed: int = 0) -> Counts:
+    """Counts of `samples` data sets drawn from the pictures with replacement: (I,K,K+1) -> (B,K,K+1). One seed draws the same
+    pictures for two networks, so that the difference of two results is a paired one."""
     images = len(per_image)
     if not images:
         raise ValueError("no pictures to draw from")
     drawn = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=samples)  # (B,I)
     # As float64 the product runs in BLAS; counts stay exact below 2^53 pixels.
     flat = drawn.astype(np.float64) @ per_image.reshape(images, -1).astype(np.float64)
-    return miou_of(flat.astype(np.int64).reshape(samples, *per_image.shape[1:]))
+    return flat.astype(np.int64).reshape(samples, *per_image.shape[1:])
 
 
 def interval(values: NDArray[np.float64], *, level: float = 0.95) -> tuple[float, float]:

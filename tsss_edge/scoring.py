@@ -21,12 +21,13 @@ from tsss_edge.artifacts import IGNORE, Classes, Placement, Preprocess, Struct
 from tsss_edge.backends import Backend, Outputs, open_backend
 from tsss_edge.data.supervision import MaskOf
 from tsss_edge.data.voc import VocDataset
+from tsss_edge.drawing.sheet import Tile, tile, write_sheet
 from tsss_edge.errors import DataError
 from tsss_edge.kernels.preprocess import preprocess as to_input
 from tsss_edge.kernels.upsample_argmax import upsample_argmax
 from tsss_edge.machine import track
-from tsss_edge.metrics import ConfusionMatrix, per_class
-from tsss_edge.segment import labels_at, run_network
+from tsss_edge.metrics import ConfusionMatrix, confusion, miou_of, per_class
+from tsss_edge.segment import SHEET, labels_at, run_network
 
 if TYPE_CHECKING:
     import torch
@@ -66,9 +67,11 @@ def evaluate(
     threads: int | None = None,
     trust: bool = False,
     device: str | None = None,
+    sheet: Path | None = None,
 ) -> EvalReport:
     """Measure a checkpoint, ONNX file, engine or open back end on a split, at the masks' own resolution.
 
+    Args:    sheet: a PNG or JPEG with the worst pictures, their labels and their truth, worst first.
     Raises: DataError: the set has other classes, or a picture or mask is missing or damaged.
             ArtifactError, UnavailableError: as `open_backend`.
     """
@@ -79,13 +82,46 @@ def evaluate(
         assert not isinstance(backend, Path)
         require_same_classes(backend.classes, dataset)
         answers = backend_answers(backend, pictures(dataset, ids, "evaluate"))
-        matrix = count(answers, dataset.mask, SplitCounts(len(dataset.classes))).classes
+        matrix = count_with_sheet(answers, dataset, sheet).classes
     return EvalReport(
         miou=require_labelled(matrix, dataset, split).miou,
         pixel_accuracy=matrix.pixel_accuracy,
         per_class=per_class(matrix.iou, dataset.classes.names),
         images=matrix.images,
     )
+
+
+def count_with_sheet(answers: Iterable[Answer], dataset: VocDataset, sheet: Path | None) -> SplitCounts:
+    """`count` on a set's masks; the worst pictures go to `sheet`."""
+    counts, worst = SplitCounts(len(dataset.classes)), Worst()
+    for truth, (answer,) in counted([(answers, counts)], dataset.mask):
+        if sheet is not None:
+            worst.add(answer, truth, dataset)
+    if sheet is not None:
+        write_sheet(sheet, worst.tiles, dataset.classes)
+    return counts
+
+
+class Worst:
+    """The `SHEET` pictures of the lowest mIoU, as tiles."""
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[float, Tile]] = []
+
+    def add(self, answer: Answer, truth: Mask, dataset: VocDataset) -> None:
+        """Keep a picture while it is among the worst. One without a labelled pixel is not."""
+        miou = float(miou_of(confusion(answer.labels, truth, len(dataset.classes))))
+        if np.isnan(miou) or (len(self._kept) == SHEET and miou >= self._kept[-1][0]):
+            return
+        text = f"{answer.id}  mIoU {miou:.1f}"
+        self._kept.append((miou, tile(text, dataset.image(answer.id), answer.labels, truth)))
+        self._kept.sort(key=lambda pair: pair[0])
+        del self._kept[SHEET:]
+
+    @property
+    def tiles(self) -> list[Tile]:
+        """Worst first."""
+        return [kept for _, kept in self._kept]
 
 
 def require_same_classes(classes: Classes, dataset: VocDataset) -> None:
@@ -269,10 +305,9 @@ def count(answers: Iterable[Answer], mask_of: MaskOf, counts: SplitCounts) -> Sp
     return counts
 
 
-def class_scores(net: nn.Module, views: Views) -> dict[str, float]:
-    """mIoU in percent and pixel accuracy 0-1 of the class head."""
-    matrix = count(net_answers(net, views), views.mask, SplitCounts(len(views.dataset.classes))).classes
-    return {"miou": matrix.miou, "pixel_accuracy": matrix.pixel_accuracy}
+def class_counts(net: nn.Module, views: Views) -> SplitCounts:
+    """What the class head says of pictures, counted against their masks."""
+    return count(net_answers(net, views), views.mask, SplitCounts(len(views.dataset.classes)))
 
 
 def object_iou(net: nn.Module, views: Views) -> float:

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from tsss_edge.artifacts import IGNORE, Placement, Preprocess, Struct
 from tsss_edge.backends import Backend, Outputs, open_backend
 from tsss_edge.data.pictures import is_picture, read_image
+from tsss_edge.drawing.sheet import Tile, tile, write_sheet
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.machine import track
 from tsss_edge.segmentation import Segmentation
 
 T = TypeVar("T")
+SHEET = 24  # pictures on a contact sheet
 
 
 class SegmentReport(Struct, frozen=True):
@@ -104,38 +106,47 @@ def segment_files(
     out: Path,
     *,
     overlay: bool = False,
+    sheet: Path | None = None,
     threads: int | None = None,
     trust: bool = False,
 ) -> SegmentReport:
-    """Write an index PNG for every picture, and with `overlay` a blended JPEG beside it (`NAME.overlay.jpg`).
+    """Write an index PNG for every picture, and with `overlay` a JPEG to look at beside it (`NAME.overlay.jpg`).
 
     A picture that cannot be read is reported and does not stop the others. Pictures of a folder keep their place
     below it.
 
     Args:    engine: engine, ONNX file or checkpoint.
              inputs: pictures, folders (searched in depth) and globs.
+             sheet: a PNG or JPEG with the first `SHEET` pictures and their labels.
     Raises:  DataError: nothing found, or two pictures would write one mask.
              ArtifactError, UnavailableError: as `open_backend`.
     """
     jobs = plan(inputs, out)
     failed: list[str] = []
+    tiles: list[Tile] = []
     with open_backend(engine, threads=threads, trust=trust) as backend:
         for picture, target in track(list(jobs.items()), "segment"):
             try:
-                segment_file(backend, picture, target, overlay)
+                found = segment_file(backend, picture, target, overlay)
             except DataError as error:
                 failed.append(str(error))
+                continue
+            if sheet is not None and len(tiles) < SHEET:
+                tiles.append(tile(picture.name, found.image, found.labels))
+        if sheet is not None and tiles:
+            write_sheet(sheet, tiles, backend.classes)
     skipped = no_pictures(inputs, out)
     return SegmentReport(images=len(jobs) - len(failed), failed=tuple(failed), out=str(out), skipped=skipped)
 
 
-def segment_file(backend: Backend, picture: Path, target: Path, overlay: bool) -> None:
-    """Write the mask of one picture, and the blended JPEG with `overlay`. Raises: DataError: it cannot be read."""
+def segment_file(backend: Backend, picture: Path, target: Path, overlay: bool) -> Segmentation:
+    """Write the mask of one picture, and the JPEG to look at with `overlay`. Raises: DataError: it cannot be read."""
     image = read_image(picture)
     found = Segmentation(segment_image(backend, image), image, backend.classes)
     found.save(target)
     if overlay:
         found.save(target.with_suffix(".overlay.jpg"))
+    return found
 
 
 def plan(inputs: Sequence[str], out: Path) -> dict[Path, Path]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Classes
 from tsss_edge.data.voc import write_mask
+from tsss_edge.drawing import Draw, blended, with_legend
 from tsss_edge.files import write_bytes
 
 
@@ -43,12 +44,20 @@ class Segmentation:
                 found[self.classes.names[i]] = [np.asarray(outline, np.int32)[:, 0] for outline in outlines]
         return found
 
-    def overlay(self, alpha: float = 0.5) -> NDArray[np.uint8]:
-        """The picture with the object classes in their colours: (H,W,3) uint8 RGB. alpha: 0 (picture) to 1 (colour)."""
-        return np.ascontiguousarray(self._blended(alpha)[..., ::-1])
+    def overlay(self, alpha: float = 0.5, draw: Draw = "names") -> NDArray[np.uint8]:
+        """The picture with the object classes in their colours: (H,W,3) uint8 RGB.
+
+        Args: alpha: 0 (picture) to 1 (colour). draw: "plain" (colours alone), "outlines", "names" (outlines and the name of
+              each class at its largest region), "legend" (a legend at the top too).
+        """
+        return blended(self.image, self.labels, self.classes, draw, alpha)
+
+    def figure(self, alpha: float = 0.5) -> NDArray[np.uint8]:
+        """`overlay` with a legend below it, classes by area: (H+h,W,3) uint8 RGB."""
+        return with_legend(self.overlay(alpha), self.labels, self.classes)
 
     def save(self, path: str | Path) -> Path:
-        """Write labels as an index PNG (`.png`) or the overlay as JPEG (`.jpg`). Raises: ValueError: another suffix."""
+        """Write labels as an index PNG (`.png`) or the figure as JPEG (`.jpg`). Raises: ValueError: another suffix."""
         path = Path(path)
         if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
             raise ValueError(f"{path}: expected .png for the labels or .jpg for the picture with the labels on it")
@@ -56,13 +65,7 @@ class Segmentation:
         if path.suffix.lower() == ".png":
             write_mask(path, self.labels)
         else:
-            done, data = cv2.imencode(".jpg", self._blended(0.5))
+            done, data = cv2.imencode(".jpg", np.ascontiguousarray(self.figure()[..., ::-1]))
             assert done, "OpenCV could not encode a JPEG"
             write_bytes(path, data.tobytes())
         return path
-
-    def _blended(self, alpha: float) -> NDArray[np.uint8]:
-        from tsss_edge.kernels.overlay import overlay
-
-        frame = np.ascontiguousarray(self.image[..., ::-1])
-        return overlay(frame, self.labels, self.classes.palette, alpha, out=frame, shown=self.classes.objects)

@@ -13,7 +13,7 @@ import tsss_edge.calib.calibrate as module
 from tsss_edge.artifacts import OnnxModel
 from tsss_edge.calib.calibrate import calibrate, choose_pictures
 from tsss_edge.calib.ranges import CalibTable
-from tsss_edge.calib.search import SearchReport, units_of
+from tsss_edge.calib.search import ENOUGH, SearchReport, units_of
 from tsss_edge.cli import app
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError, DataError
@@ -61,6 +61,16 @@ def test_the_table_stands_beside_it(tmp_path: Path, model: OnnxModel, data: Path
     assert all(table.ranges[t] == table.peaks[t] for t in table.ranges if t != "transpose")
 
 
+def test_seven_bits_are_asked_for_and_recorded(tmp_path: Path, model: OnnxModel, data: Path) -> None:
+    args = ["calibrate", str(model.path), "--data", str(data), "--size", "2", "--weight-bits", "7"]
+    done = CliRunner().invoke(app, [*args, "--out", str(tmp_path / "q.onnx")])
+    assert done.exit_code == 0 and "weights of 7 bits" in done.stdout
+    record, table = OnnxModel.load(tmp_path / "q.onnx").meta.calibration, CalibTable.load(tmp_path / "q.ranges.json")
+    assert record is not None and record.weight_bits == table.weight_bits == 7
+    with pytest.raises(ArtifactError, match=r"weights of 6 bits; 8 .* and 7 .* are there"):
+        calibrate(model, data, tmp_path / "six.onnx", options=PairOptions(weight_bits=6))
+
+
 def test_the_same_choice_gives_the_same_bytes(tmp_path: Path, model: OnnxModel, data: Path) -> None:
     files = [calibrate(model, data, tmp_path / f"{i}.onnx", method="entropy", size=5).sha256 for i in range(2)]
     assert files[0] == files[1]
@@ -86,8 +96,12 @@ def test_auto_keeps_one_method_and_writes_what_it_tried(tmp_path: Path, model: O
     result = calibrate(model, data, tmp_path / "q.onnx", method="auto")
     report = read_json(tmp_path / "q.search.json", SearchReport)
     assert result.meta.calibration is not None and result.meta.calibration.method == report.method
-    by_change = {s.name: s.score.change for s in report.steps if s.name.startswith("INT8")}
-    assert len(by_change) == 4 and min(by_change, key=by_change.__getitem__) == f"INT8 {report.method}" == report.chosen
+    tried = [s for s in report.steps if s.name.startswith("INT8")]
+    good = [s.name for s in tried if s.score.drop_high <= ENOUGH]
+    assert good == [report.chosen] == [tried[-1].name] or (
+        not good and len(tried) == 4 and min(tried, key=lambda s: s.score.change).name == report.chosen
+    )
+    assert f"INT8 {report.method}" == report.chosen
     assert "<svg" in (tmp_path / "q.search.svg").read_text()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 import tsss_edge.calib.search as module
 from tsss_edge.artifacts import Classes, Precision
 from tsss_edge.backends.base import Outputs
+from tsss_edge.calib.calibrate import AUTO
 from tsss_edge.calib.methods import METHODS, Method
 from tsss_edge.calib.ranges import CalibTable, collect, make_table
 from tsss_edge.calib.search import (
@@ -37,7 +38,14 @@ from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import DataError, GateError, UnavailableError
 from tsss_edge.export.onnx_export import export_onnx
 from tsss_edge.onnxgraph.qdq import PairOptions, explain, insert_qdq, wanted_tensors
-from tsss_edge.onnxgraph.sessions import OnnxRuntimeCompiler, OpenVinoCompiler, RunPicture, pick_compiler, time_in_turn
+from tsss_edge.onnxgraph.sessions import (
+    NO_PEAKS,
+    OnnxRuntimeCompiler,
+    OpenVinoCompiler,
+    RunPicture,
+    pick_compiler,
+    time_in_turn,
+)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +78,7 @@ class FakeJudge:
     name = "fake"
     floats: tuple[Precision, ...] = ("fp32",)
 
-    def __call__(self, graph: Any, precision: Precision) -> RunPicture:
+    def __call__(self, graph: Any, precision: Precision, peaks: Mapping[str, float] = NO_PEAKS) -> RunPicture:
         return _GraphNetwork(graph, precision)
 
     def score(self, network: Any) -> HeldBackScore:
@@ -120,12 +128,30 @@ def test_the_method_that_changes_least_is_kept(floating: Any) -> None:
     assert report.result.float_nodes == ()
 
 
+def test_the_first_method_that_is_good_enough_ends_the_search_for_one(floating: Any) -> None:
+    """mse changes 1.0 in all. A budget of 1.05 needs no other method."""
+    first = search(floating, tables(floating, AUTO), FakeJudge(), max_drop=1.05)  # type: ignore[arg-type]
+    assert [s.name for s in first.steps] == ["fp32", "INT8 mse"] and first.method == "mse"
+    most = search(floating, tables(floating, ("minmax", "percentile", "mse")), FakeJudge(), max_drop=1.45)  # type: ignore[arg-type]
+    assert most.method == "percentile", "mse would change less, but nobody needs to know"
+
+
+def test_without_a_budget_a_method_is_held_to_the_usual_one(floating: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ENOUGH", 1.05)
+    report = search(floating, tables(floating, AUTO), FakeJudge(), max_drop=None)  # type: ignore[arg-type]
+    assert [s.name for s in report.steps] == ["fp32", "INT8 mse"] and report.chosen == "INT8 mse"
+
+
+def test_auto_knows_every_method() -> None:
+    assert sorted(AUTO) == sorted(METHODS)
+
+
 def test_layers_are_ranked_by_what_they_cost(floating: Any) -> None:
     report = run(floating, FakeJudge(), 5.0)
     assert [layer.node for layer in report.layers[:3]] == list(COSTS)
     assert [layer.cost for layer in report.layers[:3]] == pytest.approx(list(COSTS.values()))
     assert len(report.layers) == len(units_of(floating, PairOptions()))
-    assert report.chosen == "INT8 mse"  # the budget holds: nothing is given back
+    assert report.chosen == "INT8 minmax"  # the budget holds: no other method is tried, nothing is given back
 
 
 def test_the_costliest_go_back_to_float_until_the_budget_holds(floating: Any) -> None:
@@ -191,7 +217,7 @@ class LabelCompiler:
     name = "labels"
     floats: tuple[Precision, ...] = ("fp32",)
 
-    def __call__(self, graph: Any, precision: Precision) -> RunPicture:
+    def __call__(self, graph: Any, precision: Precision, peaks: Mapping[str, float] = NO_PEAKS) -> RunPicture:
         return lambda picture: {"labels": graph[int(picture[0, 0, 0, 0])][None]}
 
 

@@ -17,6 +17,8 @@ from tsss_edge.config import load_target
 from tsss_edge.deploy import choose
 from tsss_edge.deploy.choose import choose_engine, pick
 from tsss_edge.errors import ArtifactError, GateError
+from tsss_edge.export import openvino_build
+from tsss_edge.export.build import build_engine, build_summary
 from tsss_edge.export.onnx_export import EngineSources
 
 CPU = msgspec.structs.replace(load_target("cpu"), min_reference=0.0)  # networks here are random
@@ -99,6 +101,23 @@ def test_a_failed_gate_moves_on_to_the_next(monkeypatch: pytest.MonkeyPatch, tmp
     assert choice.engine == "t.fp32.xml"
     assert [c.passed for c in choice.candidates if c.passed is not None].count(True) == 1
     assert "failed: lost 3.0" in choice.summary()
+
+
+@pytest.mark.parametrize("saturates", [True, False])
+def test_a_cpu_that_saturates_is_told_with_what_mends_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, saturates: bool
+) -> None:
+    monkeypatch.setattr(openvino_build, "int8_saturates", lambda: saturates)
+    times = {"int8": 5.0, "bf16": 8.0, "fp32": 20.0}
+    model = arrange(monkeypatch, tmp_path, ms=times, drops={"int8": 9, "bf16": 0, "fp32": 0})
+    (int8,) = (c for c in run(model, tmp_path / "t.engine").candidates if c.precision == "int8")
+    assert ("no VNNI" in int8.reason and "--weight-bits 7" in int8.reason) is saturates
+    engine = build_engine(model, CPU, tmp_path / "one.engine", precision="int8", calib_data=Path("data"))
+    assert ("--weight-bits 7" in build_summary(engine)) is saturates
+    assert engine.record.meta.calibration is not None
+    seven = msgspec.structs.replace(engine.record.meta.calibration, weight_bits=7)
+    meta = msgspec.structs.replace(engine.record.meta, calibration=seven)
+    assert openvino_build.saturation_note(msgspec.structs.replace(engine.record, meta=meta)) == ""
 
 
 def test_a_refused_candidate_does_not_end_the_choice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

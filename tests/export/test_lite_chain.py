@@ -11,14 +11,17 @@ import onnxruntime
 import pytest
 import torch
 from onnx import helper
+from typer.testing import CliRunner
 
 from tsss_edge.artifacts import OnnxModel
 from tsss_edge.calib.calibrate import calibrate
+from tsss_edge.cli import app
 from tsss_edge.config import load_target
+from tsss_edge.errors import ArtifactError
 from tsss_edge.export.build import build_engine
 from tsss_edge.export.onnx_export import export_onnx
 from tsss_edge.models import load_model
-from tsss_edge.onnxgraph.qdq import plan, wanted_tensors
+from tsss_edge.onnxgraph.qdq import chosen_layers, plan, wanted_tensors
 from tsss_edge.train.qat import find_checkpoint, load_calibration, rounded
 
 DEPTHWISE = 16  # of lite0
@@ -48,6 +51,20 @@ def test_the_graph_pads_clips_and_subtracts_as_the_network_does(run: Path) -> No
     assert attributes(wide)["pads"] == [1, 1, 2, 2] and attributes(wide)["strides"] == [2, 2]
     assert sum(n.op_type == "Clip" for n in graph.node) == 1 + 15 + DEPTHWISE  # stem, expansions, depthwise layers
     assert not [n for n in graph.node if n.op_type in ("Pad", "Mul", "BatchNormalization")]
+
+
+def test_depthwise_layers_are_named_by_one_word(run: Path) -> None:
+    graph = onnx.load(run / "fused.onnx")
+    kept = chosen_layers(graph, ["depthwise", "encoder.stages.0.0"])
+    nodes = {n.name: n for n in graph.graph.node}
+    groups = [attributes(nodes[name]).get("group", 1) for name in kept]
+    assert kept[0] == "encoder.stages.0.0" and len(kept) == 1 + DEPTHWISE and groups[0] == 1 and min(groups[1:]) > 1
+    with pytest.raises(ArtifactError, match="no quantized layer 'class_hat' in this graph"):
+        chosen_layers(graph, ["class_hat"])
+    out = run / "q.onnx"
+    call = ["calibrate", str(run / "fused.onnx"), "--data", "d", "--out", str(out), "--keep-float", "class_hat"]
+    refused = CliRunner().invoke(app, call)
+    assert isinstance(refused.exception, ArtifactError) and not out.exists()
 
 
 def test_every_layer_but_the_heads_is_int8_and_the_picture_has_its_exact_range(run: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsss_edge.artifacts import Classes, voc_color
-from tsss_edge.kernels.overlay import OverlayPlan, overlay
+from tsss_edge.kernels.overlay import OutlinePlan, OverlayPlan, overlay
 
 PALETTE = tuple(voc_color(k) for k in range(5))
 
@@ -56,11 +56,36 @@ def test_matches_the_formula(seed: int, height: int, width: int, run: int, alpha
 
 def test_a_set_without_background_shows_class_0_where_asked() -> None:
     """Its colour is black in VOC's map, so by default it would look like a background."""
+    colours = (voc_color(0), voc_color(1))
     street = Classes(names=("sky", "road"), background=False)
     frame, labels = np.full((1, 2, 3), 100, np.uint8), np.array([[0, 1]], np.uint8)
-    assert overlay(frame, labels, street.palette)[0, 0].tolist() == [100, 100, 100]
-    assert overlay(frame, labels, street.palette, shown=street.objects)[0, 0].tolist() == [50, 50, 50]
-    assert overlay(frame, labels, street.palette, shown=())[0, 1].tolist() == [100, 100, 100]
+    assert overlay(frame, labels, colours)[0, 0].tolist() == [100, 100, 100]
+    assert overlay(frame, labels, colours, shown=street.objects)[0, 0].tolist() == [50, 50, 50]
+    assert overlay(frame, labels, colours, shown=())[0, 1].tolist() == [100, 100, 100]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 999),
+    height=st.integers(1, 9),
+    width=st.integers(1, 40),
+    run=st.integers(1, 30),
+    thickness=st.integers(1, 3),
+)
+def test_outlines_match_the_formula(seed: int, height: int, width: int, run: int, thickness: int) -> None:
+    """A pixel is of a line where one of another label is near in its row or column; only shown classes have lines."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(rng.choice([0, 1, 2, 255], height * width), run)[: height * width].astype(np.uint8)
+    labels = labels.reshape(height, width)
+    frame = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    want = frame.copy()
+    for y in range(height):
+        for x in range(width):
+            cross = [labels[y, max(0, x - thickness) : x + thickness + 1]]
+            cross.append(labels[max(0, y - thickness) : y + thickness + 1, x])
+            if labels[y, x] in (1, 2) and any((line != labels[y, x]).any() for line in cross):
+                want[y, x] = PALETTE[labels[y, x]][::-1]
+    np.testing.assert_array_equal(OutlinePlan((height, width), PALETTE, (1, 2), thickness)(frame, labels), want)
 
 
 def test_labels_may_be_read_only() -> None:

@@ -27,6 +27,7 @@ from tsss_edge.onnxgraph.qdq import (
     wanted_tensors,
     weight_scales,
 )
+from tsss_edge.onnxgraph.view import OnnxGraph
 
 PICTURES = [netkit.picture(s)[None] for s in range(4)]
 
@@ -101,6 +102,16 @@ def test_weight_scales_by_hand() -> None:
     weight[1, :, 0, 0] = [0.127, 0.0]
     assert weight_scales(weight, 0) == pytest.approx([0.02, 0.001, LEAST_SCALE])
     assert weight_scales(weight, 1) == pytest.approx([0.01, 0.02])  # ConvTranspose keeps output channels second
+
+
+def test_weights_of_seven_bits_use_half_the_steps(edge_s: Any, table: CalibTable) -> None:
+    eight, seven = (insert_qdq(edge_s, table.ranges, PairOptions(weight_bits=bits)) for bits in (8, 7))
+    for tensor, scale in scales_of(seven).items():
+        factor = 127 / 63 if tensor.endswith(".weight") else 1
+        assert scale == pytest.approx(scales_of(eight)[tensor] * factor)
+    graph = OnnxGraph(seven)
+    steps = [np.abs(graph.constant(f"{name}.weight.q")).max() for name in plan(edge_s).weights]
+    assert set(steps) == {63}, "two products with a value of 255 fit 16 bits: 2 * 255 * 63 < 32,768"
 
 
 def test_reasons_survive_in_the_file(edge_s: Any, table: CalibTable) -> None:

@@ -15,7 +15,7 @@ from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
 from tsss_edge.reproduce.benchmark import Benchmark, BenchmarkRun
-from tsss_edge.reproduce.results import collect, read_benchmark, run_benchmark
+from tsss_edge.reproduce.results import collect, missing, read_benchmark, run_benchmark, seed_runs
 
 ROOT = Path(__file__).parents[2]
 FILE = """
@@ -83,6 +83,30 @@ def test_a_report_trains_nothing_and_names_what_is_missing(folder: Path, tmp_pat
     assert {"seed-0/A/lnet", "seed-0/supervised", "seed-0/A/pnet", "seed-0/0/labels"} <= set(result.missing)
 
 
+def test_rows_choose_the_work_and_what_is_missing(folder: Path, tmp_path: Path) -> None:
+    benchmark, sets = read_benchmark(folder / "squares.toml", folder / "data"), (folder / "data", folder / "source")
+
+    def left(*rows: str) -> set[str]:
+        return {name.removeprefix("seed-0/") for name in missing(seed_runs(benchmark, *sets, tmp_path, rows))}
+
+    networks = {"supervised", "supervised-long"}
+    parts = ("lnet", "classifier", "labels", "relabels", "pnet")
+    assert left("50:full") == {*networks, *(f"A/{part}" for part in parts)}
+    assert left("50:labels-only") == {*networks, "A/lnet", "A/classifier", "A/labels", "A/labels-only"}
+    assert left("0:lnet") == {*networks, "0/lnet"}
+    done = run_benchmark(benchmark, *sets, folder / "out", rows=["50:full"])  # nothing is left to do
+    assert [row.key for row in done.rows] == ["100:supervised", "100:supervised-long", "50:full"]
+    assert done.missing == () and set(done.ratios) == {"50"}
+
+
+def test_a_row_that_the_benchmark_cannot_make_is_refused(folder: Path) -> None:
+    benchmark = read_benchmark(folder / "squares.toml", folder / "data")
+    with pytest.raises(
+        ValueError, match=r"unknown row '0:full'; this benchmark, on these sets, has 100:supervised, .*50:lnet, 50:full"
+    ):
+        seed_runs(benchmark, folder / "data", None, folder / "out", ["0:full"])
+
+
 def test_strong_masks_alone_reach_the_fold_s_networks(folder: Path) -> None:
     """The row on noisy labels has a set of its own, whose masks are links to the same ones."""
     assert (folder / "out/seed-0/noisy-labels/data/SegmentationClass").is_symlink()
@@ -97,8 +121,11 @@ def test_strong_masks_alone_reach_the_fold_s_networks(folder: Path) -> None:
 def test_the_command_reports_and_refuses_options_that_the_file_decides(folder: Path) -> None:
     call = ["reproduce", "--data", str(folder / "data"), "--config", str(folder / "squares.toml")]
     out = ["--source", str(folder / "source"), "--out", str(folder / "out")]
-    done = CliRunner().invoke(app, [*call, *out, "--report"])
+    done = CliRunner().invoke(app, [*call, *out, "--report", "--rows", "0:lnet"])
     assert done.exit_code == 0 and "not yet run: nothing" in done.stdout
+    assert "0:lnet" in done.stdout and "50:full" not in done.stdout
+    unknown = CliRunner().invoke(app, [*call, *out, "--rows", "51:full"])
+    assert unknown.exit_code == 2 and "unknown row '51:full'" in unknown.output.replace("\n", " ")
     refused = CliRunner().invoke(app, [*call, *out, "--strong", "red"])
     assert refused.exit_code == 2 and "leave --strong out" in refused.output.replace("\n", " ")
 

@@ -1,6 +1,8 @@
 """An RTSP camera of one colour, for the tests; runs under the system's Python, where GStreamer's bindings are.
 
-Usage: /usr/bin/python3 rtsp_server.py PORT RRGGBB WIDTHxHEIGHT
+Usage: /usr/bin/python3 rtsp_server.py PORT RRGGBB WIDTHxHEIGHT [FILE.h264]
+
+With a file it also takes a stream at /record (RTSP's RECORD) and writes what comes as H.264.
 """
 
 import sys
@@ -12,7 +14,7 @@ gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
 
 
-def main(port: str, colour: str, size: str) -> None:
+def main(port: str, colour: str, size: str, record: str = "") -> None:
     width, height = size.split("x")
     Gst.init(None)
     factory = GstRtspServer.RTSPMediaFactory()
@@ -26,6 +28,14 @@ def main(port: str, colour: str, size: str) -> None:
     server.set_address("127.0.0.1")
     server.set_service(port)
     server.get_mount_points().add_factory("/cam", factory)
+    if record:
+        taker = GstRtspServer.RTSPMediaFactory()
+        taker.set_transport_mode(GstRtspServer.RTSPTransportMode.RECORD)
+        taker.set_launch(
+            "( rtph264depay name=depay0 ! video/x-h264,stream-format=byte-stream,alignment=au ! "
+            f"filesink location={record} buffer-mode=unbuffered )"
+        )
+        server.get_mount_points().add_factory("/record", taker)
     assert server.attach(None), "port in use"
     print("ready", flush=True)
     GLib.MainLoop().run()

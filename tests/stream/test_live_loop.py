@@ -15,8 +15,9 @@ from loopkit import CLASSES, GRAYS, Beat, Pictures, Seen, fake
 
 from tsss_edge.backends.fake import FakeBackend
 from tsss_edge.errors import ArtifactError, DataError
-from tsss_edge.stream.frames import FrameResult, Source
-from tsss_edge.stream.live_loop import run
+from tsss_edge.kernels.yuv import Colour, Yuv
+from tsss_edge.stream.frames import Frame, FrameResult, Source
+from tsss_edge.stream.live_loop import Pen, run
 from tsss_edge.stream.recorder import Recorder
 from tsss_edge.stream.sources import LiveSource
 from tsss_edge.stream.sources.live import Shot
@@ -59,6 +60,29 @@ def test_the_overlay_is_made_only_when_a_sink_wants_it() -> None:
     colour = np.array(CLASSES.palette[1][::-1])
     assert np.array_equal(coloured.overlays[0], np.full((48, 80, 3), GRAYS[0]))  # background stays
     assert np.allclose(coloured.overlays[1][5, 5], (GRAYS[1] + colour) / 2, atol=1)
+
+
+def test_what_is_drawn_beside_the_colours() -> None:
+    plain, named = Seen(wants_overlay=True), Seen(wants_overlay=True)
+    play(Pictures(4), fake(), plain, pen=Pen(CLASSES, "plain"))
+    play(Pictures(4), fake(), named, pen=Pen(CLASSES, "names"))
+    assert "draw" not in plain.stages[0] and named.stages[0][-1] == "draw"
+    assert np.array_equal(plain.overlays[0], named.overlays[0])  # background has no name
+    middle = (plain.overlays[1] != named.overlays[1]).any(axis=-1)
+    assert middle[20:28, 35:45].any() and not middle[:10].any()  # the name stands in the middle of its region
+
+
+def test_planes_become_a_picture_to_draw_on() -> None:
+    planes = Yuv.empty((96, 160), Colour("bt601", full=False))
+    planes.y[:] = 120
+    for plane in planes.chroma:
+        plane[:] = 128
+    frame = Frame(picture=planes, index=0, captured=0.0)
+    result = FrameResult(frame, np.full((96, 160), 1, np.uint8), None, planes, {})
+    Pen(CLASSES, "names").write(result)
+    assert isinstance(result.overlay, np.ndarray) and "draw" in result.stages_ms
+    drawn = (result.overlay == CLASSES.palette[1][::-1]).all(axis=-1)
+    assert drawn[40:56, 60:100].any() and not drawn[:20].any()
 
 
 def test_stages_in_the_order_of_the_work() -> None:

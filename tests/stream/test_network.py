@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from streamkit import MakeVideo, gray_image
 
 from tsss_edge.errors import DataError
+from tsss_edge.stream.av_writer import VideoWriter
 from tsss_edge.stream.frames import Frame, Source
 from tsss_edge.stream.sources import Retry, capture, open_source
 
@@ -72,9 +74,9 @@ class RtspServer:
         self._port = port
         self.process: subprocess.Popen[str] | None = None
 
-    def start(self, colour: str, size: str = "160x96") -> None:
+    def start(self, colour: str, size: str = "160x96", *more: str) -> None:
         script = Path(__file__).with_name("rtsp_server.py")
-        command = [PYTHON, str(script), str(self._port), colour, size]
+        command = [PYTHON, str(script), str(self._port), colour, size, *more]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "ready\n"
@@ -163,6 +165,27 @@ def test_an_rtsp_server_that_stays_away(rtsp: RtspServer, port: int) -> None:
             pass
     assert source.state == "FAILED"
     source.close()
+
+
+def test_a_stream_is_sent_to_a_server_that_takes_it(rtsp: RtspServer, port: int, tmp_path: Path) -> None:
+    """RTSP out: the frames arrive at a server that accepts RECORD while the stream runs. What is under way when the sender
+    says goodbye is the server's to keep or drop."""
+    taken = tmp_path / "taken.h264"
+    rtsp.start("c01010", "160x96", str(taken))
+    writer = VideoWriter(f"rtsp://127.0.0.1:{port}/record", kind="rtsp", fps=10, size_hw=(96, 160))
+    for value in range(10, 210, 10):
+        writer.write(np.full((96, 160, 3), value, np.uint8), None)
+    grays: list[int] = []
+
+    def nearly_all_there() -> bool:
+        if taken.exists() and taken.stat().st_size:
+            with av.open(str(taken)) as file:
+                grays[:] = [round(float(frame.to_ndarray(format="gray").mean())) for frame in file.decode(video=0)]
+        return len(grays) >= 15
+
+    wait_for(nearly_all_there)
+    writer.close()
+    assert np.abs(np.array(grays) - np.arange(10, 10 + 10 * len(grays), 10)).max() < 6
 
 
 class MjpegServer:

@@ -183,15 +183,19 @@ def test_pictures_are_shrunk_to_the_page_and_painted_only_when_watched(make_resu
 
 
 def test_a_new_alpha_repaints_the_picture_that_is_there(make_result: MakeResult) -> None:
+    """Without names first, then the colours alone, then their names too."""
     painter, got, arrived = Painter(CLASSES), [], threading.Semaphore(0)
+    painter.view = View(names=False)
     painter.offer(make_result(0))
     painter.subscribe(1, lambda jpeg: (got.append(jpeg), arrived.release()))
     assert arrived.acquire(timeout=PATIENCE_S)
-    painter.view = View(alpha=1.0)
-    assert arrived.acquire(timeout=PATIENCE_S)
+    for view in (View(alpha=1.0, names=False), View(alpha=1.0)):
+        painter.view = view
+        assert arrived.acquire(timeout=PATIENCE_S)
     before, after = (cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) for jpeg in got[:2])
     assert before is not None and after is not None
-    assert abs(int(before[24, 48, 2]) - 114) < 6 and abs(int(after[24, 48, 2]) - 128) < 6  # the class's red
+    assert abs(int(before[24, 48, 2]) - 178) < 9 and abs(int(after[24, 48, 2]) - 255) < 9  # the class's red
+    assert got[2] != got[1]
     painter.close()
 
 
@@ -254,8 +258,9 @@ def test_info_status_and_view(make_result: MakeResult) -> None:
     shown.add(make_result(0))
     assert web.get("/api/info").json()["classes"] == [["cat", "#800000"]]
     assert web.get("/api/status").json()["areas"] == {"background": 0.5, "cat": 0.5}
-    assert web.post("/api/view", json={"alpha": 0.25, "unknown": False}).json() == {"alpha": 0.25, "unknown": False}
-    assert painter.view == View(alpha=0.25, unknown=False) and web.get("/api/view").json()["alpha"] == 0.25
+    wanted = {"alpha": 0.25, "unknown": False, "names": False}
+    assert web.post("/api/view", json=wanted).json() == wanted
+    assert painter.view == View(alpha=0.25, unknown=False, names=False) and web.get("/api/view").json()["alpha"] == 0.25
 
 
 @pytest.mark.parametrize("body", ["{}x", '{"alpha": 2}', '{"alpha": "a"}', '{"beta": 1}', "[]"])

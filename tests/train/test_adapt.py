@@ -68,8 +68,14 @@ def test_it_reports_old_and_new_apart_and_keeps_the_old_names(squares: Path, old
     dataset = VocDataset.open(squares)
     assert report.images_with_new_class == sum(NEW in dataset.image_labels(i) for i in dataset.ids("train"))
     assert report.lost == report.miou_old_before - report.miou_old_after
-    assert report.iou_new is not None
+    assert report.iou_new is not None and report.iou_new_interval is not None
+    low, high = report.iou_new_interval
+    assert low <= report.iou_new <= high
+    low, high = report.old_change_interval or (1.0, -1.0)
+    assert low <= -report.lost <= high
+    assert report.per_class["blue"].before in (None, 0.0)
     new = Checkpoint.load(tmp_path / "new")
+    assert new.meta.parent == report.parent == Checkpoint.load(old_run).sha256
     assert new.meta.classes.names == ("background", "red", "green", "blue")
     assert new.meta.strong == ("red", "green")
     for path in (tmp_path / "new/labels/SegmentationClass").iterdir():
@@ -98,6 +104,29 @@ def test_old_pictures_without_a_mask_get_the_old_network_s_answer(squares: Path,
     dataset.mask_path(old).unlink()
     adapt(old_run, tmp_path / "data", tmp_path / "new", new_class="blue", epochs=1)
     assert (tmp_path / f"new/labels/SegmentationClass/{old}.png").is_file()
+
+
+def test_collected_frames_join_the_old_set_and_only_labelled_ones(squares: Path, old_run: Path, tmp_path: Path) -> None:
+    old, both = VocDataset.open(old_run.parent / "data"), VocDataset.open(squares)
+    blue = [i for i in both.ids("train") if NEW in both.image_labels(i)]
+    field = tmp_path / "field"
+    for image_id in blue:
+        copied = field / "JPEGImages" / f"frame-{both.image_path(image_id).name}"
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(both.image_path(image_id), copied)
+    (field / "ImageSets/Segmentation").mkdir(parents=True)
+    (field / "ImageSets/Segmentation/train.txt").write_text("".join(f"frame-{i}\n" for i in blue))
+    (field / "classes.txt").write_text("background\nred\ngreen\nblue\n")
+    with pytest.raises(DataError, match="no labelled frame"):
+        adapt(old_run, old.root, tmp_path / "new", new_class="blue", collected=field, epochs=1)
+    rows = [f"frame-{i},{' '.join(map(str, sorted(both.image_labels(i))))}" for i in blue[1:]]
+    (field / "image_labels.csv").write_text("\n".join(["id,classes", *rows]) + "\n")
+    report = adapt(old_run, old.root, tmp_path / "new", new_class="blue", collected=field, eval_data=squares, epochs=1)
+    assert report.images_with_new_class == len(blue) - 1
+    assert report.images == len(both.ids("val"))
+    joined = VocDataset.open(tmp_path / "new/data")
+    assert joined.ids("train") == (*old.ids("train"), *(f"frame-{i}" for i in blue[1:]))
+    assert joined.ids("val") == old.ids("val")
 
 
 def test_explain_gives_the_new_category_what_no_named_one_explains() -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trainkit import same_weights, write_squares
 
 from tsss_edge.artifacts import Checkpoint
@@ -40,6 +41,13 @@ def test_loss_falls_and_the_run_folder_is_complete(squares: Path, config: TrainC
     assert read_toml(tmp_path / "config.toml", TrainConfig) == config
     assert Checkpoint.load(tmp_path / "last.pt").resume()["epoch"] == 7
     load_model(checkpoint)
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    names = {"lr", "loss", "miou", "pixel_accuracy", "iou/background", "iou/red", "iou/green", "iou/blue"}
+    assert names <= set(board.Tags()["scalars"]) and board.Tags()["images"] == ["val"]
+    last = {name: board.Scalars(name)[-1].value for name in names}
+    assert last["miou"] == pytest.approx(np.mean([value for name, value in last.items() if name.startswith("iou/")]))
+    assert board.Images("val")[-1].step == 7 and board.Images("val")[-1].width > 320
 
 
 def test_same_seed_same_weights_other_seed_others(squares: Path, config: TrainConfig, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import msgspec
 import netkit
 import numpy as np
 import onnx
@@ -93,6 +94,17 @@ def test_rounded_weights_before_and_after_folding_are_the_same() -> None:
     x = torch.eye(plain.in_channels)[:, :, None, None].expand(-1, -1, 3, 3)
     a, b = (RoundedConv.like(c)(x) - (c.bias[:, None, None] if c.bias is not None else 0) for c in (plain, fused))
     torch.testing.assert_close(a.abs() * factor[:, None, None], b.abs(), rtol=1e-4, atol=1e-5)
+
+
+def test_weights_of_seven_bits_are_rounded_to_them(folder: Path) -> None:
+    model, table = load_calibration(folder / "fused.int8.onnx")
+    seven = rounded(load_model(find_checkpoint(model)), model, msgspec.structs.replace(table, weight_bits=7))
+    assert {m.levels for m in seven.modules() if isinstance(m, RoundedConv)} == {63}
+    conv = torch.nn.Conv2d(16, 8, 1, bias=False)
+    answers = RoundedConv.like(conv, 63)(torch.eye(16)[:, :, None, None])[:, :, 0, 0].detach()
+    steps = answers / conv.weight.detach().abs().amax((1, 2, 3)) * 63
+    torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-3)
+    assert float(steps.abs().max()) == pytest.approx(63)
 
 
 def test_gradients_pass_a_rounding_and_stop_where_it_clips() -> None:

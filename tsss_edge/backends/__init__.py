@@ -17,12 +17,14 @@ def open_backend(
     threads: int | None = None,
     slots: int = 1,
     trust: bool = False,
+    features: bool = False,
 ) -> Backend:
     """Open a checkpoint, graph or engine, loaded or by its path, for inference.
 
     Args:    device: PyTorch's name ("cpu", "cuda:0") or OpenVINO's; None takes the default.
              threads: CPU threads for the network; None takes all cores.
              slots: requests in flight, for `AsyncBackend`s.
+             features: also give the encoder's features, where the back end can (OpenVINO).
              trust: as `load_artifact`, for a path.
     Raises:  ArtifactError: unknown kind of file, damaged, or its hash is wrong.
              UnavailableError: this machine cannot run it.
@@ -40,7 +42,7 @@ def open_backend(
     if artifact.path.suffix == ".xml":
         from tsss_edge.backends.ov import OpenVinoBackend
 
-        return OpenVinoBackend(artifact, device=device, threads=threads, slots=slots)
+        return OpenVinoBackend(artifact, device=device, threads=threads, slots=slots, features=features)
     from tsss_edge.backends.trt import TensorRTBackend
 
     return TensorRTBackend(artifact, slots=slots)

@@ -16,6 +16,7 @@ from tsss_edge.artifacts import Engine, Precision, TensorSpec
 from tsss_edge.backends.base import Closing, Outputs, allocate, import_extra, require_images
 from tsss_edge.errors import ArtifactError, UnavailableError
 
+FEATURE_STRIDE = 32  # of the encoder's last stage, in every architecture of ours
 MAX_STREAMS = 4  # pictures that a CPU works on side by side; more cores share them
 _INFERENCE_PRECISION: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
@@ -52,6 +53,29 @@ def read_ir(path: Path) -> Any:
         ) from error
 
 
+def expose_features(model: Any, size_hw: tuple[int, int]) -> TensorSpec | None:
+    """Make the last layer at stride 32 an output called `features`; None where the network has no such layer."""
+    grid = [side // FEATURE_STRIDE for side in size_hw]
+    found = None
+    for op in model.get_ordered_ops():
+        if op.get_type_name() in ("Constant", "Result", "FakeQuantize", "Convert") or op.get_output_size() != 1:
+            continue
+        shape = op.get_output_partial_shape(0)
+        if (
+            shape.rank.is_static
+            and len(shape) == 4
+            and [d.to_string() for d in list(shape)[2:]] == [str(g) for g in grid]
+        ):
+            found = op.output(0)
+    if found is None or not found.get_partial_shape()[1].is_static:
+        return None
+    port = model.add_outputs([found])[0]
+    port.get_tensor().add_names({"features"})
+    batch = found.get_partial_shape()[0]
+    count = batch.get_length() if batch.is_static else -1
+    return TensorSpec(name="features", dtype="float32", shape=(count, found.get_partial_shape()[1].get_length(), *grid))
+
+
 def compile_ir(model: Any, device: str, options: dict[str, str | int]) -> Any:
     """Compile for `device`. Raises: UnavailableError: there is no such device, or it cannot run the network."""
     ov = import_extra("openvino", "cpu")
@@ -75,10 +99,17 @@ class OpenVinoBackend(Closing):
     """An `AsyncBackend` on OpenVINO. The input array of `start` must stay untouched until `wait`."""
 
     def __init__(
-        self, engine: Engine, *, device: str | None = None, threads: int | None = None, slots: int = 1
+        self,
+        engine: Engine,
+        *,
+        device: str | None = None,
+        threads: int | None = None,
+        slots: int = 1,
+        features: bool = False,
     ) -> None:
         """Compile the network of an engine (`.xml`).
 
+        Args:   features: give the encoder's features too, as output `features` (N,C,h,w) float32, where it has such a stage.
         Raises: ArtifactError: of another back end, damaged. UnavailableError: no OpenVINO, no such device.
         """
         path, record = engine.path, engine.record
@@ -94,9 +125,11 @@ class OpenVinoBackend(Closing):
         given = {name for port in model.outputs for name in port.get_names()}
         if missing := [spec.name for spec in record.outputs if spec.name not in given]:
             raise ArtifactError(f"{path}: has no output {', '.join(missing)} though its record says so; build it again")
+        if features and (spec := expose_features(model, self.preprocess.size_hw)) is not None:
+            self.outputs = (*self.outputs, spec)
         options = compile_options(record.precision, slots=slots, threads=threads, device=device)
         self._compiled = compile_ir(model, device, options)
-        self._slots = [_Slot(self._compiled.create_infer_request(), record.outputs) for _ in range(slots)]
+        self._slots = [_Slot(self._compiled.create_infer_request(), self.outputs) for _ in range(slots)]
         self._size_hw = self.preprocess.size_hw
         self._batch = record.inputs[0].shape[0]
         self.min_batch = max(1, self._batch)

@@ -19,13 +19,16 @@ from tsss_edge.config import CalibSet
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.files import write_json
-from tsss_edge.machine import progress
+from tsss_edge.machine import int8_saturates, progress
 from tsss_edge.onnxgraph.casts import float_tensors
+from tsss_edge.onnxgraph.ort_pairs import unsigned_form
 from tsss_edge.onnxgraph.qdq import PairOptions, exact_ranges, insert_qdq, wanted_tensors
 from tsss_edge.onnxgraph.sessions import pick_compiler
 from tsss_edge.seals import write_sealed
 
 FULL_SET = 512  # pictures that peers settle on
+WEIGHT_BITS = (7, 8)
+AUTO: tuple[Method, ...] = ("mse", "percentile", "entropy", "minmax")  # in this order, until one holds the budget
 MethodOrAuto = Literal["minmax", "percentile", "mse", "entropy", "auto"]
 
 
@@ -41,19 +44,26 @@ def calibrate(
     max_drop: float | None = None,
     allow_random: bool = False,
     options: PairOptions | None = None,
+    target: Literal["any", "ort"] = "any",
 ) -> OnnxModel:
     """Measure ranges and write the INT8 graph; `out` with suffix `.ranges.json` gets the CalibTable.
 
     Args:    model: FP32, exported by us. data: dataset; its split "train" calibrates, class-balanced, `size` at most.
              calib_set: a set in calib/ or a .toml file, instead of `size` and `seed`.
-             method: minmax, percentile, mse, entropy; auto tries all and keeps the one that changes the labels of a
-             held-back part of the split least.
+             method: minmax, percentile, mse, entropy; auto tries them in the order of `AUTO` on a held-back
+             part of the split until one holds `max_drop` (or 0.3), else keeps the one that changes the labels least.
              max_drop: mIoU points; layers that cost most stay float until the held-back part holds it (`search.py`).
              allow_random: noise instead of pictures; the record says so.
-             options: which layers stay float.
-    Raises:  ArtifactError: not a float graph, unknown method or set, NaN on the way; nothing is written.
+             options: which layers stay float; bits of the weights (7 or 8).
+             target: "ort" writes the same roundings as ONNX Runtime's x86 kernels want them, for it alone.
+    Raises:  ArtifactError: not a float graph, unknown method, set or bits, NaN on the way; nothing is written.
              DataError: pictures are missing or damaged. GateError: `max_drop` cannot be held.
     """
+    options = options or PairOptions()
+    if options.weight_bits not in WEIGHT_BITS:
+        raise ArtifactError(
+            f"weights of {options.weight_bits} bits; 8 (every device) and 7 (CPUs without VNNI) are there"
+        )
     searched = method == "auto" or max_drop is not None
     require_sense(model, method, size, noisy=allow_random, searched=searched)
     chosen, held_back = (
@@ -63,16 +73,17 @@ def calibrate(
     )
     warn(chosen.note)
     histograms = measure(model, chosen, counted=method != "minmax")
-    methods = METHODS if method == "auto" else (method,)
+    methods = AUTO if method == "auto" else (method,)
     others = measure_others(model, chosen)
     tables: dict[Method, CalibTable] = {
         m: msgspec.structs.replace(table_of(model, histograms, chosen, m), others=others) for m in methods
     }
-    options = options or PairOptions()
+    if target == "ort" and options.weight_bits == 8 and int8_saturates():
+        warn("this CPU has no VNNI, so INT8 sums of 8-bit weights saturate; give --weight-bits 7")
     if not searched:
-        return write_int8(model, tables[methods[0]], chosen, out, options)
+        return write_int8(model, tables[methods[0]], chosen, out, options, target)
     pictures = load_held_back(VocDataset.open(data), held_back, model.meta.preprocess)
-    return write_searched(model, tables, chosen, out, options, pictures=pictures, max_drop=max_drop)
+    return write_searched(model, tables, chosen, out, options, pictures=pictures, max_drop=max_drop, target=target)
 
 
 def require_sense(model: OnnxModel, method: str, size: int, *, noisy: bool, searched: bool) -> None:
@@ -138,7 +149,14 @@ def table_of(model: OnnxModel, histograms: Histograms, chosen: Chosen, method: M
     )
 
 
-def write_int8(model: OnnxModel, table: CalibTable, chosen: Chosen, out: Path, options: PairOptions) -> OnnxModel:
+def write_int8(
+    model: OnnxModel,
+    table: CalibTable,
+    chosen: Chosen,
+    out: Path,
+    options: PairOptions,
+    target: Literal["any", "ort"] = "any",
+) -> OnnxModel:
     """Insert Q/DQ by `table` and write graph and table. Raises: ArtifactError: the table is of another graph."""
     if table.onnx_sha256 != model.sha256:
         raise ArtifactError(f"these ranges were measured on another graph than {model.path}; calibrate again")
@@ -154,6 +172,8 @@ def write_int8(model: OnnxModel, table: CalibTable, chosen: Chosen, out: Path, o
         random=chosen.random,
         peaks=table.peaks,
         others=table.others,
+        weight_bits=options.weight_bits,
+        pairs="unsigned" if target == "ort" else "signed",
     )
     meta = msgspec.structs.replace(
         model.meta,
@@ -162,7 +182,9 @@ def write_int8(model: OnnxModel, table: CalibTable, chosen: Chosen, out: Path, o
         float_nodes=options.float_nodes,
         tool=f"tsss-edge {tsss_edge.__version__}",
     )
-    written = OnnxModel.save(out, insert_qdq(model.graph, table.ranges, options), meta)
+    graph = insert_qdq(model.graph, table.ranges, options)
+    written = OnnxModel.save(out, unsigned_form(graph, table.others) if target == "ort" else graph, meta)
+    table = msgspec.structs.replace(table, weight_bits=options.weight_bits)
     write_sealed(out.with_suffix(".ranges.json"), table)
     return written
 
@@ -176,6 +198,7 @@ def write_searched(
     *,
     pictures: Sequence[HeldBackPicture],
     max_drop: float | None,
+    target: Literal["any", "ort"] = "any",
 ) -> OnnxModel:
     """Judge methods (and with `max_drop` layers) on `pictures` and write the INT8 graph that was chosen.
 
@@ -185,7 +208,7 @@ def write_searched(
     judge = Judge(model.graph, pictures, len(model.meta.classes), pick_compiler())
     report = search(model.graph, tables, judge, max_drop=max_drop, options=options)
     options = msgspec.structs.replace(options, float_nodes=report.result.float_nodes)
-    written = write_int8(model, tables[report.method], chosen, out, options)
+    written = write_int8(model, tables[report.method], chosen, out, options, target)
     write_json(out.with_suffix(".search.json"), report)
     try:
         draw_search(report, out.with_suffix(".search.svg"))

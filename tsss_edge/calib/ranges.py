@@ -41,6 +41,7 @@ class CalibTable(Struct, frozen=True):
     others: dict[str, float] = msgspec.field(
         default_factory=dict
     )  # the same of float tensors that never get a pair, on the first `OTHERS` pictures
+    weight_bits: int = 8  # of the weights in the INT8 file beside it; ranges do not depend on it
     digest: str = ""  # over all other fields
 
     @classmethod

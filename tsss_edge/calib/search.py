@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import Precision, Struct
+from tsss_edge.artifacts import Struct
 from tsss_edge.backends.base import import_extra
 from tsss_edge.calib.methods import Method
 from tsss_edge.calib.ranges import CalibTable
@@ -30,6 +30,9 @@ from tsss_edge.onnxgraph.qdq import PairOptions, insert_qdq, plan
 from tsss_edge.onnxgraph.sessions import Compiler, RunPicture, time_in_turn
 
 LEVEL = 0.68  # of the interval whose upper end is `drop_high`: one standard error for a normal distribution
+ENOUGH = (
+    0.3  # mIoU points: a method whose `drop_high` is no more ends the search for a method, where no budget is given
+)
 MOST_GIVEN_BACK = 0.5  # of the quantized layers: an engine with fewer in INT8 is a float engine with detours
 COLOURS = {"chosen": "#c8102e", "front": "#1f6f8b", "other": "#8a949a"}  # of points; their sizes differ too
 
@@ -185,17 +188,21 @@ def search(
 ) -> SearchReport:
     """Choose a method and, with `max_drop`, the layers that stay float. Shows a progress bar on a terminal.
 
-    Args:    floating: onnx.ModelProto, FP32. tables: ranges of it by each method that may be chosen.
-             max_drop: mIoU points that the INT8 graph may lose; the upper end of the drop's interval must hold it.
+    Args:    floating: onnx.ModelProto, FP32. tables: ranges of it by each method that may be chosen, tried in this order; the
+             first that holds the budget ends it, and where none does the one with the least `change` is taken.
+             max_drop: mIoU points that the INT8 graph may lose; the upper end of the drop's interval must hold it. None:
+             methods are held to `ENOUGH`, and no layer is given back.
     Raises:  GateError: half of the layers are float and the budget still does not hold.
     """
     options, costs, given_back = options or PairOptions(), list[LayerCost](), list[_Scored]()
     units = units_of(floating, options) if max_drop is not None else ()
     with progress("search", len(tables) + len(units)) as tick:  # what is given back is not known in advance
         searcher = _Searcher(floating, judge, options, tick)
-        floats = [searcher.judged(kind, floating, kind) for kind in judge.compiler.floats]
-        by_method = {method: searcher.try_int8(f"INT8 {method}", table) for method, table in tables.items()}
-        method = min(by_method, key=lambda m: by_method[m].score.change)
+        floats = searcher.floats()
+        enough = ENOUGH if max_drop is None else max_drop
+        by_method = searcher.methods(tables, enough)
+        least = min(by_method, key=lambda m: by_method[m].score.change)
+        method = next((m for m, tried in by_method.items() if tried.score.drop_high <= enough), least)
         best = by_method[method]
         if max_drop is not None:
             costs = searcher.layer_costs(tables[method], best.score, units)
@@ -230,13 +237,26 @@ class _Searcher:
 
     def try_int8(self, name: str, table: CalibTable, float_nodes: tuple[str, ...] = ()) -> _Scored:
         options = self._but(float_nodes)
-        tried = self.judged(name, insert_qdq(self.floating, table.ranges, options), "int8", options.float_nodes)
+        run = self.judge.compiler(insert_qdq(self.floating, table.ranges, options), "int8", table.others)
+        tried = _Scored(name, self.judge.score(run), run, options.float_nodes)
         self.tick()
         return tried
 
-    def judged(self, name: str, graph: Any, precision: Precision, float_nodes: tuple[str, ...] = ()) -> _Scored:
-        run = self.judge.compiler(graph, precision)
-        return _Scored(name, self.judge.score(run), run, float_nodes)
+    def methods(self, tables: Mapping[Method, CalibTable], enough: float) -> dict[Method, _Scored]:
+        """All that were tried: in their order, until one holds `enough`."""
+        tried: dict[Method, _Scored] = {}
+        for method, table in tables.items():
+            tried[method] = self.try_int8(f"INT8 {method}", table)
+            if tried[method].score.drop_high <= enough:
+                break
+        for _ in range(len(tables) - len(tried)):  # done, for the progress bar
+            self.tick()
+        return tried
+
+    def floats(self) -> list[_Scored]:
+        """The float graph, in each precision that it is served in here."""
+        runs = {kind: self.judge.compiler(self.floating, kind) for kind in self.judge.compiler.floats}
+        return [_Scored(kind, self.judge.score(run), run) for kind, run in runs.items()]
 
     def layer_costs(self, table: CalibTable, whole: HeldBackScore, units: tuple[str, ...]) -> list[LayerCost]:
         """Each unit alone in float, all others in INT8. A layer does not answer for the Add that loses its pair with it."""

@@ -32,7 +32,9 @@ from tsss_edge.cli.inspect import inspect
 from tsss_edge.cli.label import label
 from tsss_edge.cli.options import on_gpu
 from tsss_edge.cli.parity import parity
+from tsss_edge.cli.promote import promote
 from tsss_edge.cli.reproduce import reproduce
+from tsss_edge.cli.review import review
 from tsss_edge.cli.segment import segment
 from tsss_edge.cli.stream import stream
 from tsss_edge.cli.train import app as train
@@ -106,9 +108,11 @@ def help_of(
 
 COMMANDS: tuple[Callable[..., None], ...] = (
     *(demo, doctor, inspect, label, adapt, reproduce, export, calibrate, build_engine),
-    *(parity, bench, stream, segment, triton, deepstream, bundle, zoo),
+    *(parity, bench, stream, review, promote, segment, triton, deepstream, bundle, zoo),
 )
-WITHOUT_GPU = (inspect, export, calibrate, triton, deepstream, bundle, zoo, import_, version, help_of)
+WITHOUT_GPU = (
+    *(inspect, review, promote, export, calibrate, triton, deepstream, bundle, zoo, import_, version, help_of),
+)
 for command in COMMANDS:
     app.command()(command if command in WITHOUT_GPU else on_gpu(command))
 app.command("eval")(on_gpu(evaluate))

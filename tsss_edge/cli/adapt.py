@@ -15,6 +15,13 @@ def adapt(
     data: Data,
     new_class: Annotated[str, typer.Option(help="Name of the category, the last line of DATA's classes.txt.")],
     out: Out,
+    collected: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Labelled frames of `stream --collect`; DATA is the old set then."),
+    ] = None,
+    eval_data: Annotated[
+        Path | None, typer.Option(metavar="DATA", help="Set whose val is measured on, with masks of the new category.")
+    ] = None,
     epochs: Epochs = None,
     resume: Resume = False,
     json: Json = None,
@@ -22,8 +29,12 @@ def adapt(
     """Add one category to a trained run from image-level labels alone, and report old and new categories apart.
 
     Example: tsss-edge adapt runs/method --data more-pictures --new-class drone --out runs/with-drone
+
+    Example: tsss-edge adapt runs/method --data old-set --collected field --new-class drone --out runs/with-drone
     """
     from tsss_edge.train.adapt import adapt as add_category
 
-    report = add_category(run, data, out, new_class=new_class, epochs=epochs, resume=resume)
+    report = add_category(
+        run, data, out, new_class=new_class, collected=collected, eval_data=eval_data, epochs=epochs, resume=resume
+    )
     emit(report, report.summary(), json)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tsss_edge.cli.options import Json, emit, flag
+from tsss_edge.cli.options import Json, emit, flag, names
 
 MethodName = Literal["auto", "minmax", "entropy", "percentile", "mse"]
 
@@ -18,10 +18,20 @@ def calibrate(
     data: Annotated[Path, typer.Option(help="Dataset folder; its training split calibrates.")],
     calib_set: Annotated[str | None, typer.Option(help="A set in calib/ or a .toml file.")] = None,
     size: Annotated[int, typer.Option(min=1, help="Number of pictures.")] = 512,
-    method: Annotated[MethodName, typer.Option(help="auto tries all and keeps the best.")] = "mse",
+    method: Annotated[MethodName, typer.Option(help="auto tries them until one holds the budget.")] = "mse",
     seed: Annotated[int, typer.Option(min=0, help="Choice of pictures.")] = 0,
     search: Annotated[bool, flag("--search", "Give layers back to float until --max-drop holds.")] = False,
     max_drop: Annotated[float, typer.Option(min=0, help="mIoU points that --search may lose.")] = 0.3,
+    weight_bits: Annotated[
+        int, typer.Option(min=7, max=8, help="7 for CPUs without VNNI, where 8 saturates (`doctor` says so).")
+    ] = 8,
+    keep_float: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,...", help="Layers that stay float, by name, or `depthwise` for all of those."),
+    ] = None,
+    target: Annotated[
+        Literal["any", "ort"], typer.Option(help="ort: for ONNX Runtime on x86, where the file for all is slow.")
+    ] = "any",
     allow_random: Annotated[bool, flag("--allow-random", "Noise instead of pictures; marked in the record.")] = False,
     json: Json = None,
 ) -> None:
@@ -30,11 +40,17 @@ def calibrate(
     `auto` and --search judge on a part of the training split that does not calibrate. OUT.search.json says what they
     tried; OUT.search.svg is a plot of it (needs matplotlib: pip install 'tsss-edge[report]').
     Example: tsss-edge calibrate fused.onnx --data runs/synth --method auto --search --out fused.int8.onnx
+    Example: tsss-edge calibrate fused.onnx --data runs/synth --weight-bits 7 --out fused.int8.onnx
+    Example: tsss-edge calibrate fused.onnx --data runs/synth --target ort --out fused.ort.onnx
     """
     from tsss_edge.api import calibrate as run
+    from tsss_edge.artifacts import OnnxModel
+    from tsss_edge.onnxgraph.qdq import PairOptions, chosen_layers
 
+    floating = OnnxModel.load(model)
+    kept_float = chosen_layers(floating.graph, names(keep_float)) if keep_float else ()
     result = run(
-        model,
+        floating,
         data,
         out,
         calib_set=calib_set,
@@ -43,9 +59,12 @@ def calibrate(
         seed=seed,
         max_drop=max_drop if search else None,
         allow_random=allow_random,
+        options=PairOptions(float_nodes=kept_float, weight_bits=weight_bits),
+        target=target,
     )
     record = result.meta.calibration
     assert record is not None
     kept = f", in float: {', '.join(result.meta.float_nodes)}" if result.meta.float_nodes else ""
-    text = f"{result.path}: INT8, {record.method} on {record.images} pictures of {record.split}{kept}"
+    bits = "" if record.weight_bits == 8 else f", weights of {record.weight_bits} bits"
+    text = f"{result.path}: INT8, {record.method} on {record.images} pictures of {record.split}{bits}{kept}"
     emit({"onnx": str(result.path), "sha256": result.sha256, "calibration": record}, text, json)

@@ -15,14 +15,17 @@ def evaluate(
     data: Data,
     split: Split = "val",
     threads: Threads = None,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Contact sheet (.png, .jpg): the 24 worst, truth beside.")
+    ] = None,
     trust: Trust = False,
     json: Json = None,
 ) -> None:
     """mIoU and per-class IoU of anything that segments.
 
-    Example: tsss-edge eval runs/camvid --data camvid --split val
+    Example: tsss-edge eval runs/camvid --data camvid --split val --sheet worst.png
     """
     from tsss_edge.scoring import evaluate as run
 
-    report = run(model, data, split=split, threads=threads, trust=trust)
+    report = run(model, data, split=split, threads=threads, trust=trust, sheet=sheet)
     emit(report, report.summary(), json)

@@ -28,18 +28,21 @@ def reproduce(
     """The paper's table: supervised, 50% and 0% strong, with each part on and off. Run it again to go on.
 
     A --config that names [folds] is a benchmark, such as benchmarks/photos.toml: it brings its own settings, folds and seeds.
+    --rows makes (or with --report scores) some of its rows alone; the supervised networks are always among them.
 
     Example: tsss-edge reproduce --data runs/rendered --source runs/source --seeds 0 --jobs 2 --out runs/table
 
     Example: tsss-edge reproduce --data voc_photos --source objects_source --config benchmarks/photos.toml --out runs/photos
+
+    Example: tsss-edge reproduce --data voc_photos --source objects_source --config photos.toml --rows 50:full,0:full --out runs/photos
     """
     from tsss_edge.config import read_toml
 
     if config is not None and "folds" in read_toml(config, dict):
-        chosen_elsewhere = {"--strong": strong, "--rows": rows, "--arch": arch, "--size": size, "--epochs": epochs}
+        chosen_elsewhere = {"--strong": strong, "--arch": arch, "--size": size, "--epochs": epochs}
         if given := [name for name, value in chosen_elsewhere.items() if value is not None]:
             raise typer.BadParameter(f"{config} is a benchmark, which says that itself; leave {', '.join(given)} out")
-        return benchmark(config, data, source, out, jobs, report, json)
+        return benchmark(config, data, source, out, rows, jobs, report, json)
     if report:
         raise typer.BadParameter("--report is for a benchmark: give a --config with [folds]")
     from tsss_edge.reproduce import choose_rows
@@ -56,13 +59,25 @@ def reproduce(
 
 
 def benchmark(
-    config: Path, data: Path, source: Path | None, out: Path, jobs: int, report: bool, json: str | None
+    config: Path,
+    data: Path,
+    source: Path | None,
+    out: Path,
+    rows: str | None,
+    jobs: int,
+    report: bool,
+    json: str | None,
 ) -> None:
     """Run a benchmark file, or score what is there of it."""
-    from tsss_edge.reproduce.results import collect, read_benchmark, run_benchmark
+    from tsss_edge.reproduce.results import collect, read_benchmark, run_benchmark, seed_runs
 
-    settings = read_benchmark(config, data)
-    result = collect(settings, data, source, out) if report else run_benchmark(settings, data, source, out, jobs=jobs)
+    settings, chosen = read_benchmark(config, data), opt.names(rows) if rows is not None else None
+    with opt.usage_errors():
+        seed_runs(settings, data, source, out, chosen)
+    if report:
+        result = collect(settings, data, source, out, rows=chosen)
+    else:
+        result = run_benchmark(settings, data, source, out, jobs=jobs, rows=chosen)
     opt.emit(result, result.summary(), json)
 
 

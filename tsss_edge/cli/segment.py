@@ -14,7 +14,10 @@ def segment(
     engine: Annotated[Path, typer.Argument(help="Engine, ONNX file or checkpoint.")],
     inputs: Annotated[list[str], typer.Argument(help="Pictures, folders or globs.")],
     out: Annotated[Path, typer.Option(help="Folder for the index PNGs.")],
-    overlay: Annotated[bool, flag("--overlay", "Also write blended pictures.")] = False,
+    overlay: Annotated[bool, flag("--overlay", "Also write pictures with masks, outlines, names.")] = False,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Contact sheet (.png, .jpg) of the first 24 pictures.")
+    ] = None,
     threads: Threads = None,
     ray: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Spread over a Ray cluster: HOST:PORT, auto, local.")
@@ -30,12 +33,14 @@ def segment(
     from tsss_edge.errors import DataError
 
     rebuild_first(engine, rebuild)
+    if ray is not None and sheet is not None:
+        raise typer.BadParameter("--sheet is drawn on this machine; leave out --ray")
     if ray is not None:
         from tsss_edge.deploy.segment_ray import segment_on_ray
 
         report = segment_on_ray(engine, inputs, out, address=ray, overlay=overlay, threads=threads)
     else:
-        report = run(engine, inputs, out, overlay=overlay, threads=threads)
+        report = run(engine, inputs, out, overlay=overlay, sheet=sheet, threads=threads)
     emit(report, report.summary(), json)
     if report.failed:
         failed = len(report.failed)

@@ -36,6 +36,12 @@ def stream(
     web: Annotated[
         str | None, typer.Option(metavar="[HOST:]PORT", help="Live page; on another host than loopback with a token.")
     ] = None,
+    draw: Annotated[
+        Literal["plain", "outlines", "names", "legend"],
+        typer.Option(
+            help="On videos and pictures: colours alone, outlines, class names, a legend; each with those before."
+        ),
+    ] = "plain",
     audio: Annotated[bool, typer.Option("--audio", help="Copy the sound of the source file into video files.")] = False,
     truth: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A mask for every frame (index PNG): report live IoU.")
@@ -59,6 +65,21 @@ def stream(
         Literal["off", "still", "motion"],
         typer.Option(help="Frames without network: unchanged ones (still), also moved ones (motion)."),
     ] = "off",
+    collect: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep frames worth labelling there, for `review` and `adapt`.")
+    ] = None,
+    budget: Annotated[str, typer.Option(metavar="SIZE", help="Most that --collect keeps.")] = "2GiB",
+    rate: Annotated[
+        str, typer.Option(metavar="N/h", help="Frames that --collect keeps in a time (s, min, h, d).")
+    ] = "10/h",
+    shadow: Annotated[
+        Path | None,
+        typer.Option(metavar="NEW", help="Engine that runs beside, to be compared; `promote NEW` swaps it in."),
+    ] = None,
+    promote_when: Annotated[
+        Path | None,
+        typer.Option(metavar="RULES.toml", help="When the shadow takes over by itself, and when it goes back."),
+    ] = None,
     sources: Annotated[
         Path | None,
         typer.Option(metavar="CAMERAS.TOML", help="Many cameras on this one engine, each with its own sinks."),
@@ -74,16 +95,24 @@ def stream(
 
     Example: tsss-edge stream fused.int8.xml street.mp4 out.mp4 --reference runs/camvid --parity-every 30
 
+    Example: tsss-edge stream fused.int8.xml street.mp4 named.mp4 --draw legend
+
     Example: tsss-edge stream fused.int8.xml --sources cameras.toml --web 8080
 
     Example: tsss-edge stream fused.int8.xml dog.mp4 --truth dog-masks --truth-class dog
+
+    Example: tsss-edge stream fused.int8.xml 0 --web 8080 --collect field --budget 2GiB --rate 10/h
+
+    Example: tsss-edge stream old.xml 0 --web 8080 --shadow new.xml --promote-when rules.toml
     """
     from tsss_edge.api import stream as run
     from tsss_edge.api import stream_many
+    from tsss_edge.field.collector import CollectPlan
 
     only_one = {
         "--reference": reference, "--min-agreement": min_agreement, "--policy": policy, "--audio": audio or None,
         "--truth": truth, "--truth-class": truth_class, "--reuse": None if reuse == "off" else reuse,
+        "--draw": None if draw == "plain" else draw,
     }  # fmt: skip
     if tls is not None and web is None:
         raise typer.BadParameter("--tls is of the live page; give --web [HOST:]PORT too")
@@ -112,6 +141,8 @@ def stream(
         raise typer.BadParameter("--min-agreement needs --reference, the checkpoint to agree with")
     if truth_class is not None and truth is None:
         raise typer.BadParameter("--truth-class says what the masks of --truth show; give that folder too")
+    if promote_when is not None and shadow is None:
+        raise typer.BadParameter("--promote-when needs --shadow, the engine to be promoted")
     rebuild_first(engine, rebuild)
     sinks = sink or ["null://"]
     report = run(
@@ -129,9 +160,13 @@ def stream(
         tls=tls,
         trusted_key=trusted_key,
         audio=audio,
+        draw=draw,
         truth=truth,
         truth_class=truth_class,
         encode=encode,
         reuse=reuse,
+        shadow=shadow,
+        promote_when=promote_when,
+        collect=CollectPlan.parse(collect, budget, rate) if collect is not None else None,
     )
     emit(report, one_line(report) if "-" in sinks else report.summary(), json)

@@ -29,6 +29,7 @@ from tsss_edge.bench.power import read_power
 from tsss_edge.errors import ArtifactError, GateError, UnavailableError
 from tsss_edge.export.build import build_in, engine_path, folder_beside, publish, require_free_names
 from tsss_edge.export.onnx_export import EngineSources
+from tsss_edge.export.openvino_build import saturation_note
 from tsss_edge.parity import check_parity
 
 
@@ -77,7 +78,7 @@ def choose_engine(
                 threads=threads,
                 store=False,
             )
-            engines.append(_with(timed, parity=report.record()))
+            engines.append(_with(timed, parity=report.record(), profile=report.profile))
             candidates.append(_candidate(engines[-1], report.problems))
         best, why = pick([c for c in candidates if c.passed], target)
         if best is None:
@@ -127,6 +128,7 @@ def _time_all(engines: Sequence[Engine], duration_s: float, threads: int | None)
 
 def _candidate(engine: Engine, problems: Sequence[str]) -> Candidate:
     latency, parity = engine.record.latency, engine.record.parity
+    wrong = [*problems, *filter(None, [saturation_note(engine.record)])]
     assert latency is not None and parity is not None
     return Candidate(
         precision=engine.record.precision,
@@ -136,7 +138,7 @@ def _candidate(engine: Engine, problems: Sequence[str]) -> Candidate:
         miou_drop=parity.miou_drop,
         pixel_agreement=parity.pixel_agreement,
         passed=parity.passed,
-        reason="passed" if parity.passed else f"failed: {'; '.join(problems)}",
+        reason="passed" if parity.passed else f"failed: {'; '.join(wrong)}",
     )
 
 

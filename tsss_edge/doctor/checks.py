@@ -18,7 +18,16 @@ from tsss_edge.artifacts import Struct
 from tsss_edge.backends.base import import_extra
 from tsss_edge.backends.cuda.gpus import Gpu, driver_problem, driver_version, first_gpu, gpus
 from tsss_edge.errors import UnavailableError
-from tsss_edge.machine import RTX_CAPABILITIES, cpu_flags, cpu_name, memory_bytes, usable_cores
+from tsss_edge.machine import (
+    DOT_PRODUCTS,
+    RTX_CAPABILITIES,
+    SEVEN_BITS,
+    cpu_flags,
+    cpu_name,
+    int8_saturates,
+    memory_bytes,
+    usable_cores,
+)
 
 Status = Literal["ok", "missing", "warning"]
 GIB = 1 << 30
@@ -73,9 +82,13 @@ def host_checks(folder: Path) -> list[Check]:
 
 def _isa(flags: tuple[str, ...]) -> Check:
     found = ", ".join(flags) or "none of " + ", ".join(ISA_FLAGS)
-    if any("vnni" in flag or flag in ("amx_int8", "asimddp") for flag in flags):
+    if any(flag in DOT_PRODUCTS for flag in flags):
         return Check(name="CPU instructions", status="ok", found=found)
-    fix = "INT8 works without VNNI, AMX or dot products, but slower and with saturation on old CPUs: trust the gate"
+    fix = (
+        "INT8 works without dot products, but it is slow; float may be faster here: let build-engine --eval-data choose"
+    )
+    if int8_saturates():
+        fix = f"no VNNI: INT8 sums saturate here. `{SEVEN_BITS}` makes a file for this CPU"
     return Check(name="CPU instructions", status="warning", found=found, fix=fix)
 
 

@@ -15,6 +15,7 @@ from tsss_edge.artifacts import Checkpoint, Engine, OnnxModel, Precision, Struct
 from tsss_edge.disk import held, scratch_folder, swap_in
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.export.onnx_export import EngineSources
+from tsss_edge.export.openvino_build import build_ir, ovc_command, saturation_note
 from tsss_edge.files import sha256_file
 from tsss_edge.onnxgraph.sessions import OpenVinoCompiler
 from tsss_edge.seals import write_sealed
@@ -67,9 +68,8 @@ def build_in(folder: Path, name: str, sources: EngineSources, precision: Precisi
     """
     source = sources.graph(precision, folder, _base(name, precision))
     require_whole(source)
-    if sources.target.backend == "openvino":
-        from tsss_edge.export.openvino_build import build_ir as run_builder
-    else:
+    run_builder = build_ir
+    if sources.target.backend != "openvino":
         from tsss_edge.export.tensorrt_build import build_plan as run_builder
     record = run_builder(source, sources.target, precision, folder, name)
     build = msgspec.structs.replace(record.build, kept=(*sources.kept(precision), *record.build.kept))
@@ -220,8 +220,6 @@ def _dry_row(sources: EngineSources, out: Path, precision: Precision) -> DryRow:
     command = note = ""
     try:
         if target.backend == "openvino":
-            from tsss_edge.export.openvino_build import ovc_command
-
             command = ovc_command(graph, path.name)
         else:
             from tsss_edge.export.tensorrt_build import dry_command
@@ -244,6 +242,8 @@ def build_summary(engine: Engine) -> str:
         lines.append(f"  given back to FP16: {', '.join(build.given_back_to_fp16)}")
     if build.dla is not None:
         lines.append(f"  DLA: {build.dla.text()}")
+    if note := saturation_note(record):
+        lines.append(f"  {note}")
     lines.append(f"  the same with the stock tool: {build.command}")
     if record.parity is None:
         lines.append(f"  not proven yet: tsss-edge parity {engine.path} --reference CHECKPOINT --data DATASET")

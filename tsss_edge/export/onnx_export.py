@@ -92,6 +92,7 @@ def export_onnx(
         objectness=objectness,
         precision=precision,
         checkpoint_sha256=source.sha256,
+        parent=source.meta.parent,
         tool=f"tsss-edge {tsss_edge.__version__}",
     )
     pictures = [load_picture(path, spec) for path in check_images] or generated_pictures(spec)
@@ -198,6 +199,10 @@ def require_agreement(out: Path, check: ExportCheck, precision: Precision) -> No
 # The graphs that engines are built from
 
 
+def _for_engines(model: OnnxModel) -> bool:
+    return model.meta.calibration is None or model.meta.calibration.pairs == "signed"
+
+
 class EngineSources:
     """A model and the graphs that its engines are built from: each is found or made once, whoever asks for it.
 
@@ -210,6 +215,10 @@ class EngineSources:
         loaded = load_artifact(model)
         if isinstance(loaded, Engine):
             raise ArtifactError(f"{loaded.path}: is an engine already; give the checkpoint or ONNX file it came from")
+        if isinstance(loaded, OnnxModel) and not _for_engines(loaded):
+            raise ArtifactError(
+                f"{loaded.path}: its roundings are for ONNX Runtime alone; calibrate again without --target ort"
+            )
         self.model, self.target, self.calib_data = loaded, target, calib_data
         self._graphs: dict[Precision, OnnxModel] = {}
         self._made: dict[Precision, tuple[str, ...]] = {}  # names of the files
@@ -247,7 +256,8 @@ class EngineSources:
             except ArtifactError:
                 continue
             record = twin.meta.calibration
-            if twin.meta.precision == "int8" and record is not None and record.onnx_sha256 == self.model.sha256:
+            made_of_it = record is not None and record.onnx_sha256 == self.model.sha256
+            if twin.meta.precision == "int8" and made_of_it and _for_engines(twin):
                 return twin
         return None
 

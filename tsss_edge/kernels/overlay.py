@@ -1,4 +1,4 @@
-"""Frame and labels -> blended frame on the CPU. The GPU twin is `overlay.cu`."""
+"""Frame and labels -> blended frame on the CPU, and outlines. The GPU twin of the blend is `overlay.cu`."""
 # Letters: H, W frame. A run is a stretch of a row with one label; runs that stay as they are cost a scan of 8 labels a step.
 
 from __future__ import annotations
@@ -68,6 +68,32 @@ def overlay(
     return plan(out, labels)
 
 
+class OutlinePlan:
+    """Solid lines in the classes' colours along the borders of regions. Made once for a frame size; calls allocate nothing."""
+
+    def __init__(self, frame_hw: tuple[int, int], palette: Palette, shown: Sequence[int], thickness: int = 1) -> None:
+        """Args: palette, shown: as in `overlay`. thickness: pixels of the line, on either side of a border."""
+        table, _ = tint_table(palette, 1.0, shown)
+        self.frame_hw = frame_hw
+        self._shown, self._thickness = table[:, 3] == 1, thickness
+        self._colours = np.zeros((IGNORE + 1, 3), np.uint8)
+        self._colours[: len(palette)] = np.array(palette, np.uint8)[:, ::-1]
+
+    def __call__(self, frame: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Draw on `frame`, (H,W,3) uint8 BGR, in place; give `frame`. labels: (H,W) uint8. Both C-contiguous.
+
+        A pixel of a shown class is of its line where a pixel of another label is at most `thickness` away, in its row or
+        column. The rim of the frame is no border.
+        Raises: ValueError: another shape, type or layout.
+        """
+        _require(frame, (*self.frame_hw, 3), "frame")
+        _require(labels, self.frame_hw, "labels")
+        flat = labels.reshape(-1)
+        words = flat[: flat.size // 8 * 8].view(np.uint64)
+        _outline(flat, words, self._shown, self._colours, self._thickness, self.frame_hw[1], frame.reshape(-1, 3))
+        return frame
+
+
 def tint_table(palette: Palette, alpha: float, shown: Sequence[int] | None) -> tuple[NDArray[np.uint16], int]:
     """Terms of the blend, for the GPU too: (256,4) uint16, for each label colour * a + 128 in BGR order and whether it is
     shown (1 or 0); and 256 - a. Raises: ValueError: as `overlay`."""
@@ -128,4 +154,38 @@ def _blend(labels, words, shown, tint, keep, rows):  # type: ignore[no-untyped-d
                 colour = tint[label, begin : begin + length]
                 for i in range(length):
                     pixels[i] = np.uint16(np.uint16(pixels[i]) * keep + colour[i]) >> np.uint16(8)
+            start = stop
+
+
+@compiled(void(write(uint8, 2), int64, int64, read(uint8, 2), int64))
+def _paint(pixels, start, stop, colours, label):  # type: ignore[no-untyped-def]
+    for p in range(start, stop):
+        for c in range(3):
+            pixels[p, c] = colours[label, c]
+
+
+@compiled(void(read(uint8, 1), read(uint64, 1), read(boolean, 1), read(uint8, 2), int64, int64, write(uint8, 2)))
+def _outline(labels, words, shown, colours, thickness, width, pixels):  # type: ignore[no-untyped-def]
+    """For each run: its ends, then what differs in the rows above and below, which are scanned 8 labels a step too."""
+    height = labels.size // width
+    for y in range(height):
+        row, end = y * width, (y + 1) * width
+        start = row
+        while start < end:
+            stop = run_end(labels, words, start, end)
+            label = labels[start]
+            if shown[label]:
+                if start > row:
+                    _paint(pixels, start, min(stop, start + thickness), colours, label)
+                if stop < end:
+                    _paint(pixels, max(start, stop - thickness), stop, colours, label)
+                for other in range(max(0, y - thickness), min(height, y + thickness + 1)):
+                    shift = (other - y) * width
+                    p = start + shift
+                    while p < stop + shift:
+                        if labels[p] == label:
+                            p = run_end(labels, words, p, stop + shift)
+                        else:
+                            _paint(pixels, p - shift, p - shift + 1, colours, label)
+                            p += 1
             start = stop

@@ -12,14 +12,13 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from tsss_edge.artifacts import IGNORE, Checkpoint, Preprocess, Struct
 from tsss_edge.data.ids import check_list_name, place
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset, write_mask
-from tsss_edge.disk import atomic_path, held, settle_all
+from tsss_edge.disk import held, settle_all
+from tsss_edge.drawing.sheet import Tile, tile, write_sheet
 from tsss_edge.errors import ArtifactError
 from tsss_edge.files import read_json, write_bytes, write_json
 from tsss_edge.label.annotate import Annotator, LabelConfig, Relabeller
@@ -27,14 +26,10 @@ from tsss_edge.label.edges import choose_edges
 from tsss_edge.label.foundation import FeatureNet, Feeding, TextMaps
 from tsss_edge.metrics import ConfusionMatrix
 from tsss_edge.scoring import Mask, Views, object_truth
+from tsss_edge.segment import SHEET
 
 MANIFEST = "manifest.json"  # of a folder of labels: how they were made
-SHEET = 24  # pictures on the contact sheet
-TILE = 128  # pixels a side of them
-COLUMNS = 4  # pairs in a row
 CHOICE = 100  # pictures that choose the filter
-
-Pair = tuple[NDArray[np.uint8], Mask]  # picture (H,W,3) RGB and its labels (H,W)
 
 
 class LabelReport(Struct, frozen=True):
@@ -103,14 +98,14 @@ def _label_all(
     out: Path,
     split: str,
 ) -> LabelReport:
-    dataset, pictures = supervision.dataset, list[Pair]()
+    dataset, pictures = supervision.dataset, list[Tile]()
     quality, start = LabelQuality(len(dataset.classes)), time.perf_counter()
     (out / MANIFEST).unlink(missing_ok=True)  # a folder with a manifest is complete, and from here on this one is not
     for image_id, mask in labeller.labels(views, supervision, config):
         write_mask(label_path(out, image_id), mask)
         quality.update(mask, dataset, image_id)
         if len(pictures) < SHEET:
-            pictures.append((dataset.image(image_id), mask))
+            pictures.append(tile(image_id, dataset.image(image_id), mask))
     seconds = time.perf_counter() - start
     report = LabelReport(
         images=len(views.ids),
@@ -254,7 +249,7 @@ class LabelQuality:
 
 
 def _write_folder(
-    out: Path, dataset: VocDataset, ids: Sequence[str], split: str, pictures: list[Pair], report: LabelReport
+    out: Path, dataset: VocDataset, ids: Sequence[str], split: str, pictures: list[Tile], report: LabelReport
 ) -> None:
     settle_all()
     write_bytes(
@@ -263,26 +258,5 @@ def _write_folder(
     )
     write_bytes(out / "classes.txt", "".join(f"{name}\n" for name in dataset.classes.names).encode())
     if pictures:
-        contact_sheet(out / "contact_sheet.png", pictures, dataset.classes.palette)
+        write_sheet(out / "contact_sheet.png", pictures, dataset.classes)
     write_json(out / MANIFEST, report)  # last
-
-
-def contact_sheet(path: Path, pictures: Sequence[Pair], palette: Sequence[tuple[int, int, int]]) -> None:
-    """Write one PNG to look at: picture and picture-with-labels side by side, in rows; unsure pixels (255) are white."""
-    rows = -(-len(pictures) // COLUMNS)
-    sheet = Image.new("RGB", (COLUMNS * 2 * TILE, rows * TILE))
-    for number, (image, mask) in enumerate(pictures):
-        row, column = divmod(number, COLUMNS)
-        for side, picture in enumerate((image, blend(image, mask, palette))):
-            tile = Image.fromarray(picture).resize((TILE, TILE))
-            sheet.paste(tile, ((2 * column + side) * TILE, row * TILE))
-    with atomic_path(path) as temporary:
-        sheet.save(temporary, format="PNG")
-
-
-def blend(image: NDArray[np.uint8], mask: Mask, palette: Sequence[tuple[int, int, int]]) -> NDArray[np.uint8]:
-    """Half image, half class colour; the background as it is, 255 white."""
-    colors = np.full((IGNORE + 1, 3), 255, np.uint8)
-    colors[: len(palette)] = palette
-    mixed = (image.astype(np.uint16) + colors[mask] + 1) // 2
-    return np.where((mask == 0)[..., None], image, mixed.astype(np.uint8))

@@ -22,6 +22,7 @@ from tsss_edge.errors import ArtifactError
 from tsss_edge.onnxgraph.view import CONVOLUTIONS, LEVELS, QDQ, OnnxGraph, attributes
 
 LEAST_SCALE = 1e-9  # of a weight channel that is all 0: TensorRT refuses a scale of 0
+DEPTHWISE = "depthwise"  # in a list of layers: all of them
 THIN = 16  # channels; below, INT8 kernels of GPUs are padded and gain nothing
 KEPT = "kept by choice (search puts the layers here that cost most)"
 _AXIS = {"Conv": 0, "ConvTranspose": 1}  # of the output channels in a weight
@@ -44,6 +45,12 @@ class PairOptions(Struct, frozen=True):
     first: bool = True  # quantize the layer that sees the picture
     last: bool = False  # quantize layers that make graph outputs (the classifier)
     residual: bool = True  # a pair on the skip input of Add
+    weight_bits: int = 8  # 7 halves the range of weights, for CPUs that add two products in 16 bits (machine.py)
+
+    @property
+    def weight_levels(self) -> int:
+        """Steps of a weight on each side: 127 of 8 bits, 63 of 7."""
+        return int(2 ** (self.weight_bits - 1)) - 1
 
 
 class PairDecision(Struct, frozen=True):
@@ -153,6 +160,19 @@ def _decide(
     return skip, f"pair on the skip input ({node.input[skip]}) only, the other comes from the layer it fuses with"
 
 
+def chosen_layers(model: onnx.ModelProto, names: Collection[str]) -> tuple[str, ...]:
+    """Names of layers and Adds that may be quantized; the word "depthwise" stands for all convolutions of one channel a group.
+
+    Raises: ArtifactError: no such node, or it has no pair under any options.
+    """
+    known = {d.node for d in plan(model, PairOptions(last=True)).decisions if d.quantized}
+    if strangers := sorted(set(names) - known - {DEPTHWISE}):
+        raise ArtifactError(f"no quantized layer {strangers[0]!r} in this graph; `tsss-edge inspect` lists them all")
+    depthwise = {n.name for n in model.graph.node if n.op_type == "Conv" and attributes(n).get("group", 1) > 1} & known
+    wanted = {*names} | (depthwise if DEPTHWISE in names else set())
+    return tuple(n.name for n in model.graph.node if n.name in wanted)
+
+
 def wanted_tensors(model: onnx.ModelProto) -> tuple[str, ...]:
     """Every tensor that may get a pair under any options: what to measure."""
     return plan(model, PairOptions(last=True)).activations
@@ -176,22 +196,23 @@ def insert_qdq(
     Args:    ranges: the magnitude of each tensor that becomes 127, as a CalibTable holds them.
     Raises:  ArtifactError: the graph is INT8 already, or the range of a tensor is missing.
     """
+    options = options or PairOptions()
     decided = plan(model, options)
     if missing := [t for t in decided.activations if t not in ranges]:
         raise ArtifactError(f"the calibration table has no range for {missing[0]}: it belongs to another graph")
-    return _Inserter(model, ranges).run(decided)
+    return _Inserter(model, ranges, options.weight_levels).run(decided)
 
 
-def weight_scales(weight: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    """One scale an output channel: largest magnitude / 127, so that weights use -127 to 127."""
+def weight_scales(weight: NDArray[np.float32], axis: int, levels: int = LEVELS) -> NDArray[np.float32]:
+    """One scale an output channel: largest magnitude / `levels`, so that weights use -levels to levels."""
     peaks = np.abs(weight).max(axis=tuple(d for d in range(weight.ndim) if d != axis))
-    scales: NDArray[np.float32] = np.maximum(peaks / LEVELS, LEAST_SCALE).astype(np.float32)
+    scales: NDArray[np.float32] = np.maximum(peaks / levels, LEAST_SCALE).astype(np.float32)
     return scales
 
 
 class _Inserter:
-    def __init__(self, model: onnx.ModelProto, ranges: Mapping[str, float]) -> None:
-        self.graph, self.ranges = OnnxGraph(model), ranges
+    def __init__(self, model: onnx.ModelProto, ranges: Mapping[str, float], weight_levels: int) -> None:
+        self.graph, self.ranges, self.weight_levels = OnnxGraph(model), ranges, weight_levels
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
         self.made: dict[str, str] = {}
@@ -204,7 +225,8 @@ class _Inserter:
                     node.input[index] = self._pair(tensor, np.array(self.ranges[tensor] / LEVELS, np.float32))
             if node.name in decided.weights:
                 weight, axis = node.input[1], _AXIS[node.op_type]
-                node.input[1] = self._pair(weight, weight_scales(self.graph.weight(weight), axis), axis=axis)
+                scales = weight_scales(self.graph.weight(weight), axis, self.weight_levels)
+                node.input[1] = self._pair(weight, scales, axis=axis)
             node.doc_string = f"{'INT8' if decision.quantized else 'float'}: {decision.reason}"
             self.nodes.append(node)
         result = deepcopy(self.graph.model)

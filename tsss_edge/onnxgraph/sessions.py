@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from time import perf_counter
@@ -16,23 +16,25 @@ from tsss_edge.artifacts import Precision
 from tsss_edge.backends.base import Outputs, import_extra
 from tsss_edge.backends.ov import compile_ir, compile_options, read_ir
 from tsss_edge.errors import ArtifactError, UnavailableError
+from tsss_edge.onnxgraph.openvino_pairs import fast_pairs
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+NO_PEAKS: Mapping[str, float] = {}
 ROUNDS = 30  # of timing; graphs take turns, so that other work on the machine slows all of them alike
 
 RunPicture = Callable[[NDArray[np.uint8]], Outputs]  # (1,H,W,3) uint8 RGB -> outputs by name, valid until the next call
 
 
 class Compiler(Protocol):
-    """Makes functions of graphs."""
+    """Makes functions of graphs. peaks: largest magnitudes of float tensors, where calibration saw them (`fast_pairs`)."""
 
     @property
     def name(self) -> str: ...
     @property
     def floats(self) -> tuple[Precision, ...]: ...  # precisions in which it runs a float graph here
-    def __call__(self, graph: Any, precision: Precision) -> RunPicture: ...
+    def __call__(self, graph: Any, precision: Precision, peaks: Mapping[str, float] = ...) -> RunPicture: ...
 
 
 def pick_compiler() -> Compiler:
@@ -54,11 +56,13 @@ class OpenVinoCompiler:
         abilities = import_extra("openvino", "cpu").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return ("fp32", "bf16") if "BF16" in abilities else ("fp32",)
 
-    def __call__(self, graph: Any, precision: Precision) -> RunPicture:
+    def __call__(self, graph: Any, precision: Precision, peaks: Mapping[str, float] = NO_PEAKS) -> RunPicture:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "candidate.onnx"
             path.write_bytes(with_batch(graph, 1).SerializeToString())
-            compiled = compile_ir(read_ir(path), "CPU", compile_options(precision, slots=1, threads=None))
+            model = read_ir(path)
+            fast_pairs(model, graph, peaks)
+            compiled = compile_ir(model, "CPU", compile_options(precision, slots=1, threads=None))
         request = compiled.create_infer_request()
         names = [o.name for o in graph.graph.output]
 
@@ -75,7 +79,7 @@ class OnnxRuntimeCompiler:
     name = "ONNX Runtime"
     floats: tuple[Precision, ...] = ("fp32",)
 
-    def __call__(self, graph: Any, precision: Precision) -> RunPicture:
+    def __call__(self, graph: Any, precision: Precision, peaks: Mapping[str, float] = NO_PEAKS) -> RunPicture:
         return run_tensors(graph, [o.name for o in graph.graph.output], fused=True)
 
 

@@ -18,6 +18,7 @@ CONVOLUTIONS = ("Conv", "ConvTranspose")  # the layers that get pairs
 LAYERS = (*CONVOLUTIONS, "Gemm", "MatMul")  # everything that multiplies by weights
 INPUT_PEAK = 255.0  # of a uint8 picture
 _MOVES = ("Cast", "Transpose", "Reshape", "Identity")  # keep values as they are
+_KEEP_SIGN = (*_MOVES, *QDQ, "MaxPool", "AveragePool", "GlobalAveragePool", "Resize")
 
 
 class OnnxGraph:
@@ -151,6 +152,23 @@ class OnnxGraph:
                 mean += float(value.item())
             tensor = node.input[0]
         return max(abs(mean), abs(INPUT_PEAK - mean)) if tensor in self.inputs else None
+
+    def never_negative(self, tensor: str) -> bool:
+        """Whether no picture can make a value of `tensor` negative, as far as the graph tells."""
+        if tensor in self.inputs:
+            return True  # a uint8 picture
+        node = self.maker.get(tensor)
+        if node is None:
+            return False
+        if node.op_type == "Clip":
+            least = self.constant(node.input[1]) if len(node.input) > 1 else None
+            return least is not None and float(least.min()) >= 0
+        if node.op_type in ("Add", "Concat"):
+            return all(self.never_negative(name) for name in node.input)
+        cubic = attributes(node).get("mode") == b"cubic"  # it overshoots
+        return node.op_type == "Relu" or (
+            node.op_type in _KEEP_SIGN and not cubic and self.never_negative(node.input[0])
+        )
 
     def reaches_output(self, node: NodeProto) -> bool:
         """Whether a graph output depends on `node` without another convolution between."""

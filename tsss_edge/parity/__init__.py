@@ -99,7 +99,7 @@ def check_parity(
             StageCounts(name, model.path.name, stack.enter_context(open_backend(model, threads=threads)))
             for name, model in models.items()
         ]
-        measure(stages, dataset, ids, boundary_px=BOUNDARY_PX)
+        profile = measure(stages, dataset, ids, boundary_px=BOUNDARY_PX)
         require_labelled(stages[0].matrix, dataset, split)
         report = judge(
             stages,
@@ -114,6 +114,7 @@ def check_parity(
             notes=notes,
             provenance=_provenance(subject, checkpoint, data),
             min_reference=min_reference,
+            profile=profile,
         )
         report = _look_into_quantization(report, models, calibration, dataset, ids)
         if report_dir is not None:
@@ -122,7 +123,7 @@ def check_parity(
             seen = look_again(stages[0], stages[-1], dataset, [image.id for image in report.worst])
             write_report(report, seen, dataset.classes, report_dir)
     if store and isinstance(subject, Engine) and subject.checked:
-        subject.with_record(parity=report.record())
+        subject.with_record(parity=report.record(), profile=report.profile)
     return report
 
 

@@ -10,9 +10,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import IGNORE, Classes, Struct
+from tsss_edge.artifacts import IGNORE, Classes, FieldProfile, Struct
 from tsss_edge.backends import Backend
 from tsss_edge.data.voc import VocDataset
+from tsss_edge.field.figures import Meter, Values, profile_of
 from tsss_edge.metrics import agreement_counts, boundary_band
 from tsss_edge.scoring import Answer, Mask, SplitCounts, backend_answers, counted, pictures
 
@@ -78,8 +79,12 @@ class Seen:
     engine: Mask
 
 
-def measure(stages: Sequence[StageCounts], dataset: VocDataset, ids: Sequence[str], *, boundary_px: int) -> None:
-    """Run all stages on all pictures; the counts are left in the stages."""
+def measure(
+    stages: Sequence[StageCounts], dataset: VocDataset, ids: Sequence[str], *, boundary_px: int
+) -> FieldProfile | None:
+    """Run all stages on all pictures; the counts are left in the stages. Returns the profile of the last one's answers."""
+    meter = Meter(stages[-1].backend.classes)
+    figures: list[Values] = []
     shown = tee(pictures(dataset, ids, "parity"), len(stages))
     networks = [(s.answers(images), s.counts) for s, images in zip(stages, shown, strict=True)]
     for truth, answers in counted(networks, dataset.mask):
@@ -88,6 +93,18 @@ def measure(stages: Sequence[StageCounts], dataset: VocDataset, ids: Sequence[st
         band = boundary_band(reference.labels, boundary_px) & seen
         for stage, answer in zip(stages, answers, strict=True):
             stage.compare(answer, reference, seen, band, truth)
+        figures.append(_figures(meter, answers[-1]))
+    return profile_of(meter.names, figures)
+
+
+def _figures(meter: Meter, answer: Answer) -> Values:
+    logits, objectness = answer.outputs.get("logits"), answer.outputs.get("objectness")
+    return meter.measure(
+        None if logits is None else logits[0],
+        None if objectness is None else objectness[0, 0],
+        answer.labels,
+        answer.placement,
+    )
 
 
 def look_again(reference: StageCounts, engine: StageCounts, dataset: VocDataset, ids: Sequence[str]) -> list[Seen]:

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import ParityRecord, Struct
+from tsss_edge.artifacts import FieldProfile, ParityRecord, Struct
 from tsss_edge.metrics import miou_drop_interval, per_class
 from tsss_edge.parity.int8_checks import LayerReport
 from tsss_edge.parity.measure import StageCounts, WorstImage
@@ -68,6 +68,7 @@ class ParityReport(Struct, frozen=True):
     guilty: str  # the step that changes mIoU most, in words; empty when no step changes it
     layers: LayerReport | None = None  # float against INT8 graph, where both were found
     provenance: dict[str, str] = msgspec.field(default_factory=dict)
+    profile: FieldProfile | None = None  # what the engine said of the set, for `stream` to compare with
 
     def __bool__(self) -> bool:
         return self.passed
@@ -227,6 +228,7 @@ def judge(
     notes: Sequence[str],
     provenance: dict[str, str],
     min_reference: float | None = None,
+    profile: FieldProfile | None = None,
 ) -> ParityReport:
     """Counted stages -> the report."""
     results = stage_results(stages)
@@ -258,6 +260,7 @@ def judge(
         notes=(*notes, *_notes(results[-1].drop, low, high, max_drop, leak, images)),
         guilty=guilty_step(results),
         provenance=provenance,
+        profile=profile,
     )
 
 

@@ -9,7 +9,7 @@ other, rows on other data stand in OUT/seed-N/ROW/, and what is found there is n
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -132,13 +132,14 @@ LAYERS = ("lnet", "classifier", "labels", "relabels", "pnet")
 
 @dataclass(frozen=True)
 class BenchmarkRun:
-    """One seed of a benchmark in its folder."""
+    """One seed of a benchmark in its folder. rows: the keys that are wanted beside the denominators; None: all."""
 
     benchmark: Benchmark
     data: Path
     source: Path | None
     out: Path
     seed: int
+    rows: tuple[str, ...] | None = None
 
     @property
     def config(self) -> TrainConfig:
@@ -151,10 +152,27 @@ class BenchmarkRun:
         zero: dict[str, tuple[str, ...]] = {ZERO: ()} if self.source and protocol in (None, "0") else {}
         return {**half, **zero}
 
+    def keys(self) -> tuple[str, ...]:
+        """Every row that this benchmark can make, in the table's order, whatever `rows` says."""
+        networks = [f"100:{name}" for name in self.supervised_names()]
+        lnets = [f"{protocol}:lnet" for protocol in ("50", "0") if self.folds(protocol)]
+        return (*networks, *lnets, *(v.key for v in self._possible()))
+
     def variants(self, *, first: bool) -> list[Variant]:
-        """The rows of this seed; `first`: it makes all of them. One that differs from "full" in nothing is left out."""
-        wanted = [v for v in VARIANTS if (first or not v.first_seed_only) and (v.protocol != "0" or self.source)]
-        return [v for v in wanted if v.name == "full" or v.other_data or self._differs(v)]
+        """The wanted rows of the method of this seed; `first`: it makes those of one seed too."""
+        return [v for v in self._possible() if (first or not v.first_seed_only) and self._wants(v.key)]
+
+    def _possible(self) -> list[Variant]:
+        """One that differs from "full" in nothing is left out, as is 0% without a source."""
+        known = [v for v in VARIANTS if v.protocol != "0" or self.source]
+        return [v for v in known if v.name == "full" or v.other_data or self._differs(v)]
+
+    def lnet_protocols(self) -> list[str]:
+        """Those whose L-Nets are wanted as rows of their own."""
+        return [p for p in ("50", "0") if self.folds(p) and self._wants(f"{p}:lnet")]
+
+    def _wants(self, key: str) -> bool:
+        return self.rows is None or key in self.rows
 
     def _differs(self, variant: Variant) -> bool:
         ours = (self.benchmark.switches, self.benchmark.relabel)
@@ -163,6 +181,8 @@ class BenchmarkRun:
     def steps(self, *, first: bool) -> list[WorkStep]:
         """All work of this seed, by layers; in one, what the table needs first comes first."""
         found = [WorkStep(name, 0, partial(self.supervised, name)) for name in self.supervised_names()]
+        for fold in (fold for protocol in self.lnet_protocols() for fold in self.folds(protocol)):
+            found.append(WorkStep(f"{fold}/lnet", LAYERS.index("lnet"), partial(self.lnet, fold)))
         for variant in self.variants(first=first):
             for fold in self.folds(variant.protocol):
                 prefix = f"{variant.name}/{fold}" if variant.other_data else fold
@@ -262,3 +282,14 @@ class BenchmarkRun:
             switches=switches,
             resume=True,
         )
+
+
+def choose_keys(run: BenchmarkRun, names: Sequence[str] | None) -> tuple[str, ...] | None:
+    """`names` checked against what the benchmark can make; None (all) stays None.
+
+    Raises: ValueError: a row that it cannot make, such as one of the 0% protocol without a source set.
+    """
+    known = run.keys()
+    if unknown := sorted(set(names or ()) - set(known)):
+        raise ValueError(f"unknown row {unknown[0]!r}; this benchmark, on these sets, has {', '.join(known)}")
+    return None if names is None else tuple(names)

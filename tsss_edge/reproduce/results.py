@@ -18,7 +18,7 @@ from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
 from tsss_edge.files import write_json
 from tsss_edge.reproduce import Task, workers
-from tsss_edge.reproduce.benchmark import ZERO, Benchmark, BenchmarkRun, Variant
+from tsss_edge.reproduce.benchmark import ZERO, Benchmark, BenchmarkRun, Variant, choose_keys
 from tsss_edge.reproduce.foldscore import label_scores, net_score, object_score, on_both, ready
 from tsss_edge.reproduce.table import PAPER, Spread
 from tsss_edge.reproduce.trivial import everything, filled, fit_low_level, foreground_iou, most_frequent
@@ -49,7 +49,7 @@ class ResultRow(Struct, frozen=True):
 
 
 class BenchmarkResult(Struct, frozen=True):
-    """`ratios`: of "full" by protocol, as far as they were run. `missing`: work steps that were not finished."""
+    """`ratios`: of "full" by protocol, as far as they were run. `missing`: work steps of the wanted rows that were not finished."""
 
     miou7: float | None  # of the denominator: the better supervised network, mean over seeds
     ratios: dict[str, float]
@@ -86,28 +86,48 @@ def read_benchmark(path: Path, data: Path) -> Benchmark:
 
 
 def run_benchmark(
-    benchmark: Benchmark, data: Path, source: Path | None, out: Path, *, jobs: int = 1
+    benchmark: Benchmark,
+    data: Path,
+    source: Path | None,
+    out: Path,
+    *,
+    jobs: int = 1,
+    rows: Sequence[str] | None = None,
 ) -> BenchmarkResult:
     """Do all work that is left, seed by seed, and collect; OUT/benchmark.json is written after every seed.
 
     Args:   jobs: networks that train at once, a process each.
-    Raises: DataError, ArtifactError: as the stages.
+            rows: keys such as "50:full" (default: all); the supervised networks are always among them.
+    Raises: ValueError: an unknown row. DataError, ArtifactError: as the stages.
     """
-    whole, data = data, benchmark.set_of(data, out)
+    runs = seed_runs(benchmark, data, source, out, rows)
     with workers(jobs, out / "jobs.log") as do:
-        for seed in benchmark.seeds:
-            run = BenchmarkRun(benchmark, data, source, out / f"seed-{seed}", seed)
-            for _, layer in groupby(run.steps(first=seed == benchmark.seeds[0]), key=lambda step: step.layer):
+        for run in runs:
+            for _, layer in groupby(run.steps(first=run is runs[0]), key=lambda step: step.layer):
                 do([Task(step.name, step.call) for step in layer])
-            result = collect(benchmark, whole, source, out)
+            result = collect(benchmark, data, source, out, rows=rows)
             write_json(out / RESULT, result)
     return result
 
 
-def collect(benchmark: Benchmark, data: Path, source: Path | None, out: Path) -> BenchmarkResult:
-    """Read and score what is there of a benchmark; trains nothing."""
+def seed_runs(
+    benchmark: Benchmark, data: Path, source: Path | None, out: Path, rows: Sequence[str] | None = None
+) -> list[BenchmarkRun]:
+    """One run a seed, first seed first. Raises: ValueError: an unknown row."""
+    chosen = choose_keys(BenchmarkRun(benchmark, data, source, out, benchmark.seeds[0]), rows)
     data = benchmark.set_of(data, out)
-    runs = [BenchmarkRun(benchmark, data, source, out / f"seed-{seed}", seed) for seed in benchmark.seeds]
+    return [BenchmarkRun(benchmark, data, source, out / f"seed-{seed}", seed, chosen) for seed in benchmark.seeds]
+
+
+def collect(
+    benchmark: Benchmark, data: Path, source: Path | None, out: Path, *, rows: Sequence[str] | None = None
+) -> BenchmarkResult:
+    """Read and score what is there of a benchmark, or of some `rows` of it; trains nothing.
+
+    Raises: ValueError: an unknown row.
+    """
+    runs = seed_runs(benchmark, data, source, out, rows)
+    data = runs[0].data
     supervised = {name: _cells(runs, _supervised, name) for name in runs[0].supervised_names()}
     better = {
         run.seed: max(values)
@@ -115,15 +135,15 @@ def collect(benchmark: Benchmark, data: Path, source: Path | None, out: Path) ->
         if len(values := [c.miou7 for cells in supervised.values() for c in cells if c.seed == run.seed and c.miou7])
         == len(supervised)
     }
-    rows = [_row(f"100:{name}", cells, better) for name, cells in supervised.items()]
-    rows += [_row(f"{p}:lnet", _cells(runs, _lnets, p), better) for p in ("50", "0")]
-    rows += [_row(v.key, _cells(runs, _pnets, v), better) for v in runs[0].variants(first=True)]
+    found = [_row(f"100:{name}", cells, better) for name, cells in supervised.items()]
+    found += [_row(f"{p}:lnet", _cells(runs, _lnets, p), better) for p in runs[0].lnet_protocols()]
+    found += [_row(v.key, _cells(runs, _pnets, v), better) for v in runs[0].variants(first=True)]
     dataset = VocDataset.open(data)
-    full = {row.key: row for row in rows}
+    full = {row.key: row for row in found}
     return BenchmarkResult(
         miou7=statistics.fmean(better.values()) if better else None,
         ratios={p: row.ratio.mean for p in ("50", "0") if (row := full.get(f"{p}:full")) and row.ratio},
-        rows=tuple(row for row in rows if row.cells),
+        rows=tuple(row for row in found if row.cells),
         trivial=tuple(trivial_rows(runs[0])),
         missing=tuple(missing(runs)),
         benchmark=benchmark,

@@ -111,8 +111,11 @@ class CpuStages:
         if blend:
             with timed(stages_ms, "overlay"):
                 self._paint(done, frame.picture)
-        objectness = done.outputs["objectness"][0, 0] if "objectness" in done.outputs else None
-        return FrameResult(frame, done.labels, objectness, done.blended if blend else None, stages_ms)
+        given = {name: array[0] for name, array in done.outputs.items()}
+        objectness = given["objectness"][0] if "objectness" in given else None
+        blended = done.blended if blend else None
+        logits, features = given.get("logits"), given.get("features")
+        return FrameResult(frame, done.labels, objectness, blended, stages_ms, logits=logits, features=features)
 
     def free(self, slot: int) -> None:
         """Nothing: the arrays stay for the next frame."""

@@ -99,7 +99,8 @@ class EngineSlot:
         """The result of `frame`, with the name and the classes of the engine that made it."""
         served = self._of[slot]
         result = served.stages.result(slot, frame, stages_ms)
-        result.engine, result.classes = served.name, served.backend.classes
+        if not result.engine:  # stages that stand for several engines have said which
+            result.engine, result.classes = served.name, served.backend.classes
         return result
 
     def free(self, slot: int) -> None:

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Classes
+from tsss_edge.field.collector import CollectStatus
+from tsss_edge.field.drift import Drift
 from tsss_edge.kernels.preprocess_yuv import yuv_to_bgr
 from tsss_edge.kernels.yuv import Yuv
 
@@ -64,6 +66,10 @@ class FrameResult:
     age_ms: float = 0.0  # from capture to mask
     parity: dict[str, Any] | None = None  # last verdict of the parity watch
     dropped: int = 0  # frames of the source without a mask, up to this one
+    logits: NDArray[np.floating] | None = None  # (K,h,w) of the network input; None where they never reach the CPU
+    features: NDArray[np.floating] | None = None  # (C,h,w) of the encoder's last stage, where they were asked for
+    drift: Drift | None = None  # what the drift watch thinks
+    collected: CollectStatus | None = None  # how full the folder of collected frames is
     engine: str = ""  # that made it
     classes: Classes | None = None  # of that engine
     _bgr: NDArray[np.uint8] | None = field(default=None, init=False, repr=False)

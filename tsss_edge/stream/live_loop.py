@@ -6,17 +6,24 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
-from tsss_edge.backends import AsyncBackend
+from tsss_edge.artifacts import Classes
+from tsss_edge.backends import AsyncBackend, open_backend
+from tsss_edge.drawing import Draw, Drawer
+from tsss_edge.field.collector import CollectPlan
+from tsss_edge.field.rules import read_rules
 from tsss_edge.stream.encoders import Preset
 from tsss_edge.stream.engine_slot import EngineSlot, Served
-from tsss_edge.stream.frames import FrameResult, Sink, Source
-from tsss_edge.stream.opening import open_engine, open_stages, require_gate
-from tsss_edge.stream.pipeline import Pipeline
+from tsss_edge.stream.field_watch import FieldWatch
+from tsss_edge.stream.frames import FrameResult, Sink, Source, bgr_of
+from tsss_edge.stream.opening import open_engine, open_field, open_served, open_stages, require_gate
+from tsss_edge.stream.pipeline import Pipeline, timed
 from tsss_edge.stream.process import Interrupts, decode_threads, opencv_threads
 from tsss_edge.stream.recorder import Recorder, StreamReport
 from tsss_edge.stream.reuse import Reuse
+from tsss_edge.stream.rollout import Rollout, RolloutPlan
 from tsss_edge.stream.sinks import WindowSink, open_sinks, require_sinks
 from tsss_edge.stream.sources import Policy, is_live, open_source, require_source
 from tsss_edge.stream.status import StatusLine
@@ -41,10 +48,14 @@ def stream(
     force: bool = False,
     web: str | None = None,
     audio: bool = False,
+    draw: Draw = "plain",
     truth: Path | None = None,
     truth_class: str | None = None,
     encode: Preset = "auto",
     reuse: Reuse = "off",
+    collect: CollectPlan | None = None,
+    shadow: Path | None = None,
+    promote_when: Path | None = None,
     trusted_key: Path | None = None,
     tls: tuple[Path, Path] | None = None,
 ) -> StreamReport:
@@ -58,7 +69,10 @@ def stream(
              policy: "latest" or "block"; default by the kind of source. max_frames: with a mask.
              threads: of the network; default: all cores. web: `[HOST:]PORT` of the live page.
              audio: video files get the sound of the source, which is a file.
+             draw: what sinks that show pictures get beside the colours: outlines, names, a legend.
              encode: what writes H.264, see `encoders`. reuse: which frames need no network, see `reuse`.
+             shadow: an engine that runs beside this one and may take its place. promote_when: TOML of `field/rules.py`.
+             collect: where frames worth labelling are kept, and how many.
              truth: folder with a mask for every frame of the source. truth_class: the one class that its masks show.
              trusted_key: public key that must have signed the engine's record. tls: certificate and key of the page.
     Raises:  GateError: the engine's gate failed (unless `force`), or agreement fell below `min_agreement`.
@@ -71,11 +85,18 @@ def stream(
     require_source(source)
     require_sinks(sinks)
     require_gate(engine, force=force, trusted_key=trusted_key)
+    rules = read_rules(promote_when)
+    if shadow is not None:
+        require_gate(shadow, force=force, trusted_key=trusted_key)
     with ExitStack() as stack:
-        backend = open_engine(engine, live=is_live(source, policy), threads=threads)
+        live = is_live(source, policy)
+        backend = open_engine(engine, live=live, threads=threads, features=collect is not None)
         stack.callback(backend.close)
         masks = TruthFolder(truth, backend.classes, truth_class) if truth is not None else None
-        checks = Checks.open(backend, source, reference, parity_every, min_agreement, masks)
+        field = open_field(
+            [engine, *([shadow] if shadow else [])], backend, collect, source=parse_source(source).shown, live=live
+        )
+        checks = Checks.open(backend, source, reference, parity_every, min_agreement, masks, field)
         stack.callback(checks.close)
         # The source last: a camera that runs while networks are loaded only drops frames.
         opened = stack.enter_context(closing(open_source(source, policy=policy, decode_threads=decode_threads())))
@@ -96,10 +117,28 @@ def stream(
             stack.callback(sink.close)
         if web is not None:
             outputs.append(
-                stack.enter_context(closing(_open_page(web, backend, opened, recorder, engine.name, source, tls)))
+                stack.enter_context(
+                    closing(_open_page(web, backend, opened, recorder, engine.name, source, field, tls))
+                )
             )
+        blend = any(sink.wants_overlay for sink in outputs)
+        opener = partial(
+            open_served, live=live, threads=threads, blend=blend, features=collect is not None, reuse=reuse
+        )
+        plan = None
+        if shadow is not None:
+            plan = RolloutPlan(engine, shadow, rules, opener, partial(open_backend, threads=1))
         ended = run(
-            opened, backend, outputs, recorder, checks=checks, max_frames=max_frames, reuse=reuse, engine=engine.name
+            opened,
+            backend,
+            outputs,
+            recorder,
+            checks=checks,
+            pen=Pen(backend.classes, draw),
+            max_frames=max_frames,
+            reuse=reuse,
+            engine=engine.name,
+            plan=plan,
         )
         return StreamReport(
             engine=engine.name,
@@ -108,6 +147,8 @@ def stream(
             parity=checks.parity,
             miou=checks.miou,
             iou=checks.per_class,
+            drift=checks.drift,
+            rollout=recorder.rollout,
             reconnects=int(getattr(opened, "reconnects", 0)),
             unreadable=tuple(getattr(opened, "unreadable", ())),
             ended=ended,
@@ -122,26 +163,39 @@ def run(
     recorder: Recorder,
     *,
     checks: Checks | None = None,
+    pen: Pen | None = None,
     max_frames: int | None = None,
     reuse: Reuse = "off",
     engine: str = "",
+    plan: RolloutPlan | None = None,
 ) -> str:
     """Run everything between open and close. Returns what ended it: "source", "max-frames" or "interrupted".
 
-    Args: engine: its name, for the results.
+    Args: engine: its name, for the results. plan: another engine that may take over.
     """
     blend = any(sink.wants_overlay for sink in sinks)
     opened = open_stages(backend, blend=blend, reuse=reuse)
     stages, ended = EngineSlot(Served(engine, backend, opened)), "source"
     try:
-        with closing(stages), Interrupts() as interrupts, opencv_threads(1), closing(StatusLine(source, recorder)):
+        with (
+            closing(stages),
+            Interrupts() as interrupts,
+            opencv_threads(1),
+            closing(StatusLine(source, recorder)),
+            ExitStack() as stack,
+        ):
             pipeline = Pipeline(source, stages)
+            rollout = stack.enter_context(closing(Rollout(plan, stages, recorder))) if plan is not None else None
             with closing(pipeline.results()) as results:
                 for result in results:
                     with interrupts.held():  # a frame is in every file and every count, or in none
                         result.dropped = recorder.dropped_before(result)
+                        if pen is not None and blend:
+                            pen.write(result)
                         _deliver(result, sinks, checks)
                         recorder.add(result)
+                        if rollout is not None:
+                            rollout.add(result)
                         pipeline.recycle(result)
                     if recorder.frames == max_frames:
                         ended = "max-frames"
@@ -152,6 +206,26 @@ def run(
         ended = "interrupted"
     recorder.runs_on = stages.name
     return ended
+
+
+class Pen:
+    """Draws on the blended frames of a stream, between the kernel and the sinks; "plain" costs nothing."""
+
+    def __init__(self, classes: Classes, draw: Draw) -> None:
+        self._classes, self._draw = classes, draw
+        self._drawer: Drawer | None = None
+
+    def write(self, result: FrameResult) -> None:
+        """Draw on `result.painted`, timed as the stage `draw`; planes become BGR first."""
+        if self._draw == "plain" or result.painted is None:
+            return
+        with timed(result.stages_ms, "draw"):
+            result.painted = frame = bgr_of(result.painted)
+            classes = result.classes or self._classes  # a promoted engine may bring others
+            if self._drawer is None or self._drawer.frame_hw != frame.shape[:2] or classes != self._classes:
+                self._classes = classes
+                self._drawer = Drawer(classes, (frame.shape[0], frame.shape[1]), self._draw)
+            self._drawer(frame, result.labels)
 
 
 def _deliver(result: FrameResult, sinks: Sequence[Sink], checks: Checks | None) -> None:
@@ -174,6 +248,7 @@ def _open_page(
     recorder: Recorder,
     engine_name: str,
     source_text: str,
+    field: FieldWatch | None,
     tls: tuple[Path, Path] | None,
 ) -> Sink:
     from tsss_edge.stream.web import open_web
@@ -187,6 +262,7 @@ def _open_page(
         engine_name=engine_name,
         source_name=parse_source(source_text).shown,
         objectness=any(spec.name == "objectness" for spec in backend.outputs),
+        example=field.example if field is not None else None,
         tls=tls,
     )
     sys.stderr.write(f"live page: {page.url}\n")

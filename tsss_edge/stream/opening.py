@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from tsss_edge.artifacts import Checkpoint, Engine
+from tsss_edge.artifacts import Checkpoint, Engine, FieldProfile
 from tsss_edge.backends import AsyncBackend, open_backend
 from tsss_edge.backends.batching import BatchingBackend
 from tsss_edge.backends.ov import MAX_STREAMS
 from tsss_edge.errors import ArtifactError, GateError, UnavailableError
+from tsss_edge.field.collector import Collector, CollectPlan
 from tsss_edge.machine import usable_cores
 from tsss_edge.signing import require_signed
 from tsss_edge.stream.cpu_stages import CpuStages
 from tsss_edge.stream.cuda_slot import DeviceEngine
 from tsss_edge.stream.cuda_stages import IN_FLIGHT, open_cuda_stages
+from tsss_edge.stream.engine_slot import Served
+from tsss_edge.stream.field_watch import FieldWatch
 from tsss_edge.stream.pipeline import Stages, ready_results, slots_needed
 from tsss_edge.stream.reuse import Reuse, ReuseStages
 
@@ -60,12 +63,50 @@ def require_gate(path: Path, *, force: bool, trusted_key: Path | None = None) ->
         )
 
 
-def open_engine(path: Path, *, live: bool, threads: int | None, batch_wait_ms: float | None = None) -> AsyncBackend:
+def profile_of_engine(path: Path) -> FieldProfile | None:
+    """What the engine's record says of its evaluation set; None for a checkpoint, or where no gate was held."""
+    return None if is_checkpoint(path) else Engine.load_record(path).profile
+
+
+def open_field(
+    paths: Sequence[Path], backend: AsyncBackend, collect: CollectPlan | None, *, source: str, live: bool
+) -> FieldWatch | None:
+    """The watch over drift and the collector of frames; None where no engine has a profile and nothing is collected.
+
+    paths: the engine in service, and another that may take over.
+    """
+    profiles = {path.name: profile_of_engine(path) for path in paths}
+    if not any(profiles.values()) and collect is None:
+        return None
+    collector = None
+    if collect is not None:
+        kind = "encoder" if any(spec.name == "features" for spec in backend.outputs) else "answers"
+        name = paths[0].name
+        collector = Collector(collect, backend.classes, features=kind, source=source, engine=name, wait=not live)
+    return FieldWatch(backend, profiles, live=live, collector=collector)
+
+
+def open_served(
+    path: Path, *, live: bool, threads: int | None, blend: bool, features: bool = False, reuse: Reuse = "off"
+) -> Served:
+    """An engine and its stages, as the loop swaps them in."""
+    backend = open_engine(path, live=live, threads=threads, features=features)
+    try:
+        return Served(path.name, backend, open_stages(backend, blend=blend, reuse=reuse))
+    except BaseException:
+        backend.close()
+        raise
+
+
+def open_engine(
+    path: Path, *, live: bool, threads: int | None, batch_wait_ms: float | None = None, features: bool = False
+) -> AsyncBackend:
     """Open the engine, with the requests in flight that the kind of source wants.
 
     Live: one, on all cores, because a frame that queues grows old. Files: one a core (up to `MAX_STREAMS`), which gives
     the most frames a second, and one more, so that none of them waits for its next picture. A GPU's also hold results.
     A checkpoint runs in PyTorch, on a GPU only: the way to the whole CUDA loop where there is no TensorRT.
+    `features`: also give the encoder's features, where the back end can.
     batch_wait_ms: frames are put together into batches of the size that the engine was built for, and none waits longer.
     """
     if batch_wait_ms is not None:
@@ -80,7 +121,7 @@ def open_engine(path: Path, *, live: bool, threads: int | None, batch_wait_ms: f
     if path.suffix == ".engine":
         slots = on_gpu
     try:
-        backend = open_backend(path, threads=cores, slots=slots)
+        backend = open_backend(path, threads=cores, slots=slots, features=features)
     except UnavailableError as error:
         if "cannot be imported" in str(error) and path.suffix == ".engine":
             raise UnavailableError(

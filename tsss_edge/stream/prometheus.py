@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYPE
 
+from tsss_edge.stream.field_metrics import field_metrics
 from tsss_edge.stream.frames import FrameResult
 from tsss_edge.stream.status import STATES, LiveStatus, Status
 
@@ -70,6 +71,7 @@ class Metrics:
                      {c: s.agreement for c, s in statuses.items()})  # fmt: skip
         yield _gauge("live_miou_percent", "mIoU against known truth.", {c: s.miou for c, s in statuses.items()})
         yield from (_areas(statuses), _states(statuses))
+        yield from field_metrics(statuses)
 
 
 def _counter(name: str, text: str, values: Mapping[str, float]) -> Metric:

@@ -15,6 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Struct
+from tsss_edge.field.collector import CollectStatus
+from tsss_edge.field.drift import Drift, DriftReport
+from tsss_edge.field.rules import RolloutStatus
 from tsss_edge.metrics import Percentiles, percentiles
 from tsss_edge.stream.frames import FrameResult
 
@@ -53,6 +56,8 @@ class StreamReport(Struct, frozen=True):
     iou: dict[str, float] | None  # by class, against the masks of --truth
     reconnects: int
     ended: str  # source, max-frames, interrupted
+    drift: DriftReport | None = None  # against the profile in the engine's record; None without one
+    rollout: RolloutStatus | None = None  # of the shadow engine
     unreadable: tuple[str, ...] = ()  # pictures of a folder that were passed over, a line each
 
     def summary(self) -> str:
@@ -70,6 +75,11 @@ class StreamReport(Struct, frozen=True):
             lines.append(f"live mIoU        {self.miou:.2f}")
         if self.iou is not None:
             lines.append("live IoU         " + ", ".join(f"{name} {value:.2f}" for name, value in self.iou.items()))
+        if self.drift is not None and self.drift.alarms:
+            told = "; ".join(f"frame {a.raised}: {a.moved[0].text()}" for a in self.drift.alarms if a.moved)
+            lines.append(f"drift            {told}")
+        if self.rollout is not None:
+            lines.append(f"rollout          {self.rollout.line()}")
         if self.reconnects:
             lines.append(f"reconnects       {self.reconnects}")
         if self.unreadable:
@@ -120,6 +130,9 @@ class Recorder:
         self.started = clock()
         self.frames = self.dropped = 0
         self.last: Last | None = None
+        self.drift: Drift | None = None  # as of the newest result
+        self.collected: CollectStatus | None = None
+        self.rollout: RolloutStatus | None = None  # of the shadow engine, where there is one
         self.runs_on = ""  # what ran where
         self.observers: list[Callable[[FrameResult], None]] = []  # told of every result
         self.latency, self.age = Times(kept), Times(kept)  # of a frame until the sinks get it, as the page shows it
@@ -149,6 +162,7 @@ class Recorder:
             self._latency_with_sinks.add(sum(value for name, value in result.stages_ms.items() if name != "encode"))
             self.age.add(result.age_ms)
             self.last = self._newest(result, now)
+            self.drift, self.collected = result.drift, result.collected
         for observe in self.observers:
             observe(result)
 

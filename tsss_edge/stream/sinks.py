@@ -124,7 +124,7 @@ class JsonLinesSink:
 
     Keys: `frame` (index at the source), `time_s` (since the first frame), `size` [width, height], `areas` {class name:
     share of the frame 0-1, only what is there}, `age_ms`, `stages_ms`, `dropped` (so far),
-    `parity` (last verdict, where there is a parity watch).
+    `parity` (last verdict, where there is a parity watch), `drift` (`field/drift.py`, from the first full window on).
     """
 
     wants_overlay = False
@@ -155,13 +155,17 @@ class JsonLinesSink:
             "frame": frame.index,
             "time_s": round(frame.captured - self._started, 4),
             "size": [frame.size_hw[1], frame.size_hw[0]],
-            "areas": class_areas(result.labels, self._classes),
+            "areas": class_areas(result.labels, result.classes or self._classes),
             "age_ms": round(result.age_ms, 3),
             "stages_ms": {name: round(value, 3) for name, value in result.stages_ms.items()},
             "dropped": result.dropped,
         }
         if result.parity is not None:
             line["parity"] = result.parity
+        if result.engine:
+            line["engine"] = result.engine
+        if result.drift is not None:
+            line["drift"] = result.drift
         return line
 
     def close(self) -> None:

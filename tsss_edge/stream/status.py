@@ -11,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Classes, Struct
+from tsss_edge.field.collector import CollectStatus
+from tsss_edge.field.drift import Drift
+from tsss_edge.field.rules import RolloutStatus
 from tsss_edge.stream.frames import FrameResult, Source
 from tsss_edge.stream.recorder import Recorder
 from tsss_edge.stream.sinks import class_areas
@@ -63,6 +66,8 @@ def status_text(source: Source, recorder: Recorder) -> str:
         parts += [f"frame {last.frame + 1}{total}", f"{recorder.fps:.1f} frames/s", f"age {last.age_ms:.0f} ms"]
         parts += [f"{recorder.dropped} dropped"]
         parts += [f"{name} {value:.4g}" for name, value in last.checks.items()]
+    if recorder.drift is not None and recorder.drift.raised:
+        parts.append(f"DRIFT: {recorder.drift.figure}")
     return "  ".join(parts)
 
 
@@ -114,6 +119,9 @@ class Status(Struct, frozen=True):
     agreement: float | None
     miou: float | None
     history: History
+    drift: Drift | None = None
+    rollout: RolloutStatus | None = None
+    collected: CollectStatus | None = None
 
 
 class Watched(Protocol):
@@ -150,7 +158,7 @@ class LiveStatus:
         """Take the class areas of a result, now and then; nothing of it is kept."""
         now = self._recorder.clock()
         if now - self._areas_at >= AREA_PERIOD_S:
-            self._areas, self._areas_at = class_areas(result.labels, self._classes), now
+            self._areas, self._areas_at = class_areas(result.labels, result.classes or self._classes), now
         with self._recorder.lock:
             self._close_second(now)
 
@@ -178,6 +186,9 @@ class LiveStatus:
                 areas=self._areas,
                 agreement=last.checks.get("agreement") if last else None,
                 miou=last.checks.get("miou") if last else None,
+                drift=recorder.drift,
+                rollout=recorder.rollout,
+                collected=recorder.collected,
                 history=self._history(now),
             )
 

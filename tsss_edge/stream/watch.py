@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from tsss_edge.artifacts import Classes, require_same_preprocess
 from tsss_edge.backends import Backend, open_backend
 from tsss_edge.errors import ArtifactError, GateError
+from tsss_edge.field.drift import DriftReport
 from tsss_edge.metrics import agreement_counts, confusion, iou_of, miou_of
 from tsss_edge.segment import segment_image
+from tsss_edge.stream.field_watch import FieldWatch
 from tsss_edge.stream.frames import FrameResult
 from tsss_edge.stream.recorder import Parity
 from tsss_edge.stream.truth import TruthFolder
@@ -49,7 +51,7 @@ class ParityWatch:
         self._reference = reference
         self._every = every
         self._min_agreement = min_agreement
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="parity watch", initializer=_be_nice)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="parity watch", initializer=be_nice)
         self._check: Future[tuple[int, int, int]] | None = None
         self._frames = self._due = self._same = self._pixels = self._checked = 0
         self._last: dict[str, Any] = {}
@@ -62,6 +64,8 @@ class ParityWatch:
         """
         if self._check is not None and self._check.done():
             self._count(self._check)
+        if result.classes not in (None, self._reference.classes):
+            return self._last  # of another engine, which took over
         if self._frames % self._every == 0:
             self._due += 1
             if self._check is None:
@@ -104,7 +108,8 @@ class ParityWatch:
             )
 
 
-def _be_nice() -> None:
+def be_nice() -> None:
+    """Give the thread that calls this low priority."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
@@ -124,6 +129,8 @@ class LiveAccuracy:
 
     def add(self, result: FrameResult) -> float | None:
         """Count a result -> mIoU of the last frames; None for a frame without a truth."""
+        if result.classes is not None and len(result.classes) != len(self._total):
+            return None  # of another engine, which took over
         pair = self._pair(result)
         if pair is None:
             return None
@@ -160,6 +167,7 @@ class Checks:
 
     watch: ParityWatch | None = None
     accuracy: LiveAccuracy | None = None
+    field: FieldWatch | None = None
 
     @classmethod
     def open(
@@ -170,19 +178,22 @@ class Checks:
         every: int,
         min_agreement: float | None,
         truth: TruthFolder | None = None,
+        field: FieldWatch | None = None,
     ) -> Checks:
         """The parity watch where there is a `reference`; live mIoU where there is a `truth`, or where `source` has masks of the
-        engine's classes."""
+        engine's classes; drift and collection where there is a `field` watch."""
         watch = None
         if reference is not None:
             watch = ParityWatch(open_reference(reference, engine), every=every, min_agreement=min_agreement)
         if truth is not None:
-            return cls(watch, LiveAccuracy(len(truth.names), truth))
-        return cls(watch, LiveAccuracy(len(engine.classes)) if _has_truth(source, engine.classes) else None)
+            return cls(watch, LiveAccuracy(len(truth.names), truth), field)
+        return cls(watch, LiveAccuracy(len(engine.classes)) if _has_truth(source, engine.classes) else None, field)
 
     def add(self, result: FrameResult) -> dict[str, Any] | None:
         """Check a result -> {"agreement", "frame", "miou"} as far as they are known, None when nothing is."""
         verdict = dict(self.watch.offer(result)) if self.watch else {}
+        if self.field is not None:
+            self.field.add(result)
         if self.accuracy is not None and (miou := self.accuracy.add(result)) is not None:
             verdict["miou"] = miou
         return verdict or None
@@ -195,6 +206,13 @@ class Checks:
     def close(self) -> None:
         if self.watch is not None:
             self.watch.close()
+        if self.field is not None:
+            self.field.close()
+
+    @property
+    def drift(self) -> DriftReport | None:
+        """Alarms over the whole stream; None where no drift is looked for."""
+        return self.field.report if self.field else None
 
     @property
     def parity(self) -> Parity | None:

@@ -8,6 +8,7 @@ trains further on these labels and on true masks of strong categories, with one 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -17,13 +18,14 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import IGNORE, Checkpoint, Struct
 from tsss_edge.config import TrainConfig
+from tsss_edge.data.joined import join_sets
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset, write_mask
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.files import write_json
 from tsss_edge.label.edges import to_frame
 from tsss_edge.label.write import label_path
-from tsss_edge.metrics import ConfusionMatrix, iou_of
+from tsss_edge.metrics import Counts, interval, iou_of, resampled
 from tsss_edge.models import Heads, SegNet, build_model, load_model, pick_device
 from tsss_edge.scoring import SplitCounts, Views, count, net_answers
 from tsss_edge.train.loop import train
@@ -36,8 +38,22 @@ LOW_BIAS = -5.0  # logit of a category that was never seen
 EPOCHS, RATE = 0.25, 0.5  # of the run's epochs and learning rate: most of the old weights must stay
 
 
+class Change(Struct, frozen=True):
+    """IoU of one class in percent, before and after; None where it is in neither truth nor prediction."""
+
+    before: float | None
+    after: float | None
+
+    def text(self) -> str:
+        """`12.34 -> 56.78`."""
+        return " -> ".join("-" if v is None else f"{v:.2f}" for v in (self.before, self.after))
+
+
 class AdaptReport(Struct, frozen=True):
-    """IoU in percent on "val". Old categories (and the background) are measured where the truth is not the new one."""
+    """IoU in percent on "val". Old categories (and the background) are measured where the truth is not the new one.
+
+    Intervals hold 95%, by bootstrap over the pictures; that of a change is paired.
+    """
 
     new_class: str
     images_with_new_class: int
@@ -46,6 +62,11 @@ class AdaptReport(Struct, frozen=True):
     iou_new: float | None  # None: the split has no pixel of it
     miou: float  # of all classes, after
     checkpoint: str
+    images: int = 0  # that were measured on
+    old_change_interval: tuple[float, float] | None = None  # of miou_old_after - miou_old_before
+    iou_new_interval: tuple[float, float] | None = None
+    per_class: dict[str, Change] = msgspec.field(default_factory=dict)
+    parent: str = ""  # SHA-256 of the checkpoint that was adapted
 
     @property
     def lost(self) -> float:
@@ -56,16 +77,32 @@ class AdaptReport(Struct, frozen=True):
         """For a terminal."""
         new = "-" if self.iou_new is None else f"{self.iou_new:.2f}"
         old = f"{self.miou_old_before:.2f} -> {self.miou_old_after:.2f}"
-        return f"{self.checkpoint}: {self.new_class} IoU {new}, old categories mIoU {old}, all {self.miou:.2f}"
+        low, high = self.iou_new_interval or (float("nan"), float("nan"))
+        found = f"{self.new_class} IoU {new} (95% {low:.2f} to {high:.2f})"
+        low, high = self.old_change_interval or (float("nan"), float("nan"))
+        kept = f"old categories mIoU {old} (change {-self.lost:+.2f}, 95% {low:+.2f} to {high:+.2f})"
+        width = max(map(len, self.per_class), default=0)
+        rows = (f"  {name:<{width}} {change.text()}" for name, change in self.per_class.items())
+        return "\n".join([f"{self.checkpoint}: {found}, {kept}, all {self.miou:.2f}; {self.images} pictures", *rows])
 
 
 def adapt(
-    run: Path, data: Path, out: Path, *, new_class: str, epochs: int | None = None, resume: bool = False
+    run: Path,
+    data: Path,
+    out: Path,
+    *,
+    new_class: str,
+    collected: Path | None = None,
+    eval_data: Path | None = None,
+    epochs: int | None = None,
+    resume: bool = False,
 ) -> AdaptReport:
     """Add `new_class` to the run `run` and write the run `out`, its labels in out/labels and its report in adapt.json.
 
     `data`: classes.txt is the old one with `new_class` as its last line. It should show old categories too, or the network
     forgets them. Their true masks are used where they were strong, the old network's answer elsewhere.
+    `collected`: frames of `stream --collect` that `review` labelled; then `data` is the old set, and both are joined in out/data.
+    `eval_data`: set whose "val" is measured on, with the new category's masks; default: that of `data`.
     Raises: ArtifactError: `run` has no network with class head and objectness head, or `out` holds a run already.
             DataError: unusable data, no background, or no training picture shows the new category.
     """
@@ -73,9 +110,13 @@ def adapt(
     if old.meta.stage not in ("pnet", "supervised"):
         raise ArtifactError(f"{old.path}: is a {old.meta.stage} checkpoint; expected one that tells categories apart")
     has_begun(out, resume)
+    if collected is not None:
+        data = join_sets(data, collected, out / "data", new_class=new_class).root
     dataset = VocDataset.open(data)
     require_background(dataset, "adapt")
     new_id = _require_one_more(old, dataset, new_class)
+    measured = VocDataset.open(eval_data) if eval_data is not None else dataset
+    _require_one_more(old, measured, new_class)
     supervision = Supervision(dataset, tuple(old.meta.strong))
     shows_new = [i for i in dataset.ids("train") if new_id in supervision.image_labels(i)]
     if not shows_new:
@@ -98,8 +139,8 @@ def adapt(
         labels_of=supervision.image_labels,
         weak=unlabelled,
     )
-    train(stage, config, out, resume=resume)
-    report = _report(old, Checkpoint.load(out), dataset, new_class, len(shows_new))
+    train(replace(stage, parent=old.sha256), config, out, resume=resume)
+    report = _report(old, Checkpoint.load(out), measured, new_class, len(shows_new))
     write_json(out / "adapt.json", report)
     return report
 
@@ -181,20 +222,37 @@ def _report(old: Checkpoint, new: Checkpoint, dataset: VocDataset, new_class: st
         count(net_answers(load_model(checkpoint), views), views.mask, SplitCounts(len(dataset.classes))).classes
         for checkpoint in (old, new)
     )
-    iou_new = float(100 * after.iou[-1])
+    drawn_before, drawn_after = resampled(before.per_image), resampled(after.per_image)
+    iou_new = _percent(after.iou[-1])
     return AdaptReport(
         new_class=new_class,
         images_with_new_class=pictures,
-        miou_old_before=miou_of_old(before),
-        miou_old_after=miou_of_old(after),
-        iou_new=None if np.isnan(iou_new) else iou_new,
+        miou_old_before=float(miou_of_old(before.counts)),
+        miou_old_after=float(miou_of_old(after.counts)),
+        iou_new=iou_new,
         miou=after.miou,
         checkpoint=str(new.path),
+        images=after.images,
+        old_change_interval=interval(miou_of_old(drawn_after) - miou_of_old(drawn_before)),
+        iou_new_interval=None if iou_new is None else interval(100 * iou_of(drawn_after)[:, -1]),
+        per_class={
+            name: Change(before=_percent(a), after=_percent(b))
+            for name, a, b in zip(dataset.classes.names, before.iou, after.iou, strict=True)
+        },
+        parent=old.sha256,
     )
 
 
-def miou_of_old(matrix: ConfusionMatrix) -> float:
-    """mIoU in percent over all classes but the last, which is the new one, where the truth is not the new one."""
-    counts = matrix.counts.copy()
-    counts[-1] = 0
-    return float(100 * np.nanmean(iou_of(counts)[:-1]))
+def _percent(iou: float) -> float | None:
+    return None if np.isnan(iou) else round(100 * float(iou), 4)
+
+
+def miou_of_old(counts: Counts) -> NDArray[np.float64]:
+    """mIoU in percent over all classes but the last, which is the new one, where the truth is not the new one:
+    (...,K,K+1) -> (...)."""
+    without = counts.copy()
+    without[..., -1, :] = 0
+    iou = iou_of(without)[..., :-1]
+    present = ~np.isnan(iou)
+    result: NDArray[np.float64] = 100 * np.where(present, iou, 0.0).sum(-1) / present.sum(-1)
+    return result

@@ -27,6 +27,7 @@ from tsss_edge.files import write_bytes
 from tsss_edge.frozen import freeze_stages, keep_features
 from tsss_edge.machine import progress
 from tsss_edge.models import pick_device
+from tsss_edge.train.board import ClassValidation
 from tsss_edge.train.distributed import (
     World,
     average_gradients,
@@ -60,6 +61,7 @@ class Stage:
 
     step: batch -> (loss to minimise, its parts for the log); runs `net` in training mode.
     validate: network -> metrics; `key` is the one to maximise for best.pt, "" keeps the newest weights.
+    shows: what TensorBoard gets after a validation, beside its metrics.
     beside: what else must survive a resume.
     """
 
@@ -69,10 +71,12 @@ class Stage:
     step: Step
     validate: Callable[[nn.Module], dict[str, float]]
     key: str = ""
+    shows: ClassValidation | None = None
     strong: tuple[str, ...] = ()
     beside: dict[str, Stateful] = field(default_factory=dict)
     options: dict[str, float] = field(default_factory=dict)  # switches of the stage that a resumed run must share
     classes: Classes | None = None  # of the checkpoint, where they are not the data set's
+    parent: str = ""  # SHA-256 of the checkpoint that this one is adapted from
 
 
 def train(stage: Stage, config: TrainConfig, out: Path, *, resume: bool = False) -> Checkpoint:
@@ -141,6 +145,8 @@ def _trained(
                 due = (epoch + 1) % config.val_every == 0 or epoch + 1 == config.epochs
                 metrics = stage.validate(average.net) if due else {}
                 log.epoch(epoch, optimizer.param_groups[0]["lr"], metrics)
+                if due and stage.shows is not None:
+                    log.show(epoch, stage.shows, average.net)
                 best = metrics.get(stage.key, -math.inf) if stage.key else epoch  # without a key the newest is best
                 checkpoints.save(epoch + 1, metrics, best)
     meet()  # until process 0 has written
@@ -171,6 +177,7 @@ def describe(stage: Stage, config: TrainConfig) -> CheckpointMeta:
         strong=stage.strong,
         training=json.loads(msgspec.json.encode(config)),
         data_hash=stage.samples.fingerprint(),
+        parent=stage.parent,
         tool=f"tsss-edge {__version__}",
     )
 

@@ -32,7 +32,8 @@ from tsss_edge.files import read_json
 from tsss_edge.label.write import MANIFEST, LabelReport, find_classifier, find_labeller, label_path
 from tsss_edge.models import SegNet, load_classifier, network_input
 from tsss_edge.models.discriminator import Discriminator
-from tsss_edge.scoring import Views, class_scores
+from tsss_edge.scoring import Views
+from tsss_edge.train.board import ClassValidation
 from tsss_edge.train.distributed import average_gradients
 from tsss_edge.train.judge import HEARD_FROM, HEARD_FULL, QualityJudge
 from tsss_edge.train.loader import Batch, LabelsOf, Samples
@@ -158,7 +159,7 @@ def class_stage(
         if part is not None:
             beside |= {name: part.net, f"{name}_optimizer": part.optimizer}
     weights = class_weights(dataset, ids, mask_of, config.balance)
-    views = Views(dataset, dataset.ids("val"), config.preprocess)
+    validation = ClassValidation(Views(dataset, dataset.ids("val"), config.preprocess))
     return Stage(
         name="pnet",
         net=net,
@@ -174,7 +175,8 @@ def class_stage(
             views=config.views,
         ),
         step=ClassStep(net, config, weights, duel, switches, objectness=dataset.classes.background, judge=judge),
-        validate=lambda averaged: class_scores(averaged, views),
+        validate=validation,
+        shows=validation,
         strong=strong,
         options={**msgspec.structs.asdict(switches), "adversarial": duel is not None, "judge": judge is not None},
         beside=beside,

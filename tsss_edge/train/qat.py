@@ -84,7 +84,8 @@ def rounded(net: SegNet, model: OnnxModel, table: CalibTable) -> fx.GraphModule:
     scale = model.meta.preprocess.scale
     fused = FusedNet(net, scale=scale, head=model.meta.head, objectness=model.meta.objectness)
     graph = build_graph(fused, model.meta, 1)
-    decided = plan(graph, PairOptions(float_nodes=model.meta.float_nodes))
+    options = PairOptions(float_nodes=model.meta.float_nodes, weight_bits=table.weight_bits)
+    decided = plan(graph, options)
     if missing := [t for t in decided.activations if t not in table.ranges]:
         raise ArtifactError(f"{model.path}: its table has no range for {missing[0]}; calibrate again")
     lookup = OnnxGraph(graph)
@@ -92,11 +93,11 @@ def rounded(net: SegNet, model: OnnxModel, table: CalibTable) -> fx.GraphModule:
         t: table.ranges[t] * (pixel_step(net, scale) if lookup.is_picture(t) else 1.0) for t in decided.activations
     }
     sources = {(node.name, i): node.input[i] for node in lookup.nodes for i in range(len(node.input))}
-    return _with_roundings(net, decided, ranges, sources)
+    return _with_roundings(net, decided, ranges, sources, options.weight_levels)
 
 
 def _with_roundings(
-    net: SegNet, decided: PairPlan, ranges: dict[str, float], sources: dict[tuple[str, int], str]
+    net: SegNet, decided: PairPlan, ranges: dict[str, float], sources: dict[tuple[str, int], str], weight_levels: int
 ) -> fx.GraphModule:
     traced = fx.symbolic_trace(net)
     by_name = {name: node for node, name in layer_names(traced).items()}
@@ -108,7 +109,7 @@ def _with_roundings(
         user.update_arg(index, made[tensor])
     for name in decided.weights:
         path = str(by_name[name].target)
-        traced.set_submodule(path, RoundedConv.like(traced.get_submodule(path)))
+        traced.set_submodule(path, RoundedConv.like(traced.get_submodule(path), weight_levels))
     traced.recompile()
     return traced
 
@@ -134,10 +135,12 @@ class Rounding(nn.Module):
 
 
 class RoundedConv(nn.Conv2d):
-    """A convolution whose weight is rounded to INT8, one step an output channel."""
+    """A convolution whose weight is rounded to INT8, one step an output channel; `levels` steps on each side."""
+
+    levels = LEVELS
 
     @classmethod
-    def like(cls, conv: nn.Module) -> RoundedConv:
+    def like(cls, conv: nn.Module, levels: int = LEVELS) -> RoundedConv:
         """Shares the parameters of `conv`."""
         assert isinstance(conv, nn.Conv2d)
         shape: dict[str, Any] = {
@@ -145,12 +148,12 @@ class RoundedConv(nn.Conv2d):
             for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
         }
         twin = cls(**shape, bias=conv.bias is not None, device="meta")
-        twin.weight, twin.bias = conv.weight, conv.bias
+        twin.weight, twin.bias, twin.levels = conv.weight, conv.bias, levels
         return twin
 
     def forward(self, x: Tensor) -> Tensor:
-        steps = (self.weight.detach().abs().amax((1, 2, 3)) / LEVELS).clamp_min(LEAST_SCALE)
+        steps = (self.weight.detach().abs().amax((1, 2, 3)) / self.levels).clamp_min(LEAST_SCALE)
         zeros = torch.zeros_like(steps, dtype=torch.int32)
-        weight = torch.fake_quantize_per_channel_affine(self.weight, steps, zeros, 0, -LEVELS, LEVELS)
+        weight = torch.fake_quantize_per_channel_affine(self.weight, steps, zeros, 0, -self.levels, self.levels)
         result: Tensor = self._conv_forward(x, weight, self.bias)
         return result

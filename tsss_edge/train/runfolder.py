@@ -18,6 +18,7 @@ from tsss_edge.artifacts import Checkpoint, CheckpointMeta
 from tsss_edge.config import TrainConfig
 from tsss_edge.errors import ArtifactError
 from tsss_edge.files import edge, write_bytes
+from tsss_edge.train.board import ClassValidation
 
 FREE_TO_CHANGE = ("device", "threads")  # settings that a resumed run may have otherwise
 _DEFAULTS: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(TrainConfig()))  # of settings younger than a run
@@ -102,9 +103,17 @@ class Log:
         with self._path.open("ab") as file:
             file.write(msgspec.json.encode(line) + b"\n")  # msgspec writes NaN as null, which is JSON
         if self._board:
-            for name, value in {**means, **metrics}.items():
+            for name, value in {"lr": lr, **means, **metrics}.items():
                 self._board.add_scalar(name, value, epoch + 1)
         self._start_epoch()
+
+    def show(self, epoch: int, shows: ClassValidation, net: nn.Module) -> None:
+        """Give TensorBoard the IoU of each class and a few pictures of val. Without TensorBoard nothing is drawn."""
+        if self._board:
+            for name, percent in shows.iou.items():
+                self._board.add_scalar(f"iou/{name}", percent, epoch + 1)
+            self._board.add_image("val", shows.picture(net), epoch + 1, dataformats="HWC")
+            self._start_epoch()  # these seconds are not training's
 
 
 def _board(out: Path, first_epoch: int) -> Any:

@@ -9,7 +9,7 @@ import secrets
 import socket
 import ssl
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,13 +98,15 @@ def open_web(
     engine_name: str = "",
     source_name: str = "",
     objectness: bool = False,
+    example: Callable[[int], bytes | None] | None = None,
     tls: Tls | None = None,
 ) -> WebSink:
     """Start the page on `bind` ("8080", "0.0.0.0:8080"; port 0: any free one).
 
     On a loopback address nobody else can reach it; on any other a token is needed, which `url` holds: a fresh one, or that of
     the environment variable TSSS_EDGE_TOKEN.
-    Its numbers are those of `recorder`. `tls`: certificate and key, PEM files, for HTTPS.
+    Its numbers are those of `recorder`. `example` gives a frame that drift names, as JPEG. `tls`: certificate and key, PEM
+    files, for HTTPS.
 
     Raises: UnavailableError: FastAPI or uvicorn is not installed. DataError: the address is not one, or is taken, or the
             certificate or its key is unusable.
@@ -112,9 +114,10 @@ def open_web(
     web = _import_app()
     live = LiveStatus(classes, recorder, source)
     info = _info(web, engine_name, source_name, classes, objectness)
-    sock, url, token = _listen_on(bind, tls)
+    sock, url, token = listen_on(bind, tls)
     painter = Painter(classes, preprocess)
-    return WebSink(live, painter, WebServer(web.make_app(live, painter, info, token=token), sock, url, tls))
+    app = web.make_app(live, painter, info, token=token, example=example)
+    return WebSink(live, painter, WebServer(app, sock, url, tls))
 
 
 class WallServer:
@@ -136,7 +139,7 @@ def open_wall(bind: str, lines: Sequence[CameraLine], engine: EngineSlot, *, tls
     web = _import_app()
     from tsss_edge.stream.web.wall import WallCamera, WallPainter, make_wall
 
-    sock, url, token = _listen_on(bind, tls)
+    sock, url, token = listen_on(bind, tls)
     backend, wall = engine.current.backend, WallPainter(len(lines))
     objectness = any(spec.name == "objectness" for spec in backend.outputs)
     cameras = []
@@ -171,7 +174,7 @@ def _info(web: Any, engine: str, source: str, classes: Classes, objectness: bool
     )
 
 
-def _listen_on(bind: str, tls: Tls | None) -> tuple[socket.socket, str, str | None]:
+def listen_on(bind: str, tls: Tls | None = None) -> tuple[socket.socket, str, str | None]:
     """A listening socket, the address to open, and the token that is needed beyond loopback."""
     host, port = parse_bind(bind)
     if tls is not None:

@@ -24,6 +24,8 @@ from tsss_edge.stream.web.painter import Painter, View
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+Example = Callable[[int], "bytes | None"]
+
 BOUNDARY = "frame"
 COOKIE = "tsss_edge_token"
 HEADERS = {
@@ -52,13 +54,15 @@ class Info(Struct, frozen=True):
     objectness: bool
 
 
-def make_app(live: LiveStatus, painter: Painter, info: Info, *, token: str | None = None) -> FastAPI:
+def make_app(
+    live: LiveStatus, painter: Painter, info: Info, *, token: str | None = None, example: Example | None = None
+) -> FastAPI:
     """The application. With a `token` every path but /healthz wants it; without, only loopback host names are served."""
     app = guarded(token)
     metrics = Metrics()
     metrics.add(info.source, live)
     add_metrics(app, metrics)
-    return add_camera(app, live, painter, info)
+    return add_camera(app, live, painter, info, example)
 
 
 def guarded(token: str | None) -> FastAPI:
@@ -69,11 +73,12 @@ def guarded(token: str | None) -> FastAPI:
     return app
 
 
-def add_camera(app: FastAPI, live: LiveStatus, painter: Painter, info: Info) -> FastAPI:
+def add_camera(app: FastAPI, live: LiveStatus, painter: Painter, info: Info, example: Example | None = None) -> FastAPI:
     """The page of one camera, which asks for everything by relative addresses."""
     add_static(app, STATIC)
     add_video(app, "/video.mjpg", painter)
     _add_numbers(app, live, painter, info)
+    _add_examples(app, example)
     return app
 
 
@@ -127,6 +132,15 @@ def _add_numbers(app: FastAPI, live: LiveStatus, painter: Painter, info: Info) -
         return JSONResponse(
             {"state": state}, status_code=503 if state in ("FAILED", "RECONNECTING", "STALLED") else 200
         )
+
+
+def _add_examples(app: FastAPI, example: Example | None) -> None:
+    @app.get("/api/drift/{frame}.jpg")
+    def get_example(frame: int) -> Response:
+        jpeg = example(frame) if example is not None else None
+        if jpeg is None:
+            return PlainTextResponse("that frame is gone\n", status_code=404)
+        return Response(jpeg, media_type="image/jpeg", headers=HEADERS)
 
 
 def as_json(value: Any) -> Response:

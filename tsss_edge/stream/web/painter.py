@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import IGNORE, Classes, Preprocess, Struct
+from tsss_edge.drawing import Drawer
 from tsss_edge.kernels.overlay import overlay
 from tsss_edge.stream.frames import FrameResult
 
@@ -22,10 +23,11 @@ UNKNOWN_BGR = (255, 64, 255)
 
 
 class View(Struct, frozen=True):
-    """What the page's controls say. `alpha` 0 shows the frame alone, 1 the colours alone."""
+    """What the page's controls say. `alpha` 0 shows the frame alone, 1 the colours alone. `names`: with outlines."""
 
     alpha: float = 0.5
     unknown: bool = True
+    names: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
@@ -38,6 +40,7 @@ class _Picture:
     labels: NDArray[np.uint8]  # (h,w)
     objectness: NDArray[np.float32] | None  # at network grid
     frame_hw: tuple[int, int]
+    classes: Classes | None  # of the engine that made it
 
 
 class Painter:
@@ -55,6 +58,7 @@ class Painter:
         self._changed = threading.Condition()
         self._picture: _Picture | None = None
         self._view = View()
+        self._drawer: Drawer | None = None
         self._dirty = self._closed = False
         self._offered_at = float("-inf")
         self._subscribers: dict[int, Callable[[bytes], None]] = {}
@@ -129,10 +133,14 @@ class Painter:
                 callback(jpeg)
 
     def _paint(self, picture: _Picture, view: View) -> bytes:
-        classes, labels, objectness = self._classes, picture.labels, picture.objectness
+        classes, labels, objectness = picture.classes or self._classes, picture.labels, picture.objectness
         image = overlay(picture.image, labels, classes.palette, view.alpha, shown=classes.objects)
         if view.unknown and objectness is not None and self._preprocess is not None:
             draw_unknown(image, unknown_mask(labels, objectness, classes, self._preprocess, picture.frame_hw))
+        if view.names and view.alpha > 0:
+            if self._drawer is None or self._drawer.frame_hw != labels.shape:
+                self._drawer = Drawer(classes, (labels.shape[0], labels.shape[1]))
+            self._drawer(image, labels)
         ok, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
         assert ok
         return data.tobytes()
@@ -147,7 +155,7 @@ def _shrink(result: FrameResult) -> _Picture:
     cv2.resize(result.frame.image, size, dst=image, interpolation=cv2.INTER_AREA)
     cv2.resize(result.labels, size, dst=labels, interpolation=cv2.INTER_NEAREST)
     objectness = None if result.objectness is None else np.array(result.objectness, np.float32)
-    return _Picture(image, labels, objectness, (height, width))
+    return _Picture(image, labels, objectness, (height, width), result.classes)
 
 
 def unknown_mask(

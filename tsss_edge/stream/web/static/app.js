@@ -48,13 +48,7 @@ function setUp() {
   byId("engine").textContent = info.engine || "-";
   byId("source").textContent = info.source || "-";
   byId("unknown-box").hidden = !info.objectness;
-  for (const [name, colour] of info.classes) {
-    const row = element("li", "absent", byId("classes"));
-    element("span", "swatch", row).style.background = colour;
-    element("span", "label", row, name);
-    const bar = element("i", "", element("span", "bar", row));
-    rows.set(name, { row, bar, share: element("span", "number", row, "0.0%") });
-  }
+  for (const [name, colour] of info.classes) addClass(name, colour);
   const add = (key, options) => { charts[key] = new Chart(byId("charts"), options); };
   add("fps", { name: "Masks", unit: "per second", format: short });
   add("latency_ms", { name: "Latency", unit: "ms", format: short });
@@ -88,7 +82,16 @@ function showNumbers(status) {
   number("agreement", agreement === null ? "-" : percent(agreement), "", agreement === null ? miou || "no parity watch" : miou || "with PyTorch");
 }
 
+function addClass(name, colour) {
+  const row = element("li", "absent", byId("classes"));
+  element("span", "swatch", row).style.background = colour;
+  element("span", "label", row, name);
+  const bar = element("i", "", element("span", "bar", row));
+  rows.set(name, { row, bar, share: element("span", "number", row, "0.0%") });
+}
+
 function showClasses(areas) {
+  for (const name of Object.keys(areas)) if (!rows.has(name)) addClass(name, "transparent"); // of an engine that took over
   for (const [name, { row, bar, share }] of rows) {
     const value = areas[name] ?? 0;
     row.classList.toggle("absent", value === 0);
@@ -118,6 +121,52 @@ function showStages(stages) {
   });
 }
 
+let shownFrames = "";
+
+function showDrift(drift) {
+  byId("drift").hidden = !drift;
+  if (!drift) return;
+  byId("drift").classList.toggle("raised", drift.raised);
+  byId("drift-more").textContent = drift.raised ? `since frame ${drift.since}` : "as the evaluation set";
+  const moved = drift.moved.slice(0, 3).map((m) => `${m.figure} ${m.profile.toFixed(3)} \u2192 ${m.now.toFixed(3)}`);
+  byId("drift-text").textContent = moved.join(", ") || `farthest: ${drift.figure}, ${percent(drift.score)} of its limit`;
+  const frames = drift.raised ? drift.examples : [];
+  if (frames.join() === shownFrames) return;
+  shownFrames = frames.join();
+  byId("drift-frames").replaceChildren();
+  for (const frame of frames) {
+    const picture = element("img", "", byId("drift-frames"));
+    picture.alt = picture.title = `frame ${frame}`;
+    picture.addEventListener("error", () => picture.remove());
+    picture.src = `api/drift/${frame}.jpg`;
+  }
+}
+
+const PHASES = { shadow: "runs beside", opening: "is being opened", promoted: "in service, on probation", settled: "in service", back: "went back" };
+
+function showRollout(rollout) {
+  byId("rollout").hidden = !rollout;
+  if (!rollout) return;
+  byId("rollout").classList.toggle("raised", rollout.phase === "back");
+  byId("rollout-new").textContent = rollout.new;
+  byId("rollout-phase").textContent = PHASES[rollout.phase];
+  byId("rollout-reason").textContent = rollout.reason;
+  if (rollout.phase === "promoted" || rollout.phase === "settled") byId("engine").textContent = rollout.new;
+  else byId("engine").textContent = rollout.old;
+  const rows = [["frames compared", String(rollout.compared)]];
+  if (rollout.agreement !== null) rows.push(["agreement", percent(rollout.agreement)], ["lowest", percent(rollout.agreement_min)]);
+  if (rollout.beyond !== null) rows.push(["of a category that one lacks", percent(rollout.beyond)]);
+  if (rollout.latency_p95_ms !== null) rows.push(["latency p50 / p95, one thread", `${short(rollout.latency_p50_ms)} / ${short(rollout.latency_p95_ms)} ms`]);
+  if (rollout.age_p95_ms !== null) rows.push(["mask age p95", `${short(rollout.age_p95_ms)} ms`]);
+  if (rollout.miou_service !== null) rows.push(["mIoU, in service / beside", `${rollout.miou_service.toFixed(1)} / ${rollout.miou_other.toFixed(1)}`]);
+  byId("rollout-numbers").replaceChildren();
+  for (const [name, value] of rows) {
+    const row = element("li", "", byId("rollout-numbers"));
+    element("span", "", row, name);
+    element("span", "number", row, value);
+  }
+}
+
 function showCharts(history) {
   charts.miou.card.hidden = !history.miou.some((v) => v !== null);
   for (const [key, chart] of Object.entries(charts)) if (!chart.card.hidden) chart.update(history.t, history[key]);
@@ -131,6 +180,8 @@ async function refresh() {
       showNumbers(status);
       showClasses(status.areas);
       showStages(status.stages_ms);
+      showDrift(status.drift);
+      showRollout(status.rollout);
       showCharts(status.history);
     }
     if (status.state !== "ENDED" && !paused && !byId("video").src) play();
@@ -167,7 +218,7 @@ let sending = false, wanted = null;
 async function sendView() {
   const alpha = Number(byId("alpha").value);
   byId("alpha-value").textContent = `${alpha}%`;
-  wanted = { alpha: alpha / 100, unknown: byId("unknown").checked };
+  wanted = { alpha: alpha / 100, unknown: byId("unknown").checked, names: byId("names").checked };
   if (sending) return;
   sending = true;
   while (wanted) {
@@ -190,9 +241,11 @@ async function start() {
   byId("alpha").value = String(Math.round(100 * view.alpha));
   byId("alpha-value").textContent = `${Math.round(100 * view.alpha)}%`;
   byId("unknown").checked = view.unknown;
+  byId("names").checked = view.names;
   setUp();
   byId("alpha").addEventListener("input", sendView);
   byId("unknown").addEventListener("change", sendView);
+  byId("names").addEventListener("change", sendView);
   byId("pause").addEventListener("click", togglePause);
   byId("theme").addEventListener("click", toggleTheme);
   play();

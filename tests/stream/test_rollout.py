@@ -1,0 +1,226 @@
+"""Shadow, promotion, the way back: by wish, by rule, by failure; no frame lost or repeated, and a restart goes on where it was."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from loopkit import CLASSES, PATIENCE_S, PREPROCESS, Pictures, Seen
+
+from tsss_edge.artifacts import Classes
+from tsss_edge.backends import Backend
+from tsss_edge.backends.fake import FakeBackend, brightness_cells
+from tsss_edge.errors import DataError
+from tsss_edge.field.rules import BackWhen, PromoteWhen, RolloutRules, RolloutStatus, load_status, wish, wish_path
+from tsss_edge.stream.asking import ask
+from tsss_edge.stream.cpu_stages import CpuStages
+from tsss_edge.stream.engine_slot import Served
+from tsss_edge.stream.frames import FrameResult
+from tsss_edge.stream.live_loop import run
+from tsss_edge.stream.recorder import Recorder
+from tsss_edge.stream.rollout import RolloutPlan
+from tsss_edge.stream.shadow import NOBODY, shared_labels
+
+MORE = Classes(names=(*CLASSES.names, "sheep"))
+
+
+class Field:
+    """Two engine files and the fake back ends behind them. `answer`, `fail_at`, `latency_ms` are the new engine's."""
+
+    def __init__(self, root: Path, rules: RolloutRules, **new: object) -> None:
+        self.old, self.new = root / "old.xml", root / "new.xml"
+        for path in (self.old, self.new):
+            path.write_bytes(path.name.encode())
+        self.rules, self._options = rules, new
+        self.opened: list[FakeBackend] = []
+        self.seen = Seen()
+        self.engines: list[str] = []
+
+    def backend(self, path: Path, *, service: bool) -> FakeBackend:
+        options = dict(self._options) if path == self.new else {}
+        if not service:
+            options.pop("fail_at", None)
+        classes = MORE if path == self.new else CLASSES
+        answer = options.pop("answer", lambda images, k: brightness_cells(images, len(CLASSES)))
+        made = FakeBackend(classes, PREPROCESS, slots=2, answer=answer, **options)  # type: ignore[arg-type]
+        self.opened.append(made)
+        return made
+
+    def serve(self, path: Path) -> Served:
+        made = self.backend(path, service=True)
+        return Served(path.name, made, CpuStages(made, blend=False))
+
+    def shadow(self, path: Path) -> Backend:
+        return self.backend(path, service=False)
+
+    def play(self, frames: int, on_write: Callable[[FrameResult], None] = lambda result: None) -> RolloutStatus:
+        """Run the loop over `frames` frames -> where the rollout stands at the end."""
+
+        def note(result: FrameResult) -> None:
+            self.engines.append(result.engine)
+            on_write(result)
+
+        self.seen, self.engines = Seen(on_write=note), []
+        recorder, first = Recorder(), self.backend(self.old, service=True)
+        plan = RolloutPlan(self.old, self.new, self.rules, self.serve, self.shadow)
+        run(Pictures(frames), first, [self.seen], recorder, engine=self.old.name, plan=plan)
+        first.close()
+        assert self.seen.indices == list(range(frames)), "a frame was lost or repeated"
+        assert self.seen.labels == [[n % 4] for n in range(frames)] or "answer" in self._options
+        assert all(backend.closed for backend in self.opened), "an engine was left open"
+        assert not [t for t in threading.enumerate() if t.name.startswith(("shadow", "open", "close"))]
+        status = load_status(self.new)
+        assert status is not None and status == recorder.rollout
+        return status
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "gave up waiting"
+        time.sleep(0.002)
+
+
+def phase_at(field: Field, frame: int, *phases: str) -> Callable[[FrameResult], None]:
+    """A hook that holds the loop at `frame` until the rollout is in one of `phases`."""
+
+    def hook(result: FrameResult) -> None:
+        if result.frame.index == frame:
+            until(lambda: (status := load_status(field.new)) is not None and status.phase in phases)
+
+    return hook
+
+
+def test_a_shadow_only_watches(tmp_path: Path) -> None:
+    status = Field(tmp_path, RolloutRules()).play(60)
+    assert (status.phase, status.agreement, status.swapped_at) == ("shadow", 1.0, None)
+    assert status.compared > 0 and status.latency_p50_ms is not None
+
+
+def test_promoted_by_wish_without_losing_or_repeating_a_frame(tmp_path: Path) -> None:
+    field = Field(tmp_path, RolloutRules(back=BackWhen(frames=100_000, age_ratio=1e9)))
+    wish(field.new, "promote")
+    status = field.play(200, phase_at(field, 50, "promoted"))
+    assert status.phase == "promoted" and status.reason == "asked by promote"
+    swap = field.engines.index("new.xml")
+    assert field.engines == ["old.xml"] * swap + ["new.xml"] * (200 - swap)
+    assert status.swapped_at == swap
+
+
+def test_promoted_by_rule_and_settled(tmp_path: Path) -> None:
+    rules = RolloutRules(promote=PromoteWhen(frames=5, agreement=0.99), back=BackWhen(frames=50, age_ratio=1e9))
+    field = Field(tmp_path, rules)
+
+    def slowly(result: FrameResult) -> None:
+        status = load_status(field.new)
+        if status is not None and status.phase in ("shadow", "opening"):
+            time.sleep(0.005)  # the shadow and the opening get their time
+
+    status = field.play(400, slowly)
+    assert status.phase == "settled"
+    assert field.engines[-1] == "new.xml"
+
+
+def test_no_promotion_by_rule_when_they_disagree(tmp_path: Path) -> None:
+    wrong = lambda images, k: np.full((len(images), 8, 12), 1, np.uint8)  # noqa: E731
+    rules = RolloutRules(promote=PromoteWhen(frames=3, agreement=0.9))
+    status = Field(tmp_path, rules, answer=wrong).play(100, lambda result: time.sleep(0.001))
+    assert status.phase == "shadow"
+    assert status.agreement is not None and status.agreement < 0.9
+
+
+def test_an_engine_that_fails_goes_back_and_the_old_one_does_its_frames(tmp_path: Path) -> None:
+    field = Field(tmp_path, RolloutRules(back=BackWhen(frames=100_000, age_ratio=1e9)), fail_at=7)
+    wish(field.new, "promote")
+    status = field.play(200, phase_at(field, 50, "promoted", "back"))
+    assert status.phase == "back" and status.failures == 1
+    assert "fake failure at call 7" in status.reason
+    assert field.engines[-1] == "old.xml"
+    assert 0 < field.engines.count("new.xml") <= 9
+
+
+@pytest.mark.parametrize(
+    ("rules", "options", "reason"),
+    [
+        (BackWhen(frames=100_000, age_ratio=1e9, agreement=0.9), {"answer": "wrong"}, "agreement with the old engine"),
+        (BackWhen(frames=100_000, age_ratio=1e9, age_ms=5), {"latency_ms": 8}, "frame age p95"),
+    ],
+)
+def test_a_broken_limit_sends_it_back(tmp_path: Path, rules: BackWhen, options: dict[str, object], reason: str) -> None:
+    if "answer" in options:
+        options = {"answer": lambda images, k: np.full((len(images), 8, 12), 1, np.uint8)}
+    field = Field(tmp_path, RolloutRules(back=rules), **options)
+    wish(field.new, "promote")
+
+    def patient(result: FrameResult) -> None:
+        status = load_status(field.new)
+        if status is not None and status.phase == "promoted":
+            time.sleep(0.002)
+        phase_at(field, 50, "promoted", "back")(result)
+
+    status = field.play(600, patient)
+    assert status.phase == "back" and reason in status.reason
+    assert field.engines[-1] == "old.xml" and "new.xml" in field.engines
+
+
+def test_a_new_engine_that_cannot_be_opened_leaves_the_old_one_in_service(tmp_path: Path) -> None:
+    field = Field(tmp_path, RolloutRules())
+    serve = field.serve
+
+    def refuse(path: Path) -> Served:
+        if path == field.new:
+            raise DataError("damaged")
+        return serve(path)
+
+    field.serve = refuse  # type: ignore[method-assign]
+    wish(field.new, "promote")
+    status = field.play(100, phase_at(field, 50, "back"))
+    assert (status.phase, status.reason) == ("back", "could not be opened: damaged")
+    assert set(field.engines) == {"old.xml"}
+
+
+def test_a_restart_goes_on_with_the_engine_that_was_in_service(tmp_path: Path) -> None:
+    field = Field(tmp_path, RolloutRules(back=BackWhen(frames=100_000, age_ratio=1e9)))
+    wish(field.new, "promote")
+    field.play(100, phase_at(field, 50, "promoted"))
+    status = field.play(30)
+    assert set(field.engines) == {"new.xml"} and status.phase == "promoted"
+    wish(field.new, "back")
+    status = field.play(60)
+    assert (status.phase, status.reason) == ("back", "asked by promote --back")
+    field.play(30)
+    assert set(field.engines) == {"old.xml"}
+
+
+def test_an_engine_built_anew_starts_from_the_beginning(tmp_path: Path) -> None:
+    field = Field(tmp_path, RolloutRules(back=BackWhen(frames=100_000, age_ratio=1e9)))
+    wish(field.new, "promote")
+    field.play(100, phase_at(field, 50, "promoted"))
+    field.new.write_bytes(b"another")
+    assert load_status(field.new) is None
+    assert field.play(30).phase == "shadow"
+
+
+def test_promote_waits_for_the_stream_and_withdraws_what_nobody_took(tmp_path: Path) -> None:
+    field = Field(tmp_path, RolloutRules(back=BackWhen(frames=100_000, age_ratio=1e9)))
+    with pytest.raises(DataError, match="no stream has it as its shadow"):
+        ask(field.new, "promote", 0.1)
+    assert not wish_path(field.new).exists()
+    answers: list[RolloutStatus] = []
+    asking = threading.Thread(target=lambda: answers.append(ask(field.new, "promote", PATIENCE_S)))
+    asking.start()
+    field.play(200, lambda result: until(lambda: bool(answers)) if result.frame.index == 100 else None)
+    asking.join()
+    assert answers[0].phase == "promoted"
+
+
+def test_categories_are_compared_by_name() -> None:
+    ours, theirs = Classes(names=("background", "cat", "dog")), Classes(names=("background", "dog", "sheep"))
+    a = shared_labels(np.array([[0, 1, 2]], np.uint8), ours, theirs)
+    b = shared_labels(np.array([[0, 2, 1]], np.uint8), theirs, ours)
+    assert a[0, 1] == b[0, 1] == NOBODY
+    assert (a[0, 0], a[0, 2]) == (b[0, 0], b[0, 2])

@@ -1,0 +1,153 @@
+"""Figures of frames as they come + the engine's profile -> has the world changed, and which figure says so?
+
+The statistic is the distance of Kolmogorov and Smirnov: the largest gap between the share of frames of the last `WINDOW`
+samples with a figure below x and that share in the profile. Its limit follows from both sample sizes (Smirnov, 1948), so
+nothing is tuned for a set. Drift is raised when a figure stays over its limit, and cleared when all stay well below theirs.
+How it was chosen among three: docs/results/loop.md.
+"""
+# Letters: F figure, W window, Q points of a profile.
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsss_edge.artifacts import FieldProfile, Struct
+from tsss_edge.field.figures import Values
+
+WINDOW = 150  # samples
+STEP = 10  # samples between two looks at the window
+ALPHA = 1e-6  # chance that one figure of one window passes the limit though nothing changed
+RAISE_AFTER, CLEAR_AFTER = 2, 5  # looks in a row
+CLEAR_BELOW = 0.8  # of the limit
+WORSE_IF_LOWER = frozenset({"neighbours"})  # a profile of single pictures has no neighbours: only flicker counts
+SHOWN = 4  # example frames
+
+
+class Moved(Struct, frozen=True):
+    """One figure: how far it moved from the profile (1: the limit), and its means then and now."""
+
+    figure: str
+    score: float
+    profile: float
+    now: float
+
+    def text(self) -> str:
+        """`unknown 0.021 -> 0.117`."""
+        return f"{self.figure} {self.profile:.3f} -> {self.now:.3f}"
+
+
+class Drift(Struct, frozen=True):
+    """What a watch thinks. `moved`: figures over their limit, the farthest first; `examples`: frames that show the first."""
+
+    raised: bool
+    score: float  # of the figure that moved farthest; 1: its limit
+    figure: str
+    since: int | None  # index of the frame at which drift was raised
+    moved: tuple[Moved, ...] = ()
+    examples: tuple[int, ...] = ()
+    alarms: int = 0  # times that drift was raised
+
+
+class Alarm(Struct, frozen=True):
+    """One time that drift was raised: frame indices, what had moved, and frames that show it."""
+
+    raised: int
+    moved: tuple[Moved, ...]
+    examples: tuple[int, ...]
+    cleared: int | None = None
+
+
+class DriftReport(Struct, frozen=True):
+    """Of a whole stream."""
+
+    samples: int  # frames whose figures were taken
+    alarms: tuple[Alarm, ...]
+
+
+class DriftWatch:
+    """Feed it the figures of each sampled frame. `state` is None until the first window is full.
+
+    Args: names: of the figures, in their order.
+    """
+
+    def __init__(self, profile: FieldProfile, names: Sequence[str], *, window: int = WINDOW, step: int = STEP) -> None:
+        known = [n for n, name in enumerate(names) if name in profile.quantiles]
+        self._names = [names[n] for n in known]
+        self._columns = np.array(known, np.intp)
+        self._points = [np.array(profile.quantiles[name]) for name in self._names]
+        self._limit = limit(window, profile.pictures)
+        self._window, self._step = window, step
+        self._rows: deque[tuple[int, Values]] = deque(maxlen=window)
+        self._samples = self._over = self._under = 0
+        self.state: Drift | None = None
+
+    def add(self, index: int, values: Values) -> bool:
+        """Take the figures of frame `index`. Returns whether drift was raised or cleared by it."""
+        self._rows.append((index, values[self._columns]))
+        self._samples += 1
+        if len(self._rows) < self._window or self._samples % self._step:
+            return False
+        before = self.state is not None and self.state.raised
+        self.state = self._look(index)
+        return self.state.raised != before
+
+    def _look(self, index: int) -> Drift:
+        table = np.stack([row for _, row in self._rows])  # (W,F)
+        scores = np.array([self._score(n, table[:, n]) for n in range(len(self._names))])
+        top = int(scores.argmax())
+        self._over = self._over + 1 if scores[top] > 1 else 0
+        self._under = self._under + 1 if scores[top] < CLEAR_BELOW else 0
+        old = self.state or Drift(raised=False, score=0.0, figure="", since=None)
+        raised = self._under < CLEAR_AFTER if old.raised else self._over >= RAISE_AFTER
+        order = [int(n) for n in np.argsort(-scores) if scores[n] > 1]
+        return Drift(
+            raised=raised,
+            score=round(float(scores[top]), 4),
+            figure=self._names[top],
+            since=(old.since if old.raised else index) if raised else None,
+            moved=tuple(self._moved(n, float(scores[n]), table[:, n]) for n in order),
+            examples=self._examples(order[0], table[:, order[0]]) if order else (),
+            alarms=old.alarms + (raised and not old.raised),
+        )
+
+    def _score(self, n: int, column: NDArray[np.float32]) -> float:
+        """Distance over its limit; 0 where too few frames have the figure."""
+        column = column[~np.isnan(column)]
+        if len(column) < self._window // 2:
+            return 0.0
+        above, below = distances(column, self._points[n])
+        worse = above if self._names[n] in WORSE_IF_LOWER else max(above, below)
+        return worse / self._limit
+
+    def _moved(self, n: int, score: float, column: NDArray[np.float32]) -> Moved:
+        then, now = float(self._points[n].mean()), float(np.nanmean(column))
+        return Moved(figure=self._names[n], score=round(score, 4), profile=round(then, 5), now=round(now, 5))
+
+    def _examples(self, n: int, column: NDArray[np.float32]) -> tuple[int, ...]:
+        """The frames that went farthest the way the figure moved."""
+        filled = np.nan_to_num(column, nan=float(self._points[n].mean()))
+        rising = np.nanmean(column) > self._points[n].mean()
+        order = np.argsort(-filled if rising else filled, kind="stable")[:SHOWN]
+        return tuple(self._rows[int(i)][0] for i in order)
+
+
+def distances(sample: NDArray[np.floating], profile: NDArray[np.floating]) -> tuple[float, float]:
+    """How far the sample's share of values <= x lies above and below the profile's, at most over x (one-sided
+    Kolmogorov-Smirnov distances). `profile`: quantiles in ascending order, which stand for the whole set."""
+    ordered = np.sort(sample)
+    points = np.unique(np.concatenate([ordered, profile]))
+    gap = np.searchsorted(ordered, points, "right") / len(ordered) - np.searchsorted(profile, points, "right") / len(
+        profile
+    )
+    return max(0.0, float(gap.max())), max(0.0, float(-gap.min()))
+
+
+def limit(window: int, pictures: int, alpha: float = ALPHA) -> float:
+    """The distance that two samples of one distribution pass with probability `alpha`: sqrt(-ln(alpha / 2) / 2) *
+    sqrt((n + m) / (n m)) (Smirnov, Annals of Mathematical Statistics 19, 1948, asymptotic)."""
+    return math.sqrt(-math.log(alpha / 2) / 2) * math.sqrt((window + pictures) / (window * pictures))
