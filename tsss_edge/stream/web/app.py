@@ -139,7 +139,7 @@ def _add_examples(app: FastAPI, example: Example | None) -> None:
     def get_example(frame: int) -> Response:
         jpeg = example(frame) if example is not None else None
         if jpeg is None:
-            return PlainTextResponse("that frame is gone\n", status_code=404)
+            return refusal("that frame is gone", 404)
         return Response(jpeg, media_type="image/jpeg", headers=HEADERS)
 
 
