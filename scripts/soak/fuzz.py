@@ -152,11 +152,7 @@ def _artifacts(world: Path) -> list[Reader]:
 
 def _data() -> list[Reader]:
     from tsss_edge.data.check import check_dataset
-    from tsss_edge.data.importers.coco import read_coco
-    from tsss_edge.data.importers.cvat import read_cvat
-    from tsss_edge.data.importers.folders import read_tags
-    from tsss_edge.data.importers.labelme import read_labelme
-    from tsss_edge.data.importers.yolo import read_yolo
+    from tsss_edge.data.importers import import_set
     from tsss_edge.data.pictures import read_image, read_mask
     from tsss_edge.data.voc import VocDataset
 
@@ -172,15 +168,10 @@ def _data() -> list[Reader]:
 
         return read
 
-    def drawn(reader: Callable[[Path], Any]) -> Callable[[Path], Any]:
+    def imported(kind: Any, *, folder: bool = False, tags: bool = False) -> Callable[[Path], Any]:
         def read(path: Path) -> Any:
-            from tsss_edge.data.importers.classmap import class_map
-            from tsss_edge.data.importers.to_voc import choose_splits, write_voc
-
-            found = reader(path.parent if path.suffix == ".txt" else path)
-            with tempfile.TemporaryDirectory(dir=path.parent) as out:
-                splits, _ = choose_splits(found, None, "none", 0)
-                write_voc(found, class_map(found, None), Path(out) / "o", {}, splits=splits, copy=False)
+            with tempfile.TemporaryDirectory() as out:
+                import_set(kind, path.parent if folder else path, Path(out) / "o", image_labels=tags)
                 return require_inside(Path(out) / "o", Path(out))
 
         return read
@@ -195,11 +186,11 @@ def _data() -> list[Reader]:
         Reader("classes", "voc/classes.txt", dataset(0)),
         Reader("image labels", "voc/image_labels.csv", dataset(0)),
         Reader("annotation", "voc/Annotations/a.xml", dataset(1)),
-        Reader("coco", "coco/instances_val.json", drawn(read_coco)),
-        Reader("labelme", "labelme/a.json", drawn(lambda p: read_labelme(p.parent))),
-        Reader("cvat", "cvat/annotations.xml", drawn(read_cvat)),
-        Reader("yolo yaml", "yolo/data.yaml", drawn(read_yolo)),
-        Reader("tags", "tags/t.csv", drawn(read_tags)),
+        Reader("coco", "coco/instances_val.json", imported("coco")),
+        Reader("labelme", "labelme/a.json", imported("labelme", folder=True)),
+        Reader("cvat", "cvat/annotations.xml", imported("cvat")),
+        Reader("yolo yaml", "yolo/data.yaml", imported("yolo")),
+        Reader("tags", "tags/t.csv", imported("folders", tags=True)),
     ]  # fmt: skip
 
 
