@@ -31,6 +31,7 @@ from tsss_edge.export.foreign import import_onnx
 from tsss_edge.export.foreign.normalise import Normalisation
 from tsss_edge.files import write_json
 from tsss_edge.kernels.preprocess import preprocess
+from tsss_edge.onnxgraph.qdq import PairOptions
 from tsss_edge.parity import check_parity
 from tsss_edge.scoring import evaluate
 
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("--two-classes", nargs="*", default=[], help="stems of networks with one channel or two")
     parser.add_argument("--trained", nargs="*", default=[], help="stems of networks whose mIoU means something")
     parser.add_argument("--frames", type=int, default=20)
+    parser.add_argument("--weight-bits", type=int, default=8, help="7 where the CPU has no VNNI")
     parser.add_argument("--seconds", type=float, default=3.0, help="of timing, ours and benchmark_app's in turn")
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -64,7 +66,11 @@ def main() -> None:
 
 def row(path: Path, args: argparse.Namespace) -> dict[str, Any]:
     """All steps of one network, as far as they go."""
-    facts: dict[str, Any] = {"network": path.stem, "trained": path.stem in args.trained}
+    facts: dict[str, Any] = {
+        "network": path.stem,
+        "trained": path.stem in args.trained,
+        "weight_bits": args.weight_bits,
+    }
     with tempfile.TemporaryDirectory() as folder:
         steps = Steps(path, Path(folder), args, facts)
         every = (steps.bring_in, steps.quantize, steps.build_cpu, steps.build_rtx)
@@ -103,7 +109,8 @@ class Steps:
         self.facts |= {"pixels": report.check.pixels, "different": report.check.different}
 
     def quantize(self) -> None:
-        calibrate(OnnxModel.load(self.float), self.data, self.int8, size=self.args.pictures)
+        options = PairOptions(weight_bits=self.args.weight_bits)
+        calibrate(OnnxModel.load(self.float), self.data, self.int8, size=self.args.pictures, options=options)
 
     def build_cpu(self) -> None:
         self.engine = build_engine(self.int8, load_target("cpu"), self.folder / "net.xml")
