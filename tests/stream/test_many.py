@@ -111,9 +111,10 @@ def test_a_camera_that_wants_few_gets_all_of_them(beats: dict[str, Capture]) -> 
     beats.update({n: Beat(0.005) for n in "12"})
     report = play(fake(slots=1, latency_ms=9), camera("1", fps=20), camera("2"), max_frames=100)
     slow, fast = report.cameras
-    assert abs(slow.frames - 20 * slow.arrived / 200) <= 2
-    assert slow.dropped <= 1 and slow.thinned >= 8 * slow.frames
-    assert fast.frames > 2 * slow.frames
+    asked = slow.frames + slow.dropped
+    assert abs(asked - 20 * slow.arrived / 200) <= 2 and slow.thinned >= 8 * asked
+    # On an idle machine none is dropped. On a busy one some are, but far fewer than of the one that wants all.
+    assert slow.dropped / asked < 0.5 * fast.dropped / (fast.frames + fast.dropped)
     require_sums(report)
 
 
@@ -182,8 +183,8 @@ def test_a_slow_sink_holds_up_its_own_camera_alone(beats: dict[str, Capture]) ->
         many.lines[0].extra.append(Stuck())
         threading.Thread(target=lambda: (wait_for(lambda: many.lines[1].over), stuck.set())).start()
         report = many.run()
-    assert report.cameras[1].frames >= 45  # it ended while the other one was stuck in its first frame
-    assert report.cameras[0].frames <= 4
+    assert report.cameras[0].frames <= 4  # the other one ended while it was stuck in its first frame
+    assert report.cameras[1].frames > 4 * report.cameras[0].frames
     require_sums(report)
 
 
