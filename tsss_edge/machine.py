@@ -7,12 +7,15 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
+R = TypeVar("R")
 CPUINFO = Path("/proc/cpuinfo")
 DOT_PRODUCTS = ("avx_vnni", "avx512_vnni", "amx_int8", "asimddp")  # INT8 products summed in 32 bits at once
 SEVEN_BITS = (
@@ -114,3 +117,24 @@ def spinner(text: str) -> Iterator[None]:
 
     with Console(stderr=True).status(text):
         yield
+
+
+def in_order(
+    work: Callable[[T], R], items: Iterable[T], *, threads: int, ahead: int | None = None, name: str = "worker"
+) -> Generator[R, None, None]:
+    """`work` of every item, in the order of the items, on `threads` threads; at most `ahead` of them wait (default: two a thread).
+
+    Memory does not grow with the number of items. An error of `work` is raised in its place.
+    """
+    upcoming, waiting = iter(items), deque[Future[R]]()
+    with ThreadPoolExecutor(threads, thread_name_prefix=name) as pool:
+        try:
+            for item in upcoming:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) >= (ahead or 2 * threads):
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tsss_edge.artifacts import Classes, Preprocess
+from tsss_edge.backends.triton_client import READY, state_of
 from tsss_edge.errors import DataError, UnavailableError
 from tsss_edge.stream.frames import FrameResult, Source
 from tsss_edge.stream.recorder import Recorder
@@ -88,6 +89,7 @@ def open_web(
     engine_name: str = "",
     source_name: str = "",
     objectness: bool = False,
+    engine_state: Callable[[], str] = lambda: READY,
     example: Callable[[int], bytes | None] | None = None,
 ) -> WebSink:
     """Start the page on `bind` ("8080", "0.0.0.0:8080"; port 0: any free one).
@@ -99,7 +101,7 @@ def open_web(
     Raises: UnavailableError: FastAPI or uvicorn is not installed. DataError: the address is not one, or is taken.
     """
     web = _import_app()
-    live = LiveStatus(classes, recorder, source)
+    live = LiveStatus(classes, recorder, source, engine_state)
     info = _info(web, engine_name, source_name, classes, objectness)
     sock, url, token = listen_on(bind)
     painter = Painter(classes, preprocess)
@@ -132,7 +134,7 @@ def open_wall(bind: str, lines: Sequence[CameraLine], engine: EngineSlot) -> Wal
     for number, line in enumerate(lines):
         info = _info(web, engine.current.name, line.spec.name, backend.classes, objectness)
         painter = Painter(backend.classes, backend.preprocess)
-        live = LiveStatus(backend.classes, line.recorder, line.source)
+        live = LiveStatus(backend.classes, line.recorder, line.source, lambda: state_of(engine.current.backend))
         cameras.append(WallCamera(number, line.spec.name, live, painter, info, wall))
         line.extra.append(cameras[-1])
     app = make_wall(cameras, wall, lambda: engine.current.name, token=token)
@@ -163,8 +165,8 @@ def _info(web: Any, engine: str, source: str, classes: Classes, objectness: bool
 def listen_on(bind: str) -> tuple[socket.socket, str, str | None]:
     """A listening socket, the address to open, and the token that is needed beyond loopback."""
     host, port = parse_bind(bind)
-    sock = _listen(host, port)
     token = None if is_loopback(host) else web_token()
+    sock = _listen(host, port)
     return sock, _url(host, sock.getsockname()[1], token), token
 
 
