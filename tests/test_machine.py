@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,24 @@ def test_meminfo(tmp_path: Path) -> None:
     memory.write_text("MemTotal:  2048 kB\nMemFree: 10 kB\nMemAvailable: 1024 kB\n")
     assert machine.memory_bytes(memory) == (2048 * 1024, 1024 * 1024)
     assert machine.memory_bytes(tmp_path / "none") == (0, 0)
+
+
+def test_work_in_order_on_threads_with_few_waiting() -> None:
+    from contextlib import closing
+
+    from tsss_edge.machine import in_order
+
+    taken: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for n in range(100):
+            taken.append(n)
+            yield n
+
+    with closing(in_order(lambda n: n * n, numbers(), threads=3, ahead=5)) as squares:
+        first = [next(squares) for _ in range(10)]
+        assert first == [n * n for n in range(10)] and len(taken) <= 15
+        assert list(squares) == [n * n for n in range(10, 100)]
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
+R = TypeVar("R")
 CPUINFO = Path("/proc/cpuinfo")
 DOT_PRODUCTS = ("avx_vnni", "avx512_vnni", "amx_int8", "asimddp")  # INT8 products summed in 32 bits at once
 SEVEN_BITS = (
@@ -20,9 +24,28 @@ SEVEN_BITS = (
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")  # compute capabilities that TensorRT-RTX serves
 
 
-def usable_cores() -> int:
-    """Cores that this process may use. A container or `taskset` may allow fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores that this process may use. `taskset` or a container may allow fewer than the machine has: by affinity, or by CPU time
+    (`docker run --cpus 1.5`, Kubernetes' limits), of which a broken core counts as one.
+
+    Args: cgroup: where the kernel tells the limits.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, max(1, math.ceil(limit))) if (limit := _cgroup_cores(cgroup)) is not None else cores
+
+
+def _cgroup_cores(cgroup: Path) -> float | None:
+    """Cores' worth of CPU time that the control group allows (versions 2 and 1 of the interface), None without a limit."""
+    try:
+        if (unified := cgroup / "cpu.max").is_file():
+            quota, period = unified.read_text().split()
+        else:
+            quota, period = (
+                (cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period")
+            )
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" or int(quota) <= 0 or int(period) <= 0 else int(quota) / int(period)
 
 
 def cpu_name() -> str:
@@ -94,3 +117,24 @@ def spinner(text: str) -> Iterator[None]:
 
     with Console(stderr=True).status(text):
         yield
+
+
+def in_order(
+    work: Callable[[T], R], items: Iterable[T], *, threads: int, ahead: int | None = None, name: str = "worker"
+) -> Generator[R, None, None]:
+    """`work` of every item, in the order of the items, on `threads` threads; at most `ahead` of them wait (default: two a thread).
+
+    Memory does not grow with the number of items. An error of `work` is raised in its place.
+    """
+    upcoming, waiting = iter(items), deque[Future[R]]()
+    with ThreadPoolExecutor(threads, thread_name_prefix=name) as pool:
+        try:
+            for item in upcoming:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) >= (ahead or 2 * threads):
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -29,12 +29,16 @@ class SegmentReport(Struct, frozen=True):
     failed: tuple[str, ...]
     out: str
     skipped: tuple[str, ...] = ()
+    finished_before: int = 0  # masks of an earlier run, which were left as they are
 
     def summary(self) -> str:
         """For a terminal: the count, then every failure, then what was no picture."""
         shown = ", ".join(self.skipped[:3]) + (", ..." if len(self.skipped) > 3 else "")
         others = [f"{len(self.skipped)} files are no pictures: {shown}"] if self.skipped else []
-        return "\n".join([f"{self.images} masks in {self.out}", *(f"failed: {line}" for line in self.failed), *others])
+        before = f", {self.finished_before} were there before" if self.finished_before else ""
+        return "\n".join(
+            [f"{self.images} masks in {self.out}{before}", *(f"failed: {line}" for line in self.failed), *others]
+        )
 
 
 def segment_image(backend: Backend, image: NDArray[np.uint8]) -> NDArray[np.uint8]:

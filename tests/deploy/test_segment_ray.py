@@ -15,7 +15,7 @@ from tiny import tiny_onnx
 from tsss_edge.config import load_target
 from tsss_edge.deploy import segment_ray
 from tsss_edge.deploy.segment_ray import segment_on_ray
-from tsss_edge.errors import ArtifactError, UnavailableError
+from tsss_edge.errors import ArtifactError, DataError, UnavailableError
 from tsss_edge.export.build import build_engine
 from tsss_edge.segment import segment_files
 
@@ -55,8 +55,10 @@ class LocalRay:
         self.rows = rows
         return self
 
-    def map_batches(self, kind: Any, *, fn_constructor_args: Any, batch_size: int, num_cpus: int, compute: Any) -> Any:
-        assert compute == (1, 5 // num_cpus)
+    def map_batches(
+        self, kind: Any, *, fn_constructor_args: Any, batch_size: int, num_cpus: int, num_gpus: Any, compute: Any
+    ) -> Any:
+        assert compute == (1, 5 // num_cpus) and num_gpus is None
         worker = kind(*fn_constructor_args)
         starts = range(0, len(self.rows), batch_size)
         batches = [self.rows[i : i + batch_size] for i in starts]
@@ -64,7 +66,7 @@ class LocalRay:
         self.told = [{"failed": text} for batch in columns for text in worker(batch)["failed"]]
         return self
 
-    def take_all(self) -> list[dict[str, str]]:
+    def iter_rows(self) -> list[dict[str, str]]:
         return self.told
 
 
@@ -72,29 +74,29 @@ def test_masks_are_those_of_one_machine(tmp_path: Path, engine: Path, monkeypatc
     ray = LocalRay()
     monkeypatch.setattr(segment_ray, "import_extra", lambda module, extra: ray)
     monkeypatch.setattr(segment_ray, "PICTURES_AT_ONCE", 2)
-    spread = segment_on_ray(engine, [str(tmp_path / "photos")], tmp_path / "spread", address="local", threads=2)
+    spread = segment_on_ray(engine, [str(tmp_path / "photos")], str(tmp_path / "spread"), address="local", threads=2)
     alone = segment_files(engine, [str(tmp_path / "photos")], tmp_path / "alone")
     assert (spread.images, len(spread.failed)) == (alone.images, len(alone.failed)) == (5, 1)
     assert "broken.jpg" in spread.failed[0]
     masks = sorted(p.name for p in (tmp_path / "alone").iterdir())
     assert sorted(p.name for p in (tmp_path / "spread").iterdir()) == masks
     assert all((tmp_path / "spread" / m).read_bytes() == (tmp_path / "alone" / m).read_bytes() for m in masks)
-    assert (ray.addresses, ray.shut) == ([None], 1)
+    assert (ray.addresses, ray.shut) == (["local"], 1)
 
 
 def test_a_cluster_is_left_when_a_worker_fails(tmp_path: Path, engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = LocalRay()
-    ray.take_all = lambda: 1 / 0  # type: ignore[method-assign]
+    ray.iter_rows = lambda: 1 / 0  # type: ignore[method-assign]
     monkeypatch.setattr(segment_ray, "import_extra", lambda module, extra: ray)
     with pytest.raises(ZeroDivisionError):
-        segment_on_ray(engine, [str(tmp_path / "photos")], tmp_path / "out", address="auto")
+        segment_on_ray(engine, [str(tmp_path / "photos")], str(tmp_path / "out"), address="auto")
     assert (ray.addresses, ray.shut) == (["auto"], 1)
 
 
 def test_without_ray_it_says_what_to_install(tmp_path: Path, engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(UnavailableError, match=r"pip install 'tsss-edge\[scale\]'"):
-        segment_on_ray(engine, [str(tmp_path / "photos")], tmp_path / "out", address="auto")
+        segment_on_ray(engine, [str(tmp_path / "photos")], str(tmp_path / "out"), address="auto")
     assert not (tmp_path / "out").exists()
 
 
@@ -104,18 +106,80 @@ def test_nobody_at_the_address_is_told_at_once(tmp_path: Path, engine: Path, mon
         free.bind(("127.0.0.1", 0))  # bound, but not listening
         address = f"127.0.0.1:{free.getsockname()[1]}"
         with pytest.raises(UnavailableError, match=f"no Ray cluster at '{address}'.*ray start --head"):
-            segment_on_ray(engine, [str(tmp_path / "photos")], tmp_path / "out", address=address)
+            segment_on_ray(engine, [str(tmp_path / "photos")], str(tmp_path / "out"), address=address)
 
 
 def test_a_damaged_engine_is_told_before_the_cluster_is_asked(tmp_path: Path, engine: Path) -> None:
     engine.with_suffix(".bin").write_bytes(b"x")
     with pytest.raises(ArtifactError, match="its hash is not the one"):
-        segment_on_ray(engine, [str(tmp_path / "photos")], tmp_path / "out", address="auto")
+        segment_on_ray(engine, [str(tmp_path / "photos")], str(tmp_path / "out"), address="auto")
 
 
-@pytest.mark.slow
+def test_finished_masks_are_left_and_the_others_made(
+    tmp_path: Path, engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray, out = LocalRay(), tmp_path / "out"
+    monkeypatch.setattr(segment_ray, "import_extra", lambda module, extra: ray)
+    segment_on_ray(engine, [str(tmp_path / "photos")], str(out), address="auto")
+    (out / "0.png").write_bytes(b"kept")
+    (out / "1.png").unlink()
+    report = segment_on_ray(engine, [str(tmp_path / "photos")], str(out), address="auto")
+    assert (report.images, report.finished_before, len(report.failed)) == (1, 4, 1)
+    assert (out / "0.png").read_bytes() == b"kept" and (out / "1.png").is_file()
+    assert segment_on_ray(engine, [str(tmp_path / "photos")], str(out), address="auto", again=True).images == 5
+    assert (out / "0.png").read_bytes() != b"kept"
+
+
+def test_an_error_budget(tmp_path: Path, engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = LocalRay()
+    monkeypatch.setattr(segment_ray, "import_extra", lambda module, extra: ray)
+    report = segment_on_ray(engine, [str(tmp_path / "photos")], str(tmp_path / "a"), address="auto", max_failed=1)
+    assert len(report.failed) == 1
+    with pytest.raises(DataError, match=r"given up: 1 pictures failed, allowed 0; the first: .*broken.jpg"):
+        segment_on_ray(engine, [str(tmp_path / "photos")], str(tmp_path / "b"), address="auto", max_failed=0)
+    assert ray.shut == 2
+
+
+def test_addresses_in_and_out(tmp_path: Path, engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`file://` stands for every file system of pyarrow: listing, reading, whole writing, what is finished."""
+    pytest.importorskip("pyarrow")
+    ray, real = LocalRay(), segment_ray.import_extra
+    monkeypatch.setattr(
+        segment_ray, "import_extra", lambda module, extra: ray if module.startswith("ray") else real(module, extra)
+    )
+    out = f"file://{tmp_path}/remote"
+    report = segment_on_ray(engine, [f"file://{tmp_path}/photos"], out, address="auto", overlay=True)
+    alone = segment_files(engine, [str(tmp_path / "photos")], tmp_path / "alone", overlay=True)
+    assert (report.images, len(report.failed)) == (alone.images, 1)
+    names = sorted(p.name for p in (tmp_path / "alone").iterdir())
+    assert sorted(p.name for p in (tmp_path / "remote").iterdir()) == names and len(names) == 10
+    assert all((tmp_path / "remote" / n).read_bytes() == (tmp_path / "alone" / n).read_bytes() for n in names)
+    assert segment_on_ray(engine, [f"file://{tmp_path}/photos"], out, address="auto").finished_before == 5
+    with pytest.raises(DataError, match="cannot be listed"):
+        segment_on_ray(engine, [f"file://{tmp_path}/nothing"], out, address="auto")
+
+
+@pytest.mark.parametrize(
+    ("resources", "gpus", "workers"), [({"CPU": 8.0}, 0, 4), ({"CPU": 8.0, "GPU": 1.0}, 0.5, 2), ({}, 0, 1)]
+)
+def test_workers_of_a_cluster(resources: dict[str, float], gpus: float, workers: int) -> None:
+    assert segment_ray._workers(resources, 2, gpus) == workers
+
+
+@pytest.fixture
+def quiet_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+
+
+@pytest.mark.slow_all
+@pytest.mark.usefixtures("quiet_ray")
 @pytest.mark.filterwarnings("default")  # Ray's own deprecations
 def test_on_ray_itself(tmp_path: Path, engine: Path) -> None:
-    pytest.importorskip("ray")
-    report = segment_on_ray(engine, [str(tmp_path / "photos")], tmp_path / "out", address="local")
+    report = segment_on_ray(engine, [str(tmp_path / "photos")], str(tmp_path / "out"), address="local")
     assert (report.images, len(report.failed)) == (5, 1)
+    alone = segment_files(engine, [str(tmp_path / "photos")], tmp_path / "alone")
+    assert alone.images == 5
+    assert all((tmp_path / f"out/{i}.png").read_bytes() == (tmp_path / f"alone/{i}.png").read_bytes() for i in range(5))
+    again = segment_on_ray(engine, [str(tmp_path / "photos")], str(tmp_path / "out"), address="local")
+    assert (again.images, again.finished_before) == (0, 5)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tsss_edge.errors import ArtifactError, DataError, TsssEdgeError
-from tsss_edge.stream.cameras import read_cameras
+from tsss_edge.stream.cameras import CameraSpec, in_shard, read_cameras
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -70,3 +70,19 @@ CAMERA = '[[camera]]\nname = "a"\nuri = "synthetic://"\n'
 def test_what_is_refused(tmp_path: Path, text: str, error: type[TsssEdgeError], told: str) -> None:
     with pytest.raises(error, match=told):
         read_cameras(written(tmp_path, text))
+
+
+def test_each_camera_is_in_one_shard_and_few_move_when_a_shard_is_added() -> None:
+    cameras = tuple(CameraSpec(uri="synthetic://", name=f"cam-{n}") for n in range(1000))
+    four = {c.name: k for k in range(4) for c in in_shard(cameras, f"{k}/4")}
+    five = {c.name: k for k in range(5) for c in in_shard(cameras, f"{k}/5")}
+    assert len(four) == len(five) == 1000
+    assert all(200 < list(four.values()).count(k) < 300 for k in range(4))
+    moved = [name for name in four if four[name] != five[name]]
+    assert all(five[name] == 4 for name in moved) and 150 < len(moved) < 250
+
+
+@pytest.mark.parametrize(("shard", "told"), [("4/4", "K from 0 to N - 1"), ("x", "expected K/N"), ("1/2", "none of 1")])
+def test_a_shard_that_is_none(shard: str, told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        in_shard((CameraSpec(uri="synthetic://", name="a"),), shard)

@@ -74,6 +74,16 @@ def test_what_belongs_to_the_source_has_its_camera(samples: dict[object, float])
     assert share == 0.5
 
 
+def test_a_lost_engine_is_the_state_of_a_camera_that_streams() -> None:
+    class Streaming(Camera):
+        state = "STREAMING"
+
+    states = ["RECONNECTING", "READY"]
+    for source, expected in ((Streaming(), ["ENGINE_LOST", "STREAMING"]), (Camera(), ["STALLED", "STALLED"])):
+        told = [LiveStatus(CLASSES, Recorder(), source, lambda state=state: state).state for state in states]  # type: ignore[misc]
+        assert told == expected
+
+
 def test_what_is_not_known_is_left_out(samples: dict[object, float]) -> None:
     names = {key[0] for key in samples}  # type: ignore[index]
     assert "tsss_edge_parity_agreement_ratio" not in names and "tsss_edge_live_miou_percent" not in names

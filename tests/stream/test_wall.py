@@ -155,7 +155,7 @@ def test_the_command(tmp_path: Path, make_video: MakeVideo) -> None:
     [
         ([], "give either a SOURCE or --sources"),
         (["0", "--sources", "c.toml"], "give either a SOURCE or --sources"),
-        (["0", "--batch-wait-ms", "5"], "--batch-wait-ms is for --sources"),
+        (["0", "--batch-wait-ms", "5"], "are for --sources, many cameras"),
         (["--sources", "c.toml", "--policy", "latest"], "--policy is for one SOURCE"),
         (["--sources", "c.toml", "--audio"], "--audio is for one SOURCE"),
     ],

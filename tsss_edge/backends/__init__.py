@@ -7,6 +7,8 @@ from pathlib import Path
 from tsss_edge.artifacts import Artifact, Checkpoint, OnnxModel, load_artifact
 from tsss_edge.backends.base import AsyncBackend, Backend, Outputs
 
+SERVED = "triton:/"  # a `Path` makes one slash of two
+
 __all__ = ["AsyncBackend", "Backend", "Outputs", "open_backend"]
 
 
@@ -19,7 +21,7 @@ def open_backend(
     trust: bool = False,
     features: bool = False,
 ) -> Backend:
-    """Open a checkpoint, graph or engine, loaded or by its path, for inference.
+    """Open a checkpoint, graph or engine, loaded or by its path (or triton://HOST/MODEL), for inference.
 
     Args:    device: PyTorch's name ("cpu", "cuda:0") or OpenVINO's; None takes the default.
              threads: CPU threads for the network; None takes all cores.
@@ -29,6 +31,10 @@ def open_backend(
     Raises:  ArtifactError: unknown kind of file, damaged, or its hash is wrong.
              UnavailableError: this machine cannot run it.
     """
+    if isinstance(model, Path) and str(model).startswith(SERVED):
+        from tsss_edge.backends.triton_client import TritonBackend, require_address
+
+        return TritonBackend(require_address(model), slots=slots)
     artifact = load_artifact(model, trust=trust)
     if isinstance(artifact, Checkpoint):
         from tsss_edge.backends.reference import PyTorchBackend

@@ -12,8 +12,10 @@ from tsss_edge.cli.options import Json, Rebuild, Threads, emit, flag, rebuild_fi
 
 def segment(
     engine: Annotated[Path, typer.Argument(help="Engine, ONNX file or checkpoint.")],
-    inputs: Annotated[list[str], typer.Argument(help="Pictures, folders or globs.")],
-    out: Annotated[Path, typer.Option(help="Folder for the index PNGs.")],
+    inputs: Annotated[list[str], typer.Argument(help="Pictures, folders or globs; with --ray s3://BUCKET/... too.")],
+    out: Annotated[
+        str, typer.Option(metavar="PATH", help="Folder for the index PNGs; with --ray s3://BUCKET/... too.")
+    ],
     overlay: Annotated[bool, flag("--overlay", "Also write pictures with masks, outlines, names.")] = False,
     sheet: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Contact sheet (.png, .jpg) of the first 24 pictures.")
@@ -22,12 +24,21 @@ def segment(
     ray: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Spread over a Ray cluster: HOST:PORT, auto, local.")
     ] = None,
+    gpus: Annotated[
+        float | None, typer.Option(min=0, help="With --ray: GPUs of one worker; 0.5: two workers share one.")
+    ] = None,
+    max_failed: Annotated[
+        int | None, typer.Option(min=0, help="With --ray: give up when more pictures than this fail.")
+    ] = None,
+    again: Annotated[bool, flag("--again", "With --ray: make masks too that are there already.")] = False,
     rebuild: Rebuild = False,
     json: Json = None,
 ) -> None:
     """Masks for picture files, on this machine or on a Ray cluster.
 
     Example: tsss-edge segment fused.int8.xml photos/ --out masks --overlay
+
+    Example: tsss-edge segment fused.int8.xml s3://city/day1 --out s3://city/masks --ray 10.0.0.1:6379 --max-failed 100
     """
     from tsss_edge.api import segment as run
     from tsss_edge.errors import DataError
@@ -38,9 +49,14 @@ def segment(
     if ray is not None:
         from tsss_edge.deploy.segment_ray import segment_on_ray
 
-        report = segment_on_ray(engine, inputs, out, address=ray, overlay=overlay, threads=threads)
+        report = segment_on_ray(
+            engine, inputs, out, address=ray, overlay=overlay, threads=threads, gpus=gpus or 0.0, max_failed=max_failed,
+            again=again,
+        )  # fmt: skip
     else:
-        report = run(engine, inputs, out, overlay=overlay, sheet=sheet, threads=threads)
+        if gpus is not None or max_failed is not None or again:
+            raise typer.BadParameter("--gpus, --max-failed and --again are for --ray")
+        report = run(engine, inputs, Path(out), overlay=overlay, sheet=sheet, threads=threads)
     emit(report, report.summary(), json)
     if report.failed:
         failed = len(report.failed)

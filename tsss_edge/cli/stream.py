@@ -11,7 +11,9 @@ from tsss_edge.cli.options import Json, Rebuild, Threads, emit, flag, one_line, 
 
 
 def stream(
-    engine: Annotated[Path, typer.Argument(help="Engine (.xml, .engine); on a GPU also a checkpoint.")],
+    engine: Annotated[
+        Path, typer.Argument(help="Engine (.xml, .engine, triton://HOST/MODEL); on a GPU also a checkpoint.")
+    ],
     source: Annotated[
         str | None,
         typer.Argument(help="Video file, camera (0, v4l2://, csi://), rtsp://, http://, synthetic://."),
@@ -88,6 +90,9 @@ def stream(
         float | None,
         typer.Option(min=0, help="With --sources: frames share batches, and wait so long for them at most."),
     ] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="K/N", help="With --sources: the cameras that fall into part K of N by name.")
+    ] = None,
     rebuild: Rebuild = False,
     json: Json = None,
 ) -> None:
@@ -118,23 +123,16 @@ def stream(
         raise typer.BadParameter("--tls is of the live page; give --web [HOST:]PORT too")
     if (source is None) == (sources is None):
         raise typer.BadParameter("give either a SOURCE or --sources CAMERAS.TOML")
-    if sources is None and batch_wait_ms is not None:
-        raise typer.BadParameter("--batch-wait-ms is for --sources: one source has nobody to share a batch with")
+    if sources is None and (batch_wait_ms is not None or shard is not None):
+        raise typer.BadParameter("--batch-wait-ms and --shard are for --sources, many cameras")
     if sources is not None:
         if given := [name for name, value in only_one.items() if value is not None]:
             raise typer.BadParameter(f"{given[0]} is for one SOURCE, not for --sources")
         rebuild_first(engine, rebuild)
         many = stream_many(
-            engine,
-            sources,
-            batch_wait_ms=batch_wait_ms,
-            max_frames=max_frames,
-            threads=threads,
-            force=force,
-            web=web,
-            trusted_key=trusted_key,
-            tls=tls,
-        )
+            engine, sources, batch_wait_ms=batch_wait_ms, max_frames=max_frames, threads=threads, force=force, web=web,
+            trusted_key=trusted_key, tls=tls, shard=shard,
+        )  # fmt: skip
         return emit(many, many.summary(), json)
     assert source is not None
     if min_agreement is not None and reference is None:

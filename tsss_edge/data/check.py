@@ -14,7 +14,7 @@ from tsss_edge.data.importers.found import named, pictures_below
 from tsss_edge.data.pictures import is_picture, orientation, read_mask, read_size
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import DataError
-from tsss_edge.machine import progress
+from tsss_edge.machine import in_order, progress, usable_cores
 
 FULL_SPLITS = ("val", "test")  # lists whose images all need masks, since results are measured on them
 
@@ -65,6 +65,17 @@ class _Tally:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def add(self, part: _Tally) -> None:
+        """Take what one picture gave."""
+        self.images += part.images
+        self.unlabelled += part.unlabelled
+        self.shown += part.shown
+        self.pixels += part.pixels
+        self.labelled |= part.labelled
+        self.turned += part.turned
+        self.problems += part.problems
+        self.notes += part.notes
+
 
 def check_dataset(root: Path, splits: Sequence[str] | None = None) -> CheckReport:
     """Read every picture, mask and image-level label of the given lists (default: all lists).
@@ -81,9 +92,15 @@ def check_dataset(root: Path, splits: Sequence[str] | None = None) -> CheckRepor
     strict = {i for name in FULL_SPLITS for i in sizes.get(name, ())}
     every = list(dict.fromkeys(i for ids in sizes.values() for i in ids))
     labels_fine = _check_table(dataset, tally)
+
+    def check(image_id: str) -> _Tally:
+        part = _Tally()
+        _check_image(dataset, image_id, part, needs_mask=image_id in strict, labels_fine=labels_fine)
+        return part
+
     with progress("checking", len(every)) as advance:
-        for image_id in every:
-            _check_image(dataset, image_id, tally, needs_mask=image_id in strict, labels_fine=labels_fine)
+        for part in in_order(check, every, threads=usable_cores()):
+            tally.add(part)
             advance()
     _check_values(dataset, tally, whole=splits is None and bool(every))
     _note_the_unlisted(dataset, set(every), tally, whole=splits is None)

@@ -1,14 +1,17 @@
-"""`segment` over a Ray cluster: pictures -> masks, one loaded network a worker process.
+"""`segment` over a Ray cluster: pictures -> masks on any file system, one loaded network a worker process.
 
-Every machine of the cluster needs this package and sees pictures, engine and output folder under the same paths (a shared
-file system). The masks are those that `segment_files` writes on one machine, byte for byte.
+Every machine of the cluster needs this package and sees the engine under the same path. Masks that are there already are not made
+again, so that a run that was stopped goes on where it was. The masks are those that `segment_files` writes on one machine, byte for
+byte.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,82 +19,134 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import Engine
+from tsss_edge.artifacts import load_artifact
 from tsss_edge.backends import open_backend
 from tsss_edge.backends.base import import_extra
+from tsss_edge.deploy.remote_files import fetch, finished, is_uri, plan_anywhere, put
 from tsss_edge.errors import DataError, UnavailableError
-from tsss_edge.segment import SegmentReport, plan, segment_file
+from tsss_edge.segment import SegmentReport, segment_file
 
 PICTURES_AT_ONCE = 16  # that a worker gets: enough to hide Ray's own milliseconds, few enough to spread a small folder
 CONNECT_S = 5.0
+TOKEN = Path(".ray/auth_token")  # where `ray get-auth-token --generate` puts it, below the home folder
 ADDRESS_HELP = (
-    "start one with `ray start --head`, give its HOST:PORT, `auto` for a running one, `local` for this machine"
+    "start one with `ray start --head`, give its HOST:PORT, `auto` for a running one, `local` for this machine; a cluster with "
+    "a token wants the same in RAY_AUTH_TOKEN or ~/.ray/auth_token here"
 )
 
 
 def segment_on_ray(
     engine: Path,
     inputs: Sequence[str],
-    out: Path,
+    out: str,
     *,
     address: str,
     overlay: bool = False,
     threads: int | None = None,
+    gpus: float = 0.0,
+    max_failed: int | None = None,
+    again: bool = False,
     trust: bool = False,
 ) -> SegmentReport:
     """As `segment_files`, spread over a cluster by Ray Data.
 
-    Args:    address: "local" (this machine alone), "auto" (a running cluster), HOST:PORT or ray://HOST:PORT.
-             threads: CPU threads and cores of one worker; default 1.
-    Raises:  UnavailableError: Ray is not installed, or there is no cluster at `address`. Others: as `segment_files`.
+    Args:    inputs, out: paths, or addresses of pyarrow's file systems (`s3://bucket/folder`).
+             address: "local" (this machine alone), "auto" (a running cluster), HOST:PORT or ray://HOST:PORT.
+             threads: CPU threads and cores of one worker; default 1. gpus: of one worker; a part of one is shared.
+             max_failed: pictures that may fail before the whole run is given up; default: any number, told at the end.
+             again: make masks too that are there already.
+    Raises:  UnavailableError: Ray is not installed, or there is no cluster at `address`. DataError: more pictures failed than
+             `max_failed`. Others: as `segment_files`.
     """
-    jobs = plan(inputs, out.resolve())
-    if engine.suffix in (".xml", ".engine"):
-        Engine.load(engine, trust=trust)  # told here in one line, rather than by every worker
+    jobs = plan_anywhere(inputs, out)
+    load_artifact(engine, trust=trust)  # a damaged one is told here in one line, rather than by every worker
+    done = set() if again else finished(out, list(jobs.values()))
+    rows = [{"picture": picture, "mask": mask} for picture, mask in jobs.items() if mask not in done]
+    failed = _spread(rows, engine, address, overlay, threads or 1, gpus, max_failed, trust) if rows else ()
+    return SegmentReport(images=len(rows) - len(failed), failed=failed, out=out, finished_before=len(done))
+
+
+def _spread(
+    rows: list[dict[str, str]],
+    engine: Path,
+    address: str,
+    overlay: bool,
+    cores: int,
+    gpus: float,
+    max_failed: int | None,
+    trust: bool,
+) -> tuple[str, ...]:
+    """Every row to a worker -> what failed."""
     ray = _connect(address)
-    cores = threads or 1
+    failed: list[str] = []
     try:
-        workers = max(1, int(ray.cluster_resources().get("CPU", 1)) // cores)
-        rows = [{"picture": str(p.resolve()), "mask": str(mask)} for p, mask in jobs.items()]
+        workers = _workers(ray.cluster_resources(), cores, gpus)
         told = ray.data.from_items(rows).map_batches(
             Segmenter,
             fn_constructor_args=(str(engine.resolve()), overlay, cores, trust),
             batch_size=PICTURES_AT_ONCE,
             num_cpus=cores,
+            num_gpus=gpus or None,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
         )
-        failed = tuple(sorted(row["failed"] for row in told.take_all() if row["failed"]))
+        for row in told.iter_rows():
+            if row["failed"]:
+                failed.append(row["failed"])
+            if max_failed is not None and len(failed) > max_failed:
+                raise DataError(
+                    f"given up: {len(failed)} pictures failed, allowed {max_failed}; the first: {failed[0]}"
+                )
     finally:
         ray.shutdown()
-    return SegmentReport(images=len(jobs) - len(failed), failed=failed, out=str(out))
+    return tuple(sorted(failed))
+
+
+def _workers(resources: dict[str, float], cores: int, gpus: float) -> int:
+    by_core = int(resources.get("CPU", 1)) // cores
+    return max(1, min(by_core, int(resources.get("GPU", 0) / gpus)) if gpus else by_core)
 
 
 class Segmenter:
-    """One worker's network. Ray makes it once and calls it with batches of paths."""
+    """One worker's network. Ray makes it once and calls it with batches of addresses."""
 
     def __init__(self, engine: str, overlay: bool, threads: int, trust: bool) -> None:
         self._backend = open_backend(Path(engine), threads=threads, trust=trust)
         self._overlay = overlay
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """`picture`, `mask`: paths -> `failed`: what went wrong with each picture, "" where nothing did."""
-        told = [self._one(Path(p), Path(m)) for p, m in zip(batch["picture"], batch["mask"], strict=True)]
+        """`picture`, `mask` -> `failed`: what went wrong with each picture, "" where nothing did."""
+        told = [self._one(str(p), str(m)) for p, m in zip(batch["picture"], batch["mask"], strict=True)]
         return {"failed": np.array(told, dtype=object)}
 
-    def _one(self, picture: Path, mask: Path) -> str:
+    def _one(self, picture: str, mask: str) -> str:
         try:
-            segment_file(self._backend, picture, mask, self._overlay)
+            with tempfile.TemporaryDirectory() as name:
+                made = Path(name) / "mask.png" if is_uri(mask) else Path(mask)
+                segment_file(self._backend, fetch(picture, Path(name)), made, self._overlay)
+                if is_uri(mask):
+                    self._upload(made, mask)
         except DataError as error:
             return str(error)
+        except OSError as error:
+            return f"{picture}: {error}"
         return ""
+
+    def _upload(self, made: Path, mask: str) -> None:
+        if self._overlay:  # before the mask, which says that all of it is there
+            put(made.with_suffix(".overlay.jpg"), mask.removesuffix(".png") + ".overlay.jpg")
+        put(made, mask)
 
 
 def _connect(address: str) -> Any:
+    _require_listener(address)
+    if "RAY_AUTH_MODE" not in os.environ and (os.environ.get("RAY_AUTH_TOKEN") or (Path.home() / TOKEN).is_file()):
+        os.environ["RAY_AUTH_MODE"] = "token"  # read when Ray is imported; without it a token is not sent
     ray = import_extra("ray", "scale")
     import_extra("ray.data", "scale")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    _require_listener(address)
-    options = {"include_dashboard": False} if address == "local" else {"address": address}
+    options: dict[str, Any] = {"address": address}
+    if address == "local":  # on loopback: a cluster for this machine alone is nobody else's business
+        options = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
         ray.data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty()

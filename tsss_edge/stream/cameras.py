@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,25 @@ def read_cameras(path: Path) -> tuple[CameraSpec, ...]:
     sinks = [sink for camera in cameras for sink in camera.sinks if parse_sink(sink).scheme not in UNSHARED]
     _require_once(path, "sink", sinks)
     return cameras
+
+
+def in_shard(cameras: tuple[CameraSpec, ...], shard: str) -> tuple[CameraSpec, ...]:
+    """The cameras of `shard`, "K/N": each falls into one of N by its name, and when N changes few of them move.
+
+    Rendezvous hashing (Thaler, Ravishankar 1998). Raises: DataError: not K/N, or no camera falls into it.
+    """
+    match = re.fullmatch(r"(\d{1,5})/(\d{1,5})", shard)
+    if match is None or not int(match[1]) < int(match[2]):
+        raise DataError(f"shard {shard!r}: expected K/N with K from 0 to N - 1, for example 0/4")
+    mine, count = int(match[1]), int(match[2])
+    own = tuple(camera for camera in cameras if _shard_of(camera.name, count) == mine)
+    if not own:
+        raise DataError(f"shard {shard}: none of {len(cameras)} cameras falls into it; use fewer shards")
+    return own
+
+
+def _shard_of(name: str, count: int) -> int:
+    return max(range(count), key=lambda shard: sha256(f"{shard}:{name}".encode()).digest())
 
 
 def _camera(path: Path, number: int, item: dict[str, Any], defaults: CameraDefaults) -> CameraSpec:

@@ -23,9 +23,10 @@ from typing import NamedTuple
 
 from tsss_edge.artifacts import Struct
 from tsss_edge.backends import AsyncBackend
+from tsss_edge.backends.triton_client import give_up
 from tsss_edge.errors import DataError
 from tsss_edge.stream.camera_line import LIVE_SLOTS, CameraLine, CameraReport
-from tsss_edge.stream.cameras import CameraSpec, read_cameras
+from tsss_edge.stream.cameras import CameraSpec, in_shard, read_cameras
 from tsss_edge.stream.engine_slot import EngineSlot, Served
 from tsss_edge.stream.frames import Frame, FrameResult
 from tsss_edge.stream.opening import open_engine, open_stages, require_gate
@@ -65,16 +66,20 @@ def stream_many(
     threads: int | None = None,
     force: bool = False,
     web: str | None = None,
+    shard: str | None = None,
     trusted_key: Path | None = None,
     tls: tuple[Path, Path] | None = None,
 ) -> ManyReport:
     """Segment all cameras of the file `sources` on one engine, until the last one ends or Ctrl-C.
 
     Args:    batch_wait_ms: how long a frame may wait for others to share its batch. max_frames: masks of all cameras.
+             shard: "K/N": only the cameras that fall into it by their name.
              Others: as `stream`.
     Raises:  As `stream`, and as `read_cameras`. DataError: every camera failed.
     """
     cameras = read_cameras(sources)
+    if shard is not None:
+        cameras = in_shard(cameras, shard)
     require_gate(engine, force=force, trusted_key=trusted_key)
     lonely = len(cameras) == 1 and is_live(cameras[0].uri, cameras[0].policy)
     with ExitStack() as stack:
@@ -160,6 +165,7 @@ class Many:
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
+        give_up(self._engine.current.backend)
         for worker in self._workers:
             if worker.ident is not None:
                 worker.join()
@@ -216,7 +222,8 @@ class Many:
 
     def _fail(self, error: BaseException) -> None:
         with self._changed:
-            self._error = self._error or error
+            if not self._stopped:  # at the end an engine elsewhere that is lost fails: nobody waits for it any more
+                self._error = error
             self._stopped = True
             self._changed.notify_all()
 

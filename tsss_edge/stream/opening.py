@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from tsss_edge.artifacts import Checkpoint, Engine, FieldProfile
 from tsss_edge.backends import AsyncBackend, open_backend
 from tsss_edge.backends.batching import BatchingBackend
 from tsss_edge.backends.ov import MAX_STREAMS
+from tsss_edge.backends.triton_client import TritonBackend, served_address
 from tsss_edge.errors import ArtifactError, GateError, UnavailableError
 from tsss_edge.field.collector import Collector, CollectPlan
 from tsss_edge.machine import usable_cores
@@ -22,6 +23,7 @@ from tsss_edge.stream.field_watch import FieldWatch
 from tsss_edge.stream.pipeline import Stages, ready_results, slots_needed
 from tsss_edge.stream.reuse import Reuse, ReuseStages
 
+SERVED_SLOTS = 8  # requests on the way to a server: enough to fill its batches while others travel
 BATCHES = 2  # in flight: one runs while the next fills
 
 LOG = logging.getLogger("tsss_edge")
@@ -37,13 +39,14 @@ def require_gate(path: Path, *, force: bool, trusted_key: Path | None = None) ->
 
     A checkpoint has no gate: it is the reference.
     """
-    if is_checkpoint(path):
+    if is_checkpoint(path) or served_address(path) is not None:  # a served one is gated where its repository is written
         if trusted_key is not None:
-            raise ArtifactError(f"{path}: is a checkpoint, which nobody signs; --trusted-key takes engines")
+            raise ArtifactError(f"{path}: nobody signs a checkpoint or a server; --trusted-key takes engines")
         return
     if path.suffix not in (".xml", ".engine"):
         raise ArtifactError(
-            f"{path}: expected an engine (.xml, .engine), or on a GPU a checkpoint; make one with `tsss-edge build-engine`"
+            f"{path}: expected an engine (.xml, .engine, triton://HOST/MODEL), or on a GPU a checkpoint; make one with "
+            "`tsss-edge build-engine`"
         )
     engine = Engine.load(path, trust=True)  # the back end checks the hashes
     if trusted_key is not None:
@@ -68,20 +71,28 @@ def profile_of_engine(path: Path) -> FieldProfile | None:
     return None if is_checkpoint(path) else Engine.load_record(path).profile
 
 
+def engine_names(engine: Path, shadow: Path | None) -> dict[str, Path]:
+    """What results call the engine in service and its shadow: file names, with folders before them where they are alike."""
+    if shadow is None or shadow.name != engine.name:
+        return {path.name: path for path in (engine, *([shadow] if shadow else []))}
+    near = {f"{path.parent.resolve().name}/{path.name}": path for path in (engine, shadow)}
+    return near if len(near) == 2 else {str(path.resolve()): path for path in (engine, shadow)}
+
+
 def open_field(
-    paths: Sequence[Path], backend: AsyncBackend, collect: CollectPlan | None, *, source: str, live: bool
+    paths: Mapping[str, Path], backend: AsyncBackend, collect: CollectPlan | None, *, source: str, live: bool
 ) -> FieldWatch | None:
     """The watch over drift and the collector of frames; None where no engine has a profile and nothing is collected.
 
-    paths: the engine in service, and another that may take over.
+    paths: by name, the engine in service first, then another that may take over.
     """
-    profiles = {path.name: profile_of_engine(path) for path in paths}
+    profiles = {name: profile_of_engine(path) for name, path in paths.items()}
     if not any(profiles.values()) and collect is None:
         return None
     collector = None
     if collect is not None:
         kind = "encoder" if any(spec.name == "features" for spec in backend.outputs) else "answers"
-        name = paths[0].name
+        name = next(iter(paths))
         collector = Collector(collect, backend.classes, features=kind, source=source, engine=name, wait=not live)
     return FieldWatch(backend, profiles, live=live, collector=collector)
 
@@ -109,6 +120,8 @@ def open_engine(
     `features`: also give the encoder's features, where the back end can.
     batch_wait_ms: frames are put together into batches of the size that the engine was built for, and none waits longer.
     """
+    if (address := served_address(path)) is not None:
+        return TritonBackend(address, slots=1 if live else SERVED_SLOTS)
     if batch_wait_ms is not None:
         return _open_batching(path, batch_wait_ms, threads)
     on_gpu = slots_needed(1 if live else IN_FLIGHT, ready=ready_results(live=live))

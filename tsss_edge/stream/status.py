@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Classes, Struct
+from tsss_edge.backends.triton_client import READY
 from tsss_edge.field.collector import CollectStatus
 from tsss_edge.field.drift import Drift
 from tsss_edge.field.rules import RolloutStatus
@@ -21,7 +23,8 @@ from tsss_edge.stream.sinks import class_areas
 LINE_PERIOD_S = 0.5
 HISTORY = 180  # points of a graph, one a second
 AREA_PERIOD_S = 0.1  # nobody reads areas faster, and counting pixels of 1080p costs a millisecond
-STATES = ("OPEN", "STREAMING", "STALLED", "RECONNECTING", "FAILED", "ENDED")
+ENGINE_LOST = "ENGINE_LOST"  # frames wait for an engine elsewhere
+STATES = ("OPEN", "STREAMING", "STALLED", "RECONNECTING", "FAILED", "ENDED", ENGINE_LOST)
 
 
 # -- The line
@@ -136,8 +139,14 @@ class Watched(Protocol):
 class LiveStatus:
     """A recorder's numbers with class areas and graphs. `add` is for the loop's thread, `status` for the web's."""
 
-    def __init__(self, classes: Classes, recorder: Recorder, source: Watched | None = None) -> None:
-        self._classes, self._recorder, self._source = classes, recorder, source
+    def __init__(
+        self,
+        classes: Classes,
+        recorder: Recorder,
+        source: Watched | None = None,
+        engine_state: Callable[[], str] = lambda: READY,
+    ) -> None:
+        self._classes, self._recorder, self._source, self._engine_state = classes, recorder, source, engine_state
         self._started = self._last_second = recorder.clock()
         self._dropped_before = 0
         self._seconds: deque[dict[str, float | None]] = deque(maxlen=HISTORY)  # the names are those of `History`
@@ -146,8 +155,9 @@ class LiveStatus:
 
     @property
     def state(self) -> str:
-        """Of the source."""
-        return self._source.state if self._source else "STREAMING"
+        """Of the source; ENGINE_LOST while it gives frames and an engine elsewhere does not answer."""
+        state = self._source.state if self._source else "STREAMING"
+        return ENGINE_LOST if state == "STREAMING" and self._engine_state() != READY else state
 
     @property
     def recorder(self) -> Recorder:

@@ -9,10 +9,10 @@ pictures stay in one cache.
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from threading import Lock
 from zlib import crc32
 
 import numpy as np
@@ -23,10 +23,19 @@ from torch import Tensor
 from tsss_edge.data.supervision import MaskOf
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import DataError
+from tsss_edge.machine import in_order, usable_cores
 
-CACHE_BYTES = 2 << 30  # decoded pictures and masks kept in memory; the rest is read again each epoch
+# Decoded pictures and masks kept in memory; the rest is read again each epoch. What is kept stays: an epoch asks for each picture once,
+# so putting one out for another would gain nothing.
+CACHE_BYTES = 2 << 30
 FINGERPRINTED = 16  # pictures by which a data set is known again
-AHEAD = 3  # batches that are made in advance, while the network works
+AHEAD = 3  # batches that are made in advance, while the network works; more where more threads make them
+
+
+def loader_threads() -> int:
+    """Threads that read and augment: half the cores, since the network wants the others."""
+    return max(1, usable_cores() // 2)
+
 
 LabelsOf = Callable[[str], frozenset[int]]  # id -> categories in the picture
 Augment = Callable[
@@ -88,6 +97,7 @@ class Samples:
         self._seed, self._weak, self._views = seed, weak, views
         self._cache: dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}
         self._cached_bytes = 0
+        self._lock = Lock()
 
     @property
     def steps(self) -> int:
@@ -117,21 +127,15 @@ class Samples:
         image, mask = self._decoded(self.ids[index])
         return self._augment(image, mask, rng)
 
-    def batches(self, epoch: int, *, rank: int = 0, world: int = 1) -> Generator[Batch, None, None]:
-        """The batches of an epoch, made `AHEAD` by a thread; with `world` > 1 the share of `rank` in each batch."""
+    def batches(
+        self, epoch: int, *, rank: int = 0, world: int = 1, threads: int | None = None
+    ) -> Generator[Batch, None, None]:
+        """The batches of an epoch, in order, made ahead by `threads`; with `world` > 1 the share of `rank` in each batch."""
+        threads = threads or loader_threads()
         order = self.order(epoch)
         chunks = [order[i * self.batch : (i + 1) * self.batch][rank::world] for i in range(self.steps)]
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as pool:
-            waiting: deque[Future[Batch]] = deque()
-            upcoming: Iterator[NDArray[np.int64]] = iter(chunks)
-            try:
-                for _ in range(len(chunks)):
-                    while len(waiting) < AHEAD and (chunk := next(upcoming, None)) is not None:
-                        waiting.append(pool.submit(self._make, epoch, chunk))
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+        ahead = max(AHEAD, threads + 1)
+        return in_order(partial(self._make, epoch), chunks, threads=threads, ahead=ahead, name="loader")
 
     def _make(self, epoch: int, chunk: NDArray[np.int64]) -> Batch:
         pairs = [self.sample(epoch, int(index)) for index in chunk]
@@ -152,7 +156,8 @@ class Samples:
         if image_id in self._cache:
             return self._cache[image_id]
         pair = self.dataset.image(image_id), self._mask_of(image_id)
-        if self._cached_bytes < CACHE_BYTES:
-            self._cached_bytes += pair[0].nbytes + pair[1].nbytes
-            self._cache[image_id] = pair
+        with self._lock:
+            if self._cached_bytes < CACHE_BYTES and image_id not in self._cache:
+                self._cached_bytes += pair[0].nbytes + pair[1].nbytes
+                self._cache[image_id] = pair
         return pair

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsss_edge.artifacts import Classes, Preprocess
+from tsss_edge.backends.triton_client import READY, state_of
 from tsss_edge.errors import DataError, UnavailableError
 from tsss_edge.stream.frames import FrameResult, Source
 from tsss_edge.stream.recorder import Recorder
@@ -98,6 +99,7 @@ def open_web(
     engine_name: str = "",
     source_name: str = "",
     objectness: bool = False,
+    engine_state: Callable[[], str] = lambda: READY,
     example: Callable[[int], bytes | None] | None = None,
     tls: Tls | None = None,
 ) -> WebSink:
@@ -112,7 +114,7 @@ def open_web(
             certificate or its key is unusable.
     """
     web = _import_app()
-    live = LiveStatus(classes, recorder, source)
+    live = LiveStatus(classes, recorder, source, engine_state)
     info = _info(web, engine_name, source_name, classes, objectness)
     sock, url, token = listen_on(bind, tls)
     painter = Painter(classes, preprocess)
@@ -146,7 +148,7 @@ def open_wall(bind: str, lines: Sequence[CameraLine], engine: EngineSlot, *, tls
     for number, line in enumerate(lines):
         info = _info(web, engine.current.name, line.spec.name, backend.classes, objectness)
         painter = Painter(backend.classes, backend.preprocess)
-        live = LiveStatus(backend.classes, line.recorder, line.source)
+        live = LiveStatus(backend.classes, line.recorder, line.source, lambda: state_of(engine.current.backend))
         cameras.append(WallCamera(number, line.spec.name, live, painter, info, wall))
         line.extra.append(cameras[-1])
     app = make_wall(cameras, wall, lambda: engine.current.name, token=token)
@@ -179,8 +181,8 @@ def listen_on(bind: str, tls: Tls | None = None) -> tuple[socket.socket, str, st
     host, port = parse_bind(bind)
     if tls is not None:
         require_certificate(*tls)
-    sock = _listen(host, port)
     token = None if is_loopback(host) else web_token()
+    sock = _listen(host, port)
     return sock, _url(host, sock.getsockname()[1], token, "https" if tls else "http"), token
 
 

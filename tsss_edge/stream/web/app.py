@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from tsss_edge.artifacts import Struct
 from tsss_edge.stream.prometheus import CONTENT_TYPE, Metrics
-from tsss_edge.stream.status import LiveStatus
+from tsss_edge.stream.status import ENGINE_LOST, LiveStatus
 from tsss_edge.stream.web import is_loopback
 from tsss_edge.stream.web.limits import Limits, refusal
 from tsss_edge.stream.web.painter import Painter, View
@@ -130,7 +130,7 @@ def _add_numbers(app: FastAPI, live: LiveStatus, painter: Painter, info: Info) -
     def healthz() -> Response:
         state = live.state
         return JSONResponse(
-            {"state": state}, status_code=503 if state in ("FAILED", "RECONNECTING", "STALLED") else 200
+            {"state": state}, status_code=503 if state in ("FAILED", "RECONNECTING", "STALLED", ENGINE_LOST) else 200
         )
 
 

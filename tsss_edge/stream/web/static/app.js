@@ -4,10 +4,11 @@ import { Chart } from "./charts.js";
 
 const PERIOD_MS = 500;
 const STAGE_COLOURS = ["#4e79c7", "#e0914a", "#3f9c8a", "#b45a9d", "#8f8f3c", "#7a6fc2", "#c25b5b", "#6b7683"];
-const STATE_KIND = { STREAMING: "good", ENDED: "", OPEN: "", STALLED: "warn", RECONNECTING: "warn", FAILED: "bad" };
+const STATE_KIND = { STREAMING: "good", ENDED: "", OPEN: "", STALLED: "warn", RECONNECTING: "warn", ENGINE_LOST: "warn", FAILED: "bad" };
 const NOTICES = {
   STALLED: "No new picture from the source",
   RECONNECTING: "Source lost, reconnecting",
+  ENGINE_LOST: "Engine lost, trying again",
   FAILED: "Source lost for good",
   ENDED: "Source has ended",
 };

@@ -1,7 +1,7 @@
 // The wall: one MJPEG for all cameras, and over each tile a link with its numbers, asked for once a second.
 
 const PERIOD_MS = 1000;
-const STATE_KIND = { STREAMING: "good", ENDED: "", OPEN: "", STALLED: "warn", RECONNECTING: "warn", FAILED: "bad" };
+const STATE_KIND = { STREAMING: "good", ENDED: "", OPEN: "", STALLED: "warn", RECONNECTING: "warn", ENGINE_LOST: "warn", FAILED: "bad" };
 const byId = (id) => document.getElementById(id);
 const tiles = new Map();
 
