@@ -41,8 +41,7 @@ def figures(backend: object, images: list[np.ndarray]) -> np.ndarray:
 
 
 def smirnov(window: np.ndarray, profile: np.ndarray) -> np.ndarray:
-    bound = limit(len(window), len(profile))
-    return np.array([max(distances(w, np.sort(p))) / bound for w, p in zip(window.T, profile.T, strict=True)])
+    return np.maximum(*distances(window, np.sort(profile, axis=0))) / limit(len(window), len(profile))
 
 
 def stability(window: np.ndarray, profile: np.ndarray) -> np.ndarray:

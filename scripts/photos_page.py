@@ -3,7 +3,7 @@
 python scripts/photos_page.py RUN/benchmark.json docs/results/photos.md [--more more.json]
 
 The prose of the page is written by hand; what a run lacks is named as not yet run. `--more` holds what was measured beside the
-benchmark: {"engines": [...], "live": [...]}; without it what photos.json holds of that stays.
+benchmark: {"engines": [...], "sizes": [...], "live": [...]}; without it what photos.json holds of that stays.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tsss_edge.reproduce.results import BenchmarkResult, Cell, ResultRow
 from tsss_edge.reproduce.table import PAPER
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-MORE = ("engines", "live")
+MORE = ("engines", "sizes", "live")
 
 
 def number(value: float | None, digits: int = 2) -> str:

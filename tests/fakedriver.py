@@ -165,10 +165,7 @@ def _stubs(binary: Path) -> str:
 
 
 def _build_pycuda(work: Path, headers: Path) -> Path:
-    """Download, build and unpack PyCUDA within `work`. Its link only needs a library with the driver's name.
-
-    Not optimized: its C++ only passes calls on, and Boost's templates are most of the minutes.
-    """
+    """Download, build and unpack PyCUDA within `work`. Its link only needs a library with the driver's name."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     download = [*pip, "download", "--no-deps", "--no-binary", "pycuda", f"pycuda=={PYCUDA}", "--dest", str(work)]
     _try(download, "PyCUDA's sources cannot be fetched")
@@ -185,15 +182,13 @@ def _build_pycuda(work: Path, headers: Path) -> Path:
         "CUDA_ENABLE_CURAND": False,
     }
     (source / "siteconf.py").write_text("".join(f"{name} = {value!r}\n" for name, value in settings.items()))
-    settings_of_compiler = {**os.environ, "CFLAGS": "-O0 -g0", "CXXFLAGS": "-O0 -g0"}
-    install = [*pip, "install", "--target", str(work / "site"), str(source)]
-    _try(install, "PyCUDA cannot be built", settings_of_compiler)
+    _try([*pip, "install", "--target", str(work / "site"), str(source)], "PyCUDA cannot be built")
     return work / "site"
 
 
-def _try(command: list[str], problem: str, variables: dict[str, str] | None = None) -> None:
+def _try(command: list[str], problem: str) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S, env=variables)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     except subprocess.TimeoutExpired:
         unavailable(f"{problem}: not done after {PATIENCE_S} s")
     if done.returncode:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
@@ -23,9 +24,28 @@ SEVEN_BITS = (
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")  # compute capabilities that TensorRT-RTX serves
 
 
-def usable_cores() -> int:
-    """Cores that this process may use. A container or `taskset` may allow fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores that this process may use. `taskset` or a container may allow fewer than the machine has: by affinity, or by CPU time
+    (`docker run --cpus 1.5`, Kubernetes' limits), of which a broken core counts as one.
+
+    Args: cgroup: where the kernel tells the limits.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, max(1, math.ceil(limit))) if (limit := _cgroup_cores(cgroup)) is not None else cores
+
+
+def _cgroup_cores(cgroup: Path) -> float | None:
+    """Cores' worth of CPU time that the control group allows (versions 2 and 1 of the interface), None without a limit."""
+    try:
+        if (unified := cgroup / "cpu.max").is_file():
+            quota, period = unified.read_text().split()
+        else:
+            quota, period = (
+                (cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period")
+            )
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" or int(quota) <= 0 or int(period) <= 0 else int(quota) / int(period)
 
 
 def cpu_name() -> str:

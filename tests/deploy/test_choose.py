@@ -18,7 +18,7 @@ from tsss_edge.deploy import choose
 from tsss_edge.deploy.choose import choose_engine, pick
 from tsss_edge.errors import ArtifactError, GateError
 from tsss_edge.export import openvino_build
-from tsss_edge.export.build import build_engine, build_summary
+from tsss_edge.export.build import build_engine, build_summary, first_served
 from tsss_edge.export.onnx_export import EngineSources
 
 CPU = msgspec.structs.replace(load_target("cpu"), min_reference=0.0)  # networks here are random
@@ -162,3 +162,10 @@ def test_foreign_records_and_missing_reference_are_refused_before_any_work(tmp_p
     (tmp_path / "t.fp32.json").write_text("{}")
     with pytest.raises(ArtifactError, match="is not an engine record"):
         choose_engine(model.path, CPU, tmp_path / "t", eval_data=tmp_path, reference=tmp_path)
+
+
+def test_a_cpu_gets_fp32_where_a_target_names_fp16_before_it(tmp_path: Path) -> None:
+    """FP16 is no faster than FP32 on a CPU: it is built where it is asked for by name, or wins the timing."""
+    target = msgspec.structs.replace(CPU, precisions=("fp16", "fp32"))
+    assert first_served(EngineSources(tiny_onnx(tmp_path / "tiny.onnx"), target)) == "fp32"
+    assert "fp16" not in CPU.precisions

@@ -37,6 +37,14 @@ def test_an_unknown_object_comes_first(tmp_path: Path) -> None:
     assert frames(tmp_path / "k") == [0]
 
 
+def test_what_shows_the_drift_comes_before_everything(tmp_path: Path) -> None:
+    kept = collector(tmp_path / "k")
+    kept.offer(offered(0, towards=0, unknown=0.3, entropy=0.9))
+    kept.offer(offered(1, towards=1, entropy=0.1, drift=True))
+    kept.close()
+    assert frames(tmp_path / "k") == [1]
+
+
 def test_no_near_duplicates_not_even_after_a_restart(tmp_path: Path) -> None:
     kept = collector(tmp_path / "k")
     assert kept.offer(offered(0, towards=3))

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from fieldkit import NAMES, profile
+from scipy.stats import ks_2samp
 
 from tsss_edge.field.drift import Drift, DriftWatch, distances, limit
 
@@ -21,11 +22,26 @@ def feed(watch: DriftWatch, values: np.ndarray, start: int = 0) -> list[tuple[in
     return changes
 
 
+def one_sided(ours: list[float], theirs: list[float]) -> tuple[float, float]:
+    above, below = distances(np.array(ours)[:, None], np.array(theirs)[:, None])
+    return float(above[0]), float(below[0])
+
+
 def test_distances_by_hand() -> None:
-    ours, theirs = np.array([1.0, 2.0, 3.0, 4.0]), np.array([3.0, 4.0, 5.0, 6.0])
-    assert distances(ours, theirs) == (0.5, 0.0)  # at 2: half of ours, none of theirs
-    assert distances(theirs, ours) == (0.0, 0.5)
-    assert distances(ours, ours) == (0.0, 0.0)
+    ours, theirs = [1.0, 2.0, 3.0, 4.0], [3.0, 4.0, 5.0, 6.0]
+    assert one_sided(ours, theirs) == (0.5, 0.0)  # at 2: half of ours, none of theirs
+    assert one_sided(theirs, ours) == (0.0, 0.5)
+    assert one_sided(ours, ours) == (0.0, 0.0)
+    assert one_sided([0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 1.0, 1.0]) == (0.25, 0.0)  # ties
+    assert one_sided([1.0, np.nan, np.nan, 2.0], [1.0, 2.0]) == (0.0, 0.0)
+
+
+def test_distances_are_scipys() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        ours, theirs = rng.integers(0, 9, 30) / 8.0, np.sort(rng.integers(2, 12, 40) / 8.0)
+        found = max(one_sided(ours.tolist(), theirs.tolist()))
+        assert found == pytest.approx(ks_2samp(ours, theirs, method="asymp").statistic)
 
 
 def test_the_limit_is_smirnovs() -> None:
@@ -57,6 +73,18 @@ def test_the_state_names_figure_and_frames() -> None:
     assert state.moved[0].now < state.moved[0].profile == pytest.approx(0.75, abs=0.03)
     assert state.examples[0] == 90
     assert state.alarms == 1
+
+
+def test_frames_that_show_the_drift_are_those_in_the_tail_to_which_it_moved() -> None:
+    watch = DriftWatch(profile(), NAMES, window=50)
+    usual, low = np.array([0.6, 0.75], np.float32), np.array([0.4, 0.75], np.float32)
+    feed(watch, np.random.default_rng(6).uniform(0.5, 1.0, (100, 2)))
+    assert not watch.shows(low)  # nothing is raised
+    values = np.random.default_rng(7).uniform(0.5, 1.0, (100, 2))
+    values[:, 0] -= 0.3
+    feed(watch, values)
+    assert watch.shows(low) and not watch.shows(usual)
+    assert not watch.shows(np.array([0.99, 0.75], np.float32))  # the other side
 
 
 @pytest.mark.parametrize(("shift", "raised"), [(-0.4, True), (0.4, False)])

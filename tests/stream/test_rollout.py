@@ -21,6 +21,7 @@ from tsss_edge.stream.cpu_stages import CpuStages
 from tsss_edge.stream.engine_slot import Served
 from tsss_edge.stream.frames import FrameResult
 from tsss_edge.stream.live_loop import run
+from tsss_edge.stream.opening import engine_names
 from tsss_edge.stream.recorder import Recorder
 from tsss_edge.stream.rollout import RolloutPlan
 from tsss_edge.stream.shadow import NOBODY, shared_labels
@@ -66,7 +67,7 @@ class Field:
 
         self.seen, self.engines = Seen(on_write=note), []
         recorder, first = Recorder(), self.backend(self.old, service=True)
-        plan = RolloutPlan(self.old, self.new, self.rules, self.serve, self.shadow)
+        plan = RolloutPlan(self.old, self.new, ("old.xml", "new.xml"), self.rules, self.serve, self.shadow)
         run(Pictures(frames), first, [self.seen], recorder, engine=self.old.name, plan=plan)
         first.close()
         assert self.seen.indices == list(range(frames)), "a frame was lost or repeated"
@@ -216,6 +217,16 @@ def test_promote_waits_for_the_stream_and_withdraws_what_nobody_took(tmp_path: P
     field.play(200, lambda result: until(lambda: bool(answers)) if result.frame.index == 100 else None)
     asking.join()
     assert answers[0].phase == "promoted"
+
+
+def test_engines_of_one_file_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    old, new = tmp_path / "a/e.xml", tmp_path / "b/e.xml"
+    assert list(engine_names(old, new)) == ["a/e.xml", "b/e.xml"]
+    assert list(engine_names(old, tmp_path / "b/f.xml")) == ["e.xml", "f.xml"]
+    assert list(engine_names(tmp_path / "x/a/e.xml", tmp_path / "y/a/e.xml")) == [
+        str(tmp_path / "x/a/e.xml"), str(tmp_path / "y/a/e.xml"),
+    ]  # fmt: skip
+    assert list(engine_names(old, None)) == ["e.xml"]
 
 
 def test_categories_are_compared_by_name() -> None:

@@ -17,6 +17,7 @@ from streamkit import MakeVideo, gray_image, read_video
 from tiny import CLASSES, tiny_onnx
 
 import tsss_edge.stream.live_loop
+import tsss_edge.stream.thread_plan
 import tsss_edge.stream.watch
 import tsss_edge.stream.web
 from tsss_edge.artifacts import Engine, ParityRecord
@@ -130,6 +131,7 @@ def test_a_sink_never_takes_the_source_s_place(engine: Path, make_video: MakeVid
 def test_a_source_that_breaks_leaves_whole_files(engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = Pictures(100, errors={9: DataError("in.mp4: cut short")})
     monkeypatch.setattr(tsss_edge.stream.live_loop, "open_source", lambda source, **_: broken)
+    monkeypatch.setattr(tsss_edge.stream.thread_plan, "open_source", lambda source, **_: Pictures(9))
     monkeypatch.setattr(tsss_edge.stream.live_loop, "require_source", lambda source: None)
     with pytest.raises(DataError, match="cut short"):
         stream(engine, "in.mp4", [str(tmp_path / "o.mp4"), str(tmp_path / "o.jsonl")])

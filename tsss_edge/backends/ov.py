@@ -22,8 +22,8 @@ _INFERENCE_PRECISION: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp
 
 
 def compile_options(
-    precision: Precision, *, slots: int, threads: int | None, device: str = "CPU"
-) -> dict[str, str | int]:
+    precision: Precision, *, slots: int, threads: int | None, device: str = "CPU", pinned: bool = True
+) -> dict[str, str | int | bool]:
     """OpenVINO properties for one network.
 
     One slot: the LATENCY hint (all threads on one picture). More slots: one stream a slot, up to one a thread and
@@ -32,11 +32,13 @@ def compile_options(
     The float type is always stated, because a CPU with bf16 runs an FP32 file in bf16 by itself; INT8 files keep
     OpenVINO's choice for what stays float (bf16 where the CPU has it).
     """
-    options: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY"}
+    options: dict[str, str | int | bool] = {"PERFORMANCE_HINT": "LATENCY"}
     if slots > 1 and device == "CPU":
         options = {"NUM_STREAMS": min(slots, threads or slots, MAX_STREAMS)}
     if threads and device == "CPU":
         options["INFERENCE_NUM_THREADS"] = threads
+    if not pinned and device == "CPU":
+        options["ENABLE_CPU_PINNING"] = False
     if precision in _INFERENCE_PRECISION:
         options["INFERENCE_PRECISION_HINT"] = _INFERENCE_PRECISION[precision]
     return options
@@ -76,7 +78,7 @@ def expose_features(model: Any, size_hw: tuple[int, int]) -> TensorSpec | None:
     return TensorSpec(name="features", dtype="float32", shape=(count, found.get_partial_shape()[1].get_length(), *grid))
 
 
-def compile_ir(model: Any, device: str, options: dict[str, str | int]) -> Any:
+def compile_ir(model: Any, device: str, options: dict[str, str | int | bool]) -> Any:
     """Compile for `device`. Raises: UnavailableError: there is no such device, or it cannot run the network."""
     ov = import_extra("openvino", "cpu")
     core = ov.Core()
@@ -105,9 +107,10 @@ class OpenVinoBackend(Closing):
         device: str | None = None,
         threads: int | None = None,
         slots: int = 1,
+        pinned: bool = True,
         features: bool = False,
     ) -> None:
-        """Compile the network of an engine (`.xml`).
+        """Compile the network of an engine (`.xml`). pinned: each of its threads stays on a core, as OpenVINO has it.
 
         Args:   features: give the encoder's features too, as output `features` (N,C,h,w) float32, where it has such a stage.
         Raises: ArtifactError: of another back end, damaged. UnavailableError: no OpenVINO, no such device.
@@ -127,7 +130,7 @@ class OpenVinoBackend(Closing):
             raise ArtifactError(f"{path}: has no output {', '.join(missing)} though its record says so; build it again")
         if features and (spec := expose_features(model, self.preprocess.size_hw)) is not None:
             self.outputs = (*self.outputs, spec)
-        options = compile_options(record.precision, slots=slots, threads=threads, device=device)
+        options = compile_options(record.precision, slots=slots, threads=threads, device=device, pinned=pinned)
         self._compiled = compile_ir(model, device, options)
         self._slots = [_Slot(self._compiled.create_infer_request(), self.outputs) for _ in range(slots)]
         self._size_hw = self.preprocess.size_hw

@@ -6,7 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tsss_edge.artifacts import Struct
-from tsss_edge.doctor.checks import Check, cuda_checks, host_checks, opencv_checks, openvino_checks, package_checks
+from tsss_edge.doctor.checks import (
+    Check,
+    cuda_checks,
+    host_checks,
+    opencv_checks,
+    openvino_checks,
+    package_checks,
+    video_checks,
+)
 
 __all__ = ["Check", "DoctorReport", "examine"]
 
@@ -35,6 +43,7 @@ def examine(folder: Path | None = None) -> DoctorReport:
         "OpenVINO devices": openvino_checks,
         "CUDA": cuda_checks,
         "OpenCV": opencv_checks,
+        "video": video_checks,
     }
     checks = tuple(check for name, look in looks.items() for check in looked(name, look))
     return DoctorReport(checks=checks, can=_abilities({c.name: c for c in checks}))

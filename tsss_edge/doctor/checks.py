@@ -152,6 +152,15 @@ def opencv_checks() -> list[Check]:
     ]
 
 
+def video_checks() -> list[Check]:
+    """What decodes and what encodes video in the live loop."""
+    from tsss_edge.stream.encoders import h264_encoder
+    from tsss_edge.stream.sources.hardware import decoder_here
+
+    found = f"files are decoded by {decoder_here().why}; H.264 is written by {h264_encoder().why}"
+    return [Check(name="video", status="ok", found=found)]
+
+
 def cuda_checks() -> list[Check]:
     """Driver, GPUs, compiler, version pairs, the hardware decoder; on a Jetson its own parts."""
     return [_driver(), *_gpu_checks(), _nvcc(), *_pairs(), *_nvdec(), *_jetson()]
@@ -248,10 +257,10 @@ def _nvdec(library: str = "libnvcuvid.so.1") -> list[Check]:
     except OSError:
         fix = "in a container: --gpus all -e NVIDIA_DRIVER_CAPABILITIES=compute,utility,video"
         return [Check(name="NVDEC", status="missing", found=f"no {library}: the driver came without video", fix=fix)]
-    if "nvh264dec" not in output("gst-inspect-1.0", "nvh264dec"):
-        fix = "sudo apt install gstreamer1.0-plugins-bad (files and rtsp:// are decoded on the CPU without it)"
-        return [Check(name="NVDEC", status="warning", found=f"{library}, but no GStreamer element nvh264dec", fix=fix)]
-    return [Check(name="NVDEC", status="ok", found="nvh264dec")]
+    if importlib.util.find_spec("PyNvVideoCodec") is None:
+        fix = "pip install PyNvVideoCodec (files are decoded on the CPU without it)"
+        return [Check(name="NVDEC", status="warning", found=f"{library}, but no PyNvVideoCodec", fix=fix)]
+    return [Check(name="NVDEC", status="ok", found=f"{library} and PyNvVideoCodec")]
 
 
 def _jetson(release: Path = Path("/etc/nv_tegra_release")) -> list[Check]:

@@ -1,9 +1,9 @@
 """Frames as they come -> those worth labelling, one a period, in a folder with a budget.
 
-Of each period (an hour over the rate) one frame is kept: first those with an unknown object, among them the one with the
-highest entropy times distance to all kept before (greedy k-centre on features, Sener and Savarese, arXiv 1708.00489). What
-resembles a kept one is passed over. A period's best so far is on disk at once and replaced by a better one, so a kill loses
-nothing that was chosen.
+Of each period (an hour over the rate) one frame is kept: first those that show why drift is raised, then those with an unknown
+object, among them the one with the highest entropy times distance to all kept before (greedy k-centre on features, Sener and
+Savarese, arXiv 1708.00489). What resembles a kept one is passed over. A period's best so far is on disk at once and replaced by
+a better one, so a kill loses nothing that was chosen.
 """
 # Letters: C features, N kept.
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Classes, Struct
 from tsss_edge.errors import DataError
-from tsss_edge.field.kept import UNKNOWN, Entry, KeptFrames, packed, unpacked
+from tsss_edge.field.kept import UNKNOWN, Entry, KeptFrames, packed, seen_classes, unpacked
 
 LOG = logging.getLogger("tsss_edge")
 NEAR = 0.02  # cosine distance below which two pictures show the same; measured, see docs/results/loop.md
@@ -107,7 +107,7 @@ class Collector:
         self._writing: Future[None] | None = None
         self._started = datetime.now(timezone.utc)
         self._period = -1
-        self._best: tuple[str, tuple[bool, float]] | None = None  # of the period at hand: its id and rank
+        self._best: tuple[str, tuple[bool, bool, float]] | None = None  # of the period at hand: its id and rank
         self._first_s: float | None = None
         self.full = False
 
@@ -119,12 +119,12 @@ class Collector:
         self._turn(seen.at_s)
         vector = unit(seen.features)
         distance = self._distance(vector)
-        rank = (seen.unknown >= UNKNOWN, seen.entropy * distance)
+        rank = (seen.drift, seen.unknown >= UNKNOWN, seen.entropy * distance)
         if self.full or distance < NEAR or (self._best is not None and rank <= self._best[1]) or not self._free():
             return False
         before = self._best[0] if self._best is not None else None
         image_id = f"{self._started:%Y%m%dT%H%M%S}-{seen.frame:07d}"
-        entry = self._entry(seen, vector, distance, rank[1])
+        entry = self._entry(seen, vector, distance, rank[2])
         self._best = (image_id, rank)
         if before is not None:
             self._vectors.pop(before, None)
@@ -172,14 +172,12 @@ class Collector:
         return True
 
     def _entry(self, seen: Offered, vector: NDArray[np.float32], distance: float, score: float) -> Entry:
-        present = np.unique(seen.labels)
-        objects = set(self.kept.classes.objects)
         return Entry(
             at=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
             source=self._source,
             frame=seen.frame,
             engine=self._engine,
-            classes=tuple(int(i) for i in present if i in objects),
+            classes=seen_classes(seen.labels, self.kept.classes),
             unknown=round(seen.unknown, 5),
             entropy=round(seen.entropy, 5),
             distance=round(distance, 5),

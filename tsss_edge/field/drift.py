@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import FieldProfile, Struct
-from tsss_edge.field.figures import Values
+from tsss_edge.field.figures import QUANTILES, Values
 
 WINDOW = 150  # samples
 STEP = 10  # samples between two looks at the window
@@ -26,6 +26,7 @@ RAISE_AFTER, CLEAR_AFTER = 2, 5  # looks in a row
 CLEAR_BELOW = 0.8  # of the limit
 WORSE_IF_LOWER = frozenset({"neighbours"})  # a profile of single pictures has no neighbours: only flicker counts
 SHOWN = 4  # example frames
+TAIL = 9 * (QUANTILES - 1) // 10  # place of the nine-tenths quantile in a profile
 
 
 class Moved(Struct, frozen=True):
@@ -79,16 +80,27 @@ class DriftWatch:
         known = [n for n, name in enumerate(names) if name in profile.quantiles]
         self._names = [names[n] for n in known]
         self._columns = np.array(known, np.intp)
-        self._points = [np.array(profile.quantiles[name]) for name in self._names]
+        self._points = np.array([profile.quantiles[name] for name in self._names], np.float32).T.reshape(-1, len(known))
+        self._means = self._points.mean(axis=0)
+        self._shares = below_points(self._points, self._points).mean(axis=1)
+        self._lower_only = np.array([name in WORSE_IF_LOWER for name in self._names], bool)
+        # Counts of the window, kept up with each sample: a look then costs little.
+        self._counts = np.zeros((2, *self._points.shape), np.int32)
+        self._known = np.zeros(len(known), np.int32)
         self._limit = limit(window, profile.pictures)
         self._window, self._step = window, step
         self._rows: deque[tuple[int, Values]] = deque(maxlen=window)
         self._samples = self._over = self._under = 0
+        self._moving: list[tuple[int, bool]] = []  # figures for which drift is raised, and whether they rose
         self.state: Drift | None = None
 
     def add(self, index: int, values: Values) -> bool:
         """Take the figures of frame `index`. Returns whether drift was raised or cleared by it."""
-        self._rows.append((index, values[self._columns]))
+        if len(self._rows) == self._window:
+            self._count(self._rows[0][1], -1)
+        row = values[self._columns]
+        self._rows.append((index, row))
+        self._count(row, 1)
         self._samples += 1
         if len(self._rows) < self._window or self._samples % self._step:
             return False
@@ -96,15 +108,32 @@ class DriftWatch:
         self.state = self._look(index)
         return self.state.raised != before
 
+    def _count(self, row: Values, sign: int) -> None:
+        self._counts += sign * below_points(row[None], self._points)[:, 0]
+        self._known += sign * ~np.isnan(row)
+
+    def shows(self, values: Values) -> bool:
+        """Whether a frame is one of those for which drift is raised: a figure that moved is beyond nine tenths of the profile,
+        on the side to which it moved."""
+        for n, rising in self._moving:
+            value, points = float(values[self._columns[n]]), self._points[:, n]
+            if (value > points[TAIL]) if rising else (value < points[QUANTILES - 1 - TAIL]):
+                return True
+        return False
+
     def _look(self, index: int) -> Drift:
         table = np.stack([row for _, row in self._rows])  # (W,F)
-        scores = np.array([self._score(n, table[:, n]) for n in range(len(self._names))])
+        scores = self._scores()
         top = int(scores.argmax())
         self._over = self._over + 1 if scores[top] > 1 else 0
         self._under = self._under + 1 if scores[top] < CLEAR_BELOW else 0
         old = self.state or Drift(raised=False, score=0.0, figure="", since=None)
         raised = self._under < CLEAR_AFTER if old.raised else self._over >= RAISE_AFTER
         order = [int(n) for n in np.argsort(-scores) if scores[n] > 1]
+        if order and raised:  # while it is only fading, what had moved last still counts
+            self._moving = [(n, bool(np.nanmean(table[:, n]) > self._means[n])) for n in order]
+        elif not raised:
+            self._moving = []
         return Drift(
             raised=raised,
             score=round(float(scores[top]), 4),
@@ -115,36 +144,47 @@ class DriftWatch:
             alarms=old.alarms + (raised and not old.raised),
         )
 
-    def _score(self, n: int, column: NDArray[np.float32]) -> float:
-        """Distance over its limit; 0 where too few frames have the figure."""
-        column = column[~np.isnan(column)]
-        if len(column) < self._window // 2:
-            return 0.0
-        above, below = distances(column, self._points[n])
-        worse = above if self._names[n] in WORSE_IF_LOWER else max(above, below)
-        return worse / self._limit
+    def _scores(self) -> NDArray[np.float64]:
+        """Distances over their limit, (F,); 0 where too few frames have the figure."""
+        above, below = gaps(self._counts / np.maximum(1, self._known), self._shares)
+        worse = np.where(self._lower_only, above, np.maximum(above, below)) / self._limit
+        return np.where(self._known >= self._window // 2, worse, 0.0)
 
     def _moved(self, n: int, score: float, column: NDArray[np.float32]) -> Moved:
-        then, now = float(self._points[n].mean()), float(np.nanmean(column))
+        then, now = float(self._means[n]), float(np.nanmean(column))
         return Moved(figure=self._names[n], score=round(score, 4), profile=round(then, 5), now=round(now, 5))
 
     def _examples(self, n: int, column: NDArray[np.float32]) -> tuple[int, ...]:
         """The frames that went farthest the way the figure moved."""
-        filled = np.nan_to_num(column, nan=float(self._points[n].mean()))
-        rising = np.nanmean(column) > self._points[n].mean()
+        filled = np.nan_to_num(column, nan=float(self._means[n]))
+        rising = np.nanmean(column) > self._means[n]
         order = np.argsort(-filled if rising else filled, kind="stable")[:SHOWN]
         return tuple(self._rows[int(i)][0] for i in order)
 
 
-def distances(sample: NDArray[np.floating], profile: NDArray[np.floating]) -> tuple[float, float]:
-    """How far the sample's share of values <= x lies above and below the profile's, at most over x (one-sided
-    Kolmogorov-Smirnov distances). `profile`: quantiles in ascending order, which stand for the whole set."""
-    ordered = np.sort(sample)
-    points = np.unique(np.concatenate([ordered, profile]))
-    gap = np.searchsorted(ordered, points, "right") / len(ordered) - np.searchsorted(profile, points, "right") / len(
-        profile
-    )
-    return max(0.0, float(gap.max())), max(0.0, float(-gap.min()))
+def below_points(values: NDArray[np.floating], points: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """(N,F) values, (Q,F) points -> (2,N,Q,F): whether a value is at most a point, and whether it is less. NaN is neither."""
+    return np.stack([values[:, None] <= points, values[:, None] < points])
+
+
+def gaps(
+    sample: NDArray[np.floating], profile: NDArray[np.floating]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Shares (2,Q,F) of values at and below each point -> how far the sample's lies above and below the profile's, (F,) each.
+
+    The profile's share is a step function, so the gap is largest at one of its steps or just before one.
+    """
+    gap = (sample - profile).reshape(-1, sample.shape[-1])
+    return np.maximum(gap.max(axis=0), 0.0), np.maximum(-gap.min(axis=0), 0.0)
+
+
+def distances(
+    sample: NDArray[np.floating], profile: NDArray[np.floating]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """One-sided Kolmogorov-Smirnov distances of a sample (W,F) from a profile (Q,F), ascending in each column: (F,) each."""
+    known = np.maximum(1, (~np.isnan(sample)).sum(axis=0))
+    counts = below_points(sample, profile).sum(axis=1)
+    return gaps(counts / known, below_points(profile, profile).mean(axis=1))
 
 
 def limit(window: int, pictures: int, alpha: float = ALPHA) -> float:

@@ -8,6 +8,7 @@ taken at `SIDE` x `SIDE` cells of the part that shows the frame, so that they co
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +45,7 @@ class Meter:
         """
         values = np.full(len(self.names), np.nan, np.float32)
         if logits is None:
-            cells = labels[_cells(labels.shape)]
+            cells = labels[_cells((labels.shape[0], labels.shape[1]))]
         else:
             down, across = _cells((logits.shape[1], logits.shape[2]), at)
             picked = logits[:, down, across].astype(np.float32)  # (K,n,n)
@@ -84,6 +85,7 @@ def profile_of(names: Sequence[str], seen: Sequence[Values]) -> FieldProfile | N
     return FieldProfile(pictures=len(seen), quantiles=kept)
 
 
+@lru_cache(maxsize=64)
 def _cells(grid_hw: tuple[int, ...], at: Placement | None = None) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Row and column indices of the cells, which index an array to (n,n)."""
     top, left, (height, width) = 0.0, 0.0, grid_hw

@@ -28,6 +28,8 @@ JPEG_QUALITY = 95
 MANIFEST = "manifest.json"
 LIST = "ImageSets/Segmentation/train.txt"
 LABELS = "image_labels.csv"
+LEAST_AREA = 0.01  # share of the frame below which a category counts as a speck
+UNKNOWN = 0.02  # share of cells from which a frame counts as one with an unknown object
 
 
 class Entry(Struct, frozen=True):
@@ -44,7 +46,12 @@ class Entry(Struct, frozen=True):
     score: float  # entropy times distance
     size: int
     features: str = ""  # (C,) float16, base64; compared by cosine
-    drift: bool = False  # kept while drift was raised
+    drift: bool = False  # it shows why drift was raised
+
+    @property
+    def rank(self) -> tuple[bool, bool, float]:
+        """The larger, the more useful a label is."""
+        return self.drift, self.unknown >= UNKNOWN, self.score
 
 
 class Manifest(Struct, frozen=True):
@@ -133,12 +140,14 @@ class KeptFrames:
         return frozenset(line.partition(",")[0] for line in read_text(path).splitlines()[1:])
 
     def make_room(self, budget: int) -> bool:
-        """Drop what is least useful until the budget (bytes) holds: no unknown object first, then the lowest score, then
-        the oldest. Returns False when only labelled pictures are left and it still does not."""
+        """Drop what is least useful until the budget (bytes) holds: by the lowest rank, then the oldest.
+
+        Returns: False when only labelled pictures are left and it still does not hold.
+        """
         reviewed, total = self.reviewed(), self.bytes
         order = sorted(
             (i for i in self.entries if i not in reviewed),
-            key=lambda i: (self.entries[i].unknown >= UNKNOWN, self.entries[i].score, self.entries[i].at),
+            key=lambda i: (self.entries[i].rank, self.entries[i].at),
         )
         gone: list[str] = []
         for image_id in order:
@@ -154,7 +163,10 @@ class KeptFrames:
         return sum(path.stat().st_size for path in paths if path.is_file())
 
 
-UNKNOWN = 0.02  # share of cells from which a frame counts as one with an unknown object
+def seen_classes(labels: NDArray[np.uint8], classes: Classes) -> tuple[int, ...]:
+    """Object categories that cover at least LEAST_AREA of an answer, (H,W) ids: specks are no prediction."""
+    counts = np.bincount(labels.ravel(), minlength=256)
+    return tuple(i for i in classes.objects if counts[i] >= LEAST_AREA * labels.size)
 
 
 def packed(features: NDArray[np.floating]) -> str:

@@ -16,11 +16,11 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from tsss_edge.artifacts import Classes, Struct
+from tsss_edge.artifacts import IGNORE, Classes, Struct
 from tsss_edge.data.pictures import check_id, read_mask
 from tsss_edge.data.voc import VocDataset, labels_csv, write_mask
 from tsss_edge.errors import DataError
-from tsss_edge.field.kept import LABELS, MANIFEST, UNKNOWN, Manifest
+from tsss_edge.field.kept import LABELS, MANIFEST, Manifest, seen_classes
 from tsss_edge.files import read_json, write_bytes, write_json
 
 NOTES = "review.json"
@@ -90,12 +90,13 @@ class ReviewSession:
         self._order = self._most_frequent()
 
     def state(self) -> ReviewState:
-        """As of now; pictures with an unknown object first, then those that the collector found most useful."""
+        """As of now; the most useful pictures first, as the collector ranked them."""
         with self._lock:
             manifest = self._manifest()
             ids = VocDataset(self._root, self._classes).ids(SPLIT)
-            rank = {i: (e.unknown < UNKNOWN, -e.score) for i, e in manifest.pictures.items()}
-            ids = tuple(sorted(ids, key=lambda i: rank.get(i, (True, 0.0))))
+            last = (False, False, -1.0)
+            rank = {i: entry.rank for i, entry in manifest.pictures.items()}
+            ids = tuple(sorted(ids, key=lambda i: rank.get(i, last), reverse=True))
             pictures = tuple(self._shown(i, manifest) for i in ids)
             times = self._confirmed_at
             span = times[-1] - times[0] if len(times) > 1 else 0.0
@@ -197,7 +198,7 @@ class ReviewSession:
         path = self.mask_path(image_id)
         if path is None:
             raise DataError(f"{image_id}: the engine gave no mask that could be accepted")
-        seen = {int(i) for i in np.unique(read_mask(path))} & set(self._classes.objects)
+        seen = set(seen_classes(read_mask(path), self._classes))
         if seen != labels:
             shown, named = (
                 ", ".join(self._classes.names[i] for i in sorted(ids)) or "nothing" for ids in (seen, labels)
@@ -209,7 +210,9 @@ class ReviewSession:
         if mask == "accepted" and labels is not None:
             path = self.mask_path(image_id)
             assert path is not None
-            write_mask(self._root / f"SegmentationClass/{image_id}.png", read_mask(path))
+            found = read_mask(path)
+            named = np.isin(found, [0, *labels]) if self._classes.background else np.isin(found, list(labels))
+            write_mask(self._root / f"SegmentationClass/{image_id}.png", np.where(named, found, np.uint8(IGNORE)))
         else:
             mask = "" if mask == "accepted" else mask
             (self._root / f"SegmentationClass/{image_id}.png").unlink(missing_ok=True)

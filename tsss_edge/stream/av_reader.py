@@ -53,9 +53,11 @@ class VideoReader:
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.fps = float(rate) if rate and math.isfinite(float(rate)) and float(rate) > 0 else 0.0
         self.length: int | None = self._stream.frames or None
+        self.codec: str = self._stream.codec_context.name  # FFmpeg's
         self.decoded = self.damaged = 0  # frames given, packets passed over
         self.time_s: float | None = None  # of the last frame given, from the start
         self._turns: int | None = None
+        self.bits = 8  # of a value
         self.colour: Colour | None = None  # of the whole stream, from its first frame; None: frames are BGR
         self._frames = self._decode()
         self._first: Picture | None = self._next(None)
@@ -122,6 +124,7 @@ class VideoReader:
         if self._turns is None:
             self._turns = round(frame.rotation / 90) % 4
             self.colour = None if self._turns else _colour_of(frame)
+            self.bits = max(part.bits for part in frame.format.components)
         if self.colour is not None:
             return _planes_of(frame, self.colour)
         image = frame.to_ndarray(format="bgr24")

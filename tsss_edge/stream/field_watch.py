@@ -110,7 +110,7 @@ class FieldWatch:
             else answer_features(result.labels, result.frame.image, len(self._own_classes)),
             unknown=0.0 if np.isnan(unknown) else unknown,
             entropy=1.0 if np.isnan(entropy) else entropy,
-            drift=self._watch is not None and self._watch.state is not None and self._watch.state.raised,
+            drift=self._watch is not None and self._watch.shows(values),
         )
 
     def _remember(self, result: FrameResult) -> None:

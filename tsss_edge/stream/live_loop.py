@@ -13,21 +13,23 @@ from tsss_edge.artifacts import Classes
 from tsss_edge.backends import AsyncBackend, open_backend
 from tsss_edge.backends.triton_client import giving_up, state_of
 from tsss_edge.drawing import Draw, Drawer
+from tsss_edge.errors import DataError
 from tsss_edge.field.collector import CollectPlan
 from tsss_edge.field.rules import read_rules
 from tsss_edge.stream.encoders import Preset
 from tsss_edge.stream.engine_slot import EngineSlot, Served
 from tsss_edge.stream.field_watch import FieldWatch
 from tsss_edge.stream.frames import FrameResult, Sink, Source, bgr_of
-from tsss_edge.stream.opening import open_engine, open_field, open_served, open_stages, require_gate
+from tsss_edge.stream.opening import engine_names, open_engine, open_field, open_served, open_stages, require_gate
 from tsss_edge.stream.pipeline import Pipeline, timed
 from tsss_edge.stream.process import Interrupts, decode_threads, opencv_threads
 from tsss_edge.stream.recorder import Recorder, StreamReport
 from tsss_edge.stream.reuse import Reuse
 from tsss_edge.stream.rollout import Rollout, RolloutPlan
-from tsss_edge.stream.sinks import WindowSink, open_sinks, require_sinks
+from tsss_edge.stream.sinks import WindowSink, open_sinks, require_sinks, wants_blend
 from tsss_edge.stream.sources import Policy, is_live, open_source, require_source
 from tsss_edge.stream.status import StatusLine
+from tsss_edge.stream.thread_plan import open_for_file
 from tsss_edge.stream.truth import TruthFolder
 from tsss_edge.stream.uris import parse_sink, parse_source, require_other_place
 from tsss_edge.stream.watch import Checks
@@ -86,18 +88,25 @@ def stream(
     rules = read_rules(promote_when)
     if shadow is not None:
         require_gate(shadow, force=force)
+        if shadow.resolve() == engine.resolve():
+            raise DataError(f"--shadow {shadow}: is the engine in service itself; give another one")
     with ExitStack() as stack:
-        live = is_live(source, policy)
-        backend = open_engine(engine, live=live, threads=threads, features=collect is not None)
+        live, cores = is_live(source, policy), None
+        if live or threads is not None or collect is not None or shadow is not None:
+            backend = open_engine(engine, live=live, threads=threads, features=collect is not None)
+        else:
+            backend, cores = open_for_file(engine, source, blend=any(wants_blend(sink) for sink in sinks))
         stack.callback(backend.close)
         masks = TruthFolder(truth, backend.classes, truth_class) if truth is not None else None
-        field = open_field(
-            [engine, *([shadow] if shadow else [])], backend, collect, source=parse_source(source).shown, live=live
-        )
+        names = engine_names(engine, shadow)
+        name, *others = names
+        field = open_field(names, backend, collect, source=parse_source(source).shown, live=live)
         checks = Checks.open(backend, source, reference, parity_every, min_agreement, masks, field)
         stack.callback(checks.close)
         # The source last: a camera that runs while networks are loaded only drops frames.
-        opened = stack.enter_context(closing(open_source(source, policy=policy, decode_threads=decode_threads())))
+        opened = stack.enter_context(
+            closing(open_source(source, policy=policy, decode_threads=cores.decoding if cores else decode_threads()))
+        )
         sound = parse_source(source).path if audio else None
         outputs = open_sinks(
             sinks,
@@ -123,7 +132,7 @@ def stream(
         )
         plan = None
         if shadow is not None:
-            plan = RolloutPlan(engine, shadow, rules, opener, partial(open_backend, threads=1))
+            plan = RolloutPlan(engine, shadow, (name, others[0]), rules, opener, partial(open_backend, threads=1))
         ended = run(
             opened,
             backend,
@@ -133,13 +142,14 @@ def stream(
             pen=Pen(backend.classes, draw),
             max_frames=max_frames,
             reuse=reuse,
-            engine=engine.name,
+            engine=name,
             plan=plan,
         )
         return StreamReport(
             engine=engine.name,
             source=parse_source(source).shown,
             runs_on=recorder.runs_on,
+            threads=cores.why if cores else "",
             parity=checks.parity,
             miou=checks.miou,
             iou=checks.per_class,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from tsss_edge.artifacts import Checkpoint, Engine, FieldProfile
@@ -65,20 +65,28 @@ def profile_of_engine(path: Path) -> FieldProfile | None:
     return None if is_checkpoint(path) else Engine.load_record(path).profile
 
 
+def engine_names(engine: Path, shadow: Path | None) -> dict[str, Path]:
+    """What results call the engine in service and its shadow: file names, with folders before them where they are alike."""
+    if shadow is None or shadow.name != engine.name:
+        return {path.name: path for path in (engine, *([shadow] if shadow else []))}
+    near = {f"{path.parent.resolve().name}/{path.name}": path for path in (engine, shadow)}
+    return near if len(near) == 2 else {str(path.resolve()): path for path in (engine, shadow)}
+
+
 def open_field(
-    paths: Sequence[Path], backend: AsyncBackend, collect: CollectPlan | None, *, source: str, live: bool
+    paths: Mapping[str, Path], backend: AsyncBackend, collect: CollectPlan | None, *, source: str, live: bool
 ) -> FieldWatch | None:
     """The watch over drift and the collector of frames; None where no engine has a profile and nothing is collected.
 
-    paths: the engine in service, and another that may take over.
+    paths: by name, the engine in service first, then another that may take over.
     """
-    profiles = {path.name: profile_of_engine(path) for path in paths}
+    profiles = {name: profile_of_engine(path) for name, path in paths.items()}
     if not any(profiles.values()) and collect is None:
         return None
     collector = None
     if collect is not None:
         kind = "encoder" if any(spec.name == "features" for spec in backend.outputs) else "answers"
-        name = paths[0].name
+        name = next(iter(paths))
         collector = Collector(collect, backend.classes, features=kind, source=source, engine=name, wait=not live)
     return FieldWatch(backend, profiles, live=live, collector=collector)
 

@@ -58,6 +58,7 @@ class StreamReport(Struct, frozen=True):
     ended: str  # source, max-frames, interrupted
     drift: DriftReport | None = None  # against the profile in the engine's record; None without one
     rollout: RolloutStatus | None = None  # of the shadow engine
+    threads: str = ""  # how the cores are shared, and why; of a file on a CPU
     unreadable: tuple[str, ...] = ()  # pictures of a folder that were passed over, a line each
 
     def summary(self) -> str:
@@ -66,6 +67,8 @@ class StreamReport(Struct, frozen=True):
         rows = [*self.stages_ms.items(), ("all stages", self.latency_ms), ("frame age", self.frame_age_ms)]
         times = [f"{n:<16} p50 {p.p50:8.2f}  p95 {p.p95:8.2f}  p99 {p.p99:8.2f} ms" for n, p in rows if p]
         lines = [head, *times]
+        if self.threads:
+            lines.append(f"threads          {self.threads}")
         if self.parity is not None and self.parity.agreement is not None:
             p = self.parity
             lines.append(

@@ -37,6 +37,7 @@ class RolloutPlan:
 
     old: Path
     new: Path
+    names: tuple[str, str]  # of both, in results and reports; they differ
     rules: RolloutRules
     open_served: Callable[[Path], Served]
     open_shadow: Callable[[Path], Backend]
@@ -58,7 +59,7 @@ class Rollout:
         self._served_new = 0  # frames since the swap
         before = load_status(plan.new)
         self.status = RolloutStatus(
-            phase="shadow", old=plan.old.name, new=plan.new.name, new_sha256=sha256_file(plan.new)
+            phase="shadow", old=plan.names[0], new=plan.names[1], new_sha256=sha256_file(plan.new)
         )
         if before is not None and before.phase in ("promoted", "settled"):
             self._open_and_swap(f"in service before the restart ({before.phase})")
@@ -73,7 +74,7 @@ class Rollout:
         classes = result.classes or self._slot.current.backend.classes
         if self._shadow is not None:
             self._shadow.offer(result, classes)
-        if result.engine == self._plan.new.name:
+        if result.engine == self._plan.names[1]:
             self._served_new += 1
             self._ages.append(result.age_ms)
             if self.status.swapped_at is None:
@@ -154,11 +155,11 @@ class Rollout:
             self._open_and_swap(why)
         except Exception as error:  # the old engine goes on, whatever is wrong with the new one
             self._change(phase="back", reason=f"could not be opened: {error}")
-            LOG.warning("%s: could not be put into service: %s", self._plan.new.name, error)
+            LOG.warning("%s: could not be put into service: %s", self._plan.names[1], error)
 
     def _open_and_swap(self, why: str) -> None:
         opened = self._plan.open_served(self._plan.new)
-        new = Served(opened.name, opened.backend, GuardedStages(opened, self._old, self._fail))
+        new = Served(self._plan.names[1], opened.backend, GuardedStages(opened, self._old, self._fail))
         ages = self._recorder.age.recent()
         self._age_before = float(np.percentile(ages, 95)) if ages.size else None
         self._ages.clear()
@@ -193,7 +194,7 @@ class Rollout:
     def _settle(self) -> None:
         """Probation is over. The old engine stays open for `promote --back`."""
         self._change(phase="settled", reason=f"{self._served_new} frames within the limits")
-        LOG.warning("%s stays in service: %s", self._plan.new.name, self.status.reason)
+        LOG.warning("%s stays in service: %s", self._plan.names[1], self.status.reason)
 
     def _watch(self, path: Path) -> None:
         """Compare with the engine of `path` from now on."""

@@ -75,6 +75,13 @@ def blends(text: str) -> bool:
     return uri.scheme not in ("null", "jsonl")
 
 
+def wants_blend(uri: str) -> bool:
+    """Whether the sink of that name wants blended pictures; all but masks, JSON lines and `null://` do."""
+    parsed = parse_sink(uri)
+    masks = parsed.scheme == "file" and (parsed.path.endswith("/") or Path(parsed.path).suffix.lower() in ("", ".png"))
+    return parsed.scheme not in ("null", "jsonl") and not masks
+
+
 def require_sinks(uris: Sequence[str]) -> None:
     """Raise what `open_sinks` would raise for a name of no known kind, before anything is opened."""
     for text in uris:

@@ -10,10 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from tsss_edge.errors import DataError, UnavailableError
+from tsss_edge.kernels.yuv import Colour, Yuv
+from tsss_edge.stream.frames import Picture
 from tsss_edge.stream.process import as_bgr, quiet
 from tsss_edge.stream.sources.live import Shot
 from tsss_edge.stream.uris import Uri
@@ -26,19 +31,30 @@ class CvCapture:
     """A `Capture` over `cv2.VideoCapture`. The time stamp is taken before decoding where the driver allows it."""
 
     def __init__(self, capture: cv2.VideoCapture) -> None:
-        self._capture = capture
+        self.capture = capture
         fps = capture.get(cv2.CAP_PROP_FPS)
         self.fps: float = fps if math.isfinite(fps) and 0 < fps <= 1000 else 0.0
 
     def read(self) -> Shot | None:
-        if not self._capture.grab():
+        if not self.capture.grab():
             return None
         captured = time.monotonic()
-        ok, image = self._capture.retrieve()
-        return Shot(as_bgr(image), captured) if ok and image is not None else None
+        ok, image = self.capture.retrieve()
+        return Shot(self._picture(image), captured) if ok and image is not None else None
+
+    def _picture(self, image: NDArray[Any]) -> Picture:
+        return as_bgr(image)
 
     def release(self) -> None:
-        self._capture.release()
+        self.capture.release()
+
+
+class Nv12Capture(CvCapture):
+    """A pipeline that ends in NV12, which OpenCV hands out as (3H/2, W). Its colours are read as BT.601, limited."""
+
+    def _picture(self, image: NDArray[Any]) -> Picture:
+        frame_hw = image.shape[0] * 2 // 3, image.shape[1]
+        return Yuv.over(np.ascontiguousarray(image, np.uint8).reshape(-1), frame_hw, Colour(), pairs=True)
 
 
 def open_camera(uri: Uri) -> CvCapture:
@@ -71,7 +87,7 @@ def _size_options(uri: Uri) -> list[int]:
     return options
 
 
-def open_csi(uri: Uri) -> CvCapture:
+def open_csi(uri: Uri) -> Nv12Capture:
     """`csi://0?size=1280x720&fps=30` -> a Jetson camera through GStreamer.
 
     Raises: UnavailableError: OpenCV was built without GStreamer. DataError: the pipeline does not start.
@@ -83,11 +99,12 @@ def open_csi(uri: Uri) -> CvCapture:
         )
     with quiet():
         capture = cv2.VideoCapture(csi_pipeline(uri), cv2.CAP_GSTREAMER)
-    return _opened(capture, uri, "check with `nvgstcapture-1.0`")
+    return Nv12Capture(_opened(capture, uri, "check with `nvgstcapture-1.0`").capture)
 
 
 def csi_pipeline(uri: Uri) -> str:
-    """The GStreamer pipeline of a CSI camera; the sink keeps one frame and drops older ones. Raises: DataError."""
+    """The GStreamer pipeline of a CSI camera in NVMM memory, to NV12; nothing is converted on the CPU. The sink keeps one
+    frame and drops older ones. Raises: DataError."""
     uri.allow("size", "fps", "flip")
     if not uri.path.isdecimal():
         raise DataError(f"{uri.shown}: expected csi://NUMBER")
@@ -97,8 +114,7 @@ def csi_pipeline(uri: Uri) -> str:
     return (
         f"nvarguscamerasrc sensor-id={uri.path} ! "
         f"video/x-raw(memory:NVMM), width={width}, height={height}, framerate={fps}/1, format=NV12 ! "
-        f"nvvidconv flip-method={flip} ! video/x-raw, format=BGRx ! videoconvert ! video/x-raw, format=BGR ! "
-        "appsink drop=true max-buffers=1 sync=false"
+        f"nvvidconv flip-method={flip} ! video/x-raw, format=NV12 ! appsink drop=true max-buffers=1 sync=false"
     )
 
 
@@ -131,6 +147,11 @@ def _opened(capture: cv2.VideoCapture, uri: Uri, hint: str) -> CvCapture:
         capture.release()
         raise DataError(f"{uri.shown}: cannot be opened ({hint})")
     return CvCapture(capture)
+
+
+def is_jetson(release: Path = Path("/etc/nv_tegra_release")) -> bool:
+    """Whether this is a Jetson, by the file that its Linux brings."""
+    return release.is_file()
 
 
 @cache

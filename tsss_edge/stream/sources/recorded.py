@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from tsss_edge.data.pictures import is_picture, read_image
 from tsss_edge.errors import DataError
-from tsss_edge.stream.av_reader import VideoReader
 from tsss_edge.stream.frames import Frame, Picture, picture_hw
+from tsss_edge.stream.sources.hardware import open_reader
 from tsss_edge.stream.uris import VIDEO_SUFFIXES, Uri, printf_pattern
 
 LOG = logging.getLogger("tsss_edge")
@@ -70,11 +70,11 @@ class _Recorded(ABC):
 
 
 class VideoSource(_Recorded):
-    """A video file or address, read with PyAV. `length` is what the container says, until the end is reached."""
+    """A video file or address, read with PyAV or by a hardware decoder. `length` is what the container says, until the end is reached."""
 
     def __init__(self, path: str, *, name: str, decode_threads: int | None = None) -> None:
         super().__init__()
-        self._reader = VideoReader(path, name=name, threads=decode_threads)
+        self._reader = open_reader(path, name=name, threads=decode_threads)
         self.fps, self.length, self.size_hw = self._reader.fps, self._reader.length, self._reader.size_hw
         self.colour = self._reader.colour  # None: BGR
 

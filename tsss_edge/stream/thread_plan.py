@@ -1,0 +1,120 @@
+"""How the cores are shared between the network and everything around it, from what a frame was measured to cost.
+
+On two cores with a fast network two pinned OpenVINO streams starve decoding: 78 frames a second where one stream of one thread gave 142
+(an Intel processor with AMX, docs/results/stream.md). So the network gets its share of the cores, and the other stages the rest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tsss_edge.artifacts import Engine
+from tsss_edge.backends import AsyncBackend
+from tsss_edge.backends.ov import MAX_STREAMS, OpenVinoBackend
+from tsss_edge.machine import usable_cores
+from tsss_edge.stream.cpu_stages import CpuStages
+from tsss_edge.stream.frames import Frame
+from tsss_edge.stream.opening import open_engine
+from tsss_edge.stream.process import opencv_threads
+from tsss_edge.stream.sources import open_source
+
+TRIED_FRAMES, TRIED_CALLS = 6, 4  # of the trial at start: a tenth of a second with a fast network
+NEARLY_ALL = 0.9  # of the work: a network that is so large may keep each of its threads on one core
+
+
+@dataclass(frozen=True)
+class ThreadPlan:
+    """Streams and threads of the network, threads of the decoder, pictures in flight. `why`: one line with the measured reason."""
+
+    streams: int
+    threads: int
+    pinned: bool
+    decoding: int
+    slots: int
+    why: str
+
+
+def plan_threads(cores: int, network_ms: float, around_ms: float) -> ThreadPlan:
+    """For a file on `cores`. network_ms, around_ms: CPU time a frame of the network and of all other stages together.
+
+    The network's threads are its share of the cores, rounded, and at least one; of two cores it gets both from three quarters of the
+    work on. Each thread is a stream up to `MAX_STREAMS`. What is left decodes, a quarter of the cores at most.
+    """
+    share = network_ms / (network_ms + around_ms)
+    threads = min(cores, max(1, round(cores * share)))
+    streams = min(threads, MAX_STREAMS)
+    decoding = max(1, min(cores - threads, cores // 4))
+    pinned = share >= NEARLY_ALL
+    why = (
+        f"{cores} cores; a frame costs {network_ms:.1f} ms in the network and {around_ms:.1f} ms around it, so the network has "
+        f"{streams} stream{'s' * (streams > 1)} of {threads} thread{'s' * (threads > 1)} in all, {'pinned' if pinned else 'not pinned'}, "
+        f"and the decoder {decoding}"
+    )
+    return ThreadPlan(streams, threads, pinned, decoding, streams + 1, why)
+
+
+def measure_frame(backend: AsyncBackend, source: str, *, blend: bool) -> tuple[float, float]:
+    """CPU milliseconds a frame of the network, and of all stages around it: a trial on the first frames of a file.
+
+    Raises: DataError: the source.
+    """
+    frames: list[Frame] = []
+    with closing(open_source(source, decode_threads=1)) as opened, opencv_threads(1):
+        decode = _cpu_ms(lambda: frames.extend(_some(opened.read)), 1) / max(1, len(frames))
+        x = np.zeros((max(1, backend.min_batch), *backend.preprocess.size_hw, 3), np.uint8)
+        backend.infer(x)
+        network = _cpu_ms(lambda: backend.infer(x), TRIED_CALLS)
+        stages = CpuStages(backend, blend=blend)
+        first = _through(stages, frames[0])  # makes plans and arrays
+        around = sum(_through(stages, frame) for frame in frames[1:]) / max(1, len(frames) - 1) if frames[1:] else first
+        stages.close()
+    return network, decode + max(0.0, around - network)
+
+
+def _some(read: Callable[[], Frame | None]) -> list[Frame]:
+    return [frame for frame in (read() for _ in range(TRIED_FRAMES)) if frame is not None]
+
+
+def _through(stages: CpuStages, frame: Frame) -> float:
+    """CPU milliseconds of one frame through all stages, the network too."""
+
+    def run() -> None:
+        stages.start(0, frame.picture, {})
+        stages.wait(0, {})
+        stages.result(0, frame, {})
+
+    return _cpu_ms(run, 1)
+
+
+def _cpu_ms(work: Callable[[], object], times: int) -> float:
+    """Milliseconds of CPU time of this process, a call."""
+    before = time.process_time()
+    for _ in range(times):
+        work()
+    return 1000 * (time.process_time() - before) / times
+
+
+def open_for_file(path: Path, source: str, *, blend: bool) -> tuple[AsyncBackend, ThreadPlan | None]:
+    """Open an engine for a file, and for OpenVINO with the threads that a trial on its first frames asks for.
+
+    Raises: as `open_engine`; DataError: the source.
+    """
+    backend, cores = open_engine(path, live=False, threads=None), usable_cores()
+    if path.suffix != ".xml":
+        return backend, None
+    try:
+        plan = plan_threads(cores, *measure_frame(backend, source, blend=blend))
+    except BaseException:
+        backend.close()
+        raise
+    if (plan.streams, plan.threads) == (min(cores, MAX_STREAMS), cores) and plan.pinned:
+        return backend, plan  # as it is open
+    backend.close()
+    engine = Engine.load(path, trust=True)  # its hashes were checked a moment ago
+    return OpenVinoBackend(engine, threads=plan.threads, slots=plan.slots, pinned=plan.pinned), plan
