@@ -28,7 +28,7 @@ def make_sets(data: Path, out: Path, *, new: str, seed: int = 0) -> None:
     table = moved_last(len(source.classes), new_id)
     names = tuple(name for name in source.classes.names if name != new)
     rng = np.random.default_rng(seed)
-    train, val = ([i for i in source.ids(split)] for split in ("train", "val"))
+    train, val = ([str(i) for i in source.ids(split)] for split in ("train", "val"))
     shows = {i for i in (*train, *val) if bool((source.mask(i) == new_id).any())}
     old = [i for i in train if i not in shows]
     rng.shuffle(old)

@@ -19,9 +19,9 @@ from PIL import Image
 
 import tsss_edge
 from tsss_edge.data.pictures import read_image
+from tsss_edge.disk import atomic_path
 from tsss_edge.drawing import legend
 from tsss_edge.drawing.lettering import line_height
-from tsss_edge.files import atomic_path
 
 HEIGHT, ALPHA = 340, 0.4  # of the still; of the colours
 WINDOW_HW, STEPS, FPS = (225, 300), 10, 6  # of the GIF: its frame, frames a picture, frames a second

@@ -22,8 +22,8 @@ tsss-edge bench runs/stream-engine/fused.int8.xml --stream street.mp4 --naive ru
 tsss-edge bench runs/camvid/fused.int8.xml --stream street.mp4 --naive runs/camvid/fused.onnx --json trained.json
 tsss-edge stream runs/stream-engine/fused.int8.xml street.mp4 --json plain.json
 tsss-edge stream runs/stream-engine/fused.int8.xml street.mp4 --reference runs/stream-engine/best.pt --parity-every 10 --json watched.json
-chrt -f 1 python scripts/soak.py --seconds 600 > live.json
-chrt -f 1 python scripts/soak.py --restarts 20 > restarts.json
+PYTHONPATH=scripts chrt -f 1 python -m soak.live --seconds 600 > live.json
+PYTHONPATH=scripts chrt -f 1 python -m soak.live --restarts 20 > restarts.json
 python scripts/stream_page.py --work . --out docs/results/stream.md
 """
 

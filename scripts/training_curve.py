@@ -12,7 +12,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from tsss_edge.files import atomic_path
+from tsss_edge.disk import atomic_path
 
 
 def read_curve(run: Path) -> list[tuple[int, float]]:

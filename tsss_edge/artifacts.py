@@ -15,13 +15,28 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
+from tsss_edge.disk import finish_swap
 from tsss_edge.errors import ArtifactError
-from tsss_edge.files import decode_json, read_json, sha256_bytes, sha256_file, write_bytes, write_json
+from tsss_edge.files import decode_json, edge, read_bytes, sha256_bytes, sha256_file, write_bytes
+from tsss_edge.seals import (
+    ONNX_DIGEST,
+    ONNX_SEAL,
+    ZIP_SEAL,
+    open_seal,
+    read_sealed,
+    require_plain_zip,
+    seal_onnx,
+    seal_zip,
+    tell_unsealed,
+    write_sealed,
+)
 
 if TYPE_CHECKING:
     import torch
     from onnx import ModelProto
 
+LARGEST_SIDE = 1 << 14  # pixels of a network input: beyond, a description is damaged and would take all memory
+LARGEST_TENSOR = 1 << 32  # values of an input or output, likewise
 IGNORE = 255  # label of a pixel that no loss and no metric may see (PASCAL VOC's "void")
 
 Fit = Literal["stretch", "letterbox", "crop"]
@@ -62,8 +77,8 @@ class Preprocess(Struct, frozen=True):
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if min(self.size_hw) < 1:
-            raise ValueError(f"input size {self.size_hw}: height and width must be positive")
+        if not 1 <= min(self.size_hw) <= max(self.size_hw) <= LARGEST_SIDE:
+            raise ValueError(f"input size {self.size_hw}: expected height and width of 1 to {LARGEST_SIDE} pixels")
         if not (math.isfinite(self.scale) and self.scale > 0):
             raise ValueError(f"input scale {self.scale}: must be a positive number")
 
@@ -170,6 +185,10 @@ class TensorSpec(Struct, frozen=True):
     dtype: str
     shape: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        if min(self.shape, default=0) < -1 or math.prod(abs(side) for side in self.shape) > LARGEST_TENSOR:
+            raise ValueError(f"tensor {self.name}: {self.shape} is no shape of a network's input or output")
+
 
 def require_same_preprocess(a: Preprocess, b: Preprocess, what: str) -> None:
     """Raise ArtifactError, naming both, when two artifacts were made for different network inputs."""
@@ -235,12 +254,15 @@ class Checkpoint(Struct, frozen=True, dict=True):
 
         buffer = io.BytesIO()  # into memory first: torch writes the file's name into the archive otherwise
         torch.save({"meta": msgspec.json.encode(meta).decode(), "state": state, "resume": resume or {}}, buffer)
-        write_bytes(path, buffer.getvalue())
-        return cls(path=path, sha256=sha256_bytes(buffer.getvalue()), meta=meta)
+        data, sha256 = seal_zip(buffer.getvalue())
+        write_bytes(path, data)
+        return cls(path=path, sha256=sha256, meta=meta)
 
     def state(self) -> dict[str, torch.Tensor]:
         """The weights, on the CPU; do not change them. Raises: ArtifactError: a weight is NaN or infinite."""
-        state: dict[str, torch.Tensor] = self._content["state"]
+        state: dict[str, torch.Tensor] = self._content.get("state", {})
+        if not isinstance(state, dict) or not all(hasattr(tensor, "is_floating_point") for tensor in state.values()):
+            raise ArtifactError(f"{self.path}: holds no weights; use an earlier checkpoint or train again")
         for name, tensor in state.items():
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise ArtifactError(
@@ -253,7 +275,7 @@ class Checkpoint(Struct, frozen=True, dict=True):
         import copy
 
         resume: dict[str, Any] = self._content.get("resume", {})
-        if not resume:
+        if not resume or not isinstance(resume, dict):
             raise ArtifactError(f"{self.path}: holds weights only, training cannot go on from it; use last.pt")
         return copy.deepcopy(resume)  # an optimizer goes on with the very tensors that it is given
 
@@ -265,21 +287,26 @@ class Checkpoint(Struct, frozen=True, dict=True):
 
 
 def read_torch(path: Path) -> tuple[str, dict[str, Any]]:
-    """A file of tensors, read once -> (its SHA-256, what it holds). Raises: ArtifactError: missing, truncated, not a dict."""
+    """A file of tensors, read once -> (its SHA-256, what it holds).
+
+    Raises: ArtifactError: missing, truncated, not a dict, or its bytes are not those that we wrote.
+    """
     import io
 
     import torch
 
+    data = read_bytes(path, "checkpoint")
+    sha256, sealed = open_seal(path, data, ZIP_SEAL, "use a copy of it, or train again")
     try:
-        data = path.read_bytes()
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path}: no such checkpoint") from error
     except Exception as error:  # torch raises many kinds for a damaged zip; all mean the same to a user
         raise ArtifactError(f"{path}: not a readable checkpoint (truncated, or not made by tsss-edge)") from error
     if not isinstance(content, dict):
         raise ArtifactError(f"{path}: not a tsss-edge checkpoint; train one with `tsss-edge train`")
-    return sha256_bytes(data), content
+    if not sealed and isinstance(content.get("meta"), str):  # of foreign weights, as an encoder's, nothing is known
+        require_plain_zip(path, data, "use a copy of it, or train again")
+        tell_unsealed(path)
+    return sha256, content
 
 
 def require_unchanged(path: Path, found: str, expected: str) -> None:
@@ -367,7 +394,7 @@ class OnnxModel(Struct, frozen=True, dict=True):
         """Read an ONNX file. Raises: ArtifactError: missing, damaged, not exported by us, of another format."""
         if not path.is_file():
             raise ArtifactError(f"{path}: no such ONNX file; make one with `tsss-edge export`")
-        return cls._parsed(path, path.read_bytes())
+        return cls._parsed(path, read_bytes(path, "ONNX file"))
 
     @classmethod
     def find(cls, name: str, sha256: str, folders: Iterable[Path]) -> OnnxModel | None:
@@ -381,15 +408,18 @@ class OnnxModel(Struct, frozen=True, dict=True):
     def _parsed(cls, path: Path, data: bytes, sha256: str = "") -> OnnxModel:
         import onnx
 
-        try:
+        with edge(path, "ONNX file", "it may be truncated; export it again"):
             graph = onnx.load_model_from_string(data)
-        except Exception as error:  # protobuf's DecodeError and friends
-            raise ArtifactError(f"{path}: not a readable ONNX file (truncated?)") from error
         props = {p.key: p.value for p in graph.metadata_props}
         if ONNX_KEY not in props:
             raise ArtifactError(f"{path}: not exported by tsss-edge (no description inside); use `tsss-edge export`")
         meta = decode_json(props[ONNX_KEY], OnnxMeta, path, "export it again with `tsss-edge export`")
-        return cls(path=path, sha256=sha256 or sha256_bytes(data), meta=meta)._with_graph(graph)
+        found, sealed = open_seal(path, data, ONNX_SEAL, "export it again with `tsss-edge export`")
+        if not sealed and ONNX_DIGEST in props:
+            raise ArtifactError(f"{path}: was written again by another tool; export it again with `tsss-edge export`")
+        if not sealed:
+            tell_unsealed(path)
+        return cls(path=path, sha256=sha256 or found, meta=meta)._with_graph(graph)
 
     @classmethod
     def save(cls, path: Path, graph: ModelProto, meta: OnnxMeta) -> OnnxModel:
@@ -398,9 +428,10 @@ class OnnxModel(Struct, frozen=True, dict=True):
 
         del graph.metadata_props[:]
         onnx.helper.set_model_props(graph, {ONNX_KEY: msgspec.json.encode(meta).decode()})
-        data = graph.SerializeToString(deterministic=True)
+        data, digest, sha256 = seal_onnx(graph.SerializeToString(deterministic=True))
+        graph.metadata_props.add(key=ONNX_DIGEST, value=digest)
         write_bytes(path, data)
-        return cls(path=path, sha256=sha256_bytes(data), meta=meta)._with_graph(graph)
+        return cls(path=path, sha256=sha256, meta=meta)._with_graph(graph)
 
     def moved(self, path: Path) -> OnnxModel:
         """The same graph, whose file now lies at `path` (the caller has moved or copied it)."""
@@ -579,6 +610,20 @@ class EngineRecord(Struct, frozen=True):
     profile: FieldProfile | None = None  # of the set on which the gate was held
     created: str = ""
     tool: str = ""
+    digest: str = ""  # over all other fields, as seals.py writes it
+    signature: str = ""  # over the same by the builder's key, see signing.py
+
+    def __post_init__(self) -> None:
+        names = (*self.files, *self.build.kept, self.build.onnx, self.build.parsed_onnx)
+        if not self.files or any("/" in name or "\\" in name or "\0" in name or name == ".." for name in names):
+            raise ValueError(
+                f"files {', '.join(self.files) or 'none'}: expected plain names of files beside the record"
+            )
+
+    @property
+    def signed(self) -> bool:
+        """Whether a builder put his name to it; `require_signed` says whether it is his."""
+        return bool(self.signature)
 
 
 class Engine(Struct, frozen=True):
@@ -598,6 +643,11 @@ class Engine(Struct, frozen=True):
         """Of the engine's file, as the record says."""
         return self.record.files[self.path.name]
 
+    def require_tensors(self) -> None:
+        """Raise ArtifactError unless the record names inputs and outputs, without which nothing can run it."""
+        if not (self.record.inputs and self.record.outputs):
+            raise ArtifactError(f"{self.record_path(self.path)}: names no inputs or no outputs; build the engine again")
+
     @staticmethod
     def record_path(path: Path) -> Path:
         """`fused.int8.xml` -> `fused.int8.json`; where that is another engine's, `fused.int8.xml.json`."""
@@ -610,6 +660,7 @@ class Engine(Struct, frozen=True):
 
         Raises: ArtifactError: engine or record missing, damaged, of another format, or the hash differs.
         """
+        finish_swap(path.parent, path.name)
         if not path.is_file():
             raise ArtifactError(f"{path}: no such engine; make one with `tsss-edge build-engine`")
         record_path, record = cls.record_path(path), cls.load_record(path)
@@ -630,18 +681,19 @@ class Engine(Struct, frozen=True):
 
     @classmethod
     def load_record(cls, path: Path) -> EngineRecord:
-        """The record alone. Raises: ArtifactError: missing, damaged, of another format."""
+        """The record alone. Raises: ArtifactError: missing, damaged, changed, of another format."""
+        finish_swap(path.parent, path.name)
         record_path = cls.record_path(path)
         if not record_path.is_file():
             raise ArtifactError(
                 f"{path}: no record {record_path.name} beside it; build it with `tsss-edge build-engine`"
             )
-        return read_json(record_path, EngineRecord, "build the engine again with `tsss-edge build-engine`")
+        return read_sealed(record_path, EngineRecord, "build the engine again with `tsss-edge build-engine`")
 
     def with_record(self, **changes: Any) -> Engine:
-        """The same engine with fields of its record replaced, written back atomically."""
-        record = msgspec.structs.replace(self.record, **changes)
-        write_json(self.record_path(self.path), record)
+        """The same engine with fields of its record replaced, written back atomically. A signature does not survive a change."""
+        record = msgspec.structs.replace(self.record, **{"signature": "", **changes})
+        write_sealed(self.record_path(self.path), record)
         return msgspec.structs.replace(self, record=record)
 
 

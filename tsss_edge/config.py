@@ -14,6 +14,7 @@ import msgspec
 
 from tsss_edge.artifacts import Fit, Preprocess, Struct, Target
 from tsss_edge.errors import ArtifactError, UnavailableError
+from tsss_edge.files import read_bytes, reason
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -104,13 +105,12 @@ def cache_folder(name: str) -> Path:
 
 def read_toml(path: Path, kind: type[T]) -> T:
     """Read a TOML file as `kind`. Raises: ArtifactError: missing, not TOML, unknown key, wrong type or value."""
+    data = read_bytes(path, "file")
     try:
-        content: dict[str, Any] = tomllib.loads(path.read_text())
+        content: dict[str, Any] = tomllib.loads(data.decode("utf-8-sig"))
         return msgspec.convert(content, kind)
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path}: no such file") from error
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path}: not a valid {kind.__name__}: {error}") from error
+    except (ValueError, RecursionError) as error:  # of the TOML, of a field, of UTF-8
+        raise ArtifactError(f"{path}: not a valid {kind.__name__}: {reason(error)}") from error
 
 
 def shared_folder(name: Literal["export", "calib"]) -> Path:

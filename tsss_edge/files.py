@@ -1,10 +1,8 @@
-"""Files: SHA-256, atomic writes, typed JSON."""
+"""Files: SHA-256, readers' one edge, typed JSON, writes of whole files."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +10,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from tsss_edge.errors import ArtifactError
+from tsss_edge.disk import atomic_path
+from tsss_edge.errors import ArtifactError, TsssEdgeError
 
 T = TypeVar("T")
 
@@ -32,26 +31,41 @@ def sha256_file(path: Path) -> str:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of `path`; it becomes `path` when the block ends well and vanishes when it does not.
+def edge(
+    path: Path, what: str, remedy: str = "make it again", kind: type[TsssEdgeError] = ArtifactError
+) -> Iterator[None]:
+    """The one edge of a reader: within the block, whatever a library raises over `path` becomes an error of ours.
 
-    The sibling keeps the suffix of `path`, because some writers choose their format by it.
+    Args:    what: the file in words ("checkpoint"); remedy: what to do about it.
+    Raises:  kind: with the file, the library's own reason and the remedy. Errors of ours, and missing modules, pass.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
     try:
-        yield temporary
-        temporary.chmod(0o644)  # mkstemp makes 0600; an artifact is as readable as any other file
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except (TsssEdgeError, ImportError):
+        raise
+    except FileNotFoundError as error:
+        raise kind(f"{path}: no such {what}") from error
+    except (
+        Exception
+    ) as error:  # libraries raise whatever they like over damaged bytes, MemoryError and RecursionError too
+        raise kind(f"{path}: not a readable {what} ({reason(error)}); {remedy}") from error
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path` atomically, with the folders above it."""
-    with atomic_path(path) as temporary:
+def reason(error: BaseException, longest: int = 300) -> str:
+    """What a library said, in one line; the kind of error where it said nothing."""
+    told = " ".join(str(error).split())
+    return f"{told[:longest]}..." if len(told) > longest else told or type(error).__name__
+
+
+def read_bytes(path: Path, what: str, kind: type[TsssEdgeError] = ArtifactError) -> bytes:
+    """The bytes of a file. Raises: kind: missing, a folder, or not readable."""
+    with edge(path, what, "check its path and rights", kind):
+        return path.read_bytes()
+
+
+def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Write `data` to `path` atomically, with the folders above it. `durable`: as `atomic_path`."""
+    with atomic_path(path, durable=durable) as temporary:
         temporary.write_bytes(data)
 
 
@@ -62,11 +76,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path, kind: type[T], remedy: str = "make it again") -> T:
     """Read a JSON file as `kind`. Raises: ArtifactError: the file is missing, or as `decode_json`."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path}: no such file") from error
-    return decode_json(data, kind, path, remedy)
+    return decode_json(read_bytes(path, "file"), kind, path, remedy)
 
 
 class _Header(msgspec.Struct):
@@ -86,5 +96,5 @@ def decode_json(data: bytes | str, kind: type[T], path: Path, remedy: str = "mak
             age, way = ("an older", remedy) if found < current else ("a newer", "update tsss-edge")
             raise ArtifactError(f"{path}: made by {age} tsss-edge (format {found}, this one reads {current}); {way}")
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path}: not a valid {kind.__name__}: {error}; {remedy}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, MemoryError) as error:
+        raise ArtifactError(f"{path}: not a valid {kind.__name__}: {reason(error)}; {remedy}") from error

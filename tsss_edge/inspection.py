@@ -24,7 +24,8 @@ from tsss_edge.config import CalibSet, TrainConfig, read_toml
 from tsss_edge.deploy.bundle import Bundle
 from tsss_edge.deploy.kit import Kit
 from tsss_edge.errors import ArtifactError, TsssEdgeError
-from tsss_edge.files import read_json, sha256_file
+from tsss_edge.files import edge, read_json, sha256_file
+from tsss_edge.seals import read_sealed
 
 
 class Description(Struct, frozen=True):
@@ -74,8 +75,9 @@ def _folder(path: Path) -> Description:
 
 def _packed(path: Path, facts: dict[str, Any], kind: str) -> Description:
     """A kit or bundle with the state of its files, as SHA256SUMS knows them."""
-    rows = (line.split("  ", 1) for line in (path / "SHA256SUMS").read_text().splitlines())
-    files = {name: _check_file(path / name, digest) for digest, name in rows}
+    with edge(path / "SHA256SUMS", "list of hashes", "make it again"):
+        rows = [line.split("  ", 1) for line in (path / "SHA256SUMS").read_text().splitlines()]
+        files = {name: _check_file(path / name, digest) for digest, name in rows}
     return Description(path=str(path), kind=kind, facts={**facts, "files": files})
 
 
@@ -183,7 +185,7 @@ def _json(path: Path) -> Description:
         return Description(path=str(path), kind="calibration table", facts=facts)
     if "backend" not in content:
         raise ArtifactError(f"{path}: JSON, but neither an engine record nor a calibration table")
-    record = read_json(path, EngineRecord, "build the engine again")
+    record = read_sealed(path, EngineRecord, "build the engine again")
     engine = path.parent / next(iter(record.files))
     if engine.is_file():
         return _engine(engine)

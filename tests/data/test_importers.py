@@ -15,6 +15,7 @@ from PIL import Image
 
 from tsss_edge.data.check import check_dataset
 from tsss_edge.data.importers import import_set
+from tsss_edge.data.importers.draw import coco_mask, run_lengths
 from tsss_edge.data.importers.recognise import import_line
 from tsss_edge.data.pictures import read_mask
 from tsss_edge.data.voc import VocDataset
@@ -133,7 +134,7 @@ def test_coco_without_masks(tmp_path: Path) -> None:
             {"annotations": [{"image_id": 1, "category_id": 3, "segmentation": {"size": [2, 2], "counts": "x"}}]},
             "of size",
         ),
-        ({"images": 5}, "not an instances file"),
+        ({"images": 5}, "not a readable instances file"),
         ({"images": [{"id": 1, "file_name": "gone.jpg", "height": 2, "width": 2}]}, "none of its 1 pictures is there"),
     ],
 )
@@ -311,7 +312,7 @@ def test_class_file(tmp_path: Path) -> None:
         ('[classes]\nbackground = []\ndog = ["dog"]\n', "does not name cat"),
         ('[classes]\nbackground = []\ndog = ["dog", "cow"]\n', "the set has no class cow; it has cat, dog"),
         ('[classes]\nbackground = []\na = ["dog"]\nb = ["dog", "cat"]\n', "stands there twice"),
-        ("classes = 3", "not a class file"),
+        ("classes = 3", "not a readable class file"),
     ):
         file.write_text(text)
         with pytest.raises(DataError, match=message):
@@ -388,3 +389,27 @@ def test_ids_are_plain_names(tiny: Path, bad: str) -> None:
     (tiny / "ImageSets/Segmentation/val.txt").write_text(f"a\n{bad}\n")
     with pytest.raises(DataError, match="is no image id"):
         VocDataset.open(tiny).ids("val")
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        {"size": [4, 6], "counts": [0, 30]},
+        {"size": [4, 6], "counts": [-1, 25]},
+        {"size": [4, 6], "counts": "PPPPPPPPPPPP"},
+        [[1, 1, 1e300, 1, 2, 2]],
+        [[1, 1, float("nan"), 1, 2, 2]],
+    ],
+)
+def test_damage_that_would_crash_pycocotools_is_told(segmentation: object) -> None:
+    with pytest.raises(DataError, match="here: "):
+        coco_mask(segmentation, (4, 6), "here")
+
+
+def test_run_lengths_are_read_as_pycocotools_writes_them() -> None:
+    from pycocotools import mask as tools
+
+    drawn = np.asfortranarray(np.random.default_rng(0).integers(0, 2, (37, 41), np.uint8))
+    runs = run_lengths(tools.encode(drawn)["counts"])
+    assert sum(runs) == drawn.size and sum(runs[1::2]) == int(drawn.sum())
+    assert np.array_equal(coco_mask(tools.encode(drawn), (37, 41), "here"), drawn)

@@ -176,7 +176,7 @@ def test_labels_from_annotations(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="unicorn"):
         VocDataset.open(root).image_labels("a")
     xml.write_text("<annotation>")
-    with pytest.raises(DataError, match="not a VOC annotation"):
+    with pytest.raises(DataError, match="not a readable VOC annotation"):
         VocDataset.open(root).image_labels("a")
     assert len(check_dataset(root).problems) == 1
 

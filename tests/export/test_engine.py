@@ -18,7 +18,8 @@ from tsss_edge.config import load_target
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.export import tensorrt_attempts, tensorrt_build
 from tsss_edge.export.build import build_engine, dry_run, engine_path
-from tsss_edge.files import read_json, sha256_file
+from tsss_edge.files import sha256_file
+from tsss_edge.seals import read_sealed
 
 CPU, RTX = load_target("cpu"), load_target("rtx")
 
@@ -48,7 +49,7 @@ def test_int8_cpu_engine_and_its_record(tmp_path: Path) -> None:
     model = tiny_onnx(tmp_path / "tiny.onnx", precision="int8", objectness=True)
     engine = build_engine(model.path, CPU, tmp_path / "out" / "tiny.xml")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["tiny.int8.bin", "tiny.int8.json", "tiny.int8.xml"]
-    record = read_json(tmp_path / "out" / "tiny.int8.json", EngineRecord)
+    record = read_sealed(tmp_path / "out" / "tiny.int8.json", EngineRecord)
     assert record == engine.record == Engine.load(engine.path).record
     assert record.files["tiny.int8.bin"] == sha256_file(tmp_path / "out" / "tiny.int8.bin")
     assert (record.backend, record.build.target.name, record.precision, record.meta.classes) == (

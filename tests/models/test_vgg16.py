@@ -64,3 +64,10 @@ def test_it_is_exported_as_it_is(tmp_path: Path) -> None:
     graph = onnx.load(export_onnx(checkpoint.path, tmp_path / "net.onnx").path).graph
     strides = [list(a.ints) for n in graph.node if n.op_type == "MaxPool" for a in n.attribute if a.name == "strides"]
     assert strides == [[2, 2], [2, 2], [2, 2], [1, 1], [1, 1]]
+
+
+def test_the_last_block_sees_every_second_point() -> None:
+    """DeepLab's block 5: three 3x3 convolutions of dilation 2 after a pool of stride 1, so that the stride stays 8."""
+    convolutions = [m for m in Vgg16Encoder().features if isinstance(m, nn.Conv2d)]
+    assert [c.dilation[0] for c in convolutions] == [1] * 10 + [2] * 3
+    assert all(c.padding == c.dilation for c in convolutions), "sizes are kept"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import kernel_bench
 import pytest
-import soak
+from soak import live as soak
 
 ROOT = Path(__file__).parents[2]
 

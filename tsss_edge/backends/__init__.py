@@ -44,6 +44,7 @@ def open_backend(
         from tsss_edge.backends.reference import OnnxRuntimeBackend
 
         return OnnxRuntimeBackend(artifact, threads=threads)
+    artifact.require_tensors()
     if artifact.path.suffix == ".xml":
         from tsss_edge.backends.ov import OpenVinoBackend
 

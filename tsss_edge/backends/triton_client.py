@@ -320,10 +320,15 @@ class _Region:
         return view
 
     def register(self, client: Any) -> None:
-        """Tell the server, once a connection."""
-        if not self.registered:
+        """Tell the server, once a connection; one that only did not answer in time still knows it."""
+        if self.registered:
+            return
+        try:
             client.register_system_shared_memory(self._name, f"/{self._name}", self._bytes, client_timeout=CONNECT_S)
-            self.registered = True
+        except self._grpc.InferenceServerException as error:
+            if "already in manager" not in error.message():
+                raise
+        self.registered = True
 
     def close(self, client: Any) -> None:
         try:

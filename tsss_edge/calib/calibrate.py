@@ -24,6 +24,7 @@ from tsss_edge.onnxgraph.casts import float_tensors
 from tsss_edge.onnxgraph.ort_pairs import unsigned_form
 from tsss_edge.onnxgraph.qdq import PairOptions, exact_ranges, insert_qdq, wanted_tensors
 from tsss_edge.onnxgraph.sessions import pick_compiler
+from tsss_edge.seals import write_sealed
 
 FULL_SET = 512  # pictures that peers settle on
 WEIGHT_BITS = (7, 8)
@@ -184,7 +185,7 @@ def write_int8(
     graph = insert_qdq(model.graph, table.ranges, options)
     written = OnnxModel.save(out, unsigned_form(graph, table.others) if target == "ort" else graph, meta)
     table = msgspec.structs.replace(table, weight_bits=options.weight_bits)
-    write_json(out.with_suffix(".ranges.json"), table)
+    write_sealed(out.with_suffix(".ranges.json"), table)
     return written
 
 

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from tsss_edge.artifacts import Struct
 from tsss_edge.calib.methods import Histogram, Method, choose_range
 from tsss_edge.errors import ArtifactError
-from tsss_edge.files import read_json
 from tsss_edge.machine import usable_cores
 from tsss_edge.onnxgraph.sessions import open_session, with_batch
+from tsss_edge.seals import read_sealed
 
 OTHERS = 32  # pictures
 MOST_WORKERS = 8  # each holds the activations of one picture
@@ -42,11 +42,12 @@ class CalibTable(Struct, frozen=True):
         default_factory=dict
     )  # the same of float tensors that never get a pair, on the first `OTHERS` pictures
     weight_bits: int = 8  # of the weights in the INT8 file beside it; ranges do not depend on it
+    digest: str = ""  # over all other fields
 
     @classmethod
     def load(cls, path: Path) -> CalibTable:
         """Raises: ArtifactError: missing, damaged, or a range that is no positive number."""
-        table = read_json(path, cls)
+        table = read_sealed(path, cls)
         if bad := [t for t, r in table.ranges.items() if not (np.isfinite(r) and r > 0)]:
             raise ArtifactError(f"{path}: the range of {bad[0]} is {table.ranges[bad[0]]}; calibrate again")
         return table

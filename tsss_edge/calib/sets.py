@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Placement, Preprocess
 from tsss_edge.config import CalibSet, load_calib_set, shared_folder
-from tsss_edge.data.voc import VocDataset
+from tsss_edge.data.ids import inside
+from tsss_edge.data.voc import VocDataset, read_ids
 from tsss_edge.errors import DataError
 from tsss_edge.files import sha256_bytes, sha256_file
 from tsss_edge.onnxgraph.sessions import RunPicture
@@ -69,7 +70,12 @@ def choose(
     """
     known = dataset.ids(calib_set.split)
     if calib_set.list:
-        ids = _listed((list_folder or shared_folder("calib")) / calib_set.list, known, dataset.root, calib_set.split)
+        ids = _listed(
+            inside(list_folder or shared_folder("calib"), calib_set.list, calib_set.name),
+            known,
+            dataset.root,
+            calib_set.split,
+        )
     else:
         free = [i for i in known if i not in without]
         size = min(calib_set.size, len(free))
@@ -140,9 +146,7 @@ def shuffled(ids: Sequence[str], seed: int) -> list[str]:
 def _listed(path: Path, known: Sequence[str], data: Path, split: str) -> tuple[str, ...]:
     if not path.is_file():
         raise DataError(f"{path}: no such list of calibration pictures; expected one image id a line")
-    ids = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
-    if not ids:
-        raise DataError(f"{path}: the list is empty; expected one image id a line")
+    ids = read_ids(path)
     if strangers := sorted(set(ids) - set(known)):
         raise DataError(
             f"{path}: {len(strangers)} of {len(ids)} pictures ({strangers[0]}, ...) are not in split {split!r} of {data}; "

@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -39,7 +40,8 @@ from tsss_edge.cli.stream import stream
 from tsss_edge.cli.train import app as train
 from tsss_edge.cli.triton import triton
 from tsss_edge.cli.zoo import zoo
-from tsss_edge.errors import EXIT_ERROR, EXIT_OK, TsssEdgeError, UnavailableError
+from tsss_edge.errors import EXIT_ERROR, EXIT_INTERNAL, EXIT_OK, TsssEdgeError, UnavailableError
+from tsss_edge.files import reason
 
 # Modules that a stage imports by itself, by the extra that brings them; others are asked for by `import_extra`.
 _EXTRAS = {"torch": "train", "tensorboard": "train", "scipy": "train", "onnx": "onnx", "onnxruntime": "onnx"}
@@ -122,20 +124,33 @@ app.add_typer(train, name="train")
 
 
 def main() -> None:
-    """Run the command line; every error the user can fix becomes one line and its exit code."""
+    """Run the command line; every error becomes one line and its exit code, one of ours (70) with the wish to hear of it."""
     try:
         app()
     except TsssEdgeError as error:
         _fail(error, error.exit_code)
     except ModuleNotFoundError as error:
         if (extra := _EXTRAS.get((error.name or "").partition(".")[0])) is None:
-            raise
+            return _internal(error)
         _fail(f"{error}; install it with `pip install 'tsss-edge[{extra}]'`", UnavailableError.exit_code)
     except OSError as error:  # disk full, permission denied, a folder where a file should be
         _fail(error, EXIT_ERROR)
+    except MemoryError as error:
+        _fail(f"out of memory ({reason(error)}); take smaller pictures, batches or networks", EXIT_ERROR)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:  # the last net: what comes here is a fault of ours
+        _internal(error)
     sys.exit(EXIT_OK)
+
+
+def _internal(error: Exception) -> None:
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    _fail(
+        f"internal error, please report: {type(error).__name__}: {reason(error)} (in {where.name}, {Path(where.filename).name} "
+        f"line {where.lineno}; `tsss-edge --debug ...` shows the whole way there)",
+        EXIT_INTERNAL,
+    )
 
 
 def _fail(error: Exception | str, code: int) -> None:

@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from tsss_edge.artifacts import Precision
-from tsss_edge.cli.options import Json, Split, emit, flag, usage_errors
+from tsss_edge.cli.options import Json, Sign, Split, emit, flag, usage_errors
 
 if TYPE_CHECKING:
     from tsss_edge.artifacts import Engine, Target
@@ -28,6 +28,7 @@ def build_engine(
         Path | None, typer.Option(help="Checkpoint, or FP32 file of `import`, for the gate (default: MODEL).")
     ] = None,
     split: Split = "val",
+    sign: Sign = None,
     dry_run: Annotated[bool, flag("--dry-run", "Only say what would be built.")] = False,
     json: Json = None,
 ) -> None:
@@ -35,12 +36,16 @@ def build_engine(
 
     Example: tsss-edge build-engine runs/camvid --target cpu --calib-data camvid --eval-data camvid --out fused.xml
     """
+    if sign is not None:
+        from tsss_edge.signing import read_private
+
+        read_private(sign)  # before the work
     gate: dict[str, Any] = {"reference": reference, "eval_data": eval_data, "split": split}
     how: dict[str, Any] = {"precision": precision, "calib_data": calib_data}
     if model.suffix in (".xml", ".engine"):
         if any(value is not None for value in (target, out, precision, calib_data)):
             raise typer.BadParameter("an engine is built again as its record says; give its ONNX file to change it")
-        return _build_again(model, gate, json)
+        return _build_again(model, gate, sign, json)
     if target is None or out is None:
         raise typer.BadParameter("--target and --out are needed (they may be left out where MODEL is an engine)")
     from tsss_edge.config import load_target
@@ -57,6 +62,7 @@ def build_engine(
 
     with usage_errors():
         engine = run(model, loaded, out, **how, **gate)
+    engine = _signed(engine, sign)
     _tell_built(engine, json, compared=eval_data is not None)
     return None
 
@@ -70,7 +76,13 @@ def _tell_built(engine: Engine, json: str | None, *, compared: bool) -> None:
     emit(result, text, json)
 
 
-def _build_again(engine: Path, gate: dict[str, Any], json: str | None) -> None:
+def _signed(engine: Engine, key: Path | None) -> Engine:
+    from tsss_edge.signing import sign_engine
+
+    return sign_engine(engine, key) if key is not None else engine
+
+
+def _build_again(engine: Path, gate: dict[str, Any], sign: Path | None, json: str | None) -> None:
     from tsss_edge.deploy.rebuild import rebuild_engine
     from tsss_edge.errors import GateError
 
@@ -78,6 +90,10 @@ def _build_again(engine: Path, gate: dict[str, Any], json: str | None) -> None:
     emit(rebuilt, rebuilt.summary(), json)
     if rebuilt.parity is not None and not rebuilt.parity:
         raise GateError(rebuilt.parity.verdict())
+    if sign is not None:
+        from tsss_edge.artifacts import Engine
+
+        _signed(Engine.load(engine), sign)
 
 
 def _tell_dry_run(model: Path, target: Target, out: Path, how: dict[str, Any], json: str | None) -> None:

@@ -42,6 +42,10 @@ Data = Annotated[Path, typer.Option(help="Dataset folder in PASCAL VOC layout.")
 Split = Annotated[str, typer.Option(help="A list in ImageSets/Segmentation.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of the network (default: all cores).")]
 Trust = Annotated[bool, flag("--trust", "Load an engine whose hash is not the one in its record.")]
+Sign = Annotated[
+    Path | None,
+    typer.Option(metavar="KEY", help="Sign the record with this Ed25519 key (PEM), for `stream --trusted-key`."),
+]
 Rebuild = Annotated[
     bool, flag("--rebuild", "Build the engine again from its stored ONNX file where it is damaged or unfit here.")
 ]

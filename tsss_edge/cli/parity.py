@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.options import Data, Json, Rebuild, Split, Threads, emit, flag, rebuild_first
+from tsss_edge.cli.options import Data, Json, Rebuild, Sign, Split, Threads, emit, flag, rebuild_first
 
 
 def parity(
@@ -24,6 +24,7 @@ def parity(
         float | None, typer.Option(min=0, help="mIoU the reference must have (default: twice chance).")
     ] = None,
     threads: Threads = None,
+    sign: Sign = None,
     rebuild: Rebuild = False,
     json: Json = None,
 ) -> None:
@@ -34,6 +35,10 @@ def parity(
     from tsss_edge.api import check_parity
     from tsss_edge.errors import GateError
 
+    if sign is not None:
+        from tsss_edge.signing import read_private
+
+        read_private(sign)  # before the work
     rebuild_first(engine, rebuild)
     judged = {"split": split, "max_drop": max_drop, "allow_leak": allow_leak, "threads": threads}
     judged["min_reference"] = min_reference
@@ -41,3 +46,8 @@ def parity(
     emit(result, result.summary(), json)
     if not result:
         raise GateError(result.verdict())
+    if sign is not None:
+        from tsss_edge.artifacts import Engine
+        from tsss_edge.signing import sign_engine
+
+        sign_engine(Engine.load(engine), sign)

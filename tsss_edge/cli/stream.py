@@ -51,6 +51,12 @@ def stream(
     truth_class: Annotated[
         str | None, typer.Option(metavar="NAME", help="The one class those masks show, whatever their ids.")
     ] = None,
+    trusted_key: Annotated[
+        Path | None, typer.Option(metavar="KEY", help="Run only an engine whose record this public key signed (PEM).")
+    ] = None,
+    tls: Annotated[
+        tuple[Path, Path] | None, typer.Option("--tls", metavar="CERT KEY", help="Serve the page by HTTPS (PEM files).")
+    ] = None,
     encode: Annotated[
         Literal["auto", "hardware", "ultrafast", "superfast", "veryfast"],
         typer.Option(
@@ -113,6 +119,8 @@ def stream(
         "--truth": truth, "--truth-class": truth_class, "--reuse": None if reuse == "off" else reuse,
         "--draw": None if draw == "plain" else draw,
     }  # fmt: skip
+    if tls is not None and web is None:
+        raise typer.BadParameter("--tls is of the live page; give --web [HOST:]PORT too")
     if (source is None) == (sources is None):
         raise typer.BadParameter("give either a SOURCE or --sources CAMERAS.TOML")
     if sources is None and (batch_wait_ms is not None or shard is not None):
@@ -123,7 +131,7 @@ def stream(
         rebuild_first(engine, rebuild)
         many = stream_many(
             engine, sources, batch_wait_ms=batch_wait_ms, max_frames=max_frames, threads=threads, force=force, web=web,
-            shard=shard,
+            trusted_key=trusted_key, tls=tls, shard=shard,
         )  # fmt: skip
         return emit(many, many.summary(), json)
     assert source is not None
@@ -147,6 +155,8 @@ def stream(
         threads=threads,
         force=force,
         web=web,
+        tls=tls,
+        trusted_key=trusted_key,
         audio=audio,
         draw=draw,
         truth=truth,

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tsss_edge.artifacts import IGNORE, Struct
+from tsss_edge.data.ids import place
 from tsss_edge.data.importers.found import named, pictures_below
 from tsss_edge.data.pictures import is_picture, orientation, read_mask, read_size
 from tsss_edge.data.voc import VocDataset
@@ -214,7 +215,7 @@ def _note_turn(dataset: VocDataset, image_id: str, tally: _Tally) -> None:
 
 def _has_label(dataset: VocDataset, image_id: str) -> bool:
     """Whether an image-level label stands somewhere else than in the mask. Raises: DataError: an unreadable annotation."""
-    xml = dataset.root / "Annotations" / f"{image_id}.xml"
+    xml = place(dataset.root / "Annotations", image_id, ".xml")
     known = image_id in dataset.label_table or xml.is_file()
     if known:
         dataset.image_labels(image_id)

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Struct
+from tsss_edge.data.ids import check_id
 from tsss_edge.data.voc import RECIPE, VOC_NAMES, VocDataset, claim, write_mask
 from tsss_edge.errors import DataError, UnavailableError
 from tsss_edge.files import sha256_file, write_bytes
@@ -184,7 +185,7 @@ def unpack_sbd(content: Iterator[tuple[str, bytes]], out: Path) -> int:
     for name, data in content:
         if not (match := SBD_MASKS.fullmatch(name)) or match[1] in val:
             continue
-        chosen.add(match[1])
+        chosen.add(check_id(match[1], name))
         if match[1] not in original:
             write_mask(dataset.mask_path(match[1]), read_sbd(data, name))
             count += 1

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 
 from tsss_edge.errors import DataError
+from tsss_edge.files import edge
 
 LOG = logging.getLogger("tsss_edge")
 
@@ -117,15 +118,12 @@ def upright_fits(path: Path, mask_hw: tuple[int, int]) -> bool:
 @contextmanager
 def opened(path: Path, what: str = "picture") -> Iterator[Image.Image]:
     """A picture (or `what` else), open in Pillow. Raises: DataError: for whatever Pillow raises, inside the block too."""
-    try:
-        with Image.open(path) as picture:
-            yield picture
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such {what}") from error
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: too large ({error}); scale it down") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError) as error:
-        raise DataError(f"{path}: not a readable {what} ({error})") from error
+    with edge(path, what, "save it again, or take it off the list", DataError):
+        try:
+            with Image.open(path) as picture:
+                yield picture
+        except Image.DecompressionBombError as error:
+            raise DataError(f"{path}: too large ({error}); scale it down") from error
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
@@ -155,17 +153,3 @@ def _small_ids(path: Path, values: NDArray[np.integer]) -> NDArray[np.uint8]:
 def is_picture(path: Path) -> bool:
     """Whether a file's name says that it is a picture. Hidden files are none."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-
-
-def check_id(image_id: str, where: str) -> str:
-    """The id itself, when it is a plain relative name.
-
-    Raises: DataError: it is empty, absolute, hidden, climbs with `..`, or holds a backslash or a control character.
-    """
-    parts = image_id.split("/")
-    plain = all(part and not part.startswith(".") and part == part.strip() for part in parts)
-    if not plain or "\\" in image_id or ":" in parts[0] or any(ord(c) < 32 for c in image_id):
-        raise DataError(
-            f"{where}: {image_id!r} is no image id; expected a plain name such as street_0001, without `..`"
-        )
-    return image_id

@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import IGNORE, Classes
 from tsss_edge.data import appearance, patterns
+from tsss_edge.data.ids import place
 from tsss_edge.data.pictures import read_mask
 from tsss_edge.data.synthetic import Family, Scenes, tight
-from tsss_edge.data.voc import SetWriter, read_classes, write_pair
+from tsss_edge.data.voc import SetWriter, read_classes, read_ids, write_pair
 from tsss_edge.errors import DataError
 from tsss_edge.machine import progress, usable_cores
 
@@ -205,7 +206,7 @@ def _render_file(
     layouts: Path, out: Path, classes: Classes, short_side: int, seed: int, family: Looks, image_id: str
 ) -> frozenset[int]:
     """Render one picture and write it; the ids in its mask."""
-    path = layouts / f"SegmentationClass/{image_id}.png"
+    path = place(layouts / "SegmentationClass", image_id, ".png")
     mask = _shrunk(read_mask(path), short_side)
     ids = frozenset(int(i) for i in np.unique(mask))
     if not ids <= {*range(len(classes)), IGNORE}:
@@ -239,6 +240,4 @@ def _mapped(
 def _read_list(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise DataError(f"{path}: no such list; expected one image id a line (see --lists)")
-    if not (ids := tuple(line.strip() for line in path.read_text().splitlines() if line.strip())):
-        raise DataError(f"{path}: the list is empty; expected one image id a line")
-    return ids
+    return read_ids(path)

@@ -24,17 +24,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tsss_edge.artifacts import IGNORE, Classes, voc_color
+from tsss_edge.data.ids import ImageId, check_id, place
 from tsss_edge.data.pictures import (
     IMAGE_SUFFIXES,
-    check_id,
     orientation,
     read_image,
     read_mask,
     read_size,
     upright_fits,
 )
+from tsss_edge.disk import atomic_path, settle_all
 from tsss_edge.errors import DataError
-from tsss_edge.files import atomic_path, write_bytes, write_json
+from tsss_edge.files import edge, read_bytes, write_bytes, write_json
 
 VOC_NAMES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -70,24 +71,20 @@ class VocDataset:
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the lists in ImageSets/Segmentation, sorted."""
-        return tuple(sorted(p.stem for p in (self.root / "ImageSets/Segmentation").glob("*.txt")))
+        return tuple(sorted(p.stem for p in (self.root / "ImageSets/Segmentation").glob("[!.]*.txt")))
 
-    def ids(self, split: str) -> tuple[str, ...]:
+    def ids(self, split: str) -> tuple[ImageId, ...]:
         """Image ids of a split, in the list's order. Raises: DataError: no such list, empty, or with repeats."""
         path = self.root / "ImageSets/Segmentation" / f"{split}.txt"
         if not path.is_file():
             raise DataError(f"{path}: no such split; this set has {', '.join(self.splits) or 'none'}")
-        ids = tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
-        if not ids:
-            raise DataError(f"{path}: the list is empty; expected one image id a line")
-        if len(set(ids)) != len(ids):
-            raise DataError(f"{path}: an id stands there twice; every image may be listed once")
-        return tuple(check_id(image_id, str(path)) for image_id in ids)
+        return read_ids(path)
 
     def image_path(self, image_id: str) -> Path:
         """Path of a picture. Raises: DataError: there is none."""
+        stem = place(self.root / "JPEGImages", image_id, "")
         for suffix in IMAGE_SUFFIXES:
-            path = self.root / "JPEGImages" / f"{image_id}{suffix}"
+            path = stem.with_name(f"{stem.name}{suffix}")
             if path.is_file():
                 return path
         raise DataError(
@@ -96,7 +93,7 @@ class VocDataset:
 
     def mask_path(self, image_id: str) -> Path:
         """Where the mask of an image is, or would be."""
-        return self.root / "SegmentationClass" / f"{image_id}.png"
+        return place(self.root / "SegmentationClass", image_id, ".png")
 
     def image(self, image_id: str) -> NDArray[np.uint8]:
         """The picture: (H,W,3) uint8 RGB, turned as EXIF says unless its mask was made on the stored pixels.
@@ -142,7 +139,7 @@ class VocDataset:
         """Object classes in the picture, from image_labels.csv, else Annotations/, else the mask (background left out)."""
         if image_id in self.label_table:
             return self.label_table[image_id]
-        xml = self.root / "Annotations" / f"{image_id}.xml"
+        xml = place(self.root / "Annotations", image_id, ".xml")
         if xml.is_file():
             return self._labels_from_xml(xml)
         return frozenset(int(i) for i in np.unique(self.mask(image_id)) if i in self.classes.objects)
@@ -153,7 +150,7 @@ class VocDataset:
         path = self.root / "image_labels.csv"
         if not path.is_file():
             return {}
-        rows = list(csv.reader(read_text(path).splitlines()))
+        rows = read_csv(path)
         table: dict[str, frozenset[int]] = {}
         for number, row in enumerate(rows[1:], start=2):
             try:
@@ -165,14 +162,14 @@ class VocDataset:
                 raise DataError(
                     f"{path}, line {number}: class id outside {self.classes.objects[0]}-{self.classes.objects[-1]}"
                 )
-            table[image_id] = labels
+            table[check_id(image_id, f"{path}, line {number}")] = labels
         return table
 
     def _labels_from_xml(self, path: Path) -> frozenset[int]:
+        names = {e.text or "" for e in read_xml(path, "VOC annotation").iterfind("object/name")}
         try:
-            names = {e.text or "" for e in ElementTree.parse(path).iterfind("object/name")}
             return frozenset(self.classes.ids(sorted(names)))
-        except (ElementTree.ParseError, ValueError) as error:
+        except ValueError as error:
             raise DataError(f"{path}: not a VOC annotation of this set: {error}") from error
 
     def split_hash(self, split: str) -> str:
@@ -188,10 +185,33 @@ class VocDataset:
 
 def read_text(path: Path) -> str:
     """A list of a set: UTF-8, with or without the byte order mark that Windows puts first. Raises: DataError: not UTF-8."""
+    data = read_bytes(path, "text file", DataError)
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: expected UTF-8 text ({error})") from error
+
+
+def read_csv(path: Path) -> list[list[str]]:
+    """The rows of a table. Raises: DataError: not UTF-8, or a cell that no table holds."""
+    with edge(path, "CSV table", "expected lines as `name,classes`", DataError):
+        return list(csv.reader(read_text(path).splitlines()))
+
+
+def read_xml(path: Path, what: str) -> ElementTree.Element:
+    """The root of an XML file. Raises: DataError: missing, damaged, or of an unknown encoding."""
+    with edge(path, what, "export it again", DataError):
+        return ElementTree.parse(path).getroot()
+
+
+def read_ids(path: Path) -> tuple[ImageId, ...]:
+    """A list of image ids, one a line. Raises: DataError: empty, an id twice, or no plain name (`check_id`)."""
+    ids = tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
+    if not ids:
+        raise DataError(f"{path}: the list is empty; expected one image id a line")
+    if len(set(ids)) != len(ids):
+        raise DataError(f"{path}: an id stands there twice; every image may be listed once")
+    return tuple(check_id(image_id, str(path)) for image_id in ids)
 
 
 def read_classes(root: Path) -> Classes:
@@ -213,13 +233,16 @@ def classes_of(path: Path) -> Classes:
         raise DataError(f"{path}: {error}") from error
 
 
-def write_mask(path: Path, mask: NDArray[np.uint8]) -> None:
-    """Write (H,W) uint8 ids as an index PNG with the VOC colour map, atomically."""
+def write_mask(path: Path, mask: NDArray[np.uint8], *, durable: bool = False) -> None:
+    """Write (H,W) uint8 ids as an index PNG with the VOC colour map, atomically.
+
+    durable: as `atomic_path`; a set has many, and is settled as a whole before its lists are written.
+    """
     if mask.ndim != 2 or mask.dtype != np.uint8:
         raise ValueError(f"a mask is (H,W) uint8, got {mask.shape} {mask.dtype}")
     picture = Image.frombytes("P", mask.shape[::-1], np.ascontiguousarray(mask).tobytes())
     picture.putpalette(PALETTE)
-    with atomic_path(path) as temporary:
+    with atomic_path(path, durable=durable) as temporary:
         picture.save(temporary, format="PNG")
 
 
@@ -264,6 +287,7 @@ class SetWriter:
 
     def finish(self) -> None:
         """Write classes.txt and image_labels.csv, then the lists, so that a set with lists is complete."""
+        settle_all()
         write_bytes(self.root / "classes.txt", ("\n".join(self.classes.names) + "\n").encode())
         write_bytes(self.root / "image_labels.csv", labels_csv(self.labels))
         for split, ids in self.splits.items():
@@ -285,18 +309,16 @@ def claim(root: Path, recipe: Mapping[str, Any]) -> None:
 
 
 def _read_recipe(note: Path) -> Any:
-    try:
+    with edge(note, "recipe", "delete the folder and make the set again", DataError):
         return msgspec.json.decode(note.read_bytes())
-    except msgspec.DecodeError as error:
-        raise DataError(f"{note}: not readable ({error}); delete the folder and make the set again") from error
 
 
 def write_pair(root: Path, image_id: str, image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
     """JPEGImages/ID.jpg (quality 92) and SegmentationClass/ID.png of a set, each atomically."""
     done, jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     assert done, "OpenCV could not encode a JPEG"
-    write_bytes(root / f"JPEGImages/{image_id}.jpg", jpeg.tobytes())
-    write_mask(root / f"SegmentationClass/{image_id}.png", mask)
+    write_bytes(place(root / "JPEGImages", image_id, ".jpg"), jpeg.tobytes(), durable=False)
+    write_mask(place(root / "SegmentationClass", image_id, ".png"), mask)
 
 
 def labels_csv(labels: Mapping[str, frozenset[int]]) -> bytes:

@@ -36,6 +36,7 @@ from tsss_edge.deploy.triton_config import (
 from tsss_edge.errors import ArtifactError, GateError, UnavailableError
 from tsss_edge.export.build import folder_beside
 from tsss_edge.files import sha256_file, write_bytes, write_json
+from tsss_edge.seals import write_sealed
 
 MAX_BATCH = 8
 SAME = 1e-3  # logits of a picture alone and in a batch: another order of sums, not another network
@@ -119,7 +120,11 @@ def write_repository(
 
 
 def _loaded(path: Path) -> Engine | OnnxModel:
-    return OnnxModel.load(path) if path.suffix == ".onnx" else Engine.load(path)
+    if path.suffix == ".onnx":
+        return OnnxModel.load(path)
+    engine = Engine.load(path)
+    engine.require_tensors()
+    return engine
 
 
 def _next_version(folder: Path) -> int:
@@ -237,7 +242,7 @@ def _write_record(engine: Engine, served: Path, *, free: bool) -> None:
             for specs in (record.inputs, record.outputs)
         )
         record = msgspec.structs.replace(record, inputs=inputs, outputs=outputs, parity=None)
-    write_json(served.with_suffix(".json"), msgspec.structs.replace(record, files=files))
+    write_sealed(served.with_suffix(".json"), msgspec.structs.replace(record, files=files))
 
 
 def _free_batch(model: Engine | OnnxModel, out: Path) -> bool:

@@ -21,8 +21,9 @@ import msgspec
 from tsss_edge.artifacts import Engine, Struct
 from tsss_edge.config import read_toml
 from tsss_edge.data.fetch import download
+from tsss_edge.disk import atomic_path
 from tsss_edge.errors import ArtifactError
-from tsss_edge.files import atomic_path, decode_json, read_json, sha256_bytes, sha256_file, write_bytes, write_json
+from tsss_edge.files import decode_json, read_json, sha256_bytes, sha256_file, write_bytes, write_json
 
 INDEX, CARD = "zoo.json", "CARD.md"
 MAX_INDEX = 4 << 20  # bytes; a card is a few KiB

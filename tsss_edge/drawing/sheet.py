@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tsss_edge.artifacts import IGNORE, Classes
+from tsss_edge.disk import atomic_path
 from tsss_edge.drawing import blended, legend
 from tsss_edge.drawing.lettering import caption
-from tsss_edge.files import atomic_path
 
 SIDE = 320  # pixels of the longer side of a picture
 LINE = 18

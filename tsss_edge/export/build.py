@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -14,11 +12,13 @@ import msgspec
 
 import tsss_edge
 from tsss_edge.artifacts import Checkpoint, Engine, OnnxModel, Precision, Struct, Target
+from tsss_edge.disk import held, scratch_folder, swap_in
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.export.onnx_export import EngineSources
 from tsss_edge.export.openvino_build import build_ir, ovc_command, saturation_note
-from tsss_edge.files import sha256_file, write_json
+from tsss_edge.files import sha256_file
 from tsss_edge.onnxgraph.sessions import OpenVinoCompiler
+from tsss_edge.seals import write_sealed
 
 SUFFIXES = {"openvino": ".xml", "tensorrt": ".engine", "tensorrt-rtx": ".engine"}
 KNOWN_SUFFIXES = (".xml", ".engine", ".plan", ".onnx")
@@ -81,18 +81,14 @@ def build_in(folder: Path, name: str, sources: EngineSources, precision: Precisi
 
 @contextmanager
 def folder_beside(path: Path) -> Iterator[Path]:
-    """A folder in that of `path` (same file system, so that moving is atomic) that vanishes at the end if it is still there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.stem}-"))
-    try:
+    """A scratch folder in that of `path`, while no other process builds an engine of this name there."""
+    base = engine_base(path)
+    with held(path.with_name(base), f"{path.with_name(base)}: this engine"), scratch_folder(path.parent) as folder:
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def publish(engine: Engine, home: Path) -> Engine:
-    """Move an engine and what is kept beside it to `home`. Its record is written last: until then an older record refuses
-    the files by their hashes.
+    """Move an engine, its record and what is kept beside it to `home`, all together: a kill leaves the old engine or the new.
 
     Raises: ArtifactError: a kept graph would replace another one that no build made; nothing is moved.
     """
@@ -101,9 +97,9 @@ def publish(engine: Engine, home: Path) -> Engine:
         there = home / name
         if name.endswith(".onnx") and there.exists() and sha256_file(there) != sha256_file(folder / name):
             _require_ours(there)
-    for name in (*record.build.kept, *record.files):
-        (folder / name).replace(home / name)
-    write_json(Engine.record_path(home / engine.path.name), record)
+    written = Engine.record_path(home / engine.path.name).name
+    write_sealed(folder / written, record)
+    swap_in(folder, home, (*record.build.kept, *record.files, written), engine.path.name)
     return msgspec.structs.replace(engine, path=home / engine.path.name)
 
 
@@ -113,10 +109,15 @@ def publish(engine: Engine, home: Path) -> Engine:
 
 def engine_path(out: Path, target: Target, precision: Precision) -> Path:
     """`out` with the precision in its name and the back end's suffix: fused.engine -> fused.int8.xml."""
+    return out.with_name(f"{engine_base(out)}.{precision}{SUFFIXES[target.backend]}")
+
+
+def engine_base(out: Path) -> str:
+    """The name without suffix and precision: fused.int8.xml -> fused."""
     stem = out.stem if out.suffix in KNOWN_SUFFIXES else out.name
     for tag in get_args(Precision):
         stem = stem.removesuffix(f".{tag}")
-    return out.with_name(f"{stem}.{precision}{SUFFIXES[target.backend]}")
+    return stem
 
 
 def _base(name: str, precision: Precision) -> str:
@@ -159,7 +160,7 @@ def require_free_names(path: Path, sources: EngineSources, precision: Precision)
 
 def _require_ours(graph: Path) -> None:
     """Raise ArtifactError when `graph` exists and no engine's record beside it says that it was made for that engine."""
-    claims = (_read_claim(path) for path in graph.parent.glob("*.json"))
+    claims = (_read_claim(path) for path in graph.parent.glob("[!.]*.json"))
     if graph.exists() and not any(claim and graph.name in claim.build.kept for claim in claims):
         raise ArtifactError(
             f"{graph}: exists, and no `build-engine` made it; give it as MODEL, or choose another --out name or folder"

@@ -10,7 +10,7 @@ from tsss_edge.artifacts import BuildInfo, EngineRecord, OnnxModel, Precision, T
 from tsss_edge.backends.base import expected_outputs, import_extra
 from tsss_edge.backends.ov import compile_ir, compile_options, read_ir
 from tsss_edge.errors import ArtifactError, UnavailableError
-from tsss_edge.files import sha256_file
+from tsss_edge.files import edge, sha256_file
 from tsss_edge.machine import SEVEN_BITS, int8_saturates
 from tsss_edge.onnxgraph.openvino_pairs import fast_pairs
 
@@ -30,7 +30,8 @@ def build_ir(source: OnnxModel, target: Target, precision: Precision, folder: Pa
     if source.meta.calibration is not None:
         fast_pairs(model, source.graph, source.meta.calibration.others)
     path = folder / name
-    ov.save_model(model, path, compress_to_fp16=False)
+    with edge(path, "engine written by OpenVINO", "is the disk full?"):
+        ov.save_model(model, path, compress_to_fp16=False)
     options = compile_options(precision, slots=1, threads=None)
     compiled = compile_ir(read_ir(path), "CPU", options)
     realised = realised_precisions(compiled)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Classes, Struct
+from tsss_edge.data.ids import place
 from tsss_edge.data.voc import classes_of, read_text, write_mask
 from tsss_edge.errors import DataError
 from tsss_edge.files import read_json, write_bytes, write_json
@@ -108,8 +109,8 @@ class KeptFrames:
         """Write a picture, (H,W,3) uint8 BGR, and the engine's answer, (H,W) uint8; the entry comes last."""
         ok, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
         assert ok
-        write_mask(self.root / f"Prelabels/{image_id}.png", labels)
-        write_bytes(self.root / f"JPEGImages/{image_id}.jpg", data.tobytes())
+        write_mask(place(self.root / "Prelabels", image_id, ".png"), labels)
+        write_bytes(place(self.root / "JPEGImages", image_id, ".jpg"), data.tobytes())
         self.entries[image_id] = msgspec.structs.replace(entry, size=self._size(image_id))
         self.save()
 
@@ -119,8 +120,8 @@ class KeptFrames:
         if gone:
             self.save()
         for image_id in gone:
-            (self.root / f"JPEGImages/{image_id}.jpg").unlink(missing_ok=True)
-            (self.root / f"Prelabels/{image_id}.png").unlink(missing_ok=True)
+            (place(self.root / "JPEGImages", image_id, ".jpg")).unlink(missing_ok=True)
+            (place(self.root / "Prelabels", image_id, ".png")).unlink(missing_ok=True)
 
     def save(self) -> None:
         """Write manifest and list."""
@@ -159,7 +160,7 @@ class KeptFrames:
         return total <= budget
 
     def _size(self, image_id: str) -> int:
-        paths = (self.root / f"JPEGImages/{image_id}.jpg", self.root / f"Prelabels/{image_id}.png")
+        paths = (place(self.root / "JPEGImages", image_id, ".jpg"), place(self.root / "Prelabels", image_id, ".png"))
         return sum(path.stat().st_size for path in paths if path.is_file())
 
 

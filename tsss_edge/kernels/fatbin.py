@@ -23,8 +23,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tsss_edge.config import cache_folder
+from tsss_edge.disk import atomic_path
 from tsss_edge.errors import UnavailableError
-from tsss_edge.files import atomic_path
 
 FOLDER = Path(__file__).parent
 SOURCES = (

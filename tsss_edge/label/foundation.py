@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Classes, Struct
 from tsss_edge.errors import ArtifactError
-from tsss_edge.files import sha256_file
+from tsss_edge.files import edge, sha256_file
 from tsss_edge.label.diffusion import Floats
 
 MULTIPLE = 32  # pixels: a size that is free in the file and given nowhere is L-Net's, which is such a multiple
@@ -162,10 +162,10 @@ def _from_json(path: Path, metadata: dict[str, str], name: str) -> Any:
 
 
 def _read_rows(path: Path) -> Floats:
-    try:
+    with edge(path, "NumPy file of text rows", "write it with numpy.save"):
         rows = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: not a NumPy file of text rows ({error})") from error
+    if not isinstance(rows, np.ndarray):
+        raise ArtifactError(f"{path}: holds several arrays; expected one, written with numpy.save")
     if rows.ndim != 2 or rows.dtype.kind != "f" or not np.isfinite(rows).all():
         raise ArtifactError(f"{path}: {rows.dtype} {rows.shape}; expected finite numbers, one row a category")
     return np.asarray(rows, np.float32)

@@ -14,8 +14,10 @@ import msgspec
 import numpy as np
 
 from tsss_edge.artifacts import IGNORE, Checkpoint, Preprocess, Struct
+from tsss_edge.data.ids import check_list_name, place
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset, write_mask
+from tsss_edge.disk import held, settle_all
 from tsss_edge.drawing.sheet import Tile, tile, write_sheet
 from tsss_edge.errors import ArtifactError
 from tsss_edge.files import read_json, write_bytes, write_json
@@ -83,7 +85,20 @@ def write_labels(
     labeller, sha256 = _labeller(first, config, teachers or Teachers(), device)
     views = Views(dataset, supervision.weak_ids(split), first.meta.preprocess)
     config = config if config.edges else _with_edges(config, labeller, supervision, source, views.preprocess)
-    pictures: list[Tile] = []
+    with held(out, f"{out}: this folder of labels"):
+        return _label_all(labeller, sha256, views, supervision, config, out, split)
+
+
+def _label_all(
+    labeller: Annotator | Relabeller,
+    sha256: dict[str, str],
+    views: Views,
+    supervision: Supervision,
+    config: LabelConfig,
+    out: Path,
+    split: str,
+) -> LabelReport:
+    dataset, pictures = supervision.dataset, list[Tile]()
     quality, start = LabelQuality(len(dataset.classes)), time.perf_counter()
     (out / MANIFEST).unlink(missing_ok=True)  # a folder with a manifest is complete, and from here on this one is not
     for image_id, mask in labeller.labels(views, supervision, config):
@@ -157,7 +172,7 @@ def _with_edges(
 
 def label_path(labels: Path, image_id: str) -> Path:
     """Where the labels of a picture stand in a folder of labels."""
-    return labels / "SegmentationClass" / f"{image_id}.png"
+    return place(labels / "SegmentationClass", image_id, ".png")
 
 
 def settings_of(run: Path) -> LabelConfig:
@@ -236,7 +251,11 @@ class LabelQuality:
 def _write_folder(
     out: Path, dataset: VocDataset, ids: Sequence[str], split: str, pictures: list[Tile], report: LabelReport
 ) -> None:
-    write_bytes(out / "ImageSets" / "Segmentation" / f"{split}.txt", "".join(f"{i}\n" for i in ids).encode())
+    settle_all()
+    write_bytes(
+        out / "ImageSets/Segmentation" / f"{check_list_name(split, str(out))}.txt",
+        "".join(f"{i}\n" for i in ids).encode(),
+    )
     write_bytes(out / "classes.txt", "".join(f"{name}\n" for name in dataset.classes.names).encode())
     if pictures:
         write_sheet(out / "contact_sheet.png", pictures, dataset.classes)

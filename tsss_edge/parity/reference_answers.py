@@ -16,9 +16,10 @@ from PIL import Image
 
 from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Classes, Reference, Struct, load_reference
 from tsss_edge.backends import open_backend
+from tsss_edge.data.ids import place
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
-from tsss_edge.files import read_json, sha256_file, write_json
+from tsss_edge.files import edge, read_json, sha256_file, write_json
 from tsss_edge.scoring import Answer, Mask, backend_answers, pictures
 
 FILE = "answers.json"
@@ -76,8 +77,8 @@ class Answers(Struct, frozen=True):
             raise ArtifactError(
                 f"{self.path}: no answer for picture {image_id}; use the split that the kit was made for"
             )
-        cells = _read(self.path / f"cells/{image_id}.png") // 255 if self.recorded.objectness else None
-        return RecordedAnswer(image_id, _read(self.path / f"labels/{image_id}.png"), cells, self.meta)
+        cells = _read(place(self.path / "cells", image_id, ".png")) // 255 if self.recorded.objectness else None
+        return RecordedAnswer(image_id, _read(place(self.path / "labels", image_id, ".png")), cells, self.meta)
 
     def require_pictures(self, dataset: VocDataset, ids: Sequence[str]) -> None:
         """Raise ArtifactError unless the pictures are byte for byte those that the reference saw."""
@@ -142,14 +143,11 @@ def record_answers(checkpoint: Checkpoint, dataset: VocDataset, split: str, fold
 def _write(answer: Answer, folder: Path) -> None:
     if not answer.finite:
         raise ArtifactError(f"the reference gives NaN or infinity on picture {answer.id}; use another checkpoint")
-    Image.fromarray(answer.labels).save(folder / f"labels/{answer.id}.png")
+    Image.fromarray(answer.labels).save(place(folder / "labels", answer.id, ".png"))
     if answer.cells is not None:
-        Image.fromarray(answer.cells * np.uint8(255)).save(folder / f"cells/{answer.id}.png")
+        Image.fromarray(answer.cells * np.uint8(255)).save(place(folder / "cells", answer.id, ".png"))
 
 
 def _read(path: Path) -> Mask:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image, np.uint8)
-    except OSError as error:
-        raise ArtifactError(f"{path}: not a readable answer of the reference ({error}); make the kit again") from error
+    with edge(path, "answer of the reference", "make the kit again"), Image.open(path) as image:
+        return np.asarray(image, np.uint8)

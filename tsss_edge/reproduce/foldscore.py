@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from tsss_edge.label.annotate import training_of
 from tsss_edge.metrics import ConfusionMatrix, per_class
 from tsss_edge.models import SegNet, load_model, pick_device
 from tsss_edge.scoring import Mask, Views, net_answers, object_iou
+from tsss_edge.train.runfolder import training_seconds
 
 NET_SCORE, OBJECT_SCORE = "headline.json", "object-score.json"  # beside a network
 
@@ -39,12 +39,6 @@ class ObjectScore(Struct, frozen=True):
     weak: float | None
     seconds: float
     checkpoint_sha256: str
-
-
-def training_seconds(run: Path) -> float:
-    """Sum over the epochs of a run's log."""
-    lines = (run / "log.jsonl").read_text().splitlines()
-    return round(sum(float(json.loads(line)["seconds"]) for line in lines), 1)
 
 
 def ready(checkpoint: Checkpoint) -> SegNet:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from tsss_edge.label.write import find_labeller, require_classifier, settings_of
 from tsss_edge.metrics import ConfusionMatrix, per_class
 from tsss_edge.models import load_model, pick_device
 from tsss_edge.scoring import SplitCounts, Views, count, net_answers, object_truth
+from tsss_edge.train.runfolder import training_seconds
 
 EVERYWHERE = LabelConfig(background_below=-1.0, object_above=-1.0, margin=0.0)  # a category for every pixel
 
@@ -52,14 +52,13 @@ def measured(checkpoint: Checkpoint, views: Views, strong: Sequence[str], flip: 
     counts = SplitCounts(len(classes), ("classes", "objects"))
     iou = count(net_answers(net, views, flip=flip), views.mask, counts).classes.iou
     ids = set(classes.ids(tuple(strong)))
-    log = (checkpoint.path.parent / "log.jsonl").read_text().splitlines()
     return RowScore(
         miou=counts.classes.miou,
         miou_strong=float(100 * np.nanmean(iou[[i for i in classes.objects if i in ids]])),
         miou_weak=float(100 * np.nanmean(iou[[i for i in classes.objects if i not in ids]])),
         object_iou=counts.object_iou,
         per_class=per_class(iou, classes.names),
-        seconds=round(sum(float(json.loads(line)["seconds"]) for line in log), 1),
+        seconds=training_seconds(checkpoint.path.parent),
         checkpoint_sha256=checkpoint.sha256,
     )
 

@@ -17,7 +17,8 @@ import msgspec
 import numpy as np
 
 from tsss_edge.artifacts import IGNORE, Classes, Struct
-from tsss_edge.data.pictures import check_id, read_mask
+from tsss_edge.data.ids import check_id
+from tsss_edge.data.pictures import read_mask
 from tsss_edge.data.voc import VocDataset, labels_csv, write_mask
 from tsss_edge.errors import DataError
 from tsss_edge.field.kept import LABELS, MANIFEST, Manifest, seen_classes

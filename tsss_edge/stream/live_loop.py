@@ -59,6 +59,8 @@ def stream(
     collect: CollectPlan | None = None,
     shadow: Path | None = None,
     promote_when: Path | None = None,
+    trusted_key: Path | None = None,
+    tls: tuple[Path, Path] | None = None,
 ) -> StreamReport:
     """Segment a source live and write every result to every sink. Sinks are finished whatever ends the stream.
 
@@ -75,6 +77,7 @@ def stream(
              shadow: an engine that runs beside this one and may take its place. promote_when: TOML of `field/rules.py`.
              collect: where frames worth labelling are kept, and how many.
              truth: folder with a mask for every frame of the source. truth_class: the one class that its masks show.
+             trusted_key: public key that must have signed the engine's record. tls: certificate and key of the page.
     Raises:  GateError: the engine's gate failed (unless `force`), or agreement fell below `min_agreement`.
              ArtifactError: the engine is damaged, or its outputs are not finite. DataError: source or sink.
              UnavailableError: this machine lacks what engine, source or sink needs.
@@ -84,10 +87,10 @@ def stream(
         require_other_place(parse_sink(written), parse_source(source))
     require_source(source)
     require_sinks(sinks)
-    require_gate(engine, force=force)
+    require_gate(engine, force=force, trusted_key=trusted_key)
     rules = read_rules(promote_when)
     if shadow is not None:
-        require_gate(shadow, force=force)
+        require_gate(shadow, force=force, trusted_key=trusted_key)
         if shadow.resolve() == engine.resolve():
             raise DataError(f"--shadow {shadow}: is the engine in service itself; give another one")
     with ExitStack() as stack:
@@ -124,7 +127,9 @@ def stream(
             stack.callback(sink.close)
         if web is not None:
             outputs.append(
-                stack.enter_context(closing(_open_page(web, backend, opened, recorder, engine.name, source, field)))
+                stack.enter_context(
+                    closing(_open_page(web, backend, opened, recorder, engine.name, source, field, tls))
+                )
             )
         blend = any(sink.wants_overlay for sink in outputs)
         opener = partial(
@@ -255,6 +260,7 @@ def _open_page(
     engine_name: str,
     source_text: str,
     field: FieldWatch | None,
+    tls: tuple[Path, Path] | None,
 ) -> Sink:
     from tsss_edge.stream.web import open_web
 
@@ -269,6 +275,7 @@ def _open_page(
         objectness=any(spec.name == "objectness" for spec in backend.outputs),
         engine_state=lambda: state_of(backend),
         example=field.example if field is not None else None,
+        tls=tls,
     )
     sys.stderr.write(f"live page: {page.url}\n")
     return page

@@ -67,6 +67,8 @@ def stream_many(
     force: bool = False,
     web: str | None = None,
     shard: str | None = None,
+    trusted_key: Path | None = None,
+    tls: tuple[Path, Path] | None = None,
 ) -> ManyReport:
     """Segment all cameras of the file `sources` on one engine, until the last one ends or Ctrl-C.
 
@@ -78,7 +80,7 @@ def stream_many(
     cameras = read_cameras(sources)
     if shard is not None:
         cameras = in_shard(cameras, shard)
-    require_gate(engine, force=force)
+    require_gate(engine, force=force, trusted_key=trusted_key)
     lonely = len(cameras) == 1 and is_live(cameras[0].uri, cameras[0].policy)
     with ExitStack() as stack:
         backend = open_engine(engine, live=lonely, threads=threads, batch_wait_ms=batch_wait_ms)
@@ -87,7 +89,7 @@ def stream_many(
         if web is not None:
             from tsss_edge.stream.web import open_wall
 
-            page = stack.enter_context(closing(open_wall(web, many.lines, many.engine)))
+            page = stack.enter_context(closing(open_wall(web, many.lines, many.engine, tls=tls)))
             sys.stderr.write(f"live page: {page.url}\n")
         return many.run(max_frames=max_frames)
 

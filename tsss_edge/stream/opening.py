@@ -14,6 +14,7 @@ from tsss_edge.backends.triton_client import TritonBackend, served_address
 from tsss_edge.errors import ArtifactError, GateError, UnavailableError
 from tsss_edge.field.collector import Collector, CollectPlan
 from tsss_edge.machine import usable_cores
+from tsss_edge.signing import require_signed
 from tsss_edge.stream.cpu_stages import CpuStages
 from tsss_edge.stream.cuda_slot import DeviceEngine
 from tsss_edge.stream.cuda_stages import IN_FLIGHT, open_cuda_stages
@@ -33,19 +34,24 @@ def is_checkpoint(path: Path) -> bool:
     return path.is_dir() or path.suffix == ".pt"
 
 
-def require_gate(path: Path, *, force: bool) -> None:
-    """Raise GateError if the engine's accuracy gate failed, ArtifactError if it is no engine with a record.
+def require_gate(path: Path, *, force: bool, trusted_key: Path | None = None) -> None:
+    """Raise GateError if the engine's accuracy gate failed, ArtifactError if it is no engine with a record that `trusted_key` signed.
 
     A checkpoint has no gate: it is the reference.
     """
-    if is_checkpoint(path) or served_address(path) is not None:  # that one is gated where its repository is written
+    if is_checkpoint(path) or served_address(path) is not None:  # a served one is gated where its repository is written
+        if trusted_key is not None:
+            raise ArtifactError(f"{path}: nobody signs a checkpoint or a server; --trusted-key takes engines")
         return
     if path.suffix not in (".xml", ".engine"):
         raise ArtifactError(
             f"{path}: expected an engine (.xml, .engine, triton://HOST/MODEL), or on a GPU a checkpoint; make one with "
             "`tsss-edge build-engine`"
         )
-    parity = Engine.load(path, trust=True).record.parity  # the back end checks the hashes
+    engine = Engine.load(path, trust=True)  # the back end checks the hashes
+    if trusted_key is not None:
+        require_signed(engine, trusted_key)
+    parity = engine.record.parity
     if parity is None:
         LOG.warning(
             "%s is UNPROVEN: nobody has compared it with the network it came from. Prove it with `tsss-edge parity %s "

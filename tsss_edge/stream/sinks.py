@@ -20,6 +20,7 @@ from tsss_edge.errors import DataError, UnavailableError
 from tsss_edge.files import write_bytes
 from tsss_edge.stream.av_writer import WRITABLE, kind_of
 from tsss_edge.stream.frames import FrameResult, Sink
+from tsss_edge.stream.recording import RecordingSink
 from tsss_edge.stream.uris import Uri, parse_sink, printf_pattern
 from tsss_edge.stream.video_sink import VideoSink, writable
 
@@ -63,7 +64,7 @@ def _open_sink(uri: Uri, classes: Classes, audio_from: str | None, encoding: dic
     if uri.scheme in ("rtsp", "rtsps"):
         return VideoSink(uri.text, **encoding)
     if kind_of(uri.path) is not None:
-        return VideoSink(uri.path, audio_from=audio_from, **encoding)
+        return RecordingSink(uri, lambda path: VideoSink(path, audio_from=audio_from, **encoding))
     return _open_file_sink(Path(uri.path), uri.path)
 
 
@@ -238,7 +239,7 @@ class PictureSink:
         assert result.overlay is not None
         ok, data = cv2.imencode(".jpg", result.overlay, [cv2.IMWRITE_JPEG_QUALITY, 92])
         assert ok
-        write_bytes(path, data.tobytes())
+        write_bytes(path, data.tobytes(), durable=False)
 
     def close(self) -> None:
         """Nothing: every picture is whole when it is written."""

@@ -1,7 +1,7 @@
 """What a user writes for a source or a sink -> a checked `Uri`. Spellings of jetson-inference are accepted.
 
 Sources: path, glob, folder, `file://x.mp4`, `images/%i.jpg`, `0`, `/dev/video0`, `v4l2:///dev/video0`, `csi://0`,
-`rtsp://`, `http://`, `synthetic://`. Sinks: `x.mp4`, `x.jsonl`, `-`, `masks/`, `masks/%06d.png`, `display://0`,
+`rtsp://`, `http://`, `synthetic://`. Sinks: `x.mp4`, `x.mp4?segment=60`, `x.jsonl`, `-`, `masks/`, `masks/%06d.png`, `display://0`,
 `null://`. A query gives settings: `csi://0?size=1280x720&fps=60`.
 """
 
@@ -11,9 +11,9 @@ import glob
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit
 
-from tsss_edge.errors import DataError, UnavailableError
+from tsss_edge.errors import DataError, UnavailableError, masked
 
 VIDEO_SUFFIXES = (
     ".mp4",
@@ -31,6 +31,7 @@ VIDEO_SUFFIXES = (
     ".gif",
 )
 
+RECORDED = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".m3u8")  # files whose name may be followed by settings
 SOURCE_SCHEMES = ("file", "camera", "v4l2", "csi", "rtsp", "rtsps", "http", "https", "synthetic")
 SINK_SCHEMES = ("file", "jsonl", "display", "null", "rtsp", "rtsps")
 _FOREIGN = {  # jetson-inference has these, we do not: what to use instead
@@ -52,11 +53,7 @@ class Uri:
     @property
     def shown(self) -> str:
         """The text for logs and messages, with `***` in place of a password."""
-        parts = urlsplit(self.text)
-        if "://" not in self.text or parts.password is None:
-            return self.text
-        host = parts.netloc.rpartition("@")[2]
-        return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{host}"))
+        return masked(self.text)
 
     def allow(self, *names: str) -> None:
         """Raise DataError when the query holds a setting other than `names`."""
@@ -111,7 +108,11 @@ def parse_sink(text: str) -> Uri:
     """A sink as the user wrote it -> `Uri` with one of SINK_SCHEMES. Raises: as `parse_source`."""
     if text == "-" or text.endswith(".jsonl"):
         return Uri(text, "jsonl", text.removeprefix("file://"))
-    return _parse(text, SINK_SCHEMES, "sink", foreign=("webrtc", "rtp", "rtmp"))
+    uri = _parse(text, SINK_SCHEMES, "sink", foreign=("webrtc", "rtp", "rtmp"))
+    path, mark, query = uri.path.rpartition("?")
+    if uri.scheme == "file" and mark and path.lower().endswith(RECORDED) and re.fullmatch(r"[a-z]+=[^?]*", query):
+        return Uri(text, "file", path, dict(parse_qsl(query, keep_blank_values=True)))  # out.mp4?segment=60
+    return uri
 
 
 def _parse(text: str, schemes: tuple[str, ...], kind: str, *, foreign: tuple[str, ...]) -> Uri:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from tsss_edge.disk import settle
 from tsss_edge.errors import DataError
 from tsss_edge.kernels.yuv import Colour
 from tsss_edge.stream.av_writer import DEFAULT_COLOUR, WRITABLE, VideoWriter, kind_of
@@ -47,7 +48,7 @@ class VideoSink:
         assert kind is not None
         self._size_hw = size_hw
         self._path = Path(target) if kind in ONE_FILE else None
-        self._written = self._path.with_name(f"{self._path.stem}.recording{self._path.suffix}") if self._path else None
+        self._written = recording_path(self._path) if self._path else None
         if kind != "rtsp":
             with writable(Path(target)):
                 Path(target).parent.mkdir(parents=True, exist_ok=True)
@@ -95,6 +96,7 @@ class VideoSink:
         if self._written is None or self._path is None:
             return
         if self._writer.frames:
+            settle(self._written)
             self._written.replace(self._path)
         else:
             self._discard()
@@ -102,6 +104,11 @@ class VideoSink:
     def _discard(self) -> None:
         if self._written is not None:
             self._written.unlink(missing_ok=True)
+
+
+def recording_path(path: Path) -> Path:
+    """Where a file is written before it has its name: out.mp4 -> out.recording.mp4."""
+    return path.with_name(f"{path.stem}.recording{path.suffix}")
 
 
 @contextmanager

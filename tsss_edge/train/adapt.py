@@ -227,13 +227,13 @@ def _report(old: Checkpoint, new: Checkpoint, dataset: VocDataset, new_class: st
     return AdaptReport(
         new_class=new_class,
         images_with_new_class=pictures,
-        miou_old_before=float(_miou_of_old(before.counts)),
-        miou_old_after=float(_miou_of_old(after.counts)),
+        miou_old_before=float(miou_of_old(before.counts)),
+        miou_old_after=float(miou_of_old(after.counts)),
         iou_new=iou_new,
         miou=after.miou,
         checkpoint=str(new.path),
         images=after.images,
-        old_change_interval=interval(_miou_of_old(drawn_after) - _miou_of_old(drawn_before)),
+        old_change_interval=interval(miou_of_old(drawn_after) - miou_of_old(drawn_before)),
         iou_new_interval=None if iou_new is None else interval(100 * iou_of(drawn_after)[:, -1]),
         per_class={
             name: Change(before=_percent(a), after=_percent(b))
@@ -247,7 +247,7 @@ def _percent(iou: float) -> float | None:
     return None if np.isnan(iou) else round(100 * float(iou), 4)
 
 
-def _miou_of_old(counts: Counts) -> NDArray[np.float64]:
+def miou_of_old(counts: Counts) -> NDArray[np.float64]:
     """mIoU in percent over all classes but the last, which is the new one, where the truth is not the new one:
     (...,K,K+1) -> (...)."""
     without = counts.copy()

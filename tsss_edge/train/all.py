@@ -16,10 +16,10 @@ from tsss_edge.artifacts import Checkpoint
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
-from tsss_edge.files import atomic_path
+from tsss_edge.disk import atomic_path
 from tsss_edge.label.write import MANIFEST, settings_of, write_labels
 from tsss_edge.train.classifier import train_classifier
-from tsss_edge.train.distributed import meet, this_process
+from tsss_edge.train.distributed import meet, run_folder_held, this_process
 from tsss_edge.train.lnet import train_lnet
 from tsss_edge.train.pnet import PLAIN, Switches, train_pnet
 
@@ -48,13 +48,25 @@ def train_all(
             resume: go on in the stage that was under way; finished stages are not run again.
     Raises: DataError, ArtifactError: as the stages.
     """
-    first_round(config, data, out, strong=strong, source=source, lnet_epochs=lnet_epochs, resume=resume)
+    with run_folder_held(out):
+        first_round(config, data, out, strong=strong, source=source, lnet_epochs=lnet_epochs, resume=resume)
+        return publish(_rounds_of_pnet(config, data, out, strong, switches, relabel=relabel, resume=resume), out)
+
+
+def _rounds_of_pnet(
+    config: TrainConfig,
+    data: Path,
+    out: Path,
+    strong: Sequence[str],
+    switches: Switches | None,
+    *,
+    relabel: bool,
+    resume: bool,
+) -> Checkpoint:
     if relabel and Supervision(VocDataset.open(data), tuple(strong)).weak_ids("train"):
         second_round(config, data, out, strong=strong, resume=resume)
-        pnet = last_pnet(config, data, out, out / "pnet", strong=strong, switches=switches, resume=resume)
-    else:
-        pnet = only_pnet(config, data, out, out / "pnet", strong=strong, switches=switches, resume=resume)
-    return publish(pnet, out)
+        return last_pnet(config, data, out, out / "pnet", strong=strong, switches=switches, resume=resume)
+    return only_pnet(config, data, out, out / "pnet", strong=strong, switches=switches, resume=resume)
 
 
 def first_round(

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from tsss_edge.artifacts import IGNORE, Checkpoint
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.augment import TrainAugment
+from tsss_edge.data.ids import ImageId
 from tsss_edge.data.pictures import read_size
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
@@ -52,12 +53,12 @@ class Photographs(VocDataset):
         parts = tuple(VocDataset.open(folder) for folder in folders)
         return cls(root=parts[0].root, classes=parts[0].classes, parts=parts)
 
-    def ids(self, split: str) -> tuple[str, ...]:
+    def ids(self, split: str) -> tuple[ImageId, ...]:
         """Of "train": all parts, each with its list "train" or, without one, its first list. Of another split: the first part's."""
         if split != "train":
-            return tuple(f"0/{i}" for i in self.parts[0].ids(split))
+            return tuple(ImageId(f"0/{i}") for i in self.parts[0].ids(split))
         found = ((n, p.ids("train" if "train" in p.splits else p.splits[0])) for n, p in enumerate(self.parts))
-        return tuple(f"{n}/{i}" for n, ids in found for i in ids)
+        return tuple(ImageId(f"{n}/{i}") for n, ids in found for i in ids)
 
     def image_path(self, image_id: str) -> Path:
         """Path of a picture."""

@@ -9,14 +9,17 @@ batch gives the same step on any number of processes, but for rounding.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from tsss_edge.disk import held
 from tsss_edge.errors import ArtifactError
 
 PATIENCE = timedelta(hours=12)  # process 0 may label a whole set while the others wait for it
@@ -53,6 +56,19 @@ def join(device: torch.device, batch: int) -> World:
 def this_process() -> World:
     """Who this process is, after `join`; a world of one before."""
     return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else World()
+
+
+@contextmanager
+def run_folder_held(out: Path) -> Iterator[None]:
+    """Within the block no other process trains into `out`. Under torchrun the first process holds it for all.
+
+    Raises: BusyError: another one does, with who it is.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    with held(out, f"{out}: this run folder"):
+        yield
 
 
 def meet() -> None:

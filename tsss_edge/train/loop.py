@@ -28,7 +28,15 @@ from tsss_edge.frozen import freeze_stages, keep_features
 from tsss_edge.machine import progress
 from tsss_edge.models import pick_device
 from tsss_edge.train.board import ClassValidation
-from tsss_edge.train.distributed import average_gradients, join, mean_of_processes, meet, share_batch_statistics
+from tsss_edge.train.distributed import (
+    World,
+    average_gradients,
+    join,
+    mean_of_processes,
+    meet,
+    run_folder_held,
+    share_batch_statistics,
+)
 from tsss_edge.train.loader import Batch, Samples
 from tsss_edge.train.runfolder import Checkpoints, Log, Stateful, has_begun, to_toml
 
@@ -75,10 +83,17 @@ def train(stage: Stage, config: TrainConfig, out: Path, *, resume: bool = False)
     """Train a stage into the run folder `out` and return its best checkpoint.
 
     Raises: DataError: a picture or mask is damaged, or the loss became NaN (the batch's ids are named).
-            ArtifactError: `out` holds another run, or was started with other settings.
+            ArtifactError: `out` holds another run, or was started with other settings. BusyError: another process trains there.
     """
     device = pick_device(config.device)
     world = join(device, stage.samples.batch)
+    with run_folder_held(out):
+        return _trained(stage, config, out, world, device, resume=resume)
+
+
+def _trained(
+    stage: Stage, config: TrainConfig, out: Path, world: World, device: torch.device, *, resume: bool
+) -> Checkpoint:
     if config.threads and device.type == "cpu":
         torch.set_num_threads(config.threads)  # of the whole process; 0 leaves PyTorch's own choice, all cores
     net = stage.net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tsss_edge.artifacts import Checkpoint, CheckpointMeta
 from tsss_edge.config import TrainConfig
 from tsss_edge.errors import ArtifactError
-from tsss_edge.files import write_bytes
+from tsss_edge.files import edge, write_bytes
 from tsss_edge.train.board import ClassValidation
 
 FREE_TO_CHANGE = ("device", "threads")  # settings that a resumed run may have otherwise
@@ -34,8 +34,24 @@ def has_begun(out: Path, resume: bool) -> bool:
 
 def epochs_done(out: Path) -> int:
     """Epochs that the log of a run holds; 0 of a run that has not begun."""
-    path = out / "log.jsonl"
-    return len(path.read_text().splitlines()) if path.is_file() else 0
+    return len(read_log(out / "log.jsonl"))
+
+
+def training_seconds(run: Path) -> float:
+    """Sum over the epochs of a run's log. Raises: ArtifactError: as `read_log`, or a line without its seconds."""
+    path = run / "log.jsonl"
+    with edge(path, "training log", "train again"):
+        return round(sum(float(line["seconds"]) for line in read_log(path)), 1)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log, an epoch each; none where there is no log. A last line that a kill cut is left out.
+
+    Raises: ArtifactError: another line is damaged.
+    """
+    *lines, _ = path.read_bytes().split(b"\n") if path.is_file() else [b""]
+    with edge(path, "training log", "delete its damaged lines, or train again"):
+        return [msgspec.json.decode(line, type=dict[str, Any]) for line in lines]
 
 
 def to_toml(config: TrainConfig) -> str:
@@ -58,9 +74,9 @@ class Log:
         self._start_epoch()
 
     def _keep_until(self, epoch: int) -> None:
-        *lines, _ = self._path.read_text().split("\n") if self._path.is_file() else [""]  # a kill may cut the last line
-        kept = [line for line in lines if json.loads(line)["epoch"] <= epoch]
-        write_bytes(self._path, "".join(line + "\n" for line in kept).encode())
+        with edge(self._path, "training log", "delete its damaged lines, or train again"):
+            kept = [line for line in read_log(self._path) if line["epoch"] <= epoch]
+        write_bytes(self._path, b"".join(msgspec.json.encode(line) + b"\n" for line in kept))
 
     def __enter__(self) -> Log:
         return self
@@ -156,10 +172,10 @@ class Checkpoints:
             self.net.load_state_dict(checkpoint.state())
             for name, part in self._learners.items():
                 part.load_state_dict(saved["beside"][name])
-        except (KeyError, RuntimeError, ValueError) as error:
+            self.best, epochs = float(saved["best"]), int(saved["epoch"])
+        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise ArtifactError(f"{path}: belongs to another kind of run ({error}); choose another --out") from error
-        self.best = float(saved["best"])
-        return int(saved["epoch"])
+        return epochs
 
     @property
     def _learners(self) -> dict[str, Stateful]:

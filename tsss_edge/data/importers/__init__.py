@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from tsss_edge.data.importers.found import Found
 from tsss_edge.data.importers.to_voc import Grouping, ImportReport
 from tsss_edge.errors import DataError
+from tsss_edge.files import edge
 
 Format = Literal["coco", "yolo", "labelme", "cvat", "cityscapes", "rgb", "folders"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -44,7 +45,10 @@ def import_set(
         raise DataError(f"{source}: no such file or folder")
     if out.resolve() == source.resolve():
         raise DataError(f"{out}: is the source itself; name another folder with --out")
-    found = _read(kind, source, names=names, palette=palette, images=images, masks=masks, image_labels=image_labels)
+    if kind == "rgb" and image_labels:
+        raise ValueError("rgb sets have masks; --image-labels is for coco, yolo, labelme, cvat and folders")
+    with edge(source, f"{kind} set", "see `tsss-edge data import --help`", DataError):
+        found = _read(kind, source, names=names, palette=palette, images=images, masks=masks, image_labels=image_labels)
     splits, notes = choose_splits(found, val, group, seed)
     recipe = {
         "format": kind, "source": str(source.resolve()), "classes": str(classes or ""), "names": str(names or ""),
@@ -86,8 +90,6 @@ def _read(
     if kind == "rgb":
         from tsss_edge.data.importers.rgb import read_rgb
 
-        if image_labels:
-            raise ValueError("rgb sets have masks; --image-labels is for coco, yolo, labelme, cvat and folders")
         return read_rgb(source, palette, images=images, masks=masks)
     from tsss_edge.data.importers.folders import read_folders, read_tags
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from tsss_edge.artifacts import IGNORE, Classes, Struct
 from tsss_edge.data.importers.found import UNLABELLED, VOID, Found, named
 from tsss_edge.errors import DataError
+from tsss_edge.files import edge
 
 
 class Rest(Struct, frozen=True):
@@ -71,14 +72,8 @@ def class_map(found: Found, path: Path | None) -> ClassMap:
 
 
 def _from_file(found: Found, path: Path) -> ClassMap:
-    try:
+    with edge(path, "class file", "expected TOML with [classes] and name = [their names]", DataError):
         file = msgspec.toml.decode(path.read_bytes(), type=ClassFile)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such class file; expected TOML with [classes]") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path}: not a class file ({error}); expected TOML with [classes] and name = [their names]"
-        ) from error
     ours = [name for name in file.classes if name != "ignore"]
     theirs = [(name, to) for to, names in file.classes.items() for name in names]
     target = {name: IGNORE if to == "ignore" else ours.index(to) for name, to in theirs}

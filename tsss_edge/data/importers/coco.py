@@ -11,9 +11,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tsss_edge.data.ids import inside
 from tsss_edge.data.importers.draw import coco_mask, paint
-from tsss_edge.data.importers.found import VOID, Found, Item, ids_of, inside, named
+from tsss_edge.data.importers.found import VOID, Found, Item, annotated_hw, ids_of, named
 from tsss_edge.errors import DataError
+from tsss_edge.files import edge
 
 
 class Category(msgspec.Struct, frozen=True):
@@ -74,7 +76,9 @@ def _json_files(source: Path) -> list[Path]:
     if source.is_file():
         return [source]
     files = (
-        sorted(source.glob("annotations/*.json")) or sorted(source.glob("*.json")) or sorted(source.glob("*/*.json"))
+        sorted(source.glob("annotations/[!.]*.json"))
+        or sorted(source.glob("[!.]*.json"))
+        or sorted(source.glob("[!.]*/[!.]*.json"))
     )
     chosen = [p for p in files if p.name.startswith("instances")] or [p for p in files if _looks(p)]
     if not chosen:
@@ -88,12 +92,8 @@ def _looks(path: Path) -> bool:
 
 
 def _read(path: Path) -> CocoFile:
-    try:
+    with edge(path, "instances file of COCO", "export it again", DataError):
         return msgspec.json.decode(path.read_bytes(), type=CocoFile)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not an instances file of COCO ({error})") from error
 
 
 def _names(parsed: dict[Path, CocoFile]) -> tuple[str, ...]:
@@ -152,7 +152,8 @@ def _place(folders: list[Path], name: str, where: str) -> Path | None:
 
 
 def _draw(picture: Picture, objects: list[Annotation], order: dict[int, int], where: str) -> NDArray[np.int32]:
-    hw, where = (picture.height, picture.width), f"{where}, picture {picture.file_name}"
+    where = f"{where}, picture {picture.file_name}"
+    hw = annotated_hw(picture.height, picture.width, where)
     without = [a for a in objects if not a.segmentation]
     if without:
         raise DataError(

@@ -9,8 +9,10 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
+from tsss_edge.data.ids import inside
 from tsss_edge.data.importers.draw import coco_mask, cvat_runs, paint
-from tsss_edge.data.importers.found import Found, Item, ids_of, inside, named
+from tsss_edge.data.importers.found import Found, Item, annotated_hw, ids_of, named
+from tsss_edge.data.voc import read_xml
 from tsss_edge.errors import DataError
 
 AREAS = ("polygon", "mask", "box", "ellipse")  # shapes that cover pixels
@@ -49,10 +51,7 @@ def read_cvat(source: Path, *, tags_only: bool = False) -> Found:
 def _parse(path: Path) -> ElementTree.Element:
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected CVAT's annotations.xml")
-    try:
-        root = ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
-        raise DataError(f"{path}: not readable XML ({error})") from error
+    root = read_xml(path, "XML file of CVAT")
     if root.tag != "annotations" or root.find("track") is not None or root.find("image") is None:
         raise DataError(f"{path}: not pictures of CVAT; export the task as `CVAT for images 1.1`")
     return root
@@ -68,7 +67,7 @@ def _picture(path: Path, name: str) -> Path:
 
 def _draw(image: ElementTree.Element, names: tuple[str, ...], where: str) -> NDArray[np.int32]:
     try:
-        hw = int(image.attrib["height"]), int(image.attrib["width"])
+        hw = annotated_hw(int(image.attrib["height"]), int(image.attrib["width"]), where)
         shapes = [shape for shape in image if shape.tag in AREAS]
         shapes.sort(key=lambda shape: int(shape.get("z_order", "0")))
         layers = [(names.index(shape.attrib["label"]), _covered(shape, hw, where)) for shape in shapes]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tsss_edge.data.importers.found import UNLABELLED
 from tsss_edge.errors import DataError, UnavailableError
 
+FARTHEST = 1 << 20  # pixels from the corner of a picture
 Layer = tuple[int, NDArray[np.bool_]]  # index of a class (or VOID), and the pixels it covers
 Points = Sequence[Sequence[float]]
 
@@ -41,13 +42,49 @@ def coco_mask(segmentation: Any, hw: tuple[int, int], where: str) -> NDArray[np.
         if isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), (str, bytes)):
             if tuple(segmentation["size"]) != hw:
                 raise DataError(f"{where}: run lengths of size {segmentation['size']}, the picture has {list(hw)}")
+            _require_runs(run_lengths(segmentation["counts"]), hw, where)
             return np.asarray(tools.decode(segmentation), bool)
         if isinstance(segmentation, list) and any(len(polygon) < 6 for polygon in segmentation):
             raise DataError(f"{where}: a polygon of fewer than 3 points")
+        if isinstance(segmentation, list):
+            _require_corners(segmentation, where)
+        else:
+            _require_runs([int(run) for run in segmentation["counts"]], hw, where)
         runs = tools.frPyObjects(segmentation, *hw)
         return np.asarray(tools.decode(tools.merge(runs) if isinstance(runs, list) else runs), bool)
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError) as error:
         raise DataError(f"{where}: not a segmentation of COCO ({error})") from error
+
+
+def _require_runs(runs: list[int], hw: tuple[int, int], where: str) -> None:
+    """Raise DataError unless run lengths fill the picture: pycocotools writes beyond its array otherwise."""
+    if min(runs, default=0) < 0 or sum(runs) != hw[0] * hw[1]:
+        raise DataError(f"{where}: run lengths of {sum(runs)} pixels, the picture has {hw[0] * hw[1]}")
+
+
+def _require_corners(polygons: Sequence[Sequence[float]], where: str) -> None:
+    """Raise DataError for a corner that is no number or far outside every picture: pycocotools crashes on it."""
+    for polygon in polygons:
+        corners = np.asarray(polygon, np.float64)
+        if not (np.isfinite(corners).all() and np.abs(corners).max() <= FARTHEST):
+            raise DataError(f"{where}: a polygon with a corner that no picture has")
+
+
+def run_lengths(text: str | bytes) -> list[int]:
+    """COCO's compressed run lengths -> numbers, as `rleFrString` of pycocotools reads them: 5 bits a character, from 48 on, the
+    sixth says that more follow; from the fourth run on each is told as difference to the last but one."""
+    data, runs, at = text.encode() if isinstance(text, str) else text, list[int](), 0
+    while at < len(data):
+        value = shift = 0
+        more = True
+        while more:
+            code = data[at] - 48
+            value |= (code & 31) << shift
+            more, at, shift = bool(code & 32), at + 1, shift + 5
+        if code & 16:
+            value -= 1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+    return runs
 
 
 def yolo_polygon(points: NDArray[np.float64], hw: tuple[int, int]) -> NDArray[np.bool_]:

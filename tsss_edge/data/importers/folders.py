@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 from pathlib import Path
 
@@ -10,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import IGNORE
-from tsss_edge.data.importers.found import UNLABELLED, VOID, Found, Item, ids_of, inside, pictures_below
+from tsss_edge.data.ids import inside
+from tsss_edge.data.importers.found import UNLABELLED, VOID, Found, Item, ids_of, pictures_below
 from tsss_edge.data.importers.pairs import find_pairs, split_below
 from tsss_edge.data.pictures import read_mask
-from tsss_edge.data.voc import read_text
+from tsss_edge.data.voc import read_csv, read_text
 from tsss_edge.errors import DataError
 
 
@@ -100,7 +100,7 @@ def _from_class_folders(source: Path) -> Found:
 
 
 def _from_csv(table: Path) -> Found:
-    rows = list(csv.reader(read_text(table).splitlines()))
+    rows = read_csv(table)
     tags: dict[Path, frozenset[str]] = {}
     for number, row in enumerate(rows[1:], start=2):
         if len(row) < 2:

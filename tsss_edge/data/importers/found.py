@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.data.pictures import check_id, is_picture
+from tsss_edge.data.ids import check_id, check_list_name
+from tsss_edge.data.pictures import is_picture
 from tsss_edge.errors import DataError
 
 UNLABELLED = -1  # a pixel that no annotation covers: background, where the set has one
+LARGEST_PICTURE = 200 << 20  # pixels, somewhat more than Pillow opens
 VOID = -2  # a pixel that must not count: 255 in our masks
 
 Drawing = Callable[[], NDArray[np.int32]]  # -> (H,W) index into `Found.names`, UNLABELLED or VOID
@@ -21,7 +23,10 @@ Drawing = Callable[[], NDArray[np.int32]]  # -> (H,W) index into `Found.names`, 
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One picture of a foreign set. `tags` are names of classes in the picture, where the set says so apart from masks."""
+    """One picture of a foreign set. `tags` are names of classes in the picture, where the set says so apart from masks.
+
+    Raises: DataError: `id` or `split` is no plain name.
+    """
 
     id: str
     picture: Path
@@ -29,6 +34,11 @@ class Item:
     tags: frozenset[str] | None = None
     split: str | None = None
     group: str = ""
+
+    def __post_init__(self) -> None:
+        check_id(self.id, str(self.picture))
+        if self.split is not None:
+            check_list_name(self.split, str(self.picture))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +79,13 @@ def _long_name(path: Path, root: Path) -> str:
     return "_".join(inside.with_suffix("").parts)
 
 
-def inside(root: Path, name: str, where: str) -> Path:
-    """`root`/`name` for a file name that an annotation gives. Raises: DataError: it is absolute or climbs out with `..`."""
-    relative = Path(name.replace("\\", "/"))
-    if relative.is_absolute() or ".." in relative.parts or "\0" in name or not relative.parts:
-        raise DataError(f"{where}: file name {name!r} leaves the folder of the set; expected a name inside it")
-    return root / relative
+def annotated_hw(height: int, width: int, where: str) -> tuple[int, int]:
+    """The size that an annotation gives its picture. Raises: DataError: no picture is so small or so large."""
+    if min(height, width) < 1 or height * width > LARGEST_PICTURE:
+        raise DataError(
+            f"{where}: its picture is said to be {width}x{height}; expected 1 to {LARGEST_PICTURE >> 20} megapixels"
+        )
+    return height, width
 
 
 def named(values: Iterable[str], limit: int = 3) -> str:

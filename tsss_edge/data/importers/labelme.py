@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.data.importers.draw import labelme_shape, paint
-from tsss_edge.data.importers.found import UNLABELLED, VOID, Found, Item, ids_of
+from tsss_edge.data.importers.found import UNLABELLED, VOID, Found, Item, annotated_hw, ids_of
 from tsss_edge.errors import DataError
+from tsss_edge.files import edge
 
 IGNORED = ("__ignore__",)  # as labelme's own export reads its labels.txt
 BACKGROUND = "_background_"
@@ -38,7 +39,7 @@ def read_labelme(source: Path, *, tags_only: bool = False) -> Found:
         raise DataError(f"{source}: no JSON file of labelme there")
     labels = {name for file in files.values() for name in _labels(file, tags_only=tags_only)}
     names = tuple(sorted(labels - {BACKGROUND, *IGNORED}))
-    pictures = {path: _picture(path, file) for path, file in files.items()}
+    pictures = {path: _picture(path, file, source) for path, file in files.items()}
     ids = ids_of(pictures.values(), source)
     items = [
         Item(
@@ -55,10 +56,8 @@ def read_labelme(source: Path, *, tags_only: bool = False) -> Found:
 
 
 def _read(path: Path) -> LabelmeFile:
-    try:
+    with edge(path, "file of labelme", "save it again in labelme", DataError):
         return msgspec.json.decode(path.read_bytes(), type=LabelmeFile)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a file of labelme ({error})") from error
 
 
 def _labels(file: LabelmeFile, *, tags_only: bool) -> list[str]:
@@ -66,16 +65,18 @@ def _labels(file: LabelmeFile, *, tags_only: bool) -> list[str]:
     return [str(shape.get("label")) for shape in file.shapes] + flags
 
 
-def _picture(path: Path, file: LabelmeFile) -> Path:
-    name = Path(file.imagePath.replace("\\", "/"))
-    found = next((p for p in (path.parent / name, path.parent / name.name) if p.is_file()), None)
+def _picture(path: Path, file: LabelmeFile, root: Path) -> Path:
+    name = Path(file.imagePath.replace("\\", "/").replace("\0", ""))
+    places = (path.parent / name, path.parent / name.name)
+    within = (p for p in places if p.parent.resolve().is_relative_to(root.resolve()))  # labelme writes ../images/a.jpg
+    found = next((p for p in within if p.is_file()), None)
     if found is None:
         raise DataError(f"{path}: its picture {file.imagePath} is not there; put it beside the JSON file")
     return found
 
 
 def _draw(path: Path, file: LabelmeFile, names: tuple[str, ...]) -> NDArray[np.int32]:
-    hw = (file.imageHeight, file.imageWidth)
+    hw = annotated_hw(file.imageHeight, file.imageWidth, str(path))
     layers = []
     for shape in file.shapes:
         label = str(shape.get("label"))

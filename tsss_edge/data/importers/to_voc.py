@@ -14,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import IGNORE, Struct
+from tsss_edge.data.ids import place
 from tsss_edge.data.importers.classmap import ClassMap
 from tsss_edge.data.importers.found import VOID, Found, Item, named
 from tsss_edge.data.pictures import read_size
 from tsss_edge.data.voc import claim, labels_csv, write_mask
+from tsss_edge.disk import atomic_path, settle_all
 from tsss_edge.errors import DataError
-from tsss_edge.files import atomic_path, write_bytes
+from tsss_edge.files import edge, write_bytes
 from tsss_edge.machine import progress
 
 Grouping = Literal["none", "folder", "video"]
@@ -68,13 +70,14 @@ def write_voc(
             place_picture(item, out, copy=copy)
             if item.mask is not None:
                 mask = _mask(item, table)
-                write_mask(out / f"SegmentationClass/{item.id}.png", mask)
+                write_mask(place(out / "SegmentationClass", item.id, ".png"), mask)
                 counts = np.bincount(mask.ravel(), minlength=IGNORE + 1)
                 pixels, masks = pixels + counts, masks + 1
                 labels[item.id] = frozenset(np.flatnonzero(counts).tolist()) & set(classes.classes.objects)
             else:
                 labels[item.id] = _tag_ids(item, classes)
             advance()
+    settle_all()
     write_bytes(out / "classes.txt", ("\n".join(classes.classes.names) + "\n").encode())
     write_bytes(out / "image_labels.csv", labels_csv(labels))
     counts_by_split = write_lists(out, splits)
@@ -101,9 +104,9 @@ def place_picture(item: Item, out: Path, *, copy: bool) -> None:
     """A link to the picture, or with `copy` the bytes, as JPEGImages/ID.SUFFIX. Raises: DataError: it is gone."""
     if not item.picture.is_file():
         raise DataError(f"{item.picture}: no such picture")
-    target = out / f"JPEGImages/{item.id}{item.picture.suffix.lower()}"
+    target = place(out / "JPEGImages", item.id, item.picture.suffix.lower())
     target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(target) as temporary:
+    with atomic_path(target, durable=False) as temporary:
         if copy:
             shutil.copyfile(item.picture, temporary)
         else:
@@ -113,7 +116,8 @@ def place_picture(item: Item, out: Path, *, copy: bool) -> None:
 
 def _mask(item: Item, table: NDArray[np.uint8]) -> NDArray[np.uint8]:
     assert item.mask is not None
-    drawn = item.mask()
+    with edge(item.picture, "annotation", "mend it, or leave the picture out", DataError):
+        drawn = item.mask()
     stored, turned = read_size(item.picture), read_size(item.picture, upright=True)
     if drawn.shape not in (stored, turned):
         raise DataError(

@@ -14,6 +14,7 @@ from tsss_edge.data.importers.found import Found, Item, ids_of, pictures_below
 from tsss_edge.data.pictures import is_picture, read_size
 from tsss_edge.data.voc import read_text
 from tsss_edge.errors import DataError, UnavailableError
+from tsss_edge.files import edge
 
 SPLITS = ("train", "val", "test")
 
@@ -54,10 +55,8 @@ def _yaml(path: Path) -> dict[str, Any]:
         raise UnavailableError(f"{error}; install it with `pip install 'tsss-edge[data]'`") from error
     if not path.is_file():
         raise DataError(f"{path}: no such file; a YOLO set has a data.yaml with names, train and val")
-    try:
+    with edge(path, "YAML file", "mend it", DataError):
         config = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise DataError(f"{path}: not readable YAML ({error})") from error
     if not isinstance(config, dict) or "names" not in config:
         raise DataError(f"{path}: not a data file of YOLO; expected names, train and val in it")
     return config

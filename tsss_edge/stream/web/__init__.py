@@ -7,8 +7,10 @@ import os
 import re
 import secrets
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsss_edge.artifacts import Classes, Preprocess
@@ -27,11 +29,16 @@ if TYPE_CHECKING:
     from tsss_edge.stream.web.wall import WallCamera, WallPainter
 
 
+Tls = tuple[Path, Path]  # certificate and key, PEM files
+
+
 class WebServer:
     """A page on a thread of its own. `url` is what to open; it holds the token where one is needed."""
 
-    def __init__(self, app: FastAPI, sock: socket.socket, url: str) -> None:
+    def __init__(self, app: FastAPI, sock: socket.socket, url: str, tls: Tls | None = None) -> None:
         import uvicorn
+
+        from tsss_edge.stream.web.limits import PatientProtocol
 
         self.url = url
         config = uvicorn.Config(
@@ -40,8 +47,11 @@ class WebServer:
             log_level="critical",
             access_log=False,
             timeout_graceful_shutdown=1,
-            limit_concurrency=64,
             server_header=False,
+            http=PatientProtocol,
+            ws="none",
+            ssl_certfile=tls[0] if tls else None,
+            ssl_keyfile=tls[1] if tls else None,
         )
         self._server = uvicorn.Server(config)
         run = {"sockets": [sock]}
@@ -91,21 +101,25 @@ def open_web(
     objectness: bool = False,
     engine_state: Callable[[], str] = lambda: READY,
     example: Callable[[int], bytes | None] | None = None,
+    tls: Tls | None = None,
 ) -> WebSink:
     """Start the page on `bind` ("8080", "0.0.0.0:8080"; port 0: any free one).
 
     On a loopback address nobody else can reach it; on any other a token is needed, which `url` holds: a fresh one, or that of
     the environment variable TSSS_EDGE_TOKEN.
-    Its numbers are those of `recorder`. `example` gives a frame that drift names, as JPEG.
+    Its numbers are those of `recorder`. `example` gives a frame that drift names, as JPEG. `tls`: certificate and key, PEM
+    files, for HTTPS.
 
-    Raises: UnavailableError: FastAPI or uvicorn is not installed. DataError: the address is not one, or is taken.
+    Raises: UnavailableError: FastAPI or uvicorn is not installed. DataError: the address is not one, or is taken, or the
+            certificate or its key is unusable.
     """
     web = _import_app()
     live = LiveStatus(classes, recorder, source, engine_state)
     info = _info(web, engine_name, source_name, classes, objectness)
-    sock, url, token = listen_on(bind)
+    sock, url, token = listen_on(bind, tls)
     painter = Painter(classes, preprocess)
-    return WebSink(live, painter, WebServer(web.make_app(live, painter, info, token=token, example=example), sock, url))
+    app = web.make_app(live, painter, info, token=token, example=example)
+    return WebSink(live, painter, WebServer(app, sock, url, tls))
 
 
 class WallServer:
@@ -122,12 +136,12 @@ class WallServer:
         self._server.close()
 
 
-def open_wall(bind: str, lines: Sequence[CameraLine], engine: EngineSlot) -> WallServer:
+def open_wall(bind: str, lines: Sequence[CameraLine], engine: EngineSlot, *, tls: Tls | None = None) -> WallServer:
     """Start the page of many cameras, as `open_web`. Each camera gets a sink that feeds it."""
     web = _import_app()
     from tsss_edge.stream.web.wall import WallCamera, WallPainter, make_wall
 
-    sock, url, token = listen_on(bind)
+    sock, url, token = listen_on(bind, tls)
     backend, wall = engine.current.backend, WallPainter(len(lines))
     objectness = any(spec.name == "objectness" for spec in backend.outputs)
     cameras = []
@@ -138,7 +152,7 @@ def open_wall(bind: str, lines: Sequence[CameraLine], engine: EngineSlot) -> Wal
         cameras.append(WallCamera(number, line.spec.name, live, painter, info, wall))
         line.extra.append(cameras[-1])
     app = make_wall(cameras, wall, lambda: engine.current.name, token=token)
-    return WallServer(cameras, wall, WebServer(app, sock, url))
+    return WallServer(cameras, wall, WebServer(app, sock, url, tls))
 
 
 def _import_app() -> Any:
@@ -162,12 +176,14 @@ def _info(web: Any, engine: str, source: str, classes: Classes, objectness: bool
     )
 
 
-def listen_on(bind: str) -> tuple[socket.socket, str, str | None]:
+def listen_on(bind: str, tls: Tls | None = None) -> tuple[socket.socket, str, str | None]:
     """A listening socket, the address to open, and the token that is needed beyond loopback."""
     host, port = parse_bind(bind)
+    if tls is not None:
+        require_certificate(*tls)
     token = None if is_loopback(host) else web_token()
     sock = _listen(host, port)
-    return sock, _url(host, sock.getsockname()[1], token), token
+    return sock, _url(host, sock.getsockname()[1], token, "https" if tls else "http"), token
 
 
 def parse_bind(text: str) -> tuple[str, int]:
@@ -186,6 +202,16 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def require_certificate(certificate: Path, key: Path) -> None:
+    """Raise DataError unless the two PEM files fit each other; the key has no password."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except (OSError, ssl.SSLError) as error:
+        raise DataError(
+            f"--tls {certificate} {key}: not a certificate and its key ({error}); expected PEM files, the key without a password"
+        ) from error
+
+
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
@@ -195,7 +221,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, port))
-        sock.listen(64)
+        sock.listen(256)
     except OSError as error:
         sock.close()
         raise DataError(f"--web {host}:{port}: cannot listen there ({error.strerror}); choose another port") from error
@@ -215,8 +241,8 @@ def web_token() -> str:
     return given or secrets.token_urlsafe(24)
 
 
-def _url(host: str, port: int, token: str | None) -> str:
+def _url(host: str, port: int, token: str | None, scheme: str) -> str:
     if host in ("0.0.0.0", "::"):  # everywhere: name one address that works
         host = socket.gethostname()
     name = f"[{host}]" if ":" in host else host
-    return f"http://{name}:{port}/" + (f"?token={token}" if token else "")
+    return f"{scheme}://{name}:{port}/" + (f"?token={token}" if token else "")

@@ -12,11 +12,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from tsss_edge.artifacts import Struct
 from tsss_edge.stream.prometheus import CONTENT_TYPE, Metrics
 from tsss_edge.stream.status import ENGINE_LOST, LiveStatus
+from tsss_edge.stream.web import is_loopback
+from tsss_edge.stream.web.limits import Limits, refusal
 from tsss_edge.stream.web.painter import Painter, View
 
 if TYPE_CHECKING:
@@ -26,7 +28,6 @@ Example = Callable[[int], "bytes | None"]
 
 BOUNDARY = "frame"
 COOKIE = "tsss_edge_token"
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 HEADERS = {
     # Nothing from elsewhere, nothing inline: a class name from a dataset cannot become a script.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -67,6 +68,7 @@ def make_app(
 def guarded(token: str | None) -> FastAPI:
     """An application without a path."""
     app = FastAPI(title="tsss-edge", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Limits)  # inside the guard: who has no token is refused before he is counted
     app.add_middleware(Guard, token=token)
     return app
 
@@ -137,7 +139,7 @@ def _add_examples(app: FastAPI, example: Example | None) -> None:
     def get_example(frame: int) -> Response:
         jpeg = example(frame) if example is not None else None
         if jpeg is None:
-            return PlainTextResponse("that frame is gone\n", status_code=404)
+            return refusal("that frame is gone", 404)
         return Response(jpeg, media_type="image/jpeg", headers=HEADERS)
 
 
@@ -201,11 +203,14 @@ class Guard:
 
     def _refusal(self, request: Request) -> Response | None:
         host = request.headers.get("host", "")
-        if self._token is None and _host_name(host) not in LOOPBACK:
-            return PlainTextResponse("unknown host name\n", status_code=403)
-        origin = request.headers.get("origin")
-        if request.method == "POST" and origin is not None and urlsplit(origin).netloc != host:
-            return PlainTextResponse("request from another site\n", status_code=403)
+        try:
+            name, origin = _host_name(host), urlsplit(request.headers.get("origin") or f"//{host}").netloc
+        except ValueError:  # `Host: [`
+            return refusal("not a host name", 400)
+        if self._token is None and not is_loopback(name):
+            return refusal("unknown host name", 403)
+        if request.method == "POST" and origin != host:
+            return refusal("request from another site", 403)
         if self._token is None or request.url.path == "/healthz":
             return None
         return self._check_token(request, self._token)
@@ -214,13 +219,13 @@ class Guard:
         in_url = parse_qs(request.url.query).get("token", [""])[0]
         if request.url.path == "/" and _same(in_url, token):  # once in the address, from then on in a cookie
             response = Response(status_code=303, headers={"Location": "/", **HEADERS})
-            response.set_cookie(COOKIE, token, httponly=True, samesite="strict")
+            response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=request.url.scheme == "https")
             return response
         cookie = request.cookies.get(COOKIE, "")  # skips malformed cookies that other programs on this host set
         bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
         if any(_same(given, token) for given in (in_url, cookie, bearer)):
             return None
-        return PlainTextResponse("a token is needed: open the address that tsss-edge printed\n", status_code=401)
+        return refusal("a token is needed: open the address that tsss-edge printed", 401)
 
 
 def _same(given: str, token: str) -> bool:

@@ -1,7 +1,8 @@
 """Soak test of the live side: a 30 fps source on a slowed engine, or an RTSP server killed again and again -> JSON.
 
-python scripts/soak.py --seconds 120                 frame age, memory, drops on a slowed fake engine, page open
-python scripts/soak.py --restarts 20                 RTSP server killed and restarted (needs GStreamer's RTSP server)
+python -m soak.live --seconds 120              frame age, memory, drops on a slowed fake engine, page open
+python -m soak.live --seconds 3600 --engine E  the same on a real engine, from frames of its input size
+python -m soak.live --restarts 20              RTSP server killed and restarted (needs GStreamer's RTSP server)
 
 Exits with 1 when more than 1% of the masks were older than 2 engine times, memory grew by more than 1 MiB a minute, or a
 frame is not accounted for. Masks within a second of a stop of the whole process (suspend, SIGSTOP) are left out and counted.
@@ -26,9 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Classes, Preprocess
+from tsss_edge.backends import AsyncBackend
 from tsss_edge.backends.fake import FakeBackend
 from tsss_edge.stream.frames import Frame, FrameResult
 from tsss_edge.stream.live_loop import run
+from tsss_edge.stream.opening import open_engine
 from tsss_edge.stream.recorder import Recorder
 from tsss_edge.stream.sinks import open_sinks
 from tsss_edge.stream.sources import LiveSource, Retry, open_source
@@ -38,7 +41,7 @@ from tsss_edge.stream.status import Status
 from tsss_edge.stream.web import open_web
 
 CLASSES = Classes(names=("background", *(f"class {i}" for i in range(1, 21))))
-SERVER = Path(__file__).parents[1] / "tests/stream/rtsp_server.py"
+SERVER = Path(__file__).parents[2] / "tests/stream/rtsp_server.py"
 
 
 def resident_mib() -> float:
@@ -142,25 +145,32 @@ class Probe:
         """Nothing."""
 
 
-def soak_live(seconds: float, engine_ms: float, fps: float, size: str) -> dict[str, Any]:
-    backend = FakeBackend(CLASSES, Preprocess(size_hw=(256, 256)), latency_ms=engine_ms)
+def soak_live(
+    seconds: float, engine_ms: float, fps: float, size: str, engine: Path | None = None, *, viewer: bool = True
+) -> dict[str, Any]:
+    backend: AsyncBackend = FakeBackend(CLASSES, Preprocess(size_hw=(256, 256)), latency_ms=engine_ms)
+    if engine is not None:
+        backend = open_engine(engine, live=True, threads=1)
     width, height = (int(side) for side in size.split("x"))
     frames = round(seconds * fps)
     scenes = SyntheticSource(Bars((height, width)).frame, size_hw=(height, width), fps=fps, frames=frames)
     source = LiveSource(lambda: FilePlayer(scenes), name="bars")
     probe, recorder, stops = Probe(), Recorder(), Stops()
     with tempfile.TemporaryDirectory() as folder:
-        (log,) = open_sinks([f"{folder}/log.jsonl"], fps=fps, size_hw=source.size_hw, classes=CLASSES)
-        web = open_web("0", classes=CLASSES, recorder=recorder, source=source)
-        viewer = Viewer(web.url)
+        (log,) = open_sinks([f"{folder}/log.jsonl"], fps=fps, size_hw=source.size_hw, classes=backend.classes)
+        web = open_web("0", classes=backend.classes, recorder=recorder, source=source)
+        looks = Viewer(web.url) if viewer else None
         run(source, backend, [log, web, probe], recorder)
-        viewer.close()
+        if looks is not None:
+            looks.close()
         page = web.live.status()
         log.close()
         web.close()
         stops.close()
         lines = [json.loads(line) for line in Path(folder, "log.jsonl").read_text().splitlines()]
-    return live_report(seconds, frames, probe, stops, recorder, lines, page) | {"viewer_bytes": viewer.bytes}
+    return live_report(seconds, frames, probe, stops, recorder, lines, page) | {
+        "viewer_bytes": looks.bytes if looks else None
+    }
 
 
 def live_report(
@@ -176,6 +186,7 @@ def live_report(
     ages = [age for age, at in zip(probe.ages, probe.at, strict=True) if not stops.near(at)]
     masks, last = recorder.frames, lines[-1]["frame"]
     slope = slope_per_minute(probe.times, probe.memory)
+    grown = 100 * slope * 60 / probe.memory[-1]
     percents = (("p50", 50), ("p95", 95), ("p99", 99), ("p99.9", 99.9), ("max", 100))
     return {
         "seconds": seconds,
@@ -196,6 +207,7 @@ def live_report(
             "end": probe.memory[-1],
         },
         "memory_slope_mib_per_minute": slope,
+        "memory_slope_percent_per_hour": round(grown, 3),
         "passed": {
             "age": float(np.percentile(ages, 99)) <= 2 * engine_ms,
             "memory": seconds < 30 or slope <= 1.0,
@@ -300,13 +312,16 @@ def off_by(frame: Frame, colour: str) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--engine", type=Path, help="a real engine instead of the fake one")
     parser.add_argument("--engine-ms", type=float, default=100.0, help="time of the fake engine")
     parser.add_argument("--fps", type=float, default=30.0)
     parser.add_argument("--size", default="320x240")
+    parser.add_argument("--no-viewer", action="store_true", help="nobody looks at the page")
     parser.add_argument("--restarts", type=int, default=0, help="instead: restart an RTSP server so many times")
     args = parser.parse_args()
-    live = (args.seconds, args.engine_ms, args.fps, args.size)
-    report = soak_restarts(args.restarts) if args.restarts else soak_live(*live)
+    live = (args.seconds, args.engine_ms, args.fps, args.size, args.engine)
+    viewer = not args.no_viewer
+    report = soak_restarts(args.restarts) if args.restarts else soak_live(*live, viewer=viewer)
     sys.stdout.write(json.dumps(report, indent=2) + "\n")
     return 0 if all(report["passed"].values()) else 1
 

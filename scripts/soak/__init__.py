@@ -1,0 +1,1 @@
+"""What `make soak` runs: kills, damaged inputs, full disks, dead sources, an hour of stream."""

@@ -1,0 +1,131 @@
+"""Recordings: pieces, a full disk, two at once, and that nothing which plays is lost."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import av
+import pytest
+from streamkit import MakeResult
+
+from tsss_edge.artifacts import Classes
+from tsss_edge.errors import BusyError, DataError
+from tsss_edge.stream import recording
+from tsss_edge.stream.frames import Sink
+from tsss_edge.stream.sinks import open_sinks
+from tsss_edge.stream.uris import parse_sink
+
+CLASSES = Classes(names=("background", "cat", "dog"))
+Usage = namedtuple("Usage", "total used free")
+
+
+def opened(text: str, make_result: MakeResult, fps: float = 10.0) -> Sink:
+    (sink,) = open_sinks([text], fps=fps, size_hw=make_result(0).frame.image.shape[:2], classes=CLASSES)
+    return sink
+
+
+def frames_of(path: Path) -> int:
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+def record(sink: Sink, make_result: MakeResult, count: int, first: int = 0) -> None:
+    for n in range(first, first + count):
+        result = make_result(n)
+        result.frame.time_s = n / 10
+        result.painted = result.frame.image
+        sink.write(result)
+
+
+def test_pieces_of_a_length_and_never_over_older_ones(tmp_path: Path, make_result: MakeResult) -> None:
+    (tmp_path / "out-00001.mp4").write_bytes(b"mine")
+    sink = opened(f"{tmp_path}/out.mp4?segment=1", make_result)
+    record(sink, make_result, 25)
+    sink.close()
+    found = sorted(p.name for p in tmp_path.iterdir())
+    assert found == ["out-00000.mp4", "out-00001.mp4", "out-00002.mp4", "out-00003.mp4"]
+    assert [frames_of(tmp_path / f"out-{n:05d}.mp4") for n in (0, 2, 3)] == [10, 10, 5]
+    assert (tmp_path / "out-00001.mp4").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("full", ["stop", "go-on"])
+def test_a_full_disk_ends_the_recording_at_once_and_what_is_there_plays(
+    tmp_path: Path,
+    make_result: MakeResult,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    full: str,
+) -> None:
+    sink = opened(f"{tmp_path}/out.mp4?full={full}", make_result)
+    record(sink, make_result, 12)
+    monkeypatch.setattr(recording, "LOOK_S", 0.0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1 << 40, 1 << 40, 5 << 20))
+    if full == "stop":
+        with pytest.raises(DataError, match="5 MiB of the disk are free and 32 are to stay"):
+            record(sink, make_result, 1, first=12)
+    else:
+        with caplog.at_level(logging.ERROR):
+            record(sink, make_result, 20, first=12)
+        assert "the stream goes on: " in caplog.text
+    sink.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"] and frames_of(tmp_path / "out.mp4") == 12
+
+
+def test_a_full_disk_is_told_before_the_first_frame(
+    tmp_path: Path, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1 << 40, 1 << 40, 0))
+    with pytest.raises(DataError, match="0 MiB of the disk are free"):
+        opened(f"{tmp_path}/out.mp4", make_result)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_does_not_grow_is_noticed(
+    tmp_path: Path, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = opened(f"{tmp_path}/out.mp4", make_result)
+    for name, value in (("LOOK_S", 0.0), ("MUST_GROW_S", 0.0), ("MUST_GROW_FRAMES", 3)):
+        monkeypatch.setattr(recording, name, value)
+    monkeypatch.setattr(sink, "_sink", type("Stuck", (), {"write": lambda *_: None, "close": lambda *_: None})())
+    with pytest.raises(DataError, match="has not grown"):
+        record(sink, make_result, 10)
+    sink.close()
+
+
+def test_what_a_kill_left_keeps_a_name_of_its_own(tmp_path: Path, make_result: MakeResult) -> None:
+    (tmp_path / "out.recording.mp4").write_bytes(b"a")
+    (tmp_path / "out.recording-1.mp4").write_bytes(b"b")
+    sink = opened(f"{tmp_path}/out.mp4", make_result)
+    record(sink, make_result, 2)
+    sink.close()
+    assert (tmp_path / "out.recording-1.mp4").read_bytes() == b"b"
+    assert (tmp_path / "out.recording-2.mp4").read_bytes() == b"a"
+    assert frames_of(tmp_path / "out.mp4") == 2
+
+
+def test_two_recordings_of_one_name(tmp_path: Path, make_result: MakeResult) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tsss_edge.disk import held\n"
+        "with held(Path(sys.argv[1]), 'x'): print('held', flush=True); sys.stdin.readline()"
+    )
+    target = tmp_path / "out.mp4"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, target], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ
+    ) as process:
+        assert process.stdout is not None and process.stdin is not None and process.stdout.readline()
+        with pytest.raises(BusyError, match=f"is being written by process {process.pid}"):
+            opened(str(target), make_result)
+        process.stdin.close()
+    sink = opened(str(target), make_result)
+    sink.close()
+
+
+def test_settings_of_a_file_and_names_with_a_question_mark() -> None:
+    assert parse_sink("a/out.mp4?segment=60&full=go-on").query == {"segment": "60", "full": "go-on"}
+    assert parse_sink("what?.mp4").path == "what?.mp4" and parse_sink("a?b/%06d.png").query == {}
