@@ -27,7 +27,7 @@ from tsss_edge.deploy.triton_config import (
     LABELS,
     Runner,
     ServedNetwork,
-    Step,
+    EnsembleStep,
     ensemble_config,
     network_config,
     ovms_config,
@@ -315,9 +315,11 @@ def _write_ensembles(out: Path, model: Engine | OnnxModel, served: ServedNetwork
             out, f"{name}_from_{given.name}", "Pre", model, (given,), (image, FRAME_HW), network_output=classes.name
         )
         steps = (
-            Step(f"{name}_from_{given.name}", {given.name: given.name}, {"image": "image", "frame_hw": "frame_hw"}),
-            Step(name, {"image": "image"}, {classes.name: "classes"}),
-            Step(f"{name}_post", {"classes": "classes", "frame_hw": "frame_hw"}, {"labels": "labels"}),
+            EnsembleStep(
+                f"{name}_from_{given.name}", {given.name: given.name}, {"image": "image", "frame_hw": "frame_hw"}
+            ),
+            EnsembleStep(name, {"image": "image"}, {classes.name: "classes"}),
+            EnsembleStep(f"{name}_post", {"classes": "classes", "frame_hw": "frame_hw"}, {"labels": "labels"}),
         )
         folder = out / f"{name}_{given.name}"
         (folder / "1").mkdir(parents=True, exist_ok=True)
