@@ -25,9 +25,9 @@ from tsss_edge.backends.ov import read_ir
 from tsss_edge.backends.triton_client import ServedDescription
 from tsss_edge.deploy.triton_config import (
     LABELS,
+    EnsembleStep,
     Runner,
     ServedNetwork,
-    Step,
     ensemble_config,
     network_config,
     ovms_config,
@@ -36,7 +36,7 @@ from tsss_edge.deploy.triton_config import (
 from tsss_edge.errors import ArtifactError, GateError, UnavailableError
 from tsss_edge.export.build import folder_beside
 from tsss_edge.files import sha256_file, write_bytes, write_json
-from tsss_edge.seals import write_sealed
+from tsss_edge.seals import ONNX_DIGEST, seal_onnx, write_sealed
 
 MAX_BATCH = 8
 SAME = 1e-3  # logits of a picture alone and in a batch: another order of sums, not another network
@@ -287,7 +287,10 @@ def _write_free_onnx(model: OnnxModel, out: Path) -> None:
     del graph.graph.value_info[:]
     for tensor in (*graph.graph.input, *graph.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "N"
-    write_bytes(out, graph.SerializeToString())
+    plain = [entry for entry in graph.metadata_props if entry.key != ONNX_DIGEST]
+    del graph.metadata_props[:]
+    graph.metadata_props.extend(plain)
+    write_bytes(out, seal_onnx(graph.SerializeToString(deterministic=True))[0])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -315,9 +318,11 @@ def _write_ensembles(out: Path, model: Engine | OnnxModel, served: ServedNetwork
             out, f"{name}_from_{given.name}", "Pre", model, (given,), (image, FRAME_HW), network_output=classes.name
         )
         steps = (
-            Step(f"{name}_from_{given.name}", {given.name: given.name}, {"image": "image", "frame_hw": "frame_hw"}),
-            Step(name, {"image": "image"}, {classes.name: "classes"}),
-            Step(f"{name}_post", {"classes": "classes", "frame_hw": "frame_hw"}, {"labels": "labels"}),
+            EnsembleStep(
+                f"{name}_from_{given.name}", {given.name: given.name}, {"image": "image", "frame_hw": "frame_hw"}
+            ),
+            EnsembleStep(name, {"image": "image"}, {classes.name: "classes"}),
+            EnsembleStep(f"{name}_post", {"classes": "classes", "frame_hw": "frame_hw"}, {"labels": "labels"}),
         )
         folder = out / f"{name}_{given.name}"
         (folder / "1").mkdir(parents=True, exist_ok=True)

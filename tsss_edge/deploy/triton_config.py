@@ -124,7 +124,7 @@ def step_config(name: str, inputs: Sequence[TensorSpec], outputs: Sequence[Tenso
     return "\n".join(parts) + "\n"
 
 
-class Step(Struct, frozen=True):
+class EnsembleStep(Struct, frozen=True):
     """A model in an ensemble: its own tensor names, and those of the ensemble that they are tied to."""
 
     model: str
@@ -133,7 +133,7 @@ class Step(Struct, frozen=True):
 
 
 def ensemble_config(
-    name: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], steps: Sequence[Step]
+    name: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], steps: Sequence[EnsembleStep]
 ) -> str:
     """Models tied together: what one gives the next takes, and nothing leaves the server between them."""
     parts = [
@@ -147,7 +147,7 @@ def ensemble_config(
     return "\n".join(parts) + "\n"
 
 
-def _step(step: Step) -> str:
+def _step(step: EnsembleStep) -> str:
     ties = [
         f'    {field} {{\n      key: "{own}"\n      value: "{shared}"\n    }}'
         for field, ties in (("input_map", step.inputs), ("output_map", step.outputs))
