@@ -27,7 +27,7 @@ Reuse = Literal["off", "still", "motion"]
 
 BLOCK = 32  # pixels
 SMALL = 4  # the luma is looked at in a picture so much smaller: noise of a sensor is averaged out, and flow is cheap
-CHANGED = 6.0  # levels of 255 that some SMALL x SMALL square of a block must differ by; ours, from DAVIS' clips (docs/results/stream.md)
+CHANGED = 6.0  # levels of 255 that some SMALL x SMALL square of a block must differ by; ours, set by eye and not tuned
 KEYFRAME = 4
 
 
