@@ -139,7 +139,8 @@ class Segmenter:
 
 def _connect(address: str) -> Any:
     _require_listener(address)
-    if "RAY_AUTH_MODE" not in os.environ and (os.environ.get("RAY_AUTH_TOKEN") or (Path.home() / TOKEN).is_file()):
+    has_token = os.environ.get("RAY_AUTH_TOKEN") or (Path.home() / TOKEN).is_file()
+    if address != "local" and "RAY_AUTH_MODE" not in os.environ and has_token:
         os.environ["RAY_AUTH_MODE"] = "token"  # read when Ray is imported; without it a token is not sent
     ray = import_extra("ray", "scale")
     import_extra("ray.data", "scale")
