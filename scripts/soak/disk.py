@@ -56,6 +56,15 @@ def read_only(job: Job, root: Path) -> list[str]:
     return [f"read-only: {text}" for text in rehearse(job, out, root / "log.txt", user=NOBODY)]
 
 
+def others_can_run_python() -> bool:
+    """Whether a user without rights may read Python's own files; not where Python lies in root's home."""
+    child = os.fork()
+    if child == 0:
+        os.setuid(NOBODY)
+        os._exit(0 if os.access(os.__file__, os.R_OK) else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def soak_disk(seed: int, rounds: int = 1) -> dict[str, Any]:
     """Every command once read-only, and `rounds` times on a small disk of a random size."""
     if os.geteuid() != 0:
@@ -66,13 +75,15 @@ def soak_disk(seed: int, rounds: int = 1) -> dict[str, Any]:
         root = Path(folder)
         root.chmod(0o755)
         every = jobs(make_world(root / "world"))
+        closed = others_can_run_python()
         for job in every:
-            problems += read_only(job, root)
-            runs += 1
+            problems += read_only(job, root) if closed else []
+            runs += closed
             for _ in range(rounds):
                 problems += on_full_disk(job, root, draw.choice(SIZES_KIB))
                 runs += 1
-    return {"seed": seed, "runs": runs, "problems": problems[:20], "passed": not problems}
+    read_only_ran = "yes" if closed else "left out: Python's own files are closed to other users here"
+    return {"seed": seed, "runs": runs, "read_only": read_only_ran, "problems": problems[:20], "passed": not problems}
 
 
 def main() -> int:

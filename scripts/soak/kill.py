@@ -77,11 +77,11 @@ class Harness:
 
 
 def soak_kills(kills: int, seed: int, seconds: float | None = None) -> dict[str, Any]:
-    """So many kills, or as many as `seconds` allow."""
+    """So many kills, or as many as `seconds` allow once each command has run undisturbed."""
     import_heavy()
-    draw, began = random.Random(seed), time.monotonic()
+    draw = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        harness = Harness(Path(folder))
+        harness, began = Harness(Path(folder)), time.monotonic()
         done = early = 0
         while done < kills and (seconds is None or time.monotonic() - began < seconds):
             hit = harness.kill(draw.choice(harness.jobs), draw.uniform(0, 1.0), over=draw.random() < 0.5)

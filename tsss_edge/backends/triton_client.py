@@ -170,7 +170,7 @@ class TritonBackend(Closing):
         try:
             return slot.run(images)
         except self._grpc.InferenceServerException as error:
-            if not _is_lost(error):
+            if not _is_lost(error) and not _is_unloaded(error):
                 raise ArtifactError(f"{self._address.shown}: {error.message()}") from error
         self._count_lost(1)
         try:
@@ -186,7 +186,7 @@ class TritonBackend(Closing):
             try:
                 return run()
             except self._grpc.InferenceServerException as error:
-                if not _is_lost(error) and not _is_starting(error):
+                if not _is_lost(error) and not _is_unloaded(error):
                     raise ArtifactError(f"{self._address.shown}: {error.message()}") from error
             delay = min(2 * delay, LONGEST_S)
 
@@ -223,8 +223,8 @@ def _is_lost(error: Any) -> bool:
     return any(word in text for word in ("UNAVAILABLE", "DEADLINE", "CANCELLED", "Unable to find shared memory region"))
 
 
-def _is_starting(error: Any) -> bool:
-    """Whether a server that is back has not loaded the model yet."""
+def _is_unloaded(error: Any) -> bool:
+    """Whether a server that stops has let go of the model, or one that is back has not loaded it yet."""
     return any(word in error.message() for word in ("is not ready", "not found", "no available versions"))
 
 

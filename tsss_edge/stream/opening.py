@@ -67,8 +67,8 @@ def require_gate(path: Path, *, force: bool, trusted_key: Path | None = None) ->
 
 
 def profile_of_engine(path: Path) -> FieldProfile | None:
-    """What the engine's record says of its evaluation set; None for a checkpoint, or where no gate was held."""
-    return None if is_checkpoint(path) else Engine.load_record(path).profile
+    """What the engine's record says of its evaluation set; None for a checkpoint or a server, or where no gate was held."""
+    return None if is_checkpoint(path) or served_address(path) is not None else Engine.load_record(path).profile
 
 
 def engine_names(engine: Path, shadow: Path | None) -> dict[str, Path]:
