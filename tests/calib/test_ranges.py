@@ -136,7 +136,9 @@ GOLDEN = b"""\
     "nchw": 254.0,
     "stem.relu": 7.5
   },
-  "others": {}
+  "others": {},
+  "weight_bits": 8,
+  "digest": ""
 }
 """
 

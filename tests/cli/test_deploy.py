@@ -122,9 +122,9 @@ def test_triton_repository_is_proven_before_it_is_written(made: Path, tmp_path: 
     proof = ("--reference", f"{made}/net.pt", "--eval-data", f"{made}/data")
     code, out, _ = run("triton", engine.path.name, "--out", "models", *proof)
     assert code == 0 and "its files passed the gate" in out
-    record = json.loads((tmp_path / "models/n/record.json").read_text())
+    record = json.loads((tmp_path / "models/n/1/model.json").read_text())
     assert record["parity"]["passed"] is True
-    assert {p.name for p in (tmp_path / "models/n").iterdir()} == {"1", "config.pbtxt", "labels.txt", "record.json"}
+    assert {p.name for p in (tmp_path / "models/n").iterdir()} == {"1", "config.pbtxt", "labels.txt"}
     assert Engine.load(engine.path).record.parity is None, "the engine's own record is not touched"
     assert run("triton", engine.path.name, "--out", "m", "--eval-data", "d")[0] == 2
 

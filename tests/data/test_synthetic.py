@@ -180,7 +180,7 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
         write_synthetic(tmp_path, train=1, val=1, size=64)
     assert tree(tmp_path) == {"thesis.txt": b"precious"}
     (tmp_path / "recipe.json").write_text("{")
-    with pytest.raises(DataError, match="not readable"):
+    with pytest.raises(DataError, match="not a readable recipe"):
         write_synthetic(tmp_path, train=1, val=1, size=64)
     with pytest.raises(DataError, match="is a file"):
         write_synthetic(tmp_path / "thesis.txt", train=1, val=1, size=64)

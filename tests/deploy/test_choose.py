@@ -66,7 +66,7 @@ def arrange(monkeypatch: pytest.MonkeyPatch, folder: Path, *, ms: dict[str, floa
             passed=passed, miou_reference=70, miou_engine=70 - drop, miou_drop=drop, pixel_agreement=0.99,
             boundary_agreement=0.9, images=3, max_drop=CPU.max_drop, data_sha256="",
         )  # fmt: skip
-        return SimpleNamespace(record=lambda: record, problems=problems)
+        return SimpleNamespace(record=lambda: record, problems=problems, profile=None)
 
     monkeypatch.setattr(choose, "time_networks", timed)
     monkeypatch.setattr(choose, "check_parity", parity)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -140,7 +141,8 @@ def test_a_table_of_another_graph_is_refused(folder: Path, tmp_path: Path) -> No
         shutil.copy(folder / name, tmp_path / name)
     table = tmp_path / "fused.int8.ranges.json"
     sha256 = OnnxModel.load(folder / "fused.onnx").sha256
-    table.write_text(table.read_text().replace(sha256, "0" * 64))
+    text = re.sub(r'"digest": "\w+"', '"digest": ""', table.read_text())  # else the digest tells the change first
+    table.write_text(text.replace(sha256, "0" * 64))
     with pytest.raises(ArtifactError, match=r"fused\.int8\.ranges\.json is of another graph"):
         load_calibration(tmp_path / "fused.int8.onnx")
 
