@@ -170,7 +170,7 @@ class TritonBackend(Closing):
         try:
             return slot.run(images)
         except self._grpc.InferenceServerException as error:
-            if not _is_lost(error) and not _is_unloaded(error):
+            if not _will_pass(error):
                 raise ArtifactError(f"{self._address.shown}: {error.message()}") from error
         self._count_lost(1)
         try:
@@ -186,7 +186,7 @@ class TritonBackend(Closing):
             try:
                 return run()
             except self._grpc.InferenceServerException as error:
-                if not _is_lost(error) and not _is_unloaded(error):
+                if not _will_pass(error):
                     raise ArtifactError(f"{self._address.shown}: {error.message()}") from error
             delay = min(2 * delay, LONGEST_S)
 
@@ -217,15 +217,23 @@ def giving_up(backend: object) -> Iterator[None]:
         give_up(backend)
 
 
-def _is_lost(error: Any) -> bool:
-    """Whether nobody answered, or a restarted server does not know our shared memory."""
+LOST = (
+    "UNAVAILABLE",
+    "DEADLINE",
+    "CANCELLED",
+    "Unable to find shared memory region",
+)  # a restarted server knows no region of ours
+UNLOADED = (
+    "is not ready",
+    "not found",
+    "no available versions",
+)  # by a server that stops, or not loaded yet by one that is back
+
+
+def _will_pass(error: Any) -> bool:
+    """Whether trying again may help: nobody answered, or the server does not have the model at the moment."""
     text = f"{error.status()} {error.message()}"
-    return any(word in text for word in ("UNAVAILABLE", "DEADLINE", "CANCELLED", "Unable to find shared memory region"))
-
-
-def _is_unloaded(error: Any) -> bool:
-    """Whether a server that stops has let go of the model, or one that is back has not loaded it yet."""
-    return any(word in error.message() for word in ("is not ready", "not found", "no available versions"))
+    return any(word in text for word in LOST) or any(word in error.message() for word in UNLOADED)
 
 
 def _description(config: Any, address: ServedAddress) -> ServedDescription:

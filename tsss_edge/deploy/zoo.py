@@ -23,7 +23,7 @@ from tsss_edge.config import read_toml
 from tsss_edge.data.fetch import download
 from tsss_edge.disk import atomic_path
 from tsss_edge.errors import ArtifactError
-from tsss_edge.files import decode_json, read_json, sha256_bytes, sha256_file, write_bytes, write_json
+from tsss_edge.files import decode_json, read_json, sha256_file, write_bytes, write_json
 
 INDEX, CARD = "zoo.json", "CARD.md"
 MAX_INDEX = 4 << 20  # bytes; a card is a few KiB
@@ -181,8 +181,7 @@ def add(engine_path: Path, name: str, place: Path, *, card: Path | None = None, 
 
 
 def _described(path: Path) -> ZooFile:
-    data = path.read_bytes()
-    return ZooFile(sha256=sha256_bytes(data), bytes=len(data))
+    return ZooFile(sha256=sha256_file(path), bytes=path.stat().st_size)
 
 
 def card_text(name: str, engine: Engine, recipe: Recipe | None) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -19,7 +18,7 @@ from tsss_edge.metrics import Percentiles
 from tsss_edge.stream.cameras import CameraSpec
 from tsss_edge.stream.frames import FrameResult, Sink
 from tsss_edge.stream.recorder import Recorder
-from tsss_edge.stream.sinks import open_sinks
+from tsss_edge.stream.sinks import open_sinks, write_to
 from tsss_edge.stream.sources import Feed, is_live, open_feed
 from tsss_edge.stream.uris import parse_source
 
@@ -155,11 +154,7 @@ class CameraLine:
                 live=is_live(self.spec.uri, self.spec.policy),
             )
         result.dropped = self.recorder.dropped_before(result)
-        now = time.monotonic()
-        result.age_ms = (now - result.frame.captured) * 1000
-        for sink in (*self._sinks, *self.extra):
-            sink.write(result)
-        result.stages_ms["sinks"] = (time.monotonic() - now) * 1000
+        write_to((*self._sinks, *self.extra), result)
         self.recorder.add(result)
 
     def _close(self, sink: Sink) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from functools import partial
@@ -26,7 +25,7 @@ from tsss_edge.stream.process import Interrupts, decode_threads, opencv_threads
 from tsss_edge.stream.recorder import Recorder, StreamReport
 from tsss_edge.stream.reuse import Reuse
 from tsss_edge.stream.rollout import Rollout, RolloutPlan
-from tsss_edge.stream.sinks import WindowSink, open_sinks, require_sinks, wants_blend
+from tsss_edge.stream.sinks import WindowSink, open_sinks, require_sinks, wants_blend, write_to
 from tsss_edge.stream.sources import Policy, is_live, open_source, require_source
 from tsss_edge.stream.status import StatusLine
 from tsss_edge.stream.thread_plan import open_for_file
@@ -243,11 +242,7 @@ def _deliver(result: FrameResult, sinks: Sequence[Sink], checks: Checks | None) 
     """Judge a result and hand it to every sink."""
     if checks is not None:
         result.parity = checks.add(result)
-    now = time.monotonic()
-    result.age_ms = (now - result.frame.captured) * 1000
-    for sink in sinks:
-        sink.write(result)
-    result.stages_ms["sinks"] = (time.monotonic() - now) * 1000
+    write_to(sinks, result)
     if encode_ms := sum(getattr(sink, "encode_ms", 0.0) for sink in sinks):
         result.stages_ms["encode"] = encode_ms
 

@@ -32,7 +32,7 @@ from tsss_edge.stream.frames import Frame, FrameResult
 from tsss_edge.stream.opening import open_engine, open_stages, require_gate
 from tsss_edge.stream.process import Interrupts, opencv_threads
 from tsss_edge.stream.shares import Shares
-from tsss_edge.stream.sinks import blends
+from tsss_edge.stream.sinks import wants_blend
 from tsss_edge.stream.sources import is_live
 
 LOOK_S = 0.25  # between two looks of the main thread at what has ended
@@ -110,7 +110,10 @@ class Many:
         self._error: BaseException | None = None
         slots = slots_of(cameras, backend)
         blended = [
-            slot for camera, own in zip(cameras, slots, strict=True) if any(map(blends, camera.sinks)) for slot in own
+            slot
+            for camera, own in zip(cameras, slots, strict=True)
+            if any(map(wants_blend, camera.sinks))
+            for slot in own
         ]
         stages = open_stages(backend, blend=frozenset(blended), slots=slots[-1].stop)
         self._engine = EngineSlot(Served(engine, backend, stages))

@@ -34,12 +34,17 @@ def is_checkpoint(path: Path) -> bool:
     return path.is_dir() or path.suffix == ".pt"
 
 
+def has_record(path: Path) -> bool:
+    """Whether a record belongs beside it; none to a checkpoint, which is the reference, nor here to an engine on a server."""
+    return not is_checkpoint(path) and served_address(path) is None
+
+
 def require_gate(path: Path, *, force: bool, trusted_key: Path | None = None) -> None:
     """Raise GateError if the engine's accuracy gate failed, ArtifactError if it is no engine with a record that `trusted_key` signed.
 
     A checkpoint has no gate: it is the reference.
     """
-    if is_checkpoint(path) or served_address(path) is not None:  # a served one is gated where its repository is written
+    if not has_record(path):  # a served engine is gated where its repository is written
         if trusted_key is not None:
             raise ArtifactError(f"{path}: nobody signs a checkpoint or a server; --trusted-key takes engines")
         return
@@ -68,7 +73,7 @@ def require_gate(path: Path, *, force: bool, trusted_key: Path | None = None) ->
 
 def profile_of_engine(path: Path) -> FieldProfile | None:
     """What the engine's record says of its evaluation set; None for a checkpoint or a server, or where no gate was held."""
-    return None if is_checkpoint(path) or served_address(path) is not None else Engine.load_record(path).profile
+    return Engine.load_record(path).profile if has_record(path) else None
 
 
 def engine_names(engine: Path, shadow: Path | None) -> dict[str, Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -68,19 +69,21 @@ def _open_sink(uri: Uri, classes: Classes, audio_from: str | None, encoding: dic
     return _open_file_sink(Path(uri.path), uri.path)
 
 
-def blends(text: str) -> bool:
-    """Whether a sink, as the user wrote it, shows blended pictures."""
+def wants_blend(text: str) -> bool:
+    """Whether a sink, as the user wrote it, shows blended pictures: all but masks, JSON lines and `null://` do."""
     uri = parse_sink(text)
     if uri.scheme == "file" and kind_of(uri.path) is None:
-        return Path(uri.path).suffix.lower() in (".jpg", ".jpeg")
+        return not uri.path.endswith("/") and Path(uri.path).suffix.lower() in (".jpg", ".jpeg")
     return uri.scheme not in ("null", "jsonl")
 
 
-def wants_blend(uri: str) -> bool:
-    """Whether the sink of that name wants blended pictures; all but masks, JSON lines and `null://` do."""
-    parsed = parse_sink(uri)
-    masks = parsed.scheme == "file" and (parsed.path.endswith("/") or Path(parsed.path).suffix.lower() in ("", ".png"))
-    return parsed.scheme not in ("null", "jsonl") and not masks
+def write_to(sinks: Sequence[Sink], result: FrameResult) -> None:
+    """Hand a result to every sink; its age is that of now, the sinks' time its stage `sinks`."""
+    now = time.monotonic()
+    result.age_ms = (now - result.frame.captured) * 1000
+    for sink in sinks:
+        sink.write(result)
+    result.stages_ms["sinks"] = (time.monotonic() - now) * 1000
 
 
 def require_sinks(uris: Sequence[str]) -> None:
