@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import os
 import random
 import subprocess
@@ -19,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from soak.world import Job, broken, import_heavy, jobs, make_world, start
+from soak.world import Job, broken, import_heavy, jobs, make_world, start, told
 
 NOBODY = 65534
 SIZES_KIB = (16, 64, 256, 1024, 4096)
@@ -92,8 +91,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=2)
     args = parser.parse_args()
     report = soak_disk(args.seed, args.rounds)
-    sys.stdout.write(json.dumps(report, indent=2) + "\n")
-    return 0 if report["passed"] else 1
+    return told(report, report["passed"])
 
 
 if __name__ == "__main__":

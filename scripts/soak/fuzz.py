@@ -28,7 +28,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from soak.world import import_heavy, make_world
+from soak.world import import_heavy, make_world, told
 from tsss_edge.errors import TsssEdgeError
 
 SLOW_S = 20.0
@@ -369,8 +369,7 @@ def main() -> int:
     parser.add_argument("--no-keep", action="store_true", help="try the corpus and add nothing to it")
     args = parser.parse_args()
     report = soak_inputs(args.inputs, args.seed, args.seconds, args.corpus, keeps=not args.no_keep)
-    sys.stdout.write(json.dumps(report, indent=2) + "\n")
-    return 0 if report["passed"] else 1
+    return told(report, report["passed"])
 
 
 if __name__ == "__main__":

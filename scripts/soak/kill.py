@@ -9,7 +9,6 @@ command, run again (training with --resume), gives what an undisturbed one gave;
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import shutil
 import sys
@@ -19,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from soak.world import Job, broken, digests, hidden, import_heavy, jobs, make_world, run, start
+from soak.world import Job, broken, digests, hidden, import_heavy, jobs, make_world, run, start, told
 
 MOST_PROBLEMS = 20
 
@@ -105,8 +104,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, help="stop after so long, whatever --kills says")
     args = parser.parse_args()
     report = soak_kills(args.kills, args.seed, args.seconds)
-    sys.stdout.write(json.dumps(report, indent=2) + "\n")
-    return 0 if report["passed"] else 1
+    return told(report, report["passed"])
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+from soak.world import told
 from tsss_edge.artifacts import Classes, Preprocess
 from tsss_edge.backends import AsyncBackend
 from tsss_edge.backends.fake import FakeBackend
@@ -322,8 +323,7 @@ def main() -> int:
     live = (args.seconds, args.engine_ms, args.fps, args.size, args.engine)
     viewer = not args.no_viewer
     report = soak_restarts(args.restarts) if args.restarts else soak_live(*live, viewer=viewer)
-    sys.stdout.write(json.dumps(report, indent=2) + "\n")
-    return 0 if all(report["passed"].values()) else 1
+    return told(report, all(report["passed"].values()))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import json
 import os
 import random
 import shutil
@@ -22,6 +21,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from soak.world import told
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("data", "label", "calib", "export", "kernels", "stream", "parity")
@@ -146,8 +147,7 @@ def main() -> int:
     parser.add_argument("--rooms", nargs="+", default=ROOMS, choices=ROOMS)
     args = parser.parse_args()
     report = soak_mutants(args.mutants, args.seed, tuple(args.rooms), args.seconds)
-    sys.stdout.write(json.dumps(report, indent=2) + "\n")
-    return 0 if report["share"] >= 0.9 else 1
+    return told(report, report["share"] >= 0.9)
 
 
 if __name__ == "__main__":

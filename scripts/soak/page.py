@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import http.client
-import json
 import socket
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from soak.world import told
 from tsss_edge.artifacts import Classes
 
 CLASSES = Classes(names=("background", "cat"))
@@ -116,8 +116,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=10.0)
     args = parser.parse_args()
     report = soak_page(args.clients, args.body_mib, args.seconds)
-    sys.stdout.write(json.dumps(report, indent=2) + "\n")
-    return 0 if report["passed"] else 1
+    return told(report, report["passed"])
 
 
 if __name__ == "__main__":

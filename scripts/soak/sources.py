@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import http.server
-import json
 import random
 import subprocess
 import sys
@@ -26,6 +25,7 @@ import cv2
 import numpy as np
 
 from soak.live import resident_mib, soak_restarts
+from soak.world import told
 from tsss_edge.errors import DataError
 from tsss_edge.stream.frames import Source
 from tsss_edge.stream.sources import LiveSource, Retry, open_source
@@ -146,8 +146,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     report = soak_sources(args.deaths, args.seed)
-    sys.stdout.write(json.dumps(report, indent=2) + "\n")
-    return 0 if report["passed"] else 1
+    return told(report, report["passed"])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ and not two seconds of imports.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import resource
 import signal
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 IMPORTED = ("torch", "onnx", "onnxruntime", "openvino", "cv2", "av", "scipy.sparse", "PIL.Image", "tsss_edge.cli")
 MODULES = (
@@ -32,6 +34,12 @@ def import_heavy() -> None:
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", NUMBA_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     for name in MODULES:
         __import__(name)
+
+
+def told(report: dict[str, Any], passed: bool) -> int:
+    """Print a report as JSON. Returns the exit code."""
+    sys.stdout.write(json.dumps(report, indent=2) + "\n")
+    return 0 if passed else 1
 
 
 @dataclass
