@@ -7,13 +7,13 @@ import json
 import socket
 import ssl
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from fastapi import FastAPI
+from waiting import wait_for
 
 from tsss_edge.artifacts import Classes
 from tsss_edge.errors import DataError, masked
@@ -31,13 +31,6 @@ def page() -> Iterator[WebSink]:
     wait_for(lambda: answers(web))
     yield web
     web.close()
-
-
-def wait_for(done: Callable[[], bool], patience_s: float = 20.0) -> None:
-    until = time.monotonic() + patience_s
-    while not done():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 def answers(web: WebSink) -> bool:

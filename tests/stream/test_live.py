@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from streamkit import MakeVideo, gray_image
+from waiting import wait_for
 
 from tsss_edge.errors import DataError
 from tsss_edge.stream.frames import Frame
@@ -64,13 +65,6 @@ class Cameras:
             raise script
         self.opened.append(ScriptedCamera(script))
         return self.opened[-1]
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "gave up waiting"
-        time.sleep(0.002)
 
 
 def value(frame: Frame | None) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from loopkit import CLASSES, Beat, fake
 from streamkit import MakeVideo, gray_image, read_video
+from waiting import wait_for
 
 from tsss_edge.backends.batching import BatchingBackend
 from tsss_edge.backends.fake import FakeBackend
@@ -138,13 +139,6 @@ def test_a_dead_camera_is_told_and_harms_no_other(beats: dict[str, Capture], cap
 
 def interrupt() -> None:
     os.kill(os.getpid(), signal.SIGINT)
-
-
-def wait_for(condition: object) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "gave up waiting"
-        time.sleep(0.002)
 
 
 class Flaky:

@@ -7,13 +7,15 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 import pytest
+import waiting
 from numpy.typing import NDArray
 from streamkit import MakeVideo, gray_image
 
@@ -23,6 +25,7 @@ from tsss_edge.stream.frames import Frame, Source
 from tsss_edge.stream.sources import Retry, capture, open_source
 
 PATIENCE_S = 30.0
+wait_for = partial(waiting.wait_for, patience_s=PATIENCE_S)
 PYTHON = "/usr/bin/python3"
 BACK_SOON = Retry(first_s=0.05, longest_s=0.2, attempts=150, stall_s=0.5)
 COLOURS = {"c01010": (192, 16, 16), "10c010": (16, 192, 16), "1010c0": (16, 16, 192), "c0c010": (192, 192, 16)}
@@ -37,13 +40,6 @@ def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
 def port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
         return int(free.getsockname()[1])
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "gave up waiting"
-        time.sleep(0.01)
 
 
 def colour_of(frame: Frame) -> tuple[str, float]:

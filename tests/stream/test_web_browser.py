@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from streamkit import gray_image
+from waiting import wait_for
 
 from tsss_edge.artifacts import Classes, Preprocess
 from tsss_edge.stream.frames import Frame, FrameResult
 from tsss_edge.stream.recorder import Recorder
 from tsss_edge.stream.web import WebSink, open_web
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
 
 CLASSES = Classes(names=("background", "cat", "<b id=evil>dog</b>"))
 PATIENCE_MS = 20_000
@@ -53,17 +50,6 @@ class Producer:
     def close(self) -> None:
         self.stop.set()
         self._thread.join(PATIENCE_S)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no Chromium (apt-get install chromium, or set CHROMIUM)")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
@@ -114,13 +100,6 @@ def pixel(page: Any, x: int, y: int) -> list[int]:
         [x, y],
     )
     return [int(v) for v in found[:3]]
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "gave up waiting"
-        time.sleep(0.03)
 
 
 def wait_for_js(page: Any, expression: str) -> None:
