@@ -45,17 +45,17 @@ class Meter:
         """
         values = np.full(len(self.names), np.nan, np.float32)
         if logits is None:
-            cells = labels[_cells((labels.shape[0], labels.shape[1]))]
+            cells = labels.reshape(-1).take(_cells((labels.shape[0], labels.shape[1])))
         else:
-            down, across = _cells((logits.shape[1], logits.shape[2]), at)
-            picked = logits[:, down, across].astype(np.float32)  # (K,n,n)
+            places = _cells((logits.shape[1], logits.shape[2]), at)
+            picked = logits.reshape(len(logits), -1).take(places, axis=1).astype(np.float32, copy=False)  # (K,n,n)
             cells = picked.argmax(axis=0).astype(np.uint8)
             values[:2] = sureness(picked)
         if objectness is not None and self._classes.background:
-            thing = objectness[_cells((objectness.shape[0], objectness.shape[1]), at)] > 0
-            values[2] = np.mean(thing & (cells == 0)) if thing.shape == cells.shape else np.nan
+            thing = objectness.reshape(-1).take(_cells((objectness.shape[0], objectness.shape[1]), at)) > 0
+            values[2] = _share(thing & (cells == 0)) if thing.shape == cells.shape else np.nan
         if self._before is not None and self._before.shape == cells.shape:
-            values[3] = np.mean(self._before == cells)
+            values[3] = _share(self._before == cells)
         self._before = cells
         counts = np.bincount(cells[cells != IGNORE].ravel(), minlength=len(self._classes))
         values[4:] = counts / max(1, counts.sum())
@@ -64,7 +64,8 @@ class Meter:
 
 def sureness(logits: Grid) -> tuple[float, float]:
     """(K,...) logits -> mean of the largest probability, and mean entropy over log K; both 0-1."""
-    x = logits - logits.max(axis=0)
+    flat = logits.reshape(len(logits), -1)
+    x = flat - flat.max(axis=0)
     e = np.exp(x)
     total = e.sum(axis=0)
     entropy = np.log(total) - (e * x).sum(axis=0) / total
@@ -85,9 +86,13 @@ def profile_of(names: Sequence[str], seen: Sequence[Values]) -> FieldProfile | N
     return FieldProfile(pictures=len(seen), quantiles=kept)
 
 
+def _share(cells: NDArray[np.bool_]) -> float:
+    return np.count_nonzero(cells) / cells.size  # np.mean takes ten times as long
+
+
 @lru_cache(maxsize=64)
-def _cells(grid_hw: tuple[int, ...], at: Placement | None = None) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Row and column indices of the cells, which index an array to (n,n)."""
+def _cells(grid_hw: tuple[int, ...], at: Placement | None = None) -> NDArray[np.intp]:
+    """Places of the cells in a grid that is laid out as one row, (n,n): `take` is far quicker than two index arrays."""
     top, left, (height, width) = 0.0, 0.0, grid_hw
     if at is not None:
         x, y, w, h = at.target
@@ -96,7 +101,9 @@ def _cells(grid_hw: tuple[int, ...], at: Placement | None = None) -> tuple[NDArr
         height, width = max(1, int(h * grid_hw[0] / rows)), max(1, int(w * grid_hw[1] / columns))
     down = (top + _middles(height)).astype(np.intp)
     across = (left + _middles(width)).astype(np.intp)
-    return np.ix_(np.minimum(down, grid_hw[0] - 1), np.minimum(across, grid_hw[1] - 1))  # type: ignore[return-value]
+    rows_at, columns_at = np.minimum(down, grid_hw[0] - 1), np.minimum(across, grid_hw[1] - 1)
+    places: NDArray[np.intp] = rows_at[:, None] * grid_hw[1] + columns_at
+    return places
 
 
 def _middles(length: int) -> NDArray[np.float64]:
