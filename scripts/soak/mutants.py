@@ -13,7 +13,9 @@ import argparse
 import ast
 import os
 import random
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,7 +38,14 @@ OPERATORS = {
     ast.FloorDiv: ast.Mult,
     ast.Mod: ast.Add,
 }
-PATIENCE_S = 900.0
+PATIENCE_S = 600.0
+HANGS, CRASHES = "(hangs)", "(no test runs)"
+ENVIRONMENT = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"),
+    "PYTHONDONTWRITEBYTECODE": "",
+}
+OPTIONS = ("-n", "0", "-x", "-q", "-p", "no:cacheprovider", "-m")
+QUICK, ALL = "not slow and not slow_all", "not slow_all"
 OUTSIDE = ("JoinedStr", "Raise", "AnnAssign")  # in messages and types a change means nothing
 
 
@@ -83,60 +92,101 @@ def mutant(path: Path, draw: random.Random) -> tuple[str, str] | None:
     before, line = ast.unparse(node), getattr(node, "lineno", 0)
     change(node)
     text = ast.unparse(ast.fix_missing_locations(tree))
-    return text, f"{path.relative_to(ROOT)}:{line}: {before[:80]} -> {ast.unparse(node)[:80]}"
+    told = f"{path.relative_to(ROOT)}:{line}: {before[:80]} -> {ast.unparse(node)[:80]}"
+    return text, " ".join(told.split())
 
 
 def tests_for(module: str, room: str, root: Path) -> list[str]:
-    """Test files that name the module, those of its room first; where none does, the whole room."""
+    """Test files that name the module, its own first, those of its room next; where none does, the whole room."""
     files = sorted((root / "tests").rglob("test_*.py"))
     naming = [p for p in files if module in p.read_text()]
-    naming.sort(key=lambda p: (p.parent.name != room, p.stat().st_size))
+    own = f"test_{module.rpartition('.')[2]}"
+    naming.sort(key=lambda p: (p.stem != own, p.parent.name != room, p.stat().st_size))
     return [str(p) for p in naming] or [str(root / "tests" / room)]
 
 
-def noticed(tree: Path, tests: list[str], python: str) -> bool:
-    """Whether some test fails, or hangs."""
-    env = {
-        **os.environ,
-        "PYTHONPATH": str(tree),
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "NUMBA_NUM_THREADS": "1",
-    }
-    command = [python, "-m", "pytest", "-n", "0", "-x", "-q", "-m", "not slow_all", *tests]
-    try:
-        done = subprocess.run(command, cwd=tree, env=env, capture_output=True, timeout=PATIENCE_S, check=False)
-    except subprocess.TimeoutExpired:
-        return True
-    return done.returncode not in (0, 5)
+class Tree:
+    """A copy of the repository in which one module at a time is another."""
+
+    def __init__(self, root: Path, marks: str = ALL) -> None:
+        self.root, self._marks = root, marks
+        self._tick = time.time()
+        self._sound: dict[tuple[str, str], bool] = {}
+        ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", "runs", "dist")
+        shutil.copytree(ROOT, root, ignore=ignored)
+
+    def put(self, path: Path, text: str) -> None:
+        """Write a module with a time of its own, so that no compiled file of another text passes for it."""
+        path.write_text(text)
+        self._tick += 2.0
+        os.utime(path, (self._tick, self._tick))
+        if "kernels" in path.parts:  # compiled code does not know that a function which it calls has changed
+            shutil.rmtree(self.root / "numba", ignore_errors=True)
+
+    def notices(self, name: Path, text: str, tests: list[str]) -> str | None:
+        """The test that fails with `text` as the module `name` and passes without; None where none does."""
+        path, unsound = self.root / name, list[str]()
+        whole = path.read_text()
+        while True:
+            self.put(path, text)
+            failed = self.first_failure([*tests, *(f"--deselect={test}" for test in unsound)])
+            if failed is None or self._passes(path, whole, failed):
+                break
+            assert failed not in unsound, f"{failed} fails without a change and cannot be left out"
+            unsound.append(failed)
+        self.put(path, whole)
+        return failed
+
+    def _passes(self, path: Path, whole: str, test: str) -> bool:
+        """Whether a test passes with the module as it is, written the way a change is (no comments, other line breaks)."""
+        key = (str(path), test)
+        if key not in self._sound:
+            self.put(path, ast.unparse(ast.parse(whole)))
+            self._sound[key] = test in (HANGS, CRASHES) or self.first_failure([test]) is None
+        return self._sound[key]
+
+    def first_failure(self, tests: list[str]) -> str | None:
+        """The id of the first test that fails; None where all pass."""
+        env = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(self.root), "NUMBA_CACHE_DIR": str(self.root / "numba")}
+        command = [sys.executable, "-m", "pytest", *OPTIONS, self._marks, *tests]
+        done = subprocess.Popen(
+            command, cwd=self.root, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        try:
+            said, _ = done.communicate(timeout=PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(done.pid, signal.SIGKILL)
+            done.wait()
+            return HANGS
+        if done.returncode in (0, 5):
+            return None
+        found = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", said, re.MULTILINE)
+        return str(found[0]) if found else CRASHES
 
 
-def soak_mutants(count: int, seed: int, rooms: tuple[str, ...] = ROOMS, seconds: float | None = None) -> dict[str, Any]:
-    """So many changes, or as many as `seconds` allow."""
-    draw, began, survivors, done = random.Random(seed), time.monotonic(), list[str](), 0
+def soak_mutants(
+    count: int, seed: int, rooms: tuple[str, ...] = ROOMS, seconds: float | None = None, marks: str = ALL
+) -> dict[str, Any]:
+    """So many changes, or as many as `seconds` allow; none twice."""
+    draw, began, survivors, seen = random.Random(seed), time.monotonic(), list[str](), set[str]()
     files = sorted(p for room in rooms for p in (ROOT / "tsss_edge" / room).rglob("*.py"))
     weights = [p.stat().st_size for p in files]
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        tree = Path(folder) / "tree"
-        ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", "runs", "dist")
-        shutil.copytree(ROOT, tree, ignore=ignored)
-        while done < count and (seconds is None or time.monotonic() - began < seconds):
+        tree = Tree(Path(folder) / "tree", marks)
+        while len(seen) < count and (seconds is None or time.monotonic() - began < seconds):
             path = draw.choices(files, weights)[0]
             made = mutant(path, draw)
-            if made is None:
+            if made is None or made[1] in seen:
                 continue
-            here = tree / path.relative_to(ROOT)
-            whole = here.read_text()
-            here.write_text(made[0])
-            module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-            if not noticed(tree, tests_for(module, path.relative_to(ROOT).parts[1], tree), sys.executable):
-                survivors.append(made[1])
-            here.write_text(whole)
-            done += 1
-            sys.stderr.write(f"{done}: {made[1]}{'  SURVIVES' if survivors and survivors[-1] == made[1] else ''}\n")
-    share = 1 - len(survivors) / max(1, done)
-    return {"seed": seed, "mutants": done, "noticed": done - len(survivors), "share": round(share, 3), "survivors": survivors,
-            "seconds": round(time.monotonic() - began, 1)}  # fmt: skip
+            seen.add(made[1])
+            name = path.relative_to(ROOT)
+            module = ".".join(name.with_suffix("").parts).removesuffix(".__init__")
+            test = tree.notices(name, made[0], tests_for(module, name.parts[1], tree.root))
+            survivors += [made[1]] if test is None else []
+            sys.stderr.write(f"{len(seen)}: {made[1]}  {test or 'SURVIVES'}  {time.monotonic() - began:.0f} s\n")
+    noticed = len(seen) - len(survivors)
+    return {"seed": seed, "mutants": len(seen), "noticed": noticed, "share": round(noticed / max(1, len(seen)), 3),
+            "survivors": survivors, "seconds": round(time.monotonic() - began, 1)}  # fmt: skip
 
 
 def main() -> int:
@@ -145,8 +195,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, help="stop after so long, whatever --mutants says")
     parser.add_argument("--rooms", nargs="+", default=ROOMS, choices=ROOMS)
+    parser.add_argument(
+        "--quick", action="store_true", help="leave out the tests marked slow; look at survivors with them"
+    )
     args = parser.parse_args()
-    report = soak_mutants(args.mutants, args.seed, tuple(args.rooms), args.seconds)
+    report = soak_mutants(args.mutants, args.seed, tuple(args.rooms), args.seconds, QUICK if args.quick else ALL)
     return told(report, report["share"] >= 0.9)
 
 

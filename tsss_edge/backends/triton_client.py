@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from tsss_edge.artifacts import Classes, Preprocess, Struct, TensorSpec
 from tsss_edge.backends.base import Closing, Outputs, import_extra, require_images
 from tsss_edge.errors import ArtifactError, UnavailableError
+from tsss_edge.files import parse_json
 
 LOG = logging.getLogger("tsss_edge")
 T = TypeVar("T")
@@ -239,7 +240,7 @@ def _will_pass(error: Any) -> bool:
 def _description(config: Any, address: ServedAddress) -> ServedDescription:
     text = config.parameters[DESCRIPTION].string_value if DESCRIPTION in config.parameters else ""
     try:
-        return msgspec.json.decode(text, type=ServedDescription)
+        return parse_json(text, ServedDescription)  # type: ignore[no-any-return]
     except msgspec.DecodeError as error:
         raise ArtifactError(
             f"{address.shown}: its config.pbtxt does not say what its classes are; write the repository with `tsss-edge triton`"
