@@ -12,9 +12,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
@@ -204,18 +203,8 @@ def state_of(backend: object) -> str:
 
 
 def give_up(backend: object) -> None:
-    """The stream ends: do not wait for an engine elsewhere that is lost."""
-    if isinstance(backend, TritonBackend):
-        backend.give_up()
-
-
-@contextmanager
-def giving_up(backend: object) -> Iterator[None]:
-    """`give_up` at the end of the block, however it ends."""
-    try:
-        yield
-    finally:
-        give_up(backend)
+    """The stream ends: do not wait for an engine elsewhere that is lost. One in this process is never lost."""
+    getattr(backend, "give_up", lambda: None)()
 
 
 LOST = (
