@@ -16,13 +16,14 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+import pytest
 
 from soak.world import told
 
@@ -44,6 +45,19 @@ ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"),
     "PYTHONDONTWRITEBYTECODE": "",
 }
+HEAVY = (
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "cv2",
+    "av",
+    "numba",
+    "scipy.sparse",
+    "scipy.optimize",
+    "PIL.Image",
+    "hypothesis",
+)
 OPTIONS = ("-n", "0", "-x", "-q", "-p", "no:cacheprovider", "-m")
 QUICK, ALL = "not slow and not slow_all", "not slow_all"
 OUTSIDE = ("JoinedStr", "Raise", "AnnAssign")  # in messages and types a change means nothing
@@ -147,21 +161,38 @@ class Tree:
 
     def first_failure(self, tests: list[str]) -> str | None:
         """The id of the first test that fails; None where all pass."""
-        env = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(self.root), "NUMBA_CACHE_DIR": str(self.root / "numba")}
-        command = [sys.executable, "-m", "pytest", *OPTIONS, self._marks, *tests]
-        done = subprocess.Popen(
-            command, cwd=self.root, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
-        try:
-            said, _ = done.communicate(timeout=PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(done.pid, signal.SIGKILL)
-            done.wait()
-            return HANGS
-        if done.returncode in (0, 5):
+        said = self.root / "said.txt"
+        child = os.fork()
+        if child == 0:
+            self._run([*OPTIONS, self._marks, *tests], said)
+        until = time.monotonic() + PATIENCE_S
+        while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+            if time.monotonic() > until:
+                os.killpg(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                return HANGS
+            time.sleep(0.05)
+        if os.waitstatus_to_exitcode(ended[1]) in (0, 5):
             return None
-        found = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", said, re.MULTILINE)
+        found = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", said.read_text(errors="replace"), re.MULTILINE)
         return str(found[0]) if found else CRASHES
+
+    def _run(self, args: list[str], said: Path) -> NoReturn:
+        """pytest in this process, a fork of one that has imported what is heavy, so that a run costs its tests alone."""
+        os.setsid()
+        os.chdir(self.root)
+        handle = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(handle, 1)
+        os.dup2(handle, 2)
+        os.environ.update(ENVIRONMENT, PYTHONPATH=str(self.root), NUMBA_CACHE_DIR=str(self.root / "numba"))
+        sys.dont_write_bytecode = False
+        sys.path = [str(self.root), *(path for path in sys.path if not Path(path).is_relative_to(ROOT))]
+        code = 99
+        try:
+            code = int(pytest.main(args))
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
 
 
 def soak_mutants(
@@ -171,6 +202,8 @@ def soak_mutants(
     draw, began, survivors, seen = random.Random(seed), time.monotonic(), list[str](), set[str]()
     files = sorted(p for room in rooms for p in (ROOT / "tsss_edge" / room).rglob("*.py"))
     weights = [p.stat().st_size for p in files]
+    for name in HEAVY:
+        __import__(name)
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         tree = Tree(Path(folder) / "tree", marks)
         while len(seen) < count and (seconds is None or time.monotonic() - began < seconds):

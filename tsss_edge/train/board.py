@@ -45,14 +45,14 @@ class Board:
 
         with self._or_without():
             for name, value in values.items():
-                self._write(step, summary=scalar(name, value))
+                self._write(step, summary=scalar(name, value))  # type: ignore[no-untyped-call]
 
     def image(self, name: str, picture: NDArray[np.uint8], step: int) -> None:
         """(H,W,3) uint8 RGB."""
         from torch.utils.tensorboard.summary import image
 
         with self._or_without():
-            self._write(step, summary=image(name, picture, dataformats="HWC"))
+            self._write(step, summary=image(name, picture, dataformats="HWC"))  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
         """Close the file; its last bytes may have no room either."""
