@@ -208,8 +208,8 @@ def soak_mutants(
     draw, began, survivors, seen = random.Random(seed), time.monotonic(), list[str](), set[str]()
     files = sorted(p for room in rooms for p in (ROOT / "tsss_edge" / room).rglob("*.py"))
     weights = [p.stat().st_size for p in files]
-    for name in HEAVY:
-        __import__(name)
+    for heavy in HEAVY:
+        __import__(heavy)
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         tree = Tree(Path(folder) / "tree", marks)
         while len(seen) < count and (seconds is None or time.monotonic() - began < seconds):
