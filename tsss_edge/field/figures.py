@@ -26,7 +26,7 @@ Values = NDArray[np.float32]  # (F,), NaN where a figure is not known
 Grid = NDArray[np.floating]
 
 
-class Look(NamedTuple):
+class Glance(NamedTuple):
     """What is kept of a frame for its figures: either logits or classes at the cells, and where an object is."""
 
     logits: NDArray[np.float32] | None  # (K,n)
@@ -51,7 +51,7 @@ class Meter:
         self._classes = classes
         self._before: NDArray[np.uint8] | None = None
 
-    def look(self, logits: Grid | None, objectness: Grid | None, labels: NDArray[np.uint8], at: Placement) -> Look:
+    def look(self, logits: Grid | None, objectness: Grid | None, labels: NDArray[np.uint8], at: Placement) -> Glance:
         """Copies of what the figures of one frame need.
 
         Args: logits: (K,h,w); None: not known, then the classes are those of `labels`. objectness: (h,w) logits.
@@ -67,17 +67,17 @@ class Meter:
         if objectness is not None and self._classes.background:
             grid = objectness.reshape(-1).take(_places((objectness.shape[0], objectness.shape[1]), at))
             thing = grid > 0 if grid.size == count else None
-        return Look(picked, cells, thing)
+        return Glance(picked, cells, thing)
 
-    def values(self, looks: Sequence[Look]) -> list[Values]:
+    def values(self, looks: Sequence[Glance]) -> list[Values]:
         """Figures of frames in their order, (F,) each. Ten at once cost little more than one: the arrays are that small."""
-        return [row for _, run in groupby(looks, key=Look.kind) for row in self._together(list(run))]
+        return [row for _, run in groupby(looks, key=Glance.kind) for row in self._together(list(run))]
 
     def measure(self, logits: Grid | None, objectness: Grid | None, labels: NDArray[np.uint8], at: Placement) -> Values:
         """The figures of one frame, (F,). Args: as `look`."""
         return self.values([self.look(logits, objectness, labels, at)])[0]
 
-    def _together(self, looks: Sequence[Look]) -> Values:
+    def _together(self, looks: Sequence[Glance]) -> Values:
         """(B,F) of frames with the same cells."""
         values = np.full((len(looks), len(self.names)), np.nan, np.float32)
         picked = [look.logits for look in looks if look.logits is not None]

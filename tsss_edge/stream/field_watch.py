@@ -15,7 +15,7 @@ from tsss_edge.artifacts import IGNORE, Classes, FieldProfile
 from tsss_edge.backends import Backend
 from tsss_edge.field.collector import Collector, CollectStatus, Offered, answer_features, pooled_features
 from tsss_edge.field.drift import STEP, WINDOW, Alarm, DriftReport, DriftWatch
-from tsss_edge.field.figures import Look, Meter, Values
+from tsss_edge.field.figures import Glance, Meter, Values
 from tsss_edge.stream.frames import FrameResult
 
 LOG = logging.getLogger("tsss_edge")
@@ -50,12 +50,12 @@ class FieldWatch:
     def _serve(self, name: str, classes: Classes) -> None:
         """Watch the engine called `name` from now on, against its own profile."""
         self._name, self._classes, self._meter = name, classes, Meter(classes)
-        self._waiting: list[tuple[int, Look]] = []  # samples whose figures are not taken yet
+        self._waiting: list[tuple[int, Glance]] = []  # samples whose figures are not taken yet
         profile = self._profiles.get(name)
         self._watch = DriftWatch(profile, self._meter.names) if profile is not None else None
 
     def add(self, result: FrameResult) -> None:
-        """Look at a result, if a second is over since the last one that was looked at."""
+        """Glance at a result, if a second is over since the last one that was looked at."""
         if result.classes is not None and result.engine != self._name:
             self._serve(result.engine, result.classes)
         at_s = source_seconds(result, live=self._live)
