@@ -55,7 +55,7 @@ class FieldWatch:
         self._watch = DriftWatch(profile, self._meter.names) if profile is not None else None
 
     def add(self, result: FrameResult) -> None:
-        """Glance at a result, if a second is over since the last one that was looked at."""
+        """Look at a result, if a second is over since the last one that was looked at."""
         if result.classes is not None and result.engine != self._name:
             self._serve(result.engine, result.classes)
         at_s = source_seconds(result, live=self._live)
