@@ -140,7 +140,7 @@ def test_any_order_gives_the_same_counts(seed: int, order: list[int]) -> None:
     predictions, truths = random_pair(seed, (6, 7, 5))
     whole, mixed = matrix_of(predictions, truths), matrix_of(predictions[order], truths[order])
     np.testing.assert_array_equal(mixed.counts, whole.counts)
-    np.testing.assert_array_equal(mixed.per_image, whole.per_image[order])
+    np.testing.assert_array_equal(mixed.per_image, whole.per_image[:][order])
     assert mixed.images == whole.images == 6
 
 
