@@ -8,7 +8,7 @@ see this pixel") is counted as wrong.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -102,6 +102,9 @@ class ImageCounts:
             first, end = self._ends[image], self._ends[image + 1]
             dense[row, self._cells[first:end]] = self._counts[first:end]
         return dense.reshape(-1, *self._shape)[::step]
+
+    def __iter__(self) -> Iterator[Counts]:
+        return (self[image : image + 1][0] for image in range(len(self)))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return self[:].astype(dtype or np.int64)
