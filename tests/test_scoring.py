@@ -139,4 +139,6 @@ def peak(data: Path) -> int:
 def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
     peak(links(tmp_path / "first", 8))  # what is imported and compiled once
     few, many = peak(links(tmp_path / "few", 100)), peak(links(tmp_path / "many", 1600))
-    assert many - few < 1500 * 600  # ids and the counts that are not 0; all counts of a picture alone would be 1848 bytes
+    assert (
+        many - few < 1500 * 600
+    )  # ids and the counts that are not 0; all counts of a picture alone would be 1848 bytes

@@ -35,7 +35,7 @@ def torchrun(arguments: list[str], processes: int) -> subprocess.CompletedProces
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*command, "-m", "tsss_edge", *arguments], env=environment, capture_output=True, text=True, timeout=120
+        [*command, "-m", "tsss_edge", *arguments], env=environment, capture_output=True, text=True, timeout=600
     )
 
 
