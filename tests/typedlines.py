@@ -1,17 +1,20 @@
-"""Command lines as pages write them: found, and parsed as the command line does; nothing is run."""
+"""Command lines as pages write them: found, and parsed as the command line does; nothing is run. Programs of `examples/`."""
 
 from __future__ import annotations
 
 import re
 import shlex
 from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import typer
 
 from tsss_edge.cli import app
 
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 BLOCK = re.compile(r"^```(?:sh|bash|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SHELL = {"|", ">", ">>", "&&", ";", "&", "2>&1"}  # where the arguments of a command end
 
@@ -50,3 +53,12 @@ def parse(words: list[str]) -> None:
     if "help" not in values:
         missing = [p.name for p in command.params if p.required and values.get(p.name) in (None, ())]
         assert not missing, f"{command.name} needs {missing}"
+
+
+def program(name: str) -> ModuleType:
+    """A file of `examples/` as a module; its `main` is not called."""
+    spec = spec_from_file_location(f"example_{Path(name).stem}", EXAMPLES / name)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 from foreignkit import write_net
 from importkit import picture
-from typedlines import commands
+from typedlines import commands, program
 
 import tsss_edge
 from tsss_edge.artifacts import Classes
@@ -24,14 +23,6 @@ from tsss_edge.cli import main
 from tsss_edge.export.foreign import import_onnx
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-
-
-def program(name: str) -> ModuleType:
-    spec = spec_from_file_location(f"example_{Path(name).stem}", EXAMPLES / name)
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def type_page(name: str, change: Callable[[list[str]], list[str]], where: Path, monkeypatch: pytest.MonkeyPatch) -> int:

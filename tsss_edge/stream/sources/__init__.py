@@ -67,7 +67,7 @@ def open_feed(
 def live_opener(uri: Uri) -> Callable[[], Capture]:
     """What connects to a live source. Raises: DataError: a setting is wrong, a file is not there."""
     if uri.scheme == "synthetic":
-        uri.allow("size", "fps", "frames", "seed", "live")
+        uri.allow("size", "fps", "frames", "scene", "seed", "live")
         return lambda: FilePlayer(SyntheticSource.open(uri))
     if uri.scheme == "file":
         return lambda: FilePlayer(_open_video(Path(uri.path), 1))
@@ -108,7 +108,7 @@ def _is_pictures(uri: Uri) -> bool:
 def _open_synthetic(uri: Uri, policy: Policy | None, *, live: bool) -> Source:
     if live:
         return LiveSource(live_opener(uri), name=uri.shown, policy=policy or "latest")
-    uri.allow("size", "fps", "frames", "seed", "live")
+    uri.allow("size", "fps", "frames", "scene", "seed", "live")
     return SyntheticSource.open(uri)
 
 

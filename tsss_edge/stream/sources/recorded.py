@@ -19,7 +19,7 @@ from tsss_edge.stream.sources.hardware import open_reader
 from tsss_edge.stream.uris import VIDEO_SUFFIXES, Uri, printf_pattern
 
 LOG = logging.getLogger("tsss_edge")
-SCENE_FRAMES = 90  # of synthetic://, then the next scene begins; ours: three seconds at 30 frames a second
+SCENE_FRAMES = 90  # of synthetic:// without `scene`, then the next begins; ours: three seconds at 30 frames a second
 
 # A picture, None at the end; (H,W) true labels where they are known
 Shown = tuple[Picture | None, NDArray[np.uint8] | None]
@@ -134,16 +134,18 @@ class PictureSource(_Recorded):
 class SyntheticSource(_Recorded):
     """`frames` pictures (0: without end) of the generator's scenes, each with its mask. Deterministic by `seed`."""
 
-    def __init__(self, render: Render, *, size_hw: tuple[int, int], fps: float, frames: int) -> None:
+    def __init__(
+        self, render: Render, *, size_hw: tuple[int, int], fps: float, frames: int, scene_frames: int = SCENE_FRAMES
+    ) -> None:
         super().__init__()
-        self._render = render
+        self._render, self._scene_frames = render, scene_frames
         self.size_hw = size_hw
         self.fps = fps
         self.length = frames or None
 
     @classmethod
     def open(cls, uri: Uri) -> SyntheticSource:
-        """From `synthetic://?size=640x480&fps=30&frames=300&seed=0`. Raises: DataError: a setting is wrong."""
+        """From `synthetic://?size=640x480&fps=30&frames=300&scene=90&seed=0`. Raises: DataError: a setting is wrong."""
         from tsss_edge.data.synthetic import Scenes
 
         size_hw = uri.size_hw((480, 640))
@@ -153,12 +155,13 @@ class SyntheticSource(_Recorded):
         except ValueError as error:
             raise DataError(f"{uri.shown}: {error}") from error
         fps = uri.number("fps", 30.0, minimum=0.1)
-        return cls(scenes.frame, size_hw=size_hw, fps=fps, frames=uri.whole("frames", 300))
+        each = uri.whole("scene", SCENE_FRAMES, minimum=1)
+        return cls(scenes.frame, size_hw=size_hw, fps=fps, frames=uri.whole("frames", 300), scene_frames=each)
 
     def _picture(self, index: int, out: NDArray[np.uint8] | None) -> Shown:
         if index == self.length:
             return None, None
-        scene, step = divmod(index, SCENE_FRAMES)
+        scene, step = divmod(index, self._scene_frames)
         image, mask = self._render(scene, step / self.fps)
         return np.ascontiguousarray(image[..., ::-1]), mask
 
