@@ -265,5 +265,5 @@ def test_interval_of_known_values() -> None:
 
 
 def test_iou_of_works_on_stacks() -> None:
-    counts = pictures(3, images=4).per_image
+    counts = pictures(3, images=4).per_image[:]
     np.testing.assert_array_equal(iou_of(counts)[2], iou_of(counts[2]))

@@ -11,9 +11,11 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import tarfile
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -100,12 +102,12 @@ def import_shards(source: str, out: Path, *, names: Path | None = None) -> Impor
              names: class names, a line each; without, classes.txt beside the shards.
     Raises:  DataError: nothing there, a sample without picture, or masks and labels that are not of these classes.
     """
-    wds, shards = _library("webdataset"), shards_of(source)
+    shards = shards_of(source)
     classes = classes_of(names) if names is not None else _classes_beside(shards[0])
     writer = SetWriter.open(out, classes, {"format": "webdataset", "source": source, "names": str(names or "")})
     masks, pixels = 0, np.zeros(IGNORE + 1, np.int64)
     with progress("importing", 0) as tick:
-        for sample in _samples(wds, shards):
+        for sample in _samples(shards):
             counts = _take(sample, writer)
             masks, pixels = masks + (counts is not None), pixels + (0 if counts is None else counts)
             tick()
@@ -152,18 +154,16 @@ def _classes_beside(shard: str) -> Classes:
         return classes_of(Path(copy.name))
 
 
-def _samples(wds: Any, shards: list[str]) -> Iterator[Sample]:
+def _samples(shards: list[str]) -> Iterator[Sample]:
     """Every sample of every shard; what the library says of a damaged one, in our words."""
-    samples = iter(wds.WebDataset(shards, shardshuffle=False, empty_check=False))
-    while True:
+    wds, inside = _library("webdataset"), _library("webdataset.tariterators")
+    for shard in shards:
         try:
-            yield next(samples)
-        except StopIteration:
-            return
-        except DataError:
-            raise
-        except Exception as error:
-            raise DataError(f"{shards[0]}, ...: a shard cannot be read ({error})") from error
+            with closing(wds.gopen(shard, "rb")) as stream:
+                files = ({**file, "__url__": shard} for file in inside.tar_file_iterator(stream))
+                yield from inside.group_by_keys(files)
+        except (OSError, ValueError, tarfile.TarError) as error:
+            raise DataError(f"{shard}: cannot be read ({error})") from error
 
 
 def _take(sample: Sample, writer: SetWriter) -> np.ndarray | None:
