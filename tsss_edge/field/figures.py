@@ -113,11 +113,11 @@ def _counts(cells: NDArray[np.uint8]) -> NDArray[np.intp]:
     return np.bincount((cells + 256 * np.arange(rows)[:, None]).ravel(), minlength=256 * rows).reshape(rows, 256)
 
 
-def profile_of(names: Sequence[str], seen: Sequence[Values]) -> FieldProfile | None:
-    """Figures of the pictures of an evaluation set -> what a record keeps; None without two pictures."""
+def profile_of(names: Sequence[str], seen: Sequence[Values] | NDArray[np.float32]) -> FieldProfile | None:
+    """Figures of the pictures of an evaluation set, (I,F) -> what a record keeps; None without two pictures."""
     if len(seen) < 2:
         return None
-    table, shares = np.stack(seen), np.linspace(0, 1, QUANTILES)
+    table, shares = np.asarray(seen), np.linspace(0, 1, QUANTILES)
     columns = {name: column[~np.isnan(column)] for name, column in zip(names, table.T, strict=True)}
     kept = {
         name: tuple(round(float(v), 5) for v in np.quantile(column, shares, method="inverted_cdf"))

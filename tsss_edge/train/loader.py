@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from threading import Lock
 from zlib import crc32
 
 import numpy as np
@@ -21,14 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tsss_edge.data.picture_cache import PICTURES
 from tsss_edge.data.supervision import MaskOf
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import DataError
 from tsss_edge.machine import in_order, usable_cores
 
-# Decoded pictures and masks kept in memory; the rest is read again each epoch. What is kept stays: an epoch asks for each picture once,
-# so putting one out for another would gain nothing.
-CACHE_BYTES = 2 << 30
 FINGERPRINTED = 16  # pictures by which a data set is known again
 AHEAD = 3  # batches that are made in advance, while the network works; more where more threads make them
 
@@ -99,9 +96,7 @@ class Samples:
         self._seed, self._weak, self._views = seed, weak, views
         self._times = Counter(self.ids)
         self._turns = _turns(self.ids)
-        self._cache: dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}
-        self._cached_bytes = 0
-        self._lock = Lock()
+        self._kept = PICTURES.shelf()
 
     @property
     def steps(self) -> int:
@@ -158,14 +153,7 @@ class Samples:
         )
 
     def _decoded(self, image_id: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        if image_id in self._cache:
-            return self._cache[image_id]
-        pair = self.dataset.image(image_id), self._mask_of(image_id)
-        with self._lock:
-            if self._cached_bytes < CACHE_BYTES and image_id not in self._cache:
-                self._cached_bytes += pair[0].nbytes + pair[1].nbytes
-                self._cache[image_id] = pair
-        return pair
+        return self._kept.get(image_id, lambda: (self.dataset.image(image_id), self._mask_of(image_id)))
 
 
 def _turns(ids: Sequence[str]) -> list[int]:

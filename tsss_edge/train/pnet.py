@@ -328,7 +328,7 @@ class ClassStep:
         cells, strong = cell_shares(batch.masks, shares.shape[1], 8), ~batch.weak
         image = F.avg_pool2d(x, 8)
         generator = torch.Generator().manual_seed(self._config.seed * 1_000_003 + moment.step)
-        lost = self._judge.learn(image[strong], cells[strong], generator) if bool(strong.any()) else x.new_zeros(())
+        lost = self._judge.learn(image[strong], cells[strong], generator)
         say = min(1.0, max(0.0, (moment.done - HEARD_FROM) / (HEARD_FULL - HEARD_FROM)))
         if say == 0 or not bool(batch.weak.any()):
             return shares, lost
