@@ -117,11 +117,8 @@ def stream(
     only_one = {
         "--reference": reference, "--min-agreement": min_agreement, "--policy": policy, "--audio": audio or None,
         "--truth": truth, "--truth-class": truth_class, "--reuse": None if reuse == "off" else reuse,
-<<<<<<< HEAD
         "--draw": None if draw == "plain" else draw, "--encode": None if encode == "auto" else encode,
-=======
-        "--draw": None if draw == "plain" else draw, "--collect": collect, "--shadow": shadow, "--promote-when": promote_when,
->>>>>>> loop
+        "--collect": collect, "--shadow": shadow, "--promote-when": promote_when,
     }  # fmt: skip
     if tls is not None and web is None:
         raise typer.BadParameter("--tls is of the live page; give --web [HOST:]PORT too")
