@@ -94,9 +94,9 @@ class Samples:
         self.batch = min(batch, len(ids))
         self._mask_of, self._augment, self._labels_of = mask_of, augment, labels_of
         self._seed, self._weak, self._views = seed, weak, views
+        self._kept = PICTURES.shelf()
         self._times = Counter(self.ids)
         self._turns = _turns(self.ids)
-        self._kept = PICTURES.shelf()
 
     @property
     def steps(self) -> int:
