@@ -11,12 +11,13 @@ from PIL import Image
 from tiny import CLASSES, PREPROCESS, tiny_onnx
 
 from tsss_edge.artifacts import Checkpoint, CheckpointMeta, ParityRecord
+from tsss_edge.calib.ranges import CalibTable
 from tsss_edge.config import load_target, shared_folder
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.export.build import build_engine
-from tsss_edge.files import write_json
 from tsss_edge.inspection import inspect_path
 from tsss_edge.models import build_model
+from tsss_edge.seals import write_sealed
 
 
 def checkpoint(folder: Path) -> Path:
@@ -93,8 +94,17 @@ def test_dataset(tmp_path: Path) -> None:
 def test_targets_and_calibration_table(tmp_path: Path) -> None:
     text = inspect_path(shared_folder("export") / "cpu.toml").summary()
     assert "deployment target" in text and "int8, bf16, fp32" in text
-    write_json(tmp_path / "table.json", {"method": "minmax", "ranges": {"a": 1.0, "b": 2.0}})
-    assert inspect_path(tmp_path / "table.json").facts == {"method": "minmax", "tensors with a range": 2}
+    ranges = {"a": 1.0, "b": 2.0}
+    table = CalibTable(
+        method="minmax", images=4, onnx_sha256="0" * 64, preprocess="1" * 16, ranges=ranges, peaks=ranges
+    )
+    write_sealed(tmp_path / "table.json", table)
+    facts = inspect_path(tmp_path / "table.json").facts
+    assert facts["method"] == "minmax" and facts["tensors with a range"] == 2
+    changed = (tmp_path / "table.json").read_text().replace("2.0", "3.0")
+    (tmp_path / "table.json").write_text(changed)
+    with pytest.raises(ArtifactError, match="was changed after it was written"):
+        inspect_path(tmp_path / "table.json")
 
 
 @pytest.mark.parametrize(

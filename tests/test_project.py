@@ -100,6 +100,11 @@ def test_no_module_imports_a_private_name() -> None:
     assert not private
 
 
+def test_one_module_decodes_json() -> None:
+    decoders = re.compile(r"\b(?:msgspec\.json\.(?:decode|Decoder)|json\.loads?)\b")
+    assert [name for name, path in MODULES.items() if decoders.search(path.read_text())] == ["tsss_edge.files"]
+
+
 def test_file_names_say_what_they_hold() -> None:
     """No base name stands twice: whoever looks for a file finds one. (CLI files are named after their commands.)"""
     names = Counter(path.stem for module, path in MODULES.items() if room(module) != "cli" and path.stem != "__init__")

@@ -17,7 +17,7 @@ import msgspec
 
 from tsss_edge.disk import finish_swap
 from tsss_edge.errors import ArtifactError
-from tsss_edge.files import decode_json, edge, read_bytes, sha256_bytes, sha256_file, write_bytes
+from tsss_edge.files import decode_json, edge, parse_json, read_bytes, sha256_bytes, sha256_file, write_bytes
 from tsss_edge.seals import (
     ONNX_DIGEST,
     ONNX_SEAL,
@@ -700,12 +700,11 @@ class Engine(Struct, frozen=True):
 def _is_of_another_engine(record_path: Path, name: str) -> bool:
     """Whether a file is the record of engines that are there beside it, none of them called `name`."""
     try:
-        content = msgspec.json.decode(record_path.read_bytes())
-        files = list(content["files"])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, TypeError, KeyError):
+        files = {str(file) for file in parse_json(record_path.read_bytes())["files"]}
+    except (OSError, msgspec.DecodeError, TypeError, KeyError):
         return False  # whoever reads it as a record says what is wrong with it
-    engines = [file for file in files if str(file).endswith((".xml", ".engine"))]
-    return name not in files and any((record_path.parent / str(file)).is_file() for file in engines)
+    engines = {file for file in files if file.endswith((".xml", ".engine"))}
+    return name not in files and any(path.name in engines for path in record_path.parent.iterdir())
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Files: SHA-256, readers' one edge, typed JSON, writes of whole files."""
+"""Files: SHA-256, readers' one edge, the one reader of JSON, writes of whole files."""
 
 from __future__ import annotations
 
@@ -79,6 +79,22 @@ def read_json(path: Path, kind: type[T], remedy: str = "make it again") -> T:
     return decode_json(read_bytes(path, "file"), kind, path, remedy)
 
 
+def parse_json(data: bytes | str, kind: Any = Any) -> Any:
+    """JSON as `kind` (builtins by default): the one place where this package decodes any, wherever it came from.
+
+    Raises: msgspec.DecodeError: not JSON of that kind, not UTF-8, nested deeper than Python goes, or larger than memory.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (UnicodeDecodeError, RecursionError, MemoryError) as error:
+        raise msgspec.DecodeError(reason(error)) from error
+
+
+def as_json_reads(value: Any) -> Any:
+    """`value` (builtins or msgspec structs) as builtins, the way that a reader of its JSON finds it: lists for tuples."""
+    return parse_json(msgspec.json.encode(value))
+
+
 class _Header(msgspec.Struct):
     format: int = 1  # version 1 did not write it
 
@@ -92,9 +108,9 @@ def decode_json(data: bytes | str, kind: type[T], path: Path, remedy: str = "mak
     fields = msgspec.structs.fields(kind) if issubclass(kind, msgspec.Struct) else ()
     current = next((field.default for field in fields if field.name == "format"), None)
     try:
-        if current is not None and (found := msgspec.json.decode(data, type=_Header).format) != current:
+        if current is not None and (found := parse_json(data, _Header).format) != current:
             age, way = ("an older", remedy) if found < current else ("a newer", "update tsss-edge")
             raise ArtifactError(f"{path}: made by {age} tsss-edge (format {found}, this one reads {current}); {way}")
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, MemoryError) as error:
+        return parse_json(data, kind)  # type: ignore[no-any-return]
+    except msgspec.DecodeError as error:
         raise ArtifactError(f"{path}: not a valid {kind.__name__}: {reason(error)}; {remedy}") from error

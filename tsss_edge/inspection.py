@@ -180,7 +180,12 @@ def _json(path: Path) -> Description:
     """An engine record or a calibration table, told apart by a field that every format of them has."""
     content = read_json(path, dict)
     if isinstance(ranges := content.get("ranges"), dict):
-        facts = {name: value for name, value in content.items() if not isinstance(value, (dict, list))}
+        from tsss_edge.calib.ranges import CalibTable
+
+        table = msgspec.to_builtins(CalibTable.load(path))
+        facts = {
+            name: value for name, value in table.items() if not isinstance(value, (dict, list)) and name != "digest"
+        }
         facts["tensors with a range"] = len(ranges)
         return Description(path=str(path), kind="calibration table", facts=facts)
     if "backend" not in content:

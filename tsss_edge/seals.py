@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from tsss_edge.errors import ArtifactError
-from tsss_edge.files import decode_json, read_bytes, write_bytes
+from tsss_edge.files import as_json_reads, decode_json, edge, read_bytes, write_bytes
 
 T = TypeVar("T", bound=msgspec.Struct)
 LOG = logging.getLogger("tsss_edge")
@@ -96,7 +96,7 @@ def counted(content: dict[str, Any], *, without: tuple[str, ...] = ("digest",)) 
 
 def write_sealed(path: Path, value: msgspec.Struct) -> None:
     """Write a record (a struct with a field `digest`) as indented JSON with its digest, atomically."""
-    content = msgspec.json.decode(msgspec.json.encode(value))
+    content = as_json_reads(value)
     content["digest"] = hashlib.sha256(counted(content)).hexdigest()
     write_bytes(path, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
 
@@ -106,8 +106,10 @@ def read_sealed(path: Path, kind: type[T], remedy: str = "make it again") -> T:
     data = read_bytes(path, "record")
     value = decode_json(data, kind, path, remedy)
     content = decode_json(data, dict, path, remedy)
+    with edge(path, "record", remedy):  # what is nested just not too deeply to be read may be so to be written
+        found = hashlib.sha256(counted(content)).hexdigest()
     if not (digest := content.get("digest")):
         tell_unsealed(path)
-    elif digest != hashlib.sha256(counted(content)).hexdigest():
+    elif digest != found:
         raise ArtifactError(f"{path}: was changed after it was written (its digest does not fit); {remedy}")
     return msgspec.structs.replace(value, digest="")  # of the file: two records that say the same are equal

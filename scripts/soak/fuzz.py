@@ -144,7 +144,7 @@ def _artifacts(world: Path) -> list[Reader]:
         Reader("engine bin", "net.int8.bin", record, sealed=True),
         Reader("record", "net.int8.json", record, sealed=True),
         Reader("ranges", "net.int8.ranges.json", CalibTable.load, sealed=True),
-        Reader("inspected record", "net.int8.json", inspect_path),
+        Reader("inspected record", "net.int8.json", inspect_path, sealed=True),
         Reader("foreign onnx", "net.onnx", read_foreign),
         Reader("log", "run/log.jsonl", read_log),
     ]

@@ -13,14 +13,17 @@ import argparse
 import ast
 import os
 import random
+import re
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+import pytest
 
 from soak.world import told
 
@@ -36,7 +39,26 @@ OPERATORS = {
     ast.FloorDiv: ast.Mult,
     ast.Mod: ast.Add,
 }
-PATIENCE_S = 900.0
+PATIENCE_S = 600.0
+HANGS, CRASHES = "(hangs)", "(no test runs)"
+ENVIRONMENT = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"),
+    "PYTHONDONTWRITEBYTECODE": "",
+}
+HEAVY = (
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "cv2",
+    "av",
+    "numba",
+    "scipy.sparse",
+    "scipy.optimize",
+    "PIL.Image",
+)
+OPTIONS = ("-n", "0", "-x", "-q", "-p", "no:cacheprovider", "-m")
+QUICK, ALL = "not slow and not slow_all", "not slow_all"
 OUTSIDE = ("JoinedStr", "Raise", "AnnAssign")  # in messages and types a change means nothing
 
 
@@ -83,60 +105,127 @@ def mutant(path: Path, draw: random.Random) -> tuple[str, str] | None:
     before, line = ast.unparse(node), getattr(node, "lineno", 0)
     change(node)
     text = ast.unparse(ast.fix_missing_locations(tree))
-    return text, f"{path.relative_to(ROOT)}:{line}: {before[:80]} -> {ast.unparse(node)[:80]}"
+    told = f"{path.relative_to(ROOT)}:{line}: {before[:80]} -> {ast.unparse(node)[:80]}"
+    return text, " ".join(told.split())
 
 
 def tests_for(module: str, room: str, root: Path) -> list[str]:
-    """Test files that name the module, those of its room first; where none does, the whole room."""
+    """Test files that name the module, its own first, those of its room next; where none does, the whole room."""
     files = sorted((root / "tests").rglob("test_*.py"))
     naming = [p for p in files if module in p.read_text()]
-    naming.sort(key=lambda p: (p.parent.name != room, p.stat().st_size))
+    own = f"test_{module.rpartition('.')[2]}"
+    naming.sort(key=lambda p: (p.stem != own, p.parent.name != room, p.stat().st_size))
     return [str(p) for p in naming] or [str(root / "tests" / room)]
 
 
-def noticed(tree: Path, tests: list[str], python: str) -> bool:
-    """Whether some test fails, or hangs."""
-    env = {
-        **os.environ,
-        "PYTHONPATH": str(tree),
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "NUMBA_NUM_THREADS": "1",
-    }
-    command = [python, "-m", "pytest", "-n", "0", "-x", "-q", "-m", "not slow_all", *tests]
-    try:
-        done = subprocess.run(command, cwd=tree, env=env, capture_output=True, timeout=PATIENCE_S, check=False)
-    except subprocess.TimeoutExpired:
-        return True
-    return done.returncode not in (0, 5)
+class Tree:
+    """A copy of the repository in which one module at a time is another."""
+
+    def __init__(self, root: Path, marks: str = ALL) -> None:
+        self.root, self._marks = root, marks
+        self._tick = time.time()
+        self._sound: dict[tuple[str, str], bool] = {}
+        ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", "runs", "dist")
+        shutil.copytree(ROOT, root, ignore=ignored)
+
+    def put(self, path: Path, text: str) -> None:
+        """Write a module with a time of its own, so that no compiled file of another text passes for it."""
+        path.write_text(text)
+        self._tick += 2.0
+        os.utime(path, (self._tick, self._tick))
+        for other in path.parent.glob("*.py") if path.parent.name == "kernels" else ():
+            if f"kernels.{path.stem} import" in other.read_text():
+                self._forget(other.stem)
+
+    def _forget(self, module: str) -> None:
+        """Its compiled code, which does not know that a function that it calls has changed."""
+        for kept in (self.root / "numba").rglob(f"{module}.*"):
+            kept.unlink()
+
+    def notices(self, name: Path, text: str, tests: list[str]) -> str | None:
+        """The test that fails with `text` as the module `name` and passes without; None where none does."""
+        path, unsound = self.root / name, list[str]()
+        whole = path.read_text()
+        while True:
+            self.put(path, text)
+            failed = self.first_failure([*tests, *(f"--deselect={test}" for test in unsound)])
+            if failed is None or self._passes(path, whole, failed, tests):
+                break
+            assert failed not in unsound, f"{failed} fails without a change and cannot be left out"
+            unsound.append(failed)
+        self.put(path, whole)
+        return failed
+
+    def _passes(self, path: Path, whole: str, failed: str, tests: list[str]) -> bool:
+        """Whether it does not fail with the module as it is, written the way a change is (no comments, other line breaks)."""
+        key = (str(path), failed)
+        if key not in self._sound:
+            self.put(path, ast.unparse(ast.parse(whole)))
+            again = self.first_failure(tests if failed in (HANGS, CRASHES) else [failed])
+            self._sound[key] = again != failed if failed in (HANGS, CRASHES) else again is None
+        return self._sound[key]
+
+    def first_failure(self, tests: list[str]) -> str | None:
+        """The id of the first test that fails; None where all pass."""
+        said = self.root / "said.txt"
+        child = os.fork()
+        if child == 0:
+            self._run([*OPTIONS, self._marks, *tests], said)
+        until = time.monotonic() + PATIENCE_S
+        while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+            if time.monotonic() > until:
+                os.killpg(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                return HANGS
+            time.sleep(0.05)
+        if os.waitstatus_to_exitcode(ended[1]) in (0, 5):
+            return None
+        found = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", said.read_text(errors="replace"), re.MULTILINE)
+        return str(found[0]) if found else CRASHES
+
+    def _run(self, args: list[str], said: Path) -> NoReturn:
+        """pytest in this process, a fork of one that has imported what is heavy, so that a run costs its tests alone."""
+        os.setsid()
+        os.chdir(self.root)
+        handle = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(handle, 1)
+        os.dup2(handle, 2)
+        os.environ.update(ENVIRONMENT, PYTHONPATH=str(self.root), NUMBA_CACHE_DIR=str(self.root / "numba"))
+        sys.dont_write_bytecode = False
+        sys.path = [str(self.root), *(path for path in sys.path if not Path(path).is_relative_to(ROOT))]
+        code = 99
+        try:
+            code = int(pytest.main(args))
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
 
 
-def soak_mutants(count: int, seed: int, rooms: tuple[str, ...] = ROOMS, seconds: float | None = None) -> dict[str, Any]:
-    """So many changes, or as many as `seconds` allow."""
-    draw, began, survivors, done = random.Random(seed), time.monotonic(), list[str](), 0
+def soak_mutants(
+    count: int, seed: int, rooms: tuple[str, ...] = ROOMS, seconds: float | None = None, marks: str = ALL
+) -> dict[str, Any]:
+    """So many changes, or as many as `seconds` allow; none twice."""
+    draw, began, survivors, seen = random.Random(seed), time.monotonic(), list[str](), set[str]()
     files = sorted(p for room in rooms for p in (ROOT / "tsss_edge" / room).rglob("*.py"))
     weights = [p.stat().st_size for p in files]
+    for heavy in HEAVY:
+        __import__(heavy)
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        tree = Path(folder) / "tree"
-        ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", "runs", "dist")
-        shutil.copytree(ROOT, tree, ignore=ignored)
-        while done < count and (seconds is None or time.monotonic() - began < seconds):
+        tree = Tree(Path(folder) / "tree", marks)
+        while len(seen) < count and (seconds is None or time.monotonic() - began < seconds):
             path = draw.choices(files, weights)[0]
             made = mutant(path, draw)
-            if made is None:
+            if made is None or made[1] in seen:
                 continue
-            here = tree / path.relative_to(ROOT)
-            whole = here.read_text()
-            here.write_text(made[0])
-            module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-            if not noticed(tree, tests_for(module, path.relative_to(ROOT).parts[1], tree), sys.executable):
-                survivors.append(made[1])
-            here.write_text(whole)
-            done += 1
-            sys.stderr.write(f"{done}: {made[1]}{'  SURVIVES' if survivors and survivors[-1] == made[1] else ''}\n")
-    share = 1 - len(survivors) / max(1, done)
-    return {"seed": seed, "mutants": done, "noticed": done - len(survivors), "share": round(share, 3), "survivors": survivors,
-            "seconds": round(time.monotonic() - began, 1)}  # fmt: skip
+            seen.add(made[1])
+            name = path.relative_to(ROOT)
+            module = ".".join(name.with_suffix("").parts).removesuffix(".__init__")
+            test = tree.notices(name, made[0], tests_for(module, name.parts[1], tree.root))
+            survivors += [made[1]] if test is None else []
+            sys.stderr.write(f"{len(seen)}: {made[1]}  {test or 'SURVIVES'}  {time.monotonic() - began:.0f} s\n")
+    noticed = len(seen) - len(survivors)
+    return {"seed": seed, "mutants": len(seen), "noticed": noticed, "share": round(noticed / max(1, len(seen)), 3),
+            "survivors": survivors, "seconds": round(time.monotonic() - began, 1)}  # fmt: skip
 
 
 def main() -> int:
@@ -145,8 +234,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, help="stop after so long, whatever --mutants says")
     parser.add_argument("--rooms", nargs="+", default=ROOMS, choices=ROOMS)
+    parser.add_argument(
+        "--quick", action="store_true", help="leave out the tests marked slow; look at survivors with them"
+    )
     args = parser.parse_args()
-    report = soak_mutants(args.mutants, args.seed, tuple(args.rooms), args.seconds)
+    report = soak_mutants(args.mutants, args.seed, tuple(args.rooms), args.seconds, QUICK if args.quick else ALL)
     return told(report, report["share"] >= 0.9)
 
 

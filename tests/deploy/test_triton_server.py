@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -210,7 +211,6 @@ def test_the_score_through_the_server_is_that_of_the_file(served: Served, tmp_pa
     assert here == there and here.miou > 25  # chance gives less
 
 
-@pytest.mark.skip(reason="open defect: Ctrl-C does not end a stream that waits for a lost server")
 def test_a_stream_ends_at_once_though_its_engine_is_lost(tmp_path: Path) -> None:
     from loopkit import Beat
 
@@ -218,8 +218,7 @@ def test_a_stream_ends_at_once_though_its_engine_is_lost(tmp_path: Path) -> None
     from tsss_edge.stream.recorder import Recorder
     from tsss_edge.stream.sources import LiveSource
 
-    here = Served(tmp_path)
-    recorder = Recorder()
+    here, recorder, asked = Served(tmp_path), Recorder(), list[float]()
     with serving(here.repository, tmp_path / "log.txt") as here.server, backend(here, "road") as remote:
         source = LiveSource(lambda: Beat(0.02), name="beat")
 
@@ -229,10 +228,10 @@ def test_a_stream_ends_at_once_though_its_engine_is_lost(tmp_path: Path) -> None
             here.server.stop()
             while remote.state == "READY":
                 time.sleep(0.01)
-            signal.raise_signal(signal.SIGINT)
+            asked.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGINT)  # to the process: one raised here would wake this thread alone
 
         threading.Thread(target=lose_and_interrupt).start()
-        started = time.monotonic()
         assert run(source, remote, [], recorder) == "interrupted"
-        assert time.monotonic() - started < 120 and recorder.frames >= 5
+        assert time.monotonic() - asked[0] < 60 and recorder.frames >= 5
         source.close()

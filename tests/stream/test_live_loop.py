@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from loopkit import CLASSES, GRAYS, Beat, Pictures, Seen, fake
 
+from tsss_edge.backends import Outputs
 from tsss_edge.backends.fake import FakeBackend
-from tsss_edge.errors import ArtifactError, DataError
+from tsss_edge.errors import ArtifactError, DataError, UnavailableError
 from tsss_edge.kernels.yuv import Colour, Yuv
 from tsss_edge.stream.frames import Frame, FrameResult, Source
 from tsss_edge.stream.live_loop import Pen, run
@@ -225,6 +226,44 @@ def test_signals_end_the_stream_while_it_waits_for_a_camera(number: signal.Signa
     source = LiveSource(lambda: Beat(0.5), name="beat")  # one frame, and then nothing for a while
     assert play(source, fake(), Seen(on_write=ask_for_the_end))[0] == "interrupted"
     assert signal.getsignal(number) == before
+
+
+class Elsewhere(FakeBackend):
+    """An engine on a server that goes away after three frames and never comes back."""
+
+    def __init__(self) -> None:
+        super().__init__(fake().classes, fake().preprocess, slots=2)
+        self.waits = 0
+        self.waited_for, self.given_up = threading.Event(), threading.Event()
+
+    def wait(self, slot: int) -> Outputs:
+        answer = super().wait(slot)
+        self.waits += 1
+        if self.waits > 3:
+            self.waited_for.set()
+            assert self.given_up.wait(20.0), "nobody gave it up"
+            raise UnavailableError("the server went away")
+        return answer
+
+    def give_up(self) -> None:
+        self.given_up.set()
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_signal_ends_a_stream_whose_engine_is_lost(live: bool) -> None:
+    engine, recorder = Elsewhere(), Recorder()
+    source = LiveSource(lambda: Beat(0.005), name="beat") if live else Pictures(1000)
+
+    def interrupt() -> None:
+        engine.waited_for.wait(20.0)
+        time.sleep(0.05)  # the consumer waits for a result by then, or comes to it with the signal raised already
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert run(source, engine, [Seen()], recorder) == "interrupted"
+    thread.join()
+    assert engine.given_up.is_set() and recorder.frames == 3
 
 
 def test_a_signal_does_not_cut_a_frame_in_two() -> None:

@@ -263,8 +263,12 @@ def test_info_status_and_view(make_result: MakeResult) -> None:
     assert painter.view == View(alpha=0.25, unknown=False, names=False) and web.get("/api/view").json()["alpha"] == 0.25
 
 
-@pytest.mark.parametrize("body", ["{}x", '{"alpha": 2}', '{"alpha": "a"}', '{"beta": 1}', "[]"])
-def test_a_bad_view_is_refused(body: str) -> None:
+@pytest.mark.parametrize(
+    "body",
+    ["{}x", '{"alpha": 2}', '{"alpha": "a"}', '{"beta": 1}', "[]", "[" * 2000, b'{"alpha": "\xff"}'],
+    ids=range(7),
+)
+def test_a_bad_view_is_refused(body: str | bytes) -> None:
     web, _, painter = client()
     assert web.post("/api/view", content=body).status_code == 422
     assert painter.view == View()

@@ -12,9 +12,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from tsss_edge.artifacts import Classes, Preprocess, Struct, TensorSpec
 from tsss_edge.backends.base import Closing, Outputs, import_extra, require_images
 from tsss_edge.errors import ArtifactError, UnavailableError
+from tsss_edge.files import parse_json
 
 LOG = logging.getLogger("tsss_edge")
 T = TypeVar("T")
@@ -203,18 +203,8 @@ def state_of(backend: object) -> str:
 
 
 def give_up(backend: object) -> None:
-    """The stream ends: do not wait for an engine elsewhere that is lost."""
-    if isinstance(backend, TritonBackend):
-        backend.give_up()
-
-
-@contextmanager
-def giving_up(backend: object) -> Iterator[None]:
-    """`give_up` at the end of the block, however it ends."""
-    try:
-        yield
-    finally:
-        give_up(backend)
+    """The stream ends: do not wait for an engine elsewhere that is lost. One in this process is never lost."""
+    getattr(backend, "give_up", lambda: None)()
 
 
 LOST = (
@@ -239,7 +229,7 @@ def _will_pass(error: Any) -> bool:
 def _description(config: Any, address: ServedAddress) -> ServedDescription:
     text = config.parameters[DESCRIPTION].string_value if DESCRIPTION in config.parameters else ""
     try:
-        return msgspec.json.decode(text, type=ServedDescription)
+        return parse_json(text, ServedDescription)  # type: ignore[no-any-return]
     except msgspec.DecodeError as error:
         raise ArtifactError(
             f"{address.shown}: its config.pbtxt does not say what its classes are; write the repository with `tsss-edge triton`"

@@ -14,7 +14,7 @@ import msgspec
 import typer
 
 from tsss_edge.config import TrainConfig
-from tsss_edge.files import write_json
+from tsss_edge.files import parse_json, write_json
 
 
 def all_settings() -> str:
@@ -201,7 +201,7 @@ def parse_settings(given: list[str]) -> dict[str, Any]:
                 f"--set {text}: expected NAME=VALUE with one of {', '.join(TrainConfig.__struct_fields__)}"
             )
         try:
-            values[name] = msgspec.json.decode(value)
+            values[name] = parse_json(value)
         except msgspec.DecodeError:
             values[name] = None if value == "none" else value
     try:

@@ -35,7 +35,7 @@ from tsss_edge.data.pictures import (
 )
 from tsss_edge.disk import atomic_path, settle_all
 from tsss_edge.errors import DataError
-from tsss_edge.files import edge, read_bytes, write_bytes, write_json
+from tsss_edge.files import edge, parse_json, read_bytes, write_bytes, write_json
 
 VOC_NAMES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -310,7 +310,7 @@ def claim(root: Path, recipe: Mapping[str, Any]) -> None:
 
 def _read_recipe(note: Path) -> Any:
     with edge(note, "recipe", "delete the folder and make the set again", DataError):
-        return msgspec.json.decode(note.read_bytes())
+        return parse_json(note.read_bytes())
 
 
 def write_pair(root: Path, image_id: str, image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from tsss_edge.artifacts import Preprocess
+from tsss_edge.files import parse_json
 
 
 class _Model:
@@ -23,7 +24,7 @@ class _Model:
         """Read `settings.json` of this version."""
         self.utils = importlib.import_module("triton_python_backend_utils")
         self.folder = Path(args["model_repository"]) / args["model_version"]
-        self.settings: dict[str, Any] = msgspec.json.decode((self.folder / "settings.json").read_bytes())
+        self.settings: dict[str, Any] = parse_json((self.folder / "settings.json").read_bytes())
 
     def input(self, request: Any, name: str) -> Any:
         return self.utils.get_input_tensor_by_name(request, name).as_numpy()

@@ -16,7 +16,7 @@ from tsss_edge.disk import held, scratch_folder, swap_in
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.export.onnx_export import EngineSources
 from tsss_edge.export.openvino_build import build_ir, ovc_command, saturation_note
-from tsss_edge.files import sha256_file
+from tsss_edge.files import parse_json, sha256_file
 from tsss_edge.onnxgraph.sessions import OpenVinoCompiler
 from tsss_edge.seals import write_sealed
 
@@ -138,8 +138,8 @@ class _Claim(msgspec.Struct):
 def _read_claim(record_path: Path) -> _Claim | None:
     """None for another JSON file."""
     try:
-        return msgspec.json.decode(record_path.read_bytes(), type=_Claim)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        return parse_json(record_path.read_bytes(), _Claim)  # type: ignore[no-any-return]
+    except msgspec.DecodeError:
         return None
 
 

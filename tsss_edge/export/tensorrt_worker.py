@@ -16,7 +16,7 @@ import msgspec
 from tsss_edge.artifacts import DlaUse, Precision, Struct, TensorSpec
 from tsss_edge.backends.trt_api import CONTEXTS, Flavour, Trt, load, make_logger, type_name
 from tsss_edge.errors import ArtifactError, TsssEdgeError
-from tsss_edge.files import write_bytes, write_json
+from tsss_edge.files import parse_json, write_bytes, write_json
 
 # Words of the inspector for a type; the first that occurs counts ("BFloat16" before "Float16").
 _WORDS = (
@@ -240,7 +240,7 @@ def realised_precisions(information: str) -> tuple[dict[str, int], tuple[str, ..
     It differs by version: "Row major linear FP16 format" (8.x) against "Half" (10 and later), "N/A due to dynamic shapes"
     for tensors of free size. The type of a convolution's weights is told in all of them, so it is asked first.
     """
-    layers = msgspec.json.decode(information.encode(), type=dict).get("Layers", []) if information else []
+    layers = parse_json(information, dict[str, Any]).get("Layers", []) if information else []
     counts: Counter[str] = Counter()
     left = []
     for layer in layers:
@@ -290,7 +290,7 @@ def _spec(tensor: Any) -> TensorSpec:
 
 
 def main() -> None:
-    job = msgspec.json.decode(sys.stdin.buffer.read(), type=BuildJob)
+    job = parse_json(sys.stdin.buffer.read(), BuildJob)
     try:
         result = build(job)
     except TsssEdgeError as error:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Classes, Struct
 from tsss_edge.errors import ArtifactError
-from tsss_edge.files import edge, sha256_file
+from tsss_edge.files import edge, parse_json, sha256_file
 from tsss_edge.label.diffusion import Floats
 
 MULTIPLE = 32  # pixels: a size that is free in the file and given nowhere is L-Net's, which is such a multiple
@@ -156,7 +156,7 @@ def _from_json(path: Path, metadata: dict[str, str], name: str) -> Any:
     if name not in metadata:
         return None
     try:
-        return msgspec.json.decode(metadata[name], type=kinds.get(name, tuple[float, float, float]))
+        return parse_json(metadata[name], kinds.get(name, tuple[float, float, float]))
     except msgspec.MsgspecError as error:
         raise ArtifactError(f"{path}: its metadata {name} is {metadata[name]!r}: {error}") from error
 

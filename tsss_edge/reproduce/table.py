@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -20,7 +18,7 @@ from tsss_edge.artifacts import IGNORE, Checkpoint, Struct, voc_color
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
-from tsss_edge.files import write_bytes
+from tsss_edge.files import as_json_reads, write_bytes
 from tsss_edge.label.annotate import Annotator
 from tsss_edge.label.write import LabelReport, find_labeller, require_classifier, settings_of
 from tsss_edge.models import load_model
@@ -106,7 +104,7 @@ def tabulate(
         ratios={row.protocol: row.ratio.mean for row in made if row.name == "full"},
         rows=made,
         seeds=tuple(seeds),
-        config=json.loads(msgspec.json.encode(config)),
+        config=as_json_reads(config),
         data_sha256={split: dataset.split_hash(split) for split in ("train", "val")},
         paper_ratios=PAPER,
         tool=f"tsss-edge {__version__}",

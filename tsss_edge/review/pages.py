@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tsss_edge.artifacts import IGNORE, Classes, Struct
 from tsss_edge.data.pictures import read_mask
 from tsss_edge.errors import DataError
+from tsss_edge.files import parse_json
 from tsss_edge.review.session import LabelAnswer, ReviewSession
 from tsss_edge.stream.web.app import HEADERS, as_json, guarded
 
@@ -91,7 +92,7 @@ def _add_answers(app: FastAPI, session: ReviewSession) -> None:
 
 async def _post(request: Request, kind: type[T], act: Callable[[T], Any]) -> Response:
     try:
-        return as_json(act(msgspec.json.decode(await request.body(), type=kind)))
+        return as_json(act(parse_json(await request.body(), kind)))
     except (msgspec.DecodeError, DataError) as error:
         return JSONResponse({"error": str(error)}, status_code=422)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Collection
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.backends import AsyncBackend, Outputs
+from tsss_edge.errors import TsssEdgeError
 from tsss_edge.kernels.overlay import OverlayPlan
 from tsss_edge.kernels.overlay_yuv import YuvOverlayPlan
 from tsss_edge.kernels.preprocess import PreprocessPlan
@@ -124,7 +125,8 @@ class CpuStages:
         """Wait for frames that a loop left in flight: the engine's owner may go on with it. Safe to call twice."""
         for slot in self._slots:
             if slot.request >= 0:
-                self._backend.wait(slot.request)
+                with suppress(TsssEdgeError):  # nobody wants these answers, so their failure is nobody's
+                    self._backend.wait(slot.request)
                 slot.request = -1
 
     def _resize(self, request: int, picture: Picture) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tsss_edge.artifacts import Classes
 from tsss_edge.backends import AsyncBackend, open_backend
-from tsss_edge.backends.triton_client import giving_up, state_of
+from tsss_edge.backends.triton_client import give_up, state_of
 from tsss_edge.drawing import Draw, Drawer
 from tsss_edge.errors import DataError
 from tsss_edge.field.collector import CollectPlan
@@ -194,9 +194,9 @@ def run(
             closing(StatusLine(source, recorder)),
             ExitStack() as stack,
         ):
-            pipeline = Pipeline(source, stages)
+            pipeline = Pipeline(source, stages, lambda: give_up(stages.current.backend))
             rollout = stack.enter_context(closing(Rollout(plan, stages, recorder))) if plan is not None else None
-            with closing(pipeline.results()) as results, giving_up(backend):
+            with closing(pipeline.results()) as results:
                 for result in results:
                     with interrupts.held():  # a frame is in every file and every count, or in none
                         result.dropped = recorder.dropped_before(result)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from typing import NamedTuple, Protocol
 
@@ -62,10 +62,13 @@ class _Started(NamedTuple):
 
 
 class Pipeline:
-    """Iterate `results()`, and hand each result back with `recycle` when the sinks are done with it."""
+    """Iterate `results()`, and hand each result back with `recycle` when the sinks are done with it.
 
-    def __init__(self, source: Source, stages: Stages) -> None:
-        self._source, self._stages = source, stages
+    Args: abandon: called when nobody waits for results any more: it brings `stages.wait` back from an engine that is lost.
+    """
+
+    def __init__(self, source: Source, stages: Stages, abandon: Callable[[], None] = lambda: None) -> None:
+        self._source, self._stages, self._abandon = source, stages, abandon
         self._ring = SlotRing(stages.slots, 1 if source.live else stages.in_flight)
         self._slot_of: dict[int, int] = {}
         self._stopped = threading.Event()
@@ -78,7 +81,7 @@ class Pipeline:
             frames = prefetch(frames, depth=READ_AHEAD, name="decode", wake=self._stop)
         started = prefetch(self._feed(frames), depth=self._stages.slots, name="feed", wake=self._stop)
         ready = ready_results(live=self._source.live)
-        return prefetch(self._finish(started), depth=ready, name="finish", wake=self._stop)
+        return prefetch(self._finish(started), depth=ready, name="finish", wake=self._end)
 
     def recycle(self, result: FrameResult) -> None:
         """Free the slot and the image of a result."""
@@ -88,6 +91,10 @@ class Pipeline:
         picture = result.frame.picture
         if not self._source.live and not isinstance(picture, Yuv):  # a live source compares its last one with the next
             self._images.append(picture)
+
+    def _end(self) -> None:
+        self._abandon()
+        self._stop()
 
     def _stop(self) -> None:
         """Bring every thread back from where it may block, so that it can end."""

@@ -7,14 +7,12 @@ bit, on the same machine with the same number of threads.
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +21,7 @@ from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Classes
 from tsss_edge.artifacts import Stage as StageName
 from tsss_edge.config import TrainConfig
 from tsss_edge.errors import DataError
-from tsss_edge.files import write_bytes
+from tsss_edge.files import as_json_reads, write_bytes
 from tsss_edge.frozen import freeze_stages, keep_features
 from tsss_edge.machine import progress
 from tsss_edge.models import pick_device
@@ -169,7 +167,7 @@ def describe(stage: Stage, config: TrainConfig) -> CheckpointMeta:
         classes=stage.classes or stage.samples.dataset.classes,
         preprocess=config.preprocess,
         strong=stage.strong,
-        training=json.loads(msgspec.json.encode(config)),
+        training=as_json_reads(config),
         data_hash=stage.samples.fingerprint(),
         parent=stage.parent,
         tool=f"tsss-edge {__version__}",

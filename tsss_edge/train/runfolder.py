@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from tsss_edge.artifacts import Checkpoint, CheckpointMeta
 from tsss_edge.config import TrainConfig
 from tsss_edge.errors import ArtifactError
-from tsss_edge.files import edge, write_bytes
-from tsss_edge.train.board import ClassValidation
+from tsss_edge.files import as_json_reads, edge, parse_json, write_bytes
+from tsss_edge.train.board import Board, ClassValidation
 
 FREE_TO_CHANGE = ("device", "threads")  # settings that a resumed run may have otherwise
-_DEFAULTS: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(TrainConfig()))  # of settings younger than a run
+_DEFAULTS: dict[str, Any] = as_json_reads(TrainConfig())  # of settings younger than a run
 
 
 def has_begun(out: Path, resume: bool) -> bool:
@@ -51,7 +51,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     """
     *lines, _ = path.read_bytes().split(b"\n") if path.is_file() else [b""]
     with edge(path, "training log", "delete its damaged lines, or train again"):
-        return [msgspec.json.decode(line, type=dict[str, Any]) for line in lines]
+        return [parse_json(line, dict[str, Any]) for line in lines]
 
 
 def to_toml(config: TrainConfig) -> str:
@@ -70,7 +70,7 @@ class Log:
         self._path = out / "log.jsonl"
         if writes:
             self._keep_until(first_epoch)
-        self._board = _board(out, first_epoch) if writes and find_spec("tensorboard") else None
+        self._board = Board(out, first_epoch) if writes and find_spec("tensorboard") else None
         self._start_epoch()
 
     def _keep_until(self, epoch: int) -> None:
@@ -103,23 +103,15 @@ class Log:
         with self._path.open("ab") as file:
             file.write(msgspec.json.encode(line) + b"\n")  # msgspec writes NaN as null, which is JSON
         if self._board:
-            for name, value in {"lr": lr, **means, **metrics}.items():
-                self._board.add_scalar(name, value, epoch + 1)
+            self._board.scalars({"lr": lr, **means, **metrics}, epoch + 1)
         self._start_epoch()
 
     def show(self, epoch: int, shows: ClassValidation, net: nn.Module) -> None:
         """Give TensorBoard the IoU of each class and a few pictures of val. Without TensorBoard nothing is drawn."""
         if self._board:
-            for name, percent in shows.iou.items():
-                self._board.add_scalar(f"iou/{name}", percent, epoch + 1)
-            self._board.add_image("val", shows.picture(net), epoch + 1, dataformats="HWC")
+            self._board.scalars({f"iou/{name}": percent for name, percent in shows.iou.items()}, epoch + 1)
+            self._board.image("val", shows.picture(net), epoch + 1)
             self._start_epoch()  # these seconds are not training's
-
-
-def _board(out: Path, first_epoch: int) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(out / "tensorboard"), purge_step=first_epoch + 1)  # hides what will be trained again
 
 
 # -- Checkpoints

@@ -15,7 +15,7 @@ from tsss_edge.data.ids import inside
 from tsss_edge.data.importers.draw import coco_mask, paint
 from tsss_edge.data.importers.found import VOID, Found, Item, annotated_hw, ids_of, named
 from tsss_edge.errors import DataError
-from tsss_edge.files import edge
+from tsss_edge.files import edge, parse_json
 
 
 class Category(msgspec.Struct, frozen=True):
@@ -93,7 +93,7 @@ def _looks(path: Path) -> bool:
 
 def _read(path: Path) -> CocoFile:
     with edge(path, "instances file of COCO", "export it again", DataError):
-        return msgspec.json.decode(path.read_bytes(), type=CocoFile)
+        return parse_json(path.read_bytes(), CocoFile)  # type: ignore[no-any-return]
 
 
 def _names(parsed: dict[Path, CocoFile]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tsss_edge.data.importers.draw import labelme_shape, paint
 from tsss_edge.data.importers.found import UNLABELLED, VOID, Found, Item, annotated_hw, ids_of
 from tsss_edge.errors import DataError
-from tsss_edge.files import edge
+from tsss_edge.files import edge, parse_json
 
 IGNORED = ("__ignore__",)  # as labelme's own export reads its labels.txt
 BACKGROUND = "_background_"
@@ -57,7 +57,7 @@ def read_labelme(source: Path, *, tags_only: bool = False) -> Found:
 
 def _read(path: Path) -> LabelmeFile:
     with edge(path, "file of labelme", "save it again in labelme", DataError):
-        return msgspec.json.decode(path.read_bytes(), type=LabelmeFile)
+        return parse_json(path.read_bytes(), LabelmeFile)  # type: ignore[no-any-return]
 
 
 def _labels(file: LabelmeFile, *, tags_only: bool) -> list[str]:

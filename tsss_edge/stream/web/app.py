@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from tsss_edge.artifacts import Struct
+from tsss_edge.files import parse_json
 from tsss_edge.stream.prometheus import CONTENT_TYPE, Metrics
 from tsss_edge.stream.status import ENGINE_LOST, LiveStatus
 from tsss_edge.stream.web import is_loopback
@@ -121,7 +122,7 @@ def _add_numbers(app: FastAPI, live: LiveStatus, painter: Painter, info: Info) -
     @app.post("/api/view")
     async def set_view(request: Request) -> Response:
         try:
-            painter.view = msgspec.json.decode(await request.body(), type=View)
+            painter.view = parse_json(await request.body(), View)
         except (msgspec.DecodeError, ValueError) as error:
             return JSONResponse({"error": str(error)}, status_code=422)
         return as_json(painter.view)
