@@ -118,6 +118,7 @@ def stream(
         "--reference": reference, "--min-agreement": min_agreement, "--policy": policy, "--audio": audio or None,
         "--truth": truth, "--truth-class": truth_class, "--reuse": None if reuse == "off" else reuse,
         "--draw": None if draw == "plain" else draw, "--encode": None if encode == "auto" else encode,
+        "--collect": collect, "--shadow": shadow, "--promote-when": promote_when,
     }  # fmt: skip
     if tls is not None and web is None:
         raise typer.BadParameter("--tls is of the live page; give --web [HOST:]PORT too")

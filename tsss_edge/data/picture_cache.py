@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from threading import Lock
+from threading import RLock
 from typing import TypeVar
 from weakref import finalize, ref
 
@@ -28,7 +28,8 @@ class PictureCache:
 
     def __init__(self, limit: int) -> None:
         self.limit, self.bytes = limit, 0
-        self._lock, self._shelves = Lock(), OrderedDict[int, ref[Shelf]]()  # longest unused first
+        self._shelves = OrderedDict[int, ref[Shelf]]()  # longest unused first
+        self._lock = RLock()  # a shelf may be collected, and `_gone` called, by a thread that holds it
 
     def shelf(self) -> Shelf:
         """A place for the arrays of one set; they go when it goes."""
@@ -53,7 +54,9 @@ class PictureCache:
             self._shelves.move_to_end(id(shelf))
 
     def _make_room(self, shelf: Shelf, wanted: int) -> bool:
-        for other in [found for at in self._shelves.values() if (found := at()) is not None and found is not shelf]:
+        for other in [
+            found for at in list(self._shelves.values()) if (found := at()) is not None and found is not shelf
+        ]:
             while other.kept and self.bytes + wanted > self.limit:
                 self.bytes -= _size(other.kept.popitem()[1])
         return self.bytes + wanted <= self.limit

@@ -144,12 +144,14 @@ def class_stage(
     switches: Switches,
     labels_of: LabelsOf | None = None,
     weak: frozenset[str] = frozenset(),
+    ids: Sequence[str] = (),
 ) -> Stage:
     """The stage of a network that tells categories apart, from any starting weights.
 
     Args: mask_of: what the loss may see of a picture. weak: pictures whose mask is Lw. labels_of: their image-level labels.
+          ids: of an epoch, where they are not all of "train" once (see `Samples`).
     """
-    ids = training_split(dataset)
+    ids = ids or training_split(dataset)
     augment = TrainAugment(config.view_hw, config.preprocess, config.scale_range)
     both = 0 < len(weak) < len(ids)
     duel = Duel(config) if switches.adversarial and both else None
