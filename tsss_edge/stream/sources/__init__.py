@@ -72,9 +72,10 @@ def live_opener(uri: Uri) -> Callable[[], Capture]:
         return lambda: FilePlayer(SyntheticSource.open(uri))
     if uri.scheme == "file":
         return lambda: FilePlayer(_open_video(Path(uri.path), 1))
-    opener: Callable[[Uri], Capture] = {
+    openers: dict[str, Callable[[Uri], Capture]] = {
         "camera": open_camera, "v4l2": open_camera, "csi": open_csi, "rtsp": open_rtsp, "rtsps": open_rtsp,
-    }.get(uri.scheme, open_network)  # fmt: skip
+    }  # fmt: skip
+    opener = openers.get(uri.scheme, open_network)
     return lambda: opener(uri)
 
 

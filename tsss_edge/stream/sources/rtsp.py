@@ -12,6 +12,7 @@ from av.logging import PANIC, set_level
 
 from tsss_edge.errors import DataError
 from tsss_edge.stream.av_reader import FAULTS
+from tsss_edge.stream.process import as_bgr
 from tsss_edge.stream.sources import capture
 from tsss_edge.stream.sources.live import Shot
 from tsss_edge.stream.uris import Uri
@@ -37,7 +38,7 @@ class RtspCapture:
                 packet = next(self._packets)
                 captured = time.monotonic()
                 if frames := packet.decode():
-                    return Shot(frames[-1].to_ndarray(format="bgr24"), captured)
+                    return Shot(as_bgr(frames[-1].to_ndarray(format="bgr24")), captured)
         except (StopIteration, *FAULTS):
             return None
 
