@@ -114,10 +114,11 @@ def test_every_recipe_is_made_of_commands_that_exist(tmp_path: Path) -> None:
     for name, recipe in zoo.recipes().items():
         ran: list[list[str]] = []
         zoo.make(name, Path("set"), tmp_path, lambda words, ran=ran: ran.append(list(words)) or 0)  # type: ignore[misc]
-        assert [words[0] for words in ran] == ["train", "build-engine"] and len(ran) == len(recipe.make)
+        assert (ran[0][0], ran[-1][0]) == ("train", "build-engine") and len(ran) == len(recipe.make)
         for words in ran:
             parse(words)
-            assert "set" in words and not any("{" in word for word in words)
+            assert not any("{" in word for word in words)
+        assert "set" in ran[0] and "--eval-data" in ran[-1]
         assert name in zoo.how_to(name) and shlex.split(recipe.make[-1])[-1] == f"{{out}}/{name}.xml"
 
 

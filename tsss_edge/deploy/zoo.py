@@ -219,7 +219,7 @@ def _recipe(name: str) -> Recipe:
 
 
 def make(name: str, data: Path, out: Path, run: Callable[[Sequence[str]], int]) -> Path:
-    """Run a network's recipe on a set: OUT/NAME holds run and engine. Run again it goes on where training stopped.
+    """Run a network's recipe on a set: OUT/NAME holds runs and engine. Run again it goes on where training stopped.
 
     Args:   run: takes the arguments of `tsss-edge` and gives its exit code.
     Raises: ArtifactError: no such recipe, or a command of it failed.
@@ -227,7 +227,7 @@ def make(name: str, data: Path, out: Path, run: Callable[[Sequence[str]], int]) 
     folder = out / name
     for command in _recipe(name).make:
         words = [word.format(data=data, out=folder) for word in shlex.split(command)]
-        if words[0] == "train" and (folder / "run" / "last.pt").is_file():
+        if words[0] == "train" and (Path(words[words.index("--out") + 1]) / "last.pt").is_file():
             words.append("--resume")
         print(f"tsss-edge {shlex.join(words)}", file=sys.stderr, flush=True)
         if code := run(words):
