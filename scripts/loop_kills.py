@@ -1,10 +1,12 @@
-"""Kill every step of the loop with SIGKILL and go on -> what was lost, as JSON. adapt: see the page, it goes on by --resume.
+"""Kill every step of the loop with SIGKILL and go on -> what was lost, as JSON.
 
 python scripts/loop_kills.py old.fp32.xml new.fp32.xml field --kills 5 --json kills.json
+python scripts/loop_kills.py old.fp32.xml new.fp32.xml field --adapt runs/old old-set labelled sheep --json kills.json
 
 `field` is a folder of pictures. Collect: killed at random moments; all frames that were kept before are there after, whole, with their
 entries, and the next stream adds to them. Review: killed right after the n-th answer; n labels are on disk. Roll out: killed while
-the new engine is in service; the restarted stream begins with it. Killed before: it begins with the old one.
+the new engine is in service; the restarted stream begins with it. Killed before: it begins with the old one. Adapt: killed before
+its first epoch, then after each one; at the end its weights are those of a run that nobody killed, and the old run is untouched.
 """
 
 from __future__ import annotations
@@ -23,10 +25,11 @@ from typing import Any
 
 import httpx
 
+from tsss_edge.artifacts import Checkpoint
 from tsss_edge.data.pictures import read_image, read_mask
 from tsss_edge.field.kept import Manifest
 from tsss_edge.field.rules import load_status, status_path, wish
-from tsss_edge.files import read_json
+from tsss_edge.files import read_json, sha256_file
 
 TOOL = [sys.executable, "-m", "tsss_edge"]
 
@@ -134,6 +137,31 @@ def rollout(old: Path, new: Path, field: Path, work: Path) -> dict[str, Any]:
     return found
 
 
+def adapt(run: Path, data: Path, collected: Path, new: str, work: Path, kills: int) -> dict[str, Any]:
+    before = sha256_file(run / "best.pt")
+    arguments = ["adapt", str(run), "--data", str(data), "--collected", str(collected), "--new-class", new]
+    arguments += ["--epochs", str(kills)]
+    whole, out = work / "adapt-whole", work / "adapt-killed"
+    if start(*arguments, "--out", str(whole)).wait():
+        raise SystemExit("adapt failed without a kill")
+    epochs_at_kill = []
+    for n in range(kills):
+        process = start(*arguments, "--out", str(out), "--resume")
+        while process.poll() is None and not (out / "last.pt" if n else out / "labels").exists():
+            time.sleep(0.02)
+        until_frames(out / "log.jsonl", n, process)
+        kill(process)
+        epochs_at_kill.append(len(lines(out / "log.jsonl")))
+    start(*arguments, "--out", str(out), "--resume").wait()
+    weights = [Checkpoint.load(folder).state() for folder in (whole, out)]
+    return {
+        "kills": kills,
+        "epochs_at_kill": epochs_at_kill,
+        "same_weights_as_never_killed": all(weights[0][name].equal(tensor) for name, tensor in weights[1].items()),
+        "old_run_untouched": sha256_file(run / "best.pt") == before,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("old", type=Path)
@@ -141,6 +169,7 @@ def main() -> None:
     parser.add_argument("field", type=Path)
     parser.add_argument("--work", type=Path, default=Path("kills"))
     parser.add_argument("--kills", type=int, default=5)
+    parser.add_argument("--adapt", nargs=4, metavar=("RUN", "DATA", "COLLECTED", "NEW"))
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     shutil.rmtree(args.work, ignore_errors=True)
@@ -150,6 +179,9 @@ def main() -> None:
         "review": review(args.work, args.kills),
         "rollout": rollout(args.old, args.new, args.field, args.work),
     }
+    if args.adapt:
+        run, data, collected = (Path(text) for text in args.adapt[:3])
+        result["adapt"] = adapt(run, data, collected, args.adapt[3], args.work, args.kills)
     print(json.dumps(result, indent=2))
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")

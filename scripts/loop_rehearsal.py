@@ -227,7 +227,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--new", default="sheep")
     parser.add_argument("--config", type=Path, default=Path(__file__).parents[1] / "benchmarks/loop.toml")
-    parser.add_argument("--epochs", type=int, default=4, help="of adapt")
+    parser.add_argument("--epochs", type=int, default=1, help="of adapt")
     parser.add_argument("--until")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()

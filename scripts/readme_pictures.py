@@ -21,9 +21,9 @@ import tsss_edge
 from tsss_edge.data.pictures import read_image
 from tsss_edge.disk import atomic_path
 from tsss_edge.drawing import legend
-from tsss_edge.drawing.lettering import line_height
 
 HEIGHT, ALPHA = 340, 0.4  # of the still; of the colours
+LEGEND = 34  # pixels of a line of the still's legend: read on a phone, where the still is a third as large
 WINDOW_HW, STEPS, FPS = (225, 300), 10, 6  # of the GIF: its frame, frames a picture, frames a second
 
 Pixels = NDArray[np.uint8]
@@ -54,7 +54,7 @@ def still(model: tsss_edge.Model, pictures: list[Path], out: Path) -> None:
         )
     row = np.concatenate(parts, axis=1)
     ids = sorted((k for k in model.classes.objects if seen[k]), key=lambda k: -seen[k])
-    below = legend(model.classes, ids, row.shape[1], line_height(row.shape[:2]))[..., ::-1]
+    below = legend(model.classes, ids, row.shape[1], LEGEND)[..., ::-1]
     with atomic_path(out) as temporary:
         Image.fromarray(np.concatenate([row, below])).save(temporary, format="JPEG", quality=85)
 

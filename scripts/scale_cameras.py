@@ -74,23 +74,31 @@ def addresses(source: str, count: int, size: str, fps: float) -> list[str]:
     return [f"synthetic://?size={size}&fps={fps:g}&frames=0&live=1&seed={n}" for n in range(count)]
 
 
-def start_one(engine: Path, uris: Sequence[str], folder: Path) -> list[subprocess.Popen[bytes]]:
-    """One process for all cameras."""
+def start_one(engine: Path, uris: Sequence[str], folder: Path, running: list[subprocess.Popen[bytes]]) -> None:
+    """One process for all cameras; it joins `running`."""
     cameras = "".join(
         f'[[camera]]\nname = "c{n}"\nuri = "{uri}"\nsinks = ["{folder}/{n}.jsonl"]\n' for n, uri in enumerate(uris)
     )
     (folder / "cameras.toml").write_text(cameras)
-    return [
-        _start([*STREAM, str(engine), "--sources", str(folder / "cameras.toml"), "--json", str(folder / "report.json")])
-    ]
+    report = ["--sources", str(folder / "cameras.toml"), "--json", str(folder / "report.json")]
+    running.append(_start([*STREAM, str(engine), *report]))
+    wait_for_masks(folder, len(uris), running)
 
 
-def start_many(engine: Path, uris: Sequence[str], folder: Path) -> list[subprocess.Popen[bytes]]:
-    """One process a camera."""
-    return [
-        _start([*STREAM, str(engine), uri, str(folder / f"{n}.jsonl"), "--json", str(folder / f"report{n}.json")])
-        for n, uri in enumerate(uris)
-    ]
+def start_many(engine: Path, uris: Sequence[str], folder: Path, running: list[subprocess.Popen[bytes]]) -> None:
+    """One process a camera; each is started once the one before it delivers, since together they starve one another."""
+    for n, uri in enumerate(uris):
+        command = [*STREAM, str(engine), uri, str(folder / f"{n}.jsonl"), "--json", str(folder / f"report{n}.json")]
+        running.append(_start(command))
+        wait_for_masks(folder, n + 1, running)
+
+
+def stop(running: Sequence[subprocess.Popen[bytes]]) -> None:
+    """SIGINT to all, and wait."""
+    for process in running:
+        process.send_signal(signal.SIGINT)
+    for process in running:
+        process.wait(60)
 
 
 def _start(command: list[str]) -> subprocess.Popen[bytes]:
@@ -116,9 +124,9 @@ def measure(engine: Path, uris: Sequence[str], seconds: float, *, processes: boo
     """One run: rates, ages, drops and costs in a window of `seconds`."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        running = (start_many if processes else start_one)(engine, uris, folder)
+        running = list[subprocess.Popen[bytes]]()
         try:
-            wait_for_masks(folder, len(uris), running)
+            (start_many if processes else start_one)(engine, uris, folder, running)
             before, cpu, at = lines(folder, len(uris)), sum(cpu_s(p.pid) for p in running), time.monotonic()
             time.sleep(seconds)
             wall = time.monotonic() - at
@@ -126,10 +134,7 @@ def measure(engine: Path, uris: Sequence[str], seconds: float, *, processes: boo
             rss = sum(resident_mib(p.pid) for p in running)
             pss = sum(proportional_mib(p.pid) for p in running)
         finally:
-            for process in running:
-                process.send_signal(signal.SIGINT)
-            for process in running:
-                process.wait(60)
+            stop(running)
         told = [_window(folder / f"{n}.jsonl", a, b) for n, (a, b) in enumerate(zip(before, after, strict=True))]
         frames = sum(after) - sum(before)
         result = {
@@ -178,9 +183,9 @@ def _kill_run(
 ) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (running,) = start_one(engine, uris, folder)
+        running = list[subprocess.Popen[bytes]]()
         try:
-            wait_for_masks(folder, len(uris), [running])
+            start_one(engine, uris, folder, running)
             if victim is not None:
                 victim.kill()
                 time.sleep(1.0)
@@ -188,8 +193,7 @@ def _kill_run(
             time.sleep(seconds)
             after = lines(folder, len(uris))
         finally:
-            running.send_signal(signal.SIGINT)
-            running.wait(60)
+            stop(running)
         others = [_window(folder / f"{n}.jsonl", before[n], after[n]) for n in range(3)]
         return {
             "age_p95_ms": _percentile([a for t in others for a in t["ages"]], 95),

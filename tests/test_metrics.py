@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tsss_edge import metrics
 from tsss_edge.metrics import (
     ConfusionMatrix,
     agreement_counts,
@@ -18,6 +19,7 @@ from tsss_edge.metrics import (
     miou_drop_interval,
     miou_of,
     per_class,
+    resampled,
 )
 
 K = 5
@@ -54,6 +56,24 @@ def obvious_iou(prediction: NDArray[np.uint8], truth: NDArray[np.uint8], k: int)
         true = {p for p in pixels if truth[p] == c}
         result.append(len(predicted & true) / len(predicted | true) if predicted | true else None)
     return result
+
+
+def test_a_bootstrap_in_blocks_is_the_bootstrap(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = pictures(5, images=23)
+    whole = resampled(matrix.per_image, samples=11, seed=2)
+    drawn = np.random.default_rng(2).multinomial(23, np.full(23, 1 / 23), size=11)
+    np.testing.assert_array_equal(whole, np.einsum("bi,ijk->bjk", drawn, matrix.per_image[:]))
+    monkeypatch.setattr(metrics, "DRAWN", 50)
+    monkeypatch.setattr(metrics, "DENSE", 4)
+    np.testing.assert_array_equal(resampled(matrix.per_image, samples=11, seed=2), whole)
+
+
+def test_matrices_add_up_picture_by_picture() -> None:
+    parts = [pictures(seed, images=n) for seed, n in ((0, 3), (1, 0), (2, 4))]
+    whole = ConfusionMatrix.together(parts)
+    np.testing.assert_array_equal(whole.per_image, np.concatenate([part.per_image[:] for part in parts]))
+    np.testing.assert_array_equal(whole.counts, whole.per_image[:].sum(0))
+    assert whole.images == 7 and len(whole.per_image[2:5]) == 3 and len(whole.per_image[5:2]) == 0
 
 
 def test_hand_made_two_by_two() -> None:
@@ -140,7 +160,7 @@ def test_any_order_gives_the_same_counts(seed: int, order: list[int]) -> None:
     predictions, truths = random_pair(seed, (6, 7, 5))
     whole, mixed = matrix_of(predictions, truths), matrix_of(predictions[order], truths[order])
     np.testing.assert_array_equal(mixed.counts, whole.counts)
-    np.testing.assert_array_equal(mixed.per_image, whole.per_image[order])
+    np.testing.assert_array_equal(mixed.per_image, whole.per_image[:][order])
     assert mixed.images == whole.images == 6
 
 
@@ -245,5 +265,5 @@ def test_interval_of_known_values() -> None:
 
 
 def test_iou_of_works_on_stacks() -> None:
-    counts = pictures(3, images=4).per_image
+    counts = pictures(3, images=4).per_image[:]
     np.testing.assert_array_equal(iou_of(counts)[2], iou_of(counts[2]))

@@ -19,7 +19,7 @@ HEAVY = ("torch", "tensorrt", "tensorrt_rtx", "pycuda", "openvino", "onnx", "onn
 
 # From the ground up: a room may import only the rooms that stand before it, lazy and TYPE_CHECKING imports included.
 ROOMS = (
-    *("errors", "disk", "files", "seals", "artifacts", "signing", "config", "machine", "metrics"),
+    *("errors", "disk", "files", "seals", "artifacts", "signing", "config", "machine", "metrics", "ranks"),
     *("data", "models", "kernels", "drawing", "backends", "onnxgraph", "segmentation", "segment"),
     *("calib", "export", "frozen", "scoring", "label", "train"),
     *("field", "parity", "stream", "review", "bench", "deploy", "inspection", "doctor", "reproduce", "demo"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from PIL import Image
 import tsss_edge.scoring
 from tsss_edge.artifacts import Classes, Preprocess
 from tsss_edge.backends.fake import FakeBackend
-from tsss_edge.data.voc import write_mask
+from tsss_edge.data.voc import VOC_NAMES, write_mask
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.scoring import evaluate
 
@@ -110,3 +112,33 @@ def test_all_ignored_split_has_no_score(tmp_path: Path) -> None:
     data = write_set(tmp_path / "void", {"a": np.full((64, 96), 255, np.uint8)}, lambda _: grey(10))
     with pytest.raises(DataError, match="no labelled pixel"):
         evaluate(FakeBackend(CLASSES, SPEC), data)
+
+
+def links(root: Path, count: int) -> Path:
+    """A set of `count` pictures of 32x32, all links to one."""
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    Image.fromarray(np.full((32, 32, 3), 80, np.uint8)).save(root / "one.png")
+    write_mask(root / "mask.png", np.arange(32 * 32, dtype=np.uint8).reshape(32, 32) % 21)
+    for n in range(count):
+        os.link(root / "one.png", root / f"JPEGImages/p{n}.png")
+        os.link(root / "mask.png", root / f"SegmentationClass/p{n}.png")
+    (root / "ImageSets/Segmentation/val.txt").write_text("".join(f"p{n}\n" for n in range(count)))
+    return root
+
+
+def peak(data: Path) -> int:
+    """Bytes that Python and NumPy held at most while a set was evaluated."""
+    tracemalloc.start()
+    evaluate(FakeBackend(Classes(names=VOC_NAMES), Preprocess(size_hw=(32, 32))), data)
+    found = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return found
+
+
+def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
+    peak(links(tmp_path / "first", 8))  # what is imported and compiled once
+    few, many = peak(links(tmp_path / "few", 100)), peak(links(tmp_path / "many", 1600))
+    assert (
+        many - few < 1500 * 600
+    )  # ids and the counts that are not 0; all counts of a picture alone would be 1848 bytes

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import IGNORE, Classes, Placement, Preprocess, Struct
 from tsss_edge.backends import Backend, Outputs, open_backend
+from tsss_edge.data.picture_cache import PICTURES
 from tsss_edge.data.supervision import MaskOf
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.drawing.sheet import Tile, tile, write_sheet
@@ -27,6 +28,7 @@ from tsss_edge.kernels.preprocess import preprocess as to_input
 from tsss_edge.kernels.upsample_argmax import upsample_argmax
 from tsss_edge.machine import track
 from tsss_edge.metrics import ConfusionMatrix, confusion, miou_of, per_class
+from tsss_edge.ranks import ALONE, World, of_all_processes, this_process
 from tsss_edge.segment import SHEET, labels_at, run_network
 
 if TYPE_CHECKING:
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
     from tsss_edge.models import Heads
 
 BATCH = 16
-CACHE_BYTES = 2 << 30  # pictures at network input size that `Views` keeps
 
 Mask = NDArray[np.uint8]
 
@@ -188,57 +189,51 @@ def backend_answers(backend: Backend, shown: Iterable[tuple[str, Mask]]) -> Iter
         yield Answer(image_id, run_network(backend, image), frame_hw, backend.preprocess.place(frame_hw))
 
 
-def net_answers(net: nn.Module, views: Views, *, flip: bool = False) -> Iterator[Answer]:
-    """What a PyTorch network that gives `Heads` says of each picture, in order. `flip`: as `Views.predict`."""
-    for image_id, heads in views.predict(net, flip=flip):
+def net_answers(net: nn.Module, views: Views, *, flip: bool = False, world: World = ALONE) -> Iterator[Answer]:
+    """What a PyTorch network that gives `Heads` says of each picture, in order. `flip`, `world`: as `Views.predict`."""
+    for image_id, heads in views.predict(net, flip=flip, world=world):
         outputs = {name: head.numpy()[None] for name, head in heads._asdict().items() if head is not None}
         height, width = views.mask(image_id).shape
         yield Answer(image_id, outputs, (height, width), views.preprocess.place((height, width)))
 
 
 class Views:
-    """Pictures of a set as network input, kept in memory while they fit."""
+    """Pictures of a set as network input, and their masks, kept in memory while they fit."""
 
     def __init__(self, dataset: VocDataset, ids: Sequence[str], preprocess: Preprocess) -> None:
         self.dataset, self.ids, self.preprocess = dataset, tuple(ids), preprocess
-        self._cache: dict[str, NDArray[np.uint8]] = {}
-        self._masks: dict[str, Mask] = {}
+        self._pictures, self._masks = PICTURES.shelf(), PICTURES.shelf()
 
     def picture(self, image_id: str) -> NDArray[np.uint8]:
         """(H,W,3) uint8 RGB at network input size."""
-        if image_id not in self._cache:
-            view = to_input(self.dataset.image(image_id), self.preprocess, bgr=False)
-            if len(self._cache) * view.nbytes >= CACHE_BYTES:
-                return view
-            self._cache[image_id] = view
-        return self._cache[image_id]
+        return self._pictures.get(
+            image_id, lambda: (to_input(self.dataset.image(image_id), self.preprocess, bgr=False),)
+        )[0]
 
     def mask(self, image_id: str) -> Mask:
         """(H,W) uint8 at the mask's own size."""
-        if image_id not in self._masks:
-            self._masks[image_id] = self.dataset.mask(image_id)
-        return self._masks[image_id]
+        return self._masks.get(image_id, lambda: (self.dataset.mask(image_id),))[0]
 
-    def batches(self, device: torch.device) -> Iterator[tuple[tuple[str, ...], Tensor]]:
-        """(ids, their network input (N,3,H,W) float32 on `device`), in order."""
+    def batches(self, device: torch.device, world: World = ALONE) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+        """(ids, their network input (N,3,H,W) float32 on `device`), in order; of a world of several, this process's batches."""
         import torch
 
         from tsss_edge.models import network_input
 
-        for start in range(0, len(self.ids), BATCH):
+        for start in range(world.rank * BATCH, len(self.ids), world.size * BATCH):
             ids = self.ids[start : start + BATCH]
             batch = torch.from_numpy(np.stack([self.picture(i) for i in ids])).to(device)
             yield ids, network_input(batch, self.preprocess.scale)
 
-    def predict(self, net: nn.Module, *, flip: bool = False) -> Iterator[tuple[str, Heads]]:
+    def predict(self, net: nn.Module, *, flip: bool = False, world: World = ALONE) -> Iterator[tuple[str, Heads]]:
         """(id, heads of that picture without the batch dimension, float32 on the CPU), in order.
 
-        `flip` averages with the mirrored picture.
+        `flip` averages with the mirrored picture. `world`: as `batches`.
         """
         from tsss_edge.models import Heads
 
         device = next(net.parameters()).device
-        for ids, x in self.batches(device):
+        for ids, x in self.batches(device, world):
             heads = _heads(net, x)
             if flip:
                 mirrored = _heads(net, x.flip(-1))
@@ -305,11 +300,15 @@ def count(answers: Iterable[Answer], mask_of: MaskOf, counts: SplitCounts) -> Sp
     return counts
 
 
-def class_counts(net: nn.Module, views: Views) -> SplitCounts:
-    """What the class head says of pictures, counted against their masks."""
-    return count(net_answers(net, views), views.mask, SplitCounts(len(views.dataset.classes)))
+def class_matrix(net: nn.Module, views: Views) -> ConfusionMatrix:
+    """What the class head says of pictures, counted against their masks; by all processes together."""
+    answers = net_answers(net, views, world=this_process())
+    return of_all_processes(count(answers, views.mask, SplitCounts(len(views.dataset.classes))).classes)
 
 
 def object_iou(net: nn.Module, views: Views) -> float:
-    """IoU in percent of objectness above 0 against "any object class" in the masks; NaN when there is no object."""
-    return count(net_answers(net, views), views.mask, SplitCounts(2, ("objects",))).object_iou
+    """IoU in percent of objectness above 0 against "any object class" in the masks; NaN when there is no object. By all
+    processes together."""
+    answers = net_answers(net, views, world=this_process())
+    matrix = of_all_processes(count(answers, views.mask, SplitCounts(2, ("objects",))).objects)
+    return float(100 * matrix.iou[1])

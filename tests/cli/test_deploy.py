@@ -46,7 +46,7 @@ def test_candidates_are_built_gated_and_the_chosen_one_is_kept(made: Path, tmp_p
     )
     code, out, _ = run("build-engine", f"{made}/net.onnx", "--target", str(toml), *proof, "--out", "n.xml")
     assert code == 0
-    assert "the same with the stock tool: ovc " in out
+    assert "with the stock tool" in out and ": ovc " in out
     assert "not proven" not in out
     (engine,) = tmp_path.glob("n.*.xml")
     record = Engine.load(engine).record

@@ -13,7 +13,7 @@ from PIL import Image
 from tiny import tiny_onnx
 
 from tsss_edge.config import load_target
-from tsss_edge.deploy import segment_ray
+from tsss_edge.deploy import ray_cluster, segment_ray
 from tsss_edge.deploy.segment_ray import segment_on_ray
 from tsss_edge.errors import ArtifactError, DataError, UnavailableError
 from tsss_edge.export.build import build_engine
@@ -72,7 +72,7 @@ class LocalRay:
 
 def test_masks_are_those_of_one_machine(tmp_path: Path, engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = LocalRay()
-    monkeypatch.setattr(segment_ray, "import_extra", lambda module, extra: ray)
+    monkeypatch.setattr(ray_cluster, "import_extra", lambda module, extra: ray)
     monkeypatch.setattr(segment_ray, "PICTURES_AT_ONCE", 2)
     spread = segment_on_ray(engine, [str(tmp_path / "photos")], str(tmp_path / "spread"), address="local", threads=2)
     alone = segment_files(engine, [str(tmp_path / "photos")], tmp_path / "alone")
@@ -87,7 +87,7 @@ def test_masks_are_those_of_one_machine(tmp_path: Path, engine: Path, monkeypatc
 def test_a_cluster_is_left_when_a_worker_fails(tmp_path: Path, engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = LocalRay()
     ray.iter_rows = lambda: 1 / 0  # type: ignore[method-assign]
-    monkeypatch.setattr(segment_ray, "import_extra", lambda module, extra: ray)
+    monkeypatch.setattr(ray_cluster, "import_extra", lambda module, extra: ray)
     with pytest.raises(ZeroDivisionError):
         segment_on_ray(engine, [str(tmp_path / "photos")], str(tmp_path / "out"), address="auto")
     assert (ray.addresses, ray.shut) == (["auto"], 1)
@@ -101,7 +101,7 @@ def test_without_ray_it_says_what_to_install(tmp_path: Path, engine: Path, monke
 
 
 def test_nobody_at_the_address_is_told_at_once(tmp_path: Path, engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segment_ray, "import_extra", lambda module, extra: LocalRay())
+    monkeypatch.setattr(ray_cluster, "import_extra", lambda module, extra: LocalRay())
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))  # bound, but not listening
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -119,7 +119,7 @@ def test_finished_masks_are_left_and_the_others_made(
     tmp_path: Path, engine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ray, out = LocalRay(), tmp_path / "out"
-    monkeypatch.setattr(segment_ray, "import_extra", lambda module, extra: ray)
+    monkeypatch.setattr(ray_cluster, "import_extra", lambda module, extra: ray)
     segment_on_ray(engine, [str(tmp_path / "photos")], str(out), address="auto")
     (out / "0.png").write_bytes(b"kept")
     (out / "1.png").unlink()
@@ -132,7 +132,7 @@ def test_finished_masks_are_left_and_the_others_made(
 
 def test_an_error_budget(tmp_path: Path, engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = LocalRay()
-    monkeypatch.setattr(segment_ray, "import_extra", lambda module, extra: ray)
+    monkeypatch.setattr(ray_cluster, "import_extra", lambda module, extra: ray)
     report = segment_on_ray(engine, [str(tmp_path / "photos")], str(tmp_path / "a"), address="auto", max_failed=1)
     assert len(report.failed) == 1
     with pytest.raises(DataError, match=r"given up: 1 pictures failed, allowed 0; the first: .*broken.jpg"):
@@ -143,9 +143,9 @@ def test_an_error_budget(tmp_path: Path, engine: Path, monkeypatch: pytest.Monke
 def test_addresses_in_and_out(tmp_path: Path, engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`file://` stands for every file system of pyarrow: listing, reading, whole writing, what is finished."""
     pytest.importorskip("pyarrow")
-    ray, real = LocalRay(), segment_ray.import_extra
+    ray, real = LocalRay(), ray_cluster.import_extra
     monkeypatch.setattr(
-        segment_ray, "import_extra", lambda module, extra: ray if module.startswith("ray") else real(module, extra)
+        ray_cluster, "import_extra", lambda module, extra: ray if module.startswith("ray") else real(module, extra)
     )
     out = f"file://{tmp_path}/remote"
     report = segment_on_ray(engine, [f"file://{tmp_path}/photos"], out, address="auto", overlay=True)

@@ -32,7 +32,20 @@ def test_areas_confidence_and_entropy() -> None:
 
 
 def test_all_classes_alike_is_no_confidence_and_full_entropy() -> None:
-    assert sureness(np.zeros((4, 2, 2))) == (pytest.approx(0.25), pytest.approx(1.0))
+    confidence, entropy = sureness(np.zeros((2, 4, 9)))
+    assert confidence == pytest.approx([0.25, 0.25]) and entropy == pytest.approx([1.0, 1.0])
+
+
+def test_several_frames_together_have_the_figures_of_each_alone() -> None:
+    rng = np.random.default_rng(0)
+    wide = Preprocess(size_hw=(32, 32), fit="letterbox").place((32, 64))  # fewer cells
+    frames = [
+        (rng.normal(size=(3, 4, 4)).astype(np.float32), rng.normal(size=(4, 4)), LABELS, at)
+        for at in (FULL, FULL, wide, FULL)
+    ]
+    alone, together = Meter(CLASSES), Meter(CLASSES)
+    found = together.values([together.look(*frame) for frame in frames])
+    np.testing.assert_allclose(found, [alone.measure(*frame) for frame in frames], rtol=1e-6)
 
 
 def test_unknown_is_an_object_that_the_classes_call_background() -> None:

@@ -12,6 +12,7 @@ import pytest
 from tsss_edge.artifacts import Preprocess
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.label.edges import CAREFUL, RADII, choose_edges
+from tsss_edge.ranks import ALONE, World
 from tsss_edge.scoring import Views
 
 PREPROCESS = Preprocess(size_hw=(64, 64))
@@ -20,7 +21,7 @@ PREPROCESS = Preprocess(size_hw=(64, 64))
 class Coarse:
     """Knows the truth, on the network's stride-8 grid."""
 
-    def foreground(self, views: Views) -> Iterator[tuple[str, np.ndarray]]:
+    def foreground(self, views: Views, world: World = ALONE) -> Iterator[tuple[str, np.ndarray]]:
         for image_id in views.ids:
             objects = (views.mask(image_id) > 0).astype(np.float32)
             yield image_id, cv2.resize(objects, (8, 8), interpolation=cv2.INTER_AREA)[None]

@@ -72,8 +72,8 @@ class World:
     def engine(self) -> Path:
         return self.root / "fused.int8.xml"
 
-    def open(self, model: Artifact, **_: object) -> FakeBackend:
-        path = model.path
+    def open(self, model: Artifact | Path, **_: object) -> FakeBackend:
+        path = model if isinstance(model, Path) else model.path
         self.opened.append(path.name)
         answer = self.answers.get(path.name, brightness_cells)
         backend = FakeBackend(CLASSES, SPEC, answer=answer, objectness=path.name in self.objectness)
@@ -158,6 +158,26 @@ def test_equal_engine_passes_and_the_verdict_is_in_its_record(world: World) -> N
     assert stored is not None and stored.passed and stored.images == 6
     assert stored.data_sha256 == VocDataset.open(world.data).split_hash("val")
     assert report.verdict().startswith("gate passed: mIoU 99.") and "(drop +0.00, " in report.verdict()
+
+
+def test_a_server_answers_in_the_engine_s_place(world: World) -> None:
+    served = Path("triton://gpu-1/fused")
+    world.answers["fused"] = wrong_columns(3)
+    report = world.check(served=served, max_drop=0.5)
+    assert not report and report.miou_drop > 10 and report.stages[-1].file == "triton://gpu-1/fused"
+    assert world.opened == ["best.pt", "fused.onnx", "fused.int8.onnx", "fused"]
+    assert Engine.load(world.engine).record.parity is None  # it is the server's verdict, not the file's
+
+
+def test_a_server_of_another_network_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Classes(names=("background", "dog", "cat", "cow"))
+
+    def opened(model: Artifact | Path, **options: object) -> FakeBackend:
+        return FakeBackend(other, SPEC) if isinstance(model, Path) else world.open(model, **options)
+
+    monkeypatch.setattr(tsss_edge.parity, "open_backend", opened)
+    with pytest.raises(ArtifactError, match=r"triton:/gpu-1/fused: its classes are not those of .*fused.int8.xml"):
+        world.check(served=Path("triton://gpu-1/fused"))
 
 
 def test_known_difference_in_numbers(world: World) -> None:

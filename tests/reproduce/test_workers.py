@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from tsss_edge.reproduce import Task, threads_each, workers
+from tsss_edge.errors import DataError
+from tsss_edge.reproduce import pool
+from tsss_edge.reproduce.pool import Task, threads_each, workers
 
 
 def leave(path: Path, *needed: Path) -> None:
@@ -86,3 +92,81 @@ def test_jobs_share_the_cores_unless_threads_are_given() -> None:
     assert threads_each(0, 2) == max(1, cores // 2)
     assert threads_each(0, 10 * cores) == 1
     assert threads_each(3, 2) == 3
+    assert (threads_each(0, None, ray="local"), threads_each(3, 8, ray="local")) == (1, 3)
+
+
+class LocalRay:
+    """Ray's part that we use: every call is done at once, in a thread of its own."""
+
+    def __init__(self, **resources: float) -> None:
+        self.resources, self.asked, self.shut, self.running, self.most = resources, list[dict[str, object]](), 0, 0, 0
+        self.lock = threading.Lock()
+
+    def cluster_resources(self) -> dict[str, float]:
+        return self.resources
+
+    def remote(self, **options: object) -> Any:
+        self.asked.append(options)
+        return lambda call: SimpleNamespace(remote=lambda task: lambda: self._do(call, task))
+
+    def _do(self, call: Callable[[Any], Any], task: Any) -> Any:
+        with self.lock:
+            self.running += 1
+            self.most = max(self.most, self.running)
+        result = call(task)
+        with self.lock:
+            self.running -= 1
+        return result
+
+    def get(self, asked: Callable[[], Any]) -> Any:
+        return asked()
+
+    def shutdown(self) -> None:
+        self.shut += 1
+
+
+@pytest.mark.parametrize(
+    ("resources", "jobs", "gpu", "options", "at_once"),
+    [
+        ({"CPU": 5.0}, None, True, {"num_cpus": 2, "num_gpus": 0}, 2),
+        ({"CPU": 5.0}, 1, True, {"num_cpus": 2, "num_gpus": 0}, 1),
+        ({"CPU": 16.0, "GPU": 3.0}, None, True, {"num_cpus": 2, "num_gpus": 1}, 3),
+        ({"CPU": 16.0, "GPU": 3.0}, None, False, {"num_cpus": 2, "num_gpus": 0}, 8),
+    ],
+)
+def test_a_cluster_takes_what_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resources: dict[str, float], jobs: int | None, gpu: bool,
+    options: dict[str, int], at_once: int,
+) -> None:  # fmt: skip
+    ray = LocalRay(**resources)
+    monkeypatch.setattr(pool, "connect", lambda address: ray)
+    with workers(jobs, tmp_path / "log", ray="local", threads=2, gpu=gpu) as do_all:
+        do_all([Task(name, partial(leave, tmp_path / name)) for name in "abcdefghij"])
+    assert len(list(tmp_path.iterdir())) == 10 and ray.shut == 1 and ray.most <= at_once
+    assert ray.asked == [{**options, "max_retries": pool.RETRIES}]
+
+
+def damaged() -> None:
+    raise DataError("picture x is damaged")
+
+
+def test_an_error_on_the_cluster_is_that_of_the_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = LocalRay(CPU=1.0)
+    monkeypatch.setattr(pool, "connect", lambda address: ray)
+    with (
+        pytest.raises(DataError, match=r"^picture x is damaged$"),
+        workers(None, tmp_path / "log", ray="local") as do_all,
+    ):
+        do_all([Task("bad", damaged), *leaving(tmp_path, "ab")])
+    assert not list(tmp_path.iterdir()) and ray.shut == 1
+
+
+@pytest.mark.slow_all
+@pytest.mark.filterwarnings("default")  # Ray's own deprecations
+def test_on_ray_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    with pytest.raises(FileNotFoundError), workers(None, tmp_path / "log", ray="local") as do_all:
+        do_all([Task(name, partial((tmp_path / name).write_text, name)) for name in "abc"])
+        do_all([Task("bad", (tmp_path / "none/x").read_text)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]

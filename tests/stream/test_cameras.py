@@ -28,6 +28,7 @@ def test_a_camera_says_what_differs_from_the_defaults(tmp_path: Path) -> None:
             name = "gate"
             uri = "rtsp://user:secret@127.0.0.1/1"
             priority = 3
+            encode = "veryfast"
             [[camera]]
             uri = "synthetic://?live=1"
             policy = "latest"
@@ -37,6 +38,7 @@ def test_a_camera_says_what_differs_from_the_defaults(tmp_path: Path) -> None:
         )
     )
     assert (gate.name, gate.fps, gate.priority, gate.sinks) == ("gate", 5, 3, ("masks/gate/", "gate.jsonl"))
+    assert (gate.encode, yard.encode) == ("veryfast", "auto")
     assert (yard.name, yard.fps, yard.priority, yard.policy) == ("camera-1", 12.5, 1, "latest")
 
 
@@ -53,6 +55,7 @@ CAMERA = '[[camera]]\nname = "a"\nuri = "synthetic://"\n'
         (CAMERA + "fps = 0", DataError, "fps 0.*more than 0"),
         (CAMERA + "priority = 0", DataError, "priority 0; expected 1 to 100"),
         (CAMERA + "sinks = []", DataError, "no sinks"),
+        (CAMERA + "encode = 'slow'", DataError, "camera number 1: Invalid enum value 'slow'"),
         (CAMERA + "sinks = ['x.what']", DataError, "unknown kind of sink"),
         (CAMERA + "sinks = ['display://0']", DataError, "is for one source; use --web"),
         (CAMERA + "sinks = ['-']", DataError, "is for one source"),

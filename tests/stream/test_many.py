@@ -19,8 +19,9 @@ from waiting import wait_for
 from tsss_edge.backends.batching import BatchingBackend
 from tsss_edge.backends.fake import FakeBackend
 from tsss_edge.errors import DataError
-from tsss_edge.stream import sources
+from tsss_edge.stream import av_writer, sources
 from tsss_edge.stream.cameras import CameraSpec
+from tsss_edge.stream.encoders import Encoder, Preset, h264_encoder
 from tsss_edge.stream.engine_slot import Served
 from tsss_edge.stream.frames import FrameResult
 from tsss_edge.stream.many import Many, ManyReport
@@ -68,6 +69,25 @@ def lines(path: Path) -> list[dict[str, object]]:
 def require_sums(report: ManyReport) -> None:
     for c in report.cameras:
         assert c.arrived == c.frames + c.dropped + c.thinned + c.unfinished, c
+
+
+def test_videos_are_written_as_each_camera_says(
+    tmp_path: Path, make_video: MakeVideo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[str]()
+
+    def encoder(preset: Preset) -> Encoder:
+        asked.append(preset)
+        return h264_encoder("ultrafast")
+
+    monkeypatch.setattr(av_writer, "h264_encoder", encoder)
+    kinds: tuple[Preset, ...] = ("auto", "veryfast")
+    specs = [
+        CameraSpec(uri=str(make_video(f"{kind}.mp4")), name=kind, sinks=(str(tmp_path / f"o-{kind}.mp4"),), encode=kind)
+        for kind in kinds
+    ]
+    play(fake(slots=2), *specs)
+    assert sorted(asked) == ["auto", "veryfast"]
 
 
 def test_files_come_out_whole_and_in_order_each_with_its_own_masks(tmp_path: Path, make_video: MakeVideo) -> None:

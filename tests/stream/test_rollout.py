@@ -21,7 +21,7 @@ from tsss_edge.stream.cpu_stages import CpuStages
 from tsss_edge.stream.engine_slot import Served
 from tsss_edge.stream.frames import FrameResult
 from tsss_edge.stream.live_loop import run
-from tsss_edge.stream.opening import engine_names
+from tsss_edge.stream.opening import engine_names, require_shadow
 from tsss_edge.stream.recorder import Recorder
 from tsss_edge.stream.rollout import RolloutPlan
 from tsss_edge.stream.shadow import NOBODY, shared_labels
@@ -235,3 +235,11 @@ def test_categories_are_compared_by_name() -> None:
     b = shared_labels(np.array([[0, 2, 1]], np.uint8), theirs, ours)
     assert a[0, 1] == b[0, 1] == NOBODY
     assert (a[0, 0], a[0, 2]) == (b[0, 0], b[0, 2])
+
+
+@pytest.mark.parametrize("shadow", ["net.pt", "triton://host/net"])
+def test_only_another_engine_file_can_be_a_shadow(shadow: str) -> None:
+    with pytest.raises(DataError, match="expected an engine file"):
+        require_shadow(Path(shadow), Path("old.xml"))
+    with pytest.raises(DataError, match="itself"):
+        require_shadow(Path("old.xml"), Path("old.xml"))

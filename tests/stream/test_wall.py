@@ -166,6 +166,8 @@ def test_the_command(tmp_path: Path, make_video: MakeVideo) -> None:
         (["0", "--batch-wait-ms", "5"], "are for --sources, many cameras"),
         (["--sources", "c.toml", "--policy", "latest"], "--policy is for one SOURCE"),
         (["--sources", "c.toml", "--audio"], "--audio is for one SOURCE"),
+        (["--sources", "c.toml", "--shadow", "new.xml"], "--shadow is for one SOURCE"),
+        (["--sources", "c.toml", "--collect", "field"], "--collect is for one SOURCE"),
     ],
 )
 def test_options_that_do_not_go_together(arguments: list[str], told: str) -> None:

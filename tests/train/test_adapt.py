@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,9 +21,11 @@ from tsss_edge.data.voc import VocDataset, write_mask
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.files import read_json
 from tsss_edge.models import Heads, load_model
-from tsss_edge.train.adapt import AdaptReport, adapt, explain, widened
+from tsss_edge.scoring import Views, class_counts
+from tsss_edge.train.adapt import AdaptReport, adapt, explain, repeated
 from tsss_edge.train.lnet import train_lnet
-from tsss_edge.train.pnet import train_supervised
+from tsss_edge.train.new_row import fit_new_row, widened
+from tsss_edge.train.pnet import PLAIN, class_stage, train_supervised
 
 NEW = 3  # "blue"
 
@@ -150,6 +153,28 @@ def test_a_wider_head_says_the_same_of_old_categories(old_run: Path) -> None:
         before, after = net(x).logits, widened(net, config, 4).eval()(x).logits
     torch.testing.assert_close(after[:, :3], before, rtol=1e-5, atol=1e-5)  # other kernels for another width
     assert (after[:, 3] == -5).all()
+
+
+def test_the_new_row_finds_its_category_before_the_first_step(squares: Path, old_run: Path) -> None:
+    old, dataset = Checkpoint.load(old_run), VocDataset.open(squares)
+    config = msgspec.convert(old.meta.training, TrainConfig)
+    net = widened(load_model(old), config, 4)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    ids = dataset.ids("train")
+    stage = class_stage(config, dataset, net, strong=(), mask_of=dataset.mask, switches=PLAIN, ids=ids)
+    fit_new_row(net, stage.samples, config)
+    after = net.state_dict()
+    changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert changed == {"class_head.weight", "class_head.bias"}
+    assert all(torch.equal(after[name][:NEW], before[name][:NEW]) for name in changed)
+    found = class_counts(net, Views(dataset, dataset.ids("val"), config.preprocess)).classes
+    assert found.iou[NEW] > 0.5
+
+
+def test_pictures_of_the_new_category_make_a_quarter_of_an_epoch() -> None:
+    ids = tuple("abcdefghij")
+    assert Counter(repeated(ids, ("i",))) == Counter({**dict.fromkeys(ids, 1), "i": 3})
+    assert repeated(ids, ids[:5]) == ids  # they are enough
 
 
 def test_it_refuses_a_folder_that_holds_a_run_before_it_writes(squares: Path, old_run: Path, tmp_path: Path) -> None:

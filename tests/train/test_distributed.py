@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import rankwork
 import torch
 
 from tsss_edge.artifacts import Checkpoint
@@ -17,7 +19,10 @@ from tsss_edge.config import TrainConfig
 from tsss_edge.data.augment import TrainAugment
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
-from tsss_edge.train.distributed import average_gradients, join, mean_of_processes
+from tsss_edge.files import read_json
+from tsss_edge.label.write import LabelReport
+from tsss_edge.train.distributed import average_gradients, join_training, mean_of_processes
+from tsss_edge.train.judge import QualityJudge
 from tsss_edge.train.loader import Samples
 from tsss_edge.train.loop import epoch_seed
 from tsss_edge.train.pnet import train_supervised
@@ -30,7 +35,7 @@ def torchrun(arguments: list[str], processes: int) -> subprocess.CompletedProces
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*command, "-m", "tsss_edge", *arguments], env=environment, capture_output=True, text=True, timeout=120
+        [*command, "-m", "tsss_edge", *arguments], env=environment, capture_output=True, text=True, timeout=600
     )
 
 
@@ -73,7 +78,7 @@ def test_shares_of_a_batch_are_the_batch(squares: Path, config: TrainConfig, wor
 def test_a_batch_that_does_not_divide_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ArtifactError, match="a batch of 4 does not divide among 3 processes; choose a multiple of 3"):
-        join(torch.device("cpu"), batch=4)
+        join_training(torch.device("cpu"), batch=4)
 
 
 def test_a_world_of_one_changes_nothing() -> None:
@@ -87,3 +92,35 @@ def test_a_world_of_one_changes_nothing() -> None:
 def test_every_epoch_and_process_has_a_seed_of_its_own() -> None:
     seeds = {epoch_seed(seed, epoch, rank) for seed in range(3) for epoch in range(50) for rank in range(8)}
     assert len(seeds) == 3 * 50 * 8
+
+
+def test_labels_calibration_and_validation_of_two_processes_are_those_of_one(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    rankwork.prepare(tmp_path, msgspec.structs.replace(config, epochs=2))
+    rankwork.work(tmp_path, tmp_path / "one")
+    script, places = Path(rankwork.__file__), os.pathsep.join(sys.path)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": places}
+    done = subprocess.run(
+        [*command, str(tmp_path), str(tmp_path / "two")], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = (
+        {p.relative_to(root): p for p in root.rglob("*") if p.is_file()}
+        for root in (tmp_path / "one", tmp_path / "two")
+    )
+    assert one.keys() == two.keys() and len(list((tmp_path / "two/labels/SegmentationClass").iterdir())) > 16
+    timed = {"manifest.json", "auto.search.json", "auto.search.svg"}
+    assert not [
+        name for name, path in one.items() if name.name not in timed and path.read_bytes() != two[name].read_bytes()
+    ]
+    a, b = (read_json(tmp_path / run / "labels/manifest.json", LabelReport) for run in ("one", "two"))
+    assert a == msgspec.structs.replace(b, seconds=a.seconds, images_per_s=a.images_per_s)
+
+
+def test_a_process_without_strong_pictures_takes_the_same_step() -> None:
+    judge, before = QualityJudge(TrainConfig()), copy.deepcopy(QualityJudge(TrainConfig()).net.state_dict())
+    nothing = judge.learn(torch.zeros(0, 3, 8, 8), torch.zeros(0, 4, 8, 8), torch.Generator())
+    assert nothing.item() == 0
+    assert all(torch.equal(before[name], value) for name, value in judge.net.state_dict().items())

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tsss_edge.data.picture_cache import PictureCache
 from tsss_edge.data.synthetic import write_synthetic
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import DataError
@@ -45,11 +46,12 @@ def test_threads_change_nothing(dataset: VocDataset, threads: int) -> None:
 
 def test_the_cache_stays_within_its_bound(dataset: VocDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     one = 48 * 48 * 4
-    monkeypatch.setattr(loader, "CACHE_BYTES", 5 * one)
+    cache = PictureCache(5 * one)
+    monkeypatch.setattr(loader, "PICTURES", cache)
     made = samples(dataset)
     for epoch in range(3):
         assert len(list(made.batches(epoch, threads=4))) == 6
-    assert len(made._cache) == 5 and made._cached_bytes == 5 * one
+    assert cache.bytes == 5 * one
 
 
 def test_an_epoch_that_is_left_ends_its_threads(dataset: VocDataset) -> None:

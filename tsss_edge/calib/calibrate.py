@@ -24,6 +24,7 @@ from tsss_edge.onnxgraph.casts import float_tensors
 from tsss_edge.onnxgraph.ort_pairs import unsigned_form
 from tsss_edge.onnxgraph.qdq import PairOptions, exact_ranges, insert_qdq, wanted_tensors
 from tsss_edge.onnxgraph.sessions import pick_compiler
+from tsss_edge.ranks import join, meet, this_process
 from tsss_edge.seals import write_sealed
 
 FULL_SET = 512  # pictures that peers settle on
@@ -48,6 +49,8 @@ def calibrate(
 ) -> OnnxModel:
     """Measure ranges and write the INT8 graph; `out` with suffix `.ranges.json` gets the CalibTable.
 
+    Under torchrun each process looks at its part of the pictures, and the first one writes what one process would.
+
     Args:    model: FP32, exported by us. data: dataset; its split "train" calibrates, class-balanced, `size` at most.
              calib_set: a set in calib/ or a .toml file, instead of `size` and `seed`.
              method: minmax, percentile, mse, entropy; auto tries them in the order of `AUTO` on a held-back
@@ -59,6 +62,7 @@ def calibrate(
     Raises:  ArtifactError: not a float graph, unknown method, set or bits, NaN on the way; nothing is written.
              DataError: pictures are missing or damaged. GateError: `max_drop` cannot be held.
     """
+    join()
     options = options or PairOptions()
     if options.weight_bits not in WEIGHT_BITS:
         raise ArtifactError(
@@ -182,10 +186,14 @@ def write_int8(
         float_nodes=options.float_nodes,
         tool=f"tsss-edge {tsss_edge.__version__}",
     )
+    if not this_process().writes:
+        meet()  # until it is written
+        return OnnxModel.load(out)
     graph = insert_qdq(model.graph, table.ranges, options)
     written = OnnxModel.save(out, unsigned_form(graph, table.others) if target == "ort" else graph, meta)
     table = msgspec.structs.replace(table, weight_bits=options.weight_bits)
     write_sealed(out.with_suffix(".ranges.json"), table)
+    meet()
     return written
 
 
@@ -209,6 +217,8 @@ def write_searched(
     report = search(model.graph, tables, judge, max_drop=max_drop, options=options)
     options = msgspec.structs.replace(options, float_nodes=report.result.float_nodes)
     written = write_int8(model, tables[report.method], chosen, out, options, target)
+    if not this_process().writes:
+        return written
     write_json(out.with_suffix(".search.json"), report)
     try:
         draw_search(report, out.with_suffix(".search.svg"))

@@ -22,6 +22,7 @@ from tsss_edge.calib.methods import Histogram, Method, choose_range
 from tsss_edge.errors import ArtifactError
 from tsss_edge.machine import usable_cores
 from tsss_edge.onnxgraph.sessions import open_session, with_batch
+from tsss_edge.ranks import gathered, part_of
 from tsss_edge.seals import read_sealed
 
 OTHERS = 32  # pictures
@@ -73,7 +74,7 @@ def collect(
     workers: int | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> Histograms:
-    """Magnitudes of `tensors` over `pictures`.
+    """Magnitudes of `tensors` over `pictures`; under torchrun each process looks at its part, and all get the whole.
 
     Args:    model: onnx.ModelProto, float.
              pictures: functions that load one, (N,H,W,3) uint8 at network input size; called in worker threads.
@@ -82,7 +83,7 @@ def collect(
     Raises:  ArtifactError: a tensor becomes NaN or infinite, or the graph does not load. What a picture's function raises.
     """
     session = open_session(with_batch(model, "N", tensors), threads=1, shared=True)
-    queue, lock = iter(pictures), Lock()
+    queue, lock = iter(part_of(pictures)), Lock()
 
     def work() -> Histograms:
         mine = {tensor: Histogram() for tensor in tensors}
@@ -103,9 +104,16 @@ def collect(
     count = min(workers or usable_cores(), MOST_WORKERS)
     with ThreadPoolExecutor(count) as pool:
         for part in [pool.submit(work) for _ in range(count)]:
-            for tensor, histogram in part.result().items():
-                total[tensor].merge(histogram)
-    return total
+            _merge(total, part.result())
+    first, *others = gathered(total)
+    for other in others:
+        _merge(first, other)
+    return first
+
+
+def _merge(total: Histograms, part: Histograms) -> None:
+    for tensor, histogram in part.items():
+        total[tensor].merge(histogram)
 
 
 def _update(histograms: Histograms, session: Any, picture: NDArray[np.uint8], counted: bool) -> None:

@@ -28,6 +28,7 @@ from tsss_edge.machine import progress
 from tsss_edge.metrics import ConfusionMatrix, miou_drop_interval
 from tsss_edge.onnxgraph.qdq import PairOptions, insert_qdq, plan
 from tsss_edge.onnxgraph.sessions import Compiler, RunPicture, time_in_turn
+from tsss_edge.ranks import gathered, of_all_processes, part_of, this_process
 
 LEVEL = 0.68  # of the interval whose upper end is `drop_high`: one standard error for a normal distribution
 ENOUGH = (
@@ -54,7 +55,7 @@ class HeldBackScore(Struct, frozen=True):
 
 
 class Judge:
-    """Scores INT8 graphs of one float graph on the same pictures."""
+    """Scores INT8 graphs of one float graph on the same pictures. Under torchrun each process runs its part of them."""
 
     def __init__(
         self, floating: Any, pictures: Sequence[HeldBackPicture], num_classes: int, compiler: Compiler
@@ -63,7 +64,8 @@ class Judge:
         Raises: DataError: no pixel of the pictures is labelled.
         """
         self.pictures, self.compiler, self._num_classes = tuple(pictures), compiler, num_classes
-        self._masks = [picture.mask for picture in pictures]
+        self._mine = part_of(self.pictures)
+        self._masks = [picture.mask for picture in self._mine]
         self._float_labels = self._labels(compiler(floating, "fp32"))
         self._float = self._matrix(self._float_labels, self._masks)
         self.miou = self._float.miou
@@ -79,13 +81,13 @@ class Judge:
         return HeldBackScore(miou=mine.miou, drop=self.miou - mine.miou, drop_high=high, change=100.0 - alike)
 
     def _labels(self, run: RunPicture) -> list[NDArray[np.uint8]]:
-        return [picture.labels(run) for picture in self.pictures]
+        return [picture.labels(run) for picture in self._mine]
 
     def _matrix(self, labels: Sequence[NDArray[np.uint8]], truth: Sequence[NDArray[np.uint8]]) -> ConfusionMatrix:
         matrix = ConfusionMatrix(self._num_classes)
         for one, its_truth in zip(labels, truth, strict=True):
             matrix.update(one, its_truth)
-        return matrix
+        return of_all_processes(matrix)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -208,7 +210,8 @@ def search(
             costs = searcher.layer_costs(tables[method], best.score, units)
             given_back = searcher.give_back(tables[method], best, costs, max_drop)
     tried = [*floats, *by_method.values(), *given_back]
-    times = time_in_turn([t.run for t in tried], judge.pictures[0].picture)
+    runs, writes = [t.run for t in tried], this_process().writes  # the others wait, so that the machine is still
+    times = gathered(time_in_turn(runs, judge.pictures[0].picture) if writes else [])[0]
     return SearchReport(
         runs_on=judge.compiler.name,
         held_back=len(judge.pictures),

@@ -40,12 +40,14 @@ def calibrate(
     `auto` and --search judge on a part of the training split that does not calibrate. OUT.search.json says what they
     tried; OUT.search.svg is a plot of it (needs matplotlib: pip install 'tsss-edge[report]').
     Example: tsss-edge calibrate fused.onnx --data runs/synth --method auto --search --out fused.int8.onnx
+    Under torchrun the processes share the pictures; the file is that of one process.
     Example: tsss-edge calibrate fused.onnx --data runs/synth --weight-bits 7 --out fused.int8.onnx
     Example: tsss-edge calibrate fused.onnx --data runs/synth --target ort --out fused.ort.onnx
     """
     from tsss_edge.api import calibrate as run
     from tsss_edge.artifacts import OnnxModel
     from tsss_edge.onnxgraph.qdq import PairOptions, chosen_layers
+    from tsss_edge.ranks import this_process
 
     floating = OnnxModel.load(model)
     kept_float = chosen_layers(floating.graph, names(keep_float)) if keep_float else ()
@@ -67,4 +69,5 @@ def calibrate(
     kept = f", in float: {', '.join(result.meta.float_nodes)}" if result.meta.float_nodes else ""
     bits = "" if record.weight_bits == 8 else f", weights of {record.weight_bits} bits"
     text = f"{result.path}: INT8, {record.method} on {record.images} pictures of {record.split}{bits}{kept}"
-    emit({"onnx": str(result.path), "sha256": result.sha256, "calibration": record}, text, json)
+    if this_process().writes:
+        emit({"onnx": str(result.path), "sha256": result.sha256, "calibration": record}, text, json)

@@ -12,7 +12,7 @@ from tsss_edge.cli.options import Json, emit, flag, usage_errors
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, render, validate or download a dataset.")
 
 
-Importable = Literal["coco", "yolo", "labelme", "cvat", "cityscapes", "rgb", "folders"]
+Importable = Literal["coco", "yolo", "labelme", "cvat", "cityscapes", "rgb", "folders", "webdataset"]
 Grouping = Literal["none", "folder", "video"]
 
 
@@ -101,12 +101,16 @@ def fetch(
 @app.command(name="import")
 def import_(
     kind: Annotated[Importable, typer.Argument(help="Format of the set.")],
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of the set, or its annotation file.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="Folder of the set, its annotation file, or addresses of its shards.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder to make.")],
     classes: Annotated[
         Path | None, typer.Option(help="TOML that renames and merges classes, or camvid11. See docs/own-data.md.")
     ] = None,
-    names: Annotated[Path | None, typer.Option(help="folders: class names, a line each, the first is id 0.")] = None,
+    names: Annotated[
+        Path | None, typer.Option(help="folders, webdataset: class names, a line each, the first is id 0.")
+    ] = None,
     palette: Annotated[
         str | None,
         typer.Option(metavar="FILE|camvid", help="rgb: lines `red green blue name` (default: labelmap.txt)."),
@@ -131,13 +135,23 @@ def import_(
     """Make a VOC-layout set from another format: masks are drawn, pictures linked, lists written.
 
     Example: tsss-edge data import coco coco2017 --out runs/coco
+
+    Example: tsss-edge data import webdataset 'https://store/city-{000000..000031}.tar' --out runs/city
     """
     from tsss_edge.data.importers import import_set
+    from tsss_edge.data.shards import import_shards
 
+    if kind == "webdataset":
+        if classes or palette or images or masks or image_labels or val is not None or copy:
+            raise typer.BadParameter(
+                "shards say everything themselves; besides --out, --names alone goes with webdataset"
+            )
+        shards = import_shards(source, out, names=names)
+        return emit(shards, shards.summary(), json)
     with usage_errors():
         report = import_set(
             kind,
-            source,
+            Path(source),
             out,
             classes=classes,
             names=names,
@@ -150,6 +164,23 @@ def import_(
             seed=seed,
             copy=copy,
         )
+    emit(report, report.summary(), json)
+
+
+@app.command()
+def shards(
+    data: Annotated[Path, typer.Argument(help="Dataset folder in PASCAL VOC layout.")],
+    out: Annotated[Path, typer.Option(help="Folder of the shards.")],
+    each: Annotated[int, typer.Option(min=1, help="Pictures of a shard.")] = 1000,
+    json: Json = None,
+) -> None:
+    """Write a set as WebDataset shards (SPLIT-000000.tar, classes.txt), for a remote store; `data import webdataset` reads them.
+
+    Example: tsss-edge data shards runs/city --out city-shards
+    """
+    from tsss_edge.data.shards import write_shards
+
+    report = write_shards(data, out, each=each)
     emit(report, report.summary(), json)
 
 

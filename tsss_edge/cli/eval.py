@@ -11,7 +11,7 @@ from tsss_edge.cli.options import Data, Json, Split, Threads, Trust, emit
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Checkpoint, ONNX file or engine.")],
+    model: Annotated[Path, typer.Argument(help="Checkpoint, ONNX file, engine, or triton://HOST/MODEL.")],
     data: Data,
     split: Split = "val",
     threads: Threads = None,
@@ -24,6 +24,8 @@ def evaluate(
     """mIoU and per-class IoU of anything that segments.
 
     Example: tsss-edge eval runs/camvid --data camvid --split val --sheet worst.png
+
+    Example: tsss-edge eval triton://gpu-1/fused --data camvid
     """
     from tsss_edge.scoring import evaluate as run
 

@@ -35,16 +35,20 @@ def label(
 
     --features, --maps and --text let large networks that you have on disk see in place of ours; see docs/transfer.md.
 
+    Under torchrun the processes share the pictures; the masks are those of one process.
     Example: tsss-edge label --lnet runs/method --data runs/synth --out runs/labels
+    Example: torchrun --nproc-per-node 4 -m tsss_edge label --lnet runs/method --data runs/synth --out runs/labels
     """
     from tsss_edge.label.foundation import Feeding
     from tsss_edge.label.write import Teachers, write_labels
+    from tsss_edge.ranks import this_process
 
     with usage_errors():
         feeding = Feeding(size_hw=parse_size(size) if size else None, mean=three(mean), deviation=three(scale))
         teachers = Teachers(features=features, maps=maps, text=text, feeding=feeding)
     report = write_labels(lnet, data, out, split=split, teachers=teachers)
-    emit(report, report.summary(), json)
+    if this_process().writes:
+        emit(report, report.summary(), json)
 
 
 def three(text: str | None) -> tuple[float, float, float] | None:

@@ -17,7 +17,18 @@ def reproduce(
     seeds: Annotated[str, typer.Option(metavar="N,N,...", help="Random seeds.")] = "0,1,2",
     strong: opt.Strong = None,
     rows: Annotated[str | None, typer.Option(metavar="A,B,...", help="Rows, such as 50:full (default: all).")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Networks to train at once, each in a process of its own.")] = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Networks to train at once, each in a process of its own (default: 1; on Ray all that fit)."
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="Train on a Ray cluster whose machines see the same paths; local, auto too."
+        ),
+    ] = None,
     arch: opt.Arch = None,
     size: opt.Size = None,
     epochs: opt.Epochs = None,
@@ -35,6 +46,8 @@ def reproduce(
     Example: tsss-edge reproduce --data voc_photos --source objects_source --config benchmarks/photos.toml --out runs/photos
 
     Example: tsss-edge reproduce --data voc_photos --source objects_source --config photos.toml --rows 50:full,0:full --out runs/photos
+
+    Example: tsss-edge reproduce --data /shared/rendered --source /shared/source --out /shared/table --ray 10.0.0.1:6379
     """
     from tsss_edge.config import read_toml
 
@@ -42,7 +55,7 @@ def reproduce(
         chosen_elsewhere = {"--strong": strong, "--arch": arch, "--size": size, "--epochs": epochs}
         if given := [name for name, value in chosen_elsewhere.items() if value is not None]:
             raise typer.BadParameter(f"{config} is a benchmark, which says that itself; leave {', '.join(given)} out")
-        return benchmark(config, data, source, out, rows, jobs, report, json)
+        return benchmark(config, data, source, out, rows, jobs, ray, report, json)
     if report:
         raise typer.BadParameter("--report is for a benchmark: give a --config with [folds]")
     from tsss_edge.reproduce import choose_rows
@@ -54,7 +67,9 @@ def reproduce(
         numbers = seed_numbers(seeds)
         chosen = opt.names(rows) if rows is not None else None
         choose_rows(chosen, with_source=source is not None)
-    table = make_table(settings, data, out, source=source, seeds=numbers, strong=categories, rows=chosen, jobs=jobs)
+    table = make_table(
+        settings, data, out, source=source, seeds=numbers, strong=categories, rows=chosen, jobs=jobs, ray=ray
+    )
     opt.emit(table, table.summary(), json)
 
 
@@ -64,7 +79,8 @@ def benchmark(
     source: Path | None,
     out: Path,
     rows: str | None,
-    jobs: int,
+    jobs: int | None,
+    ray: str | None,
     report: bool,
     json: str | None,
 ) -> None:
@@ -77,7 +93,7 @@ def benchmark(
     if report:
         result = collect(settings, data, source, out, rows=chosen)
     else:
-        result = run_benchmark(settings, data, source, out, jobs=jobs, rows=chosen)
+        result = run_benchmark(settings, data, source, out, jobs=jobs, rows=chosen, ray=ray)
     opt.emit(result, result.summary(), json)
 
 

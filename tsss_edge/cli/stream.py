@@ -117,7 +117,8 @@ def stream(
     only_one = {
         "--reference": reference, "--min-agreement": min_agreement, "--policy": policy, "--audio": audio or None,
         "--truth": truth, "--truth-class": truth_class, "--reuse": None if reuse == "off" else reuse,
-        "--draw": None if draw == "plain" else draw,
+        "--draw": None if draw == "plain" else draw, "--encode": None if encode == "auto" else encode,
+        "--collect": collect, "--shadow": shadow, "--promote-when": promote_when,
     }  # fmt: skip
     if tls is not None and web is None:
         raise typer.BadParameter("--tls is of the live page; give --web [HOST:]PORT too")
@@ -127,7 +128,8 @@ def stream(
         raise typer.BadParameter("--batch-wait-ms and --shard are for --sources, many cameras")
     if sources is not None:
         if given := [name for name, value in only_one.items() if value is not None]:
-            raise typer.BadParameter(f"{given[0]} is for one SOURCE, not for --sources")
+            hint = "; write `encode` of a camera or of [defaults] in that file" if given[0] == "--encode" else ""
+            raise typer.BadParameter(f"{given[0]} is for one SOURCE, not for --sources{hint}")
         rebuild_first(engine, rebuild)
         many = stream_many(
             engine, sources, batch_wait_ms=batch_wait_ms, max_frames=max_frames, threads=threads, force=force, web=web,

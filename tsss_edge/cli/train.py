@@ -217,7 +217,7 @@ def train_everything(
 
 
 def _emit(checkpoint: Checkpoint, json: str | None) -> None:
-    from tsss_edge.train.distributed import this_process
+    from tsss_edge.ranks import this_process
 
     if not this_process().writes:
         return

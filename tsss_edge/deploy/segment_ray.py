@@ -7,10 +7,6 @@ byte.
 
 from __future__ import annotations
 
-import logging
-import os
-import socket
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,18 +17,12 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import load_artifact
 from tsss_edge.backends import open_backend
-from tsss_edge.backends.base import import_extra
+from tsss_edge.deploy.ray_cluster import connect
 from tsss_edge.deploy.remote_files import fetch, finished, is_uri, plan_anywhere, put
-from tsss_edge.errors import DataError, UnavailableError
+from tsss_edge.errors import DataError
 from tsss_edge.segment import SegmentReport, segment_file
 
 PICTURES_AT_ONCE = 16  # that a worker gets: enough to hide Ray's own milliseconds, few enough to spread a small folder
-CONNECT_S = 5.0
-TOKEN = Path(".ray/auth_token")  # where `ray get-auth-token --generate` puts it, below the home folder
-ADDRESS_HELP = (
-    "start one with `ray start --head`, give its HOST:PORT, `auto` for a running one, `local` for this machine; a cluster with "
-    "a token wants the same in RAY_AUTH_TOKEN or ~/.ray/auth_token here"
-)
 
 
 def segment_on_ray(
@@ -77,7 +67,7 @@ def _spread(
     trust: bool,
 ) -> tuple[str, ...]:
     """Every row to a worker -> what failed."""
-    ray = _connect(address)
+    ray = connect(address)
     failed: list[str] = []
     try:
         workers = _workers(ray.cluster_resources(), cores, gpus)
@@ -135,34 +125,3 @@ class Segmenter:
         if self._overlay:  # before the mask, which says that all of it is there
             put(made.with_suffix(".overlay.jpg"), mask.removesuffix(".png") + ".overlay.jpg")
         put(made, mask)
-
-
-def _connect(address: str) -> Any:
-    _require_listener(address)
-    has_token = os.environ.get("RAY_AUTH_TOKEN") or (Path.home() / TOKEN).is_file()
-    if address != "local" and "RAY_AUTH_MODE" not in os.environ and has_token:
-        os.environ["RAY_AUTH_MODE"] = "token"  # read when Ray is imported; without it a token is not sent
-    ray = import_extra("ray", "scale")
-    import_extra("ray.data", "scale")
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    options: dict[str, Any] = {"address": address}
-    if address == "local":  # on loopback: a cluster for this machine alone is nobody else's business
-        options = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-        ray.data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty()
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        first = (str(error).strip().splitlines() or ["no answer"])[0]
-        raise UnavailableError(f"no Ray cluster at {address!r} ({first}); {ADDRESS_HELP}") from error
-    return ray
-
-
-def _require_listener(address: str) -> None:
-    """Ray itself tries for minutes when nobody listens at HOST:PORT."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
-    except OSError as error:
-        raise UnavailableError(f"no Ray cluster at {address!r} ({error}); {ADDRESS_HELP}") from error

@@ -244,7 +244,9 @@ def build_summary(engine: Engine) -> str:
         lines.append(f"  DLA: {build.dla.text()}")
     if note := saturation_note(record):
         lines.append(f"  {note}")
-    lines.append(f"  the same with the stock tool: {build.command}")
+    ours = record.backend == "openvino" and record.precision == "int8"
+    like = "with the stock tool, a little slower" if ours else "the same with the stock tool"
+    lines.append(f"  {like}: {build.command}")
     if record.parity is None:
         lines.append(f"  not proven yet: tsss-edge parity {engine.path} --reference CHECKPOINT --data DATASET")
     return "\n".join(lines)

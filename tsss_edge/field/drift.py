@@ -84,33 +84,39 @@ class DriftWatch:
         self._means = self._points.mean(axis=0)
         self._shares = below_points(self._points, self._points).mean(axis=1)
         self._lower_only = np.array([name in WORSE_IF_LOWER for name in self._names], bool)
-        # Counts of the window, kept up with each sample: a look then costs little.
+        # Counts of the window, kept up with each look: to count all its rows again would cost more.
         self._counts = np.zeros((2, *self._points.shape), np.int32)
         self._known = np.zeros(len(known), np.int32)
         self._limit = limit(window, profile.pictures)
         self._window, self._step = window, step
-        self._rows: deque[tuple[int, Values]] = deque(maxlen=window)
+        self._rows: deque[tuple[int, Values]] = deque()  # of the window, and those that came after the last look
         self._samples = self._over = self._under = 0
         self._moving: list[tuple[int, bool]] = []  # figures for which drift is raised, and whether they rose
         self.state: Drift | None = None
 
     def add(self, index: int, values: Values) -> bool:
         """Take the figures of frame `index`. Returns whether drift was raised or cleared by it."""
-        if len(self._rows) == self._window:
-            self._count(self._rows[0][1], -1)
-        row = values[self._columns]
-        self._rows.append((index, row))
-        self._count(row, 1)
+        self._rows.append((index, values[self._columns]))
         self._samples += 1
-        if len(self._rows) < self._window or self._samples % self._step:
+        if self._samples % self._step:
+            return False
+        self._turn()
+        if len(self._rows) < self._window:
             return False
         before = self.state is not None and self.state.raised
         self.state = self._look(index)
         return self.state.raised != before
 
-    def _count(self, row: Values, sign: int) -> None:
-        self._counts += sign * below_points(row[None], self._points)[:, 0]
-        self._known += sign * ~np.isnan(row)
+    def _turn(self) -> None:
+        """Count what came since the last look, and take out what left the window."""
+        self._count([row for _, row in list(self._rows)[-self._step :]], 1)
+        self._count([self._rows.popleft()[1] for _ in range(len(self._rows) - self._window)], -1)
+
+    def _count(self, rows: list[Values], sign: int) -> None:
+        if rows:
+            table = np.stack(rows)
+            self._counts += sign * below_points(table, self._points).sum(axis=1, dtype=np.int32)
+            self._known += sign * (~np.isnan(table)).sum(axis=0, dtype=np.int32)
 
     def shows(self, values: Values) -> bool:
         """Whether a frame is one of those for which drift is raised: a figure that moved is beyond nine tenths of the profile,
@@ -123,7 +129,7 @@ class DriftWatch:
 
     def _look(self, index: int) -> Drift:
         table = np.stack([row for _, row in self._rows])  # (W,F)
-        scores = self._scores()
+        scores, means = self._scores(), np.nansum(table, axis=0) / np.maximum(1, self._known)
         top = int(scores.argmax())
         self._over = self._over + 1 if scores[top] > 1 else 0
         self._under = self._under + 1 if scores[top] < CLEAR_BELOW else 0
@@ -131,7 +137,7 @@ class DriftWatch:
         raised = self._under < CLEAR_AFTER if old.raised else self._over >= RAISE_AFTER
         order = [int(n) for n in np.argsort(-scores) if scores[n] > 1]
         if order and raised:  # while it is only fading, what had moved last still counts
-            self._moving = [(n, bool(np.nanmean(table[:, n]) > self._means[n])) for n in order]
+            self._moving = [(n, bool(means[n] > self._means[n])) for n in order]
         elif not raised:
             self._moving = []
         return Drift(
@@ -139,7 +145,7 @@ class DriftWatch:
             score=round(float(scores[top]), 4),
             figure=self._names[top],
             since=(old.since if old.raised else index) if raised else None,
-            moved=tuple(self._moved(n, float(scores[n]), table[:, n]) for n in order),
+            moved=tuple(self._moved(n, float(scores[n]), float(means[n])) for n in order),
             examples=self._examples(order[0], table[:, order[0]]) if order else (),
             alarms=old.alarms + (raised and not old.raised),
         )
@@ -150,8 +156,8 @@ class DriftWatch:
         worse = np.where(self._lower_only, above, np.maximum(above, below)) / self._limit
         return np.where(self._known >= self._window // 2, worse, 0.0)
 
-    def _moved(self, n: int, score: float, column: NDArray[np.float32]) -> Moved:
-        then, now = float(self._means[n]), float(np.nanmean(column))
+    def _moved(self, n: int, score: float, now: float) -> Moved:
+        then = float(self._means[n])
         return Moved(figure=self._names[n], score=round(score, 4), profile=round(then, 5), now=round(now, 5))
 
     def _examples(self, n: int, column: NDArray[np.float32]) -> tuple[int, ...]:

@@ -27,6 +27,7 @@ from tsss_edge.label.diffusion import DiffusionConfig, Floats, affinity, diffuse
 from tsss_edge.label.edges import EdgeFit, sharpened
 from tsss_edge.label.foundation import FeatureNet, TextMaps, resized_map
 from tsss_edge.models import load_classifier, load_model, pick_device
+from tsss_edge.ranks import ALONE, World
 from tsss_edge.scoring import Mask, Views
 
 SCALES = (1.0, 1.5)
@@ -85,19 +86,21 @@ class Annotator:
             if net is not None and checkpoint is not None:
                 keep_features(net, training_of(checkpoint))
 
-    def foreground(self, views: Views) -> Iterator[tuple[str, Floats]]:
-        """(id, M) of each picture: (1,h,w), 0-1."""
-        for image_id, evidence in self.evidence(views):
+    def foreground(self, views: Views, world: World = ALONE) -> Iterator[tuple[str, Floats]]:
+        """(id, M) of each picture: (1,h,w), 0-1. `world`: as `Views.batches`, here and below."""
+        for image_id, evidence in self.evidence(views, world):
             yield image_id, evidence.objectness[None]
 
-    def labels(self, views: Views, supervision: Supervision, config: LabelConfig) -> Iterator[tuple[str, Mask]]:
+    def labels(
+        self, views: Views, supervision: Supervision, config: LabelConfig, world: World = ALONE
+    ) -> Iterator[tuple[str, Mask]]:
         """(id, Lw) of each picture of `views`, in order."""
-        for image_id, evidence in self.evidence(views):
+        for image_id, evidence in self.evidence(views, world):
             yield image_id, annotate(evidence, views, image_id, supervision, config)
 
-    def evidence(self, views: Views) -> Iterator[tuple[str, Evidence]]:
+    def evidence(self, views: Views, world: World = ALONE) -> Iterator[tuple[str, Evidence]]:
         """(id, evidence) of each picture; objectness and maps are means over scales and mirrored pictures."""
-        for ids, x in views.batches(self._device):
+        for ids, x in views.batches(self._device, world):
             parts = [t.float().cpu().numpy() for t in self._see(x)]
             parts[3] /= views.preprocess.scale
             for row, image_id in enumerate(ids):
@@ -237,14 +240,16 @@ class Relabeller:
         self._net = load_model(pnet).to(self._device)
         keep_features(self._net, training_of(pnet))
 
-    def foreground(self, views: Views) -> Iterator[tuple[str, Floats]]:
+    def foreground(self, views: Views, world: World = ALONE) -> Iterator[tuple[str, Floats]]:
         """(id, probability of any category) of each picture: (1,h,w), 0-1."""
-        for image_id, logits in self._logits(views):
+        for image_id, logits in self._logits(views, world):
             yield image_id, 1 - logits.softmax(dim=0)[:1].numpy()
 
-    def labels(self, views: Views, supervision: Supervision, config: LabelConfig) -> Iterator[tuple[str, Mask]]:
+    def labels(
+        self, views: Views, supervision: Supervision, config: LabelConfig, world: World = ALONE
+    ) -> Iterator[tuple[str, Mask]]:
         """(id, labels) of each picture of `views`, in order, as `Annotator.labels`; known pixels stay as they are."""
-        for image_id, logits in self._logits(views):
+        for image_id, logits in self._logits(views, world):
             known = supervision.pixel_mask(image_id)
             categories = [0, *sorted(supervision.image_labels(image_id))]
             picture, shares = views.dataset.image(image_id), logits[categories].softmax(dim=0).numpy()
@@ -253,8 +258,8 @@ class Relabeller:
             found[belief.max(axis=0) <= config.sure_above] = IGNORE
             yield image_id, np.where(known != IGNORE, known, found)
 
-    def _logits(self, views: Views) -> Iterator[tuple[str, Tensor]]:
-        for ids, x in views.batches(self._device):
+    def _logits(self, views: Views, world: World) -> Iterator[tuple[str, Tensor]]:
+        for ids, x in views.batches(self._device, world):
             yield from zip(ids, self._see(x).cpu(), strict=True)
 
     @torch.inference_mode()

@@ -18,6 +18,7 @@ from tsss_edge.artifacts import Preprocess, Struct
 from tsss_edge.data.supervision import MaskOf
 from tsss_edge.label.diffusion import Floats
 from tsss_edge.metrics import ConfusionMatrix
+from tsss_edge.ranks import ALONE, World, of_all_processes, this_process
 from tsss_edge.scoring import Views, object_truth
 
 
@@ -35,19 +36,21 @@ CAREFUL = EdgeFit(radius=1 / 64)  # where there is no mask to choose by
 class Labeller(Protocol):
     """What finds a foreground."""
 
-    def foreground(self, views: Views) -> Iterator[tuple[str, Floats]]: ...
+    def foreground(self, views: Views, world: World = ALONE) -> Iterator[tuple[str, Floats]]: ...
 
 
 def choose_edges(labeller: Labeller, known: Views, mask_of: MaskOf) -> EdgeFit:
-    """The radius with the best object IoU on the images `known`, of which `mask_of` gives what may be seen."""
+    """The radius with the best object IoU on the images `known`, of which `mask_of` gives what may be seen. By all processes
+    together."""
     if not known.ids:
         return CAREFUL
     counts = {EdgeFit(radius=radius): ConfusionMatrix(2) for radius in RADII}
-    for image_id, foreground in labeller.foreground(known):
+    for image_id, foreground in labeller.foreground(known, this_process()):
         picture, truth = known.dataset.image(image_id), object_truth(mask_of(image_id))
         for edges, matrix in counts.items():
             seen = sharpened(foreground, picture, known.preprocess, edges)[0] > 0.5
             matrix.update(seen.astype(np.uint8), truth)
+    counts = {edges: of_all_processes(matrix) for edges, matrix in counts.items()}
     return max(counts, key=lambda edges: float(counts[edges].iou[1]))
 
 

@@ -15,16 +15,19 @@ import numpy as np
 
 from tsss_edge.artifacts import IGNORE, Checkpoint, Preprocess, Struct
 from tsss_edge.data.ids import check_list_name, place
+from tsss_edge.data.pictures import read_mask
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset, write_mask
-from tsss_edge.disk import held, settle_all
-from tsss_edge.drawing.sheet import Tile, tile, write_sheet
+from tsss_edge.disk import settle_all
+from tsss_edge.drawing.sheet import tile, write_sheet
 from tsss_edge.errors import ArtifactError
 from tsss_edge.files import read_json, write_bytes, write_json
 from tsss_edge.label.annotate import Annotator, LabelConfig, Relabeller
 from tsss_edge.label.edges import choose_edges
 from tsss_edge.label.foundation import FeatureNet, Feeding, TextMaps
 from tsss_edge.metrics import ConfusionMatrix
+from tsss_edge.models import pick_device
+from tsss_edge.ranks import gathered, held_for_all, join, meet, this_process
 from tsss_edge.scoring import Mask, Views, object_truth
 from tsss_edge.segment import SHEET
 
@@ -68,6 +71,8 @@ def write_labels(
 ) -> LabelReport:
     """Annotate the weak images of a split: out/SegmentationClass/*.png, manifest.json, contact_sheet.png, lists.
 
+    Under torchrun each process annotates its part of the pictures; the masks are those of one process, bit for bit.
+
     Args:    run: of `train lnet` or `train all`, whose L-Net and classifier label; or of a P-Net, which labels alone.
              strong: categories with masks (default: those the run was trained with).
              source: a set with masks of other categories; its images, else the strong ones, say how the labels are fitted
@@ -79,13 +84,14 @@ def write_labels(
     if out.resolve() == data.resolve():
         raise ArtifactError(f"{out}: labels would overwrite the masks of --data; choose another --out")
     first, config = find_labeller(run), config or LabelConfig()
+    join(pick_device(device).type)
     dataset = VocDataset.open(data)
     _require_same_classes(first, dataset)
     supervision = Supervision(dataset, tuple(first.meta.strong if strong is None else strong))
     labeller, sha256 = _labeller(first, config, teachers or Teachers(), device)
     views = Views(dataset, supervision.weak_ids(split), first.meta.preprocess)
     config = config if config.edges else _with_edges(config, labeller, supervision, source, views.preprocess)
-    with held(out, f"{out}: this folder of labels"):
+    with held_for_all(out, f"{out}: this folder of labels"):
         return _label_all(labeller, sha256, views, supervision, config, out, split)
 
 
@@ -98,14 +104,14 @@ def _label_all(
     out: Path,
     split: str,
 ) -> LabelReport:
-    dataset, pictures = supervision.dataset, list[Tile]()
+    dataset, world = supervision.dataset, this_process()
     quality, start = LabelQuality(len(dataset.classes)), time.perf_counter()
     (out / MANIFEST).unlink(missing_ok=True)  # a folder with a manifest is complete, and from here on this one is not
-    for image_id, mask in labeller.labels(views, supervision, config):
+    meet()
+    for image_id, mask in labeller.labels(views, supervision, config, world):
         write_mask(label_path(out, image_id), mask)
         quality.update(mask, dataset, image_id)
-        if len(pictures) < SHEET:
-            pictures.append(tile(image_id, dataset.image(image_id), mask))
+    quality = LabelQuality.together(gathered(quality))
     seconds = time.perf_counter() - start
     report = LabelReport(
         images=len(views.ids),
@@ -117,7 +123,11 @@ def _label_all(
         settings=config,
         **quality.scores(),
     )
-    _write_folder(out, dataset, views.ids, split, pictures, report)
+    settle_all()  # of this process's masks
+    meet()
+    if world.writes:
+        _write_folder(out, dataset, views.ids, split, report)
+    meet()
     return report
 
 
@@ -229,6 +239,15 @@ class LabelQuality:
         self._classes, self._objects = ConfusionMatrix(num_classes), ConfusionMatrix(2)
         self._unsure = self._pixels = 0
 
+    @classmethod
+    def together(cls, parts: Sequence[LabelQuality]) -> LabelQuality:
+        """That of the pictures of all processes."""
+        whole = parts[0]
+        whole._classes = ConfusionMatrix.together([part._classes for part in parts])
+        whole._objects = ConfusionMatrix.together([part._objects for part in parts])
+        whole._unsure, whole._pixels = sum(part._unsure for part in parts), sum(part._pixels for part in parts)
+        return whole
+
     def update(self, mask: Mask, dataset: VocDataset, image_id: str) -> None:
         """Count one picture."""
         self._unsure += int((mask == IGNORE).sum())
@@ -248,15 +267,12 @@ class LabelQuality:
         }
 
 
-def _write_folder(
-    out: Path, dataset: VocDataset, ids: Sequence[str], split: str, pictures: list[Tile], report: LabelReport
-) -> None:
-    settle_all()
+def _write_folder(out: Path, dataset: VocDataset, ids: Sequence[str], split: str, report: LabelReport) -> None:
     write_bytes(
         out / "ImageSets/Segmentation" / f"{check_list_name(split, str(out))}.txt",
         "".join(f"{i}\n" for i in ids).encode(),
     )
     write_bytes(out / "classes.txt", "".join(f"{name}\n" for name in dataset.classes.names).encode())
-    if pictures:
-        write_sheet(out / "contact_sheet.png", pictures, dataset.classes)
+    if first := [tile(i, dataset.image(i), read_mask(label_path(out, i))) for i in ids[:SHEET]]:
+        write_sheet(out / "contact_sheet.png", first, dataset.classes)
     write_json(out / MANIFEST, report)  # last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 
@@ -68,13 +69,18 @@ def load_classifier(checkpoint: Checkpoint) -> Classifier:
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto" -> the GPU where there is one, else the CPU. Raises: UnavailableError: no such device here."""
+    """ "auto" -> the GPU where there is one, else the CPU; "cuda" under torchrun is the GPU of this process.
+
+    Raises: UnavailableError: no such device here.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise UnavailableError(f"PyTorch knows no device {name!r}; use auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UnavailableError("PyTorch finds no CUDA GPU on this machine; set device to cpu or auto")
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return device

@@ -25,13 +25,13 @@ from tsss_edge.artifacts import (
     load_artifact,
     require_same_preprocess,
 )
-from tsss_edge.backends import open_backend
+from tsss_edge.backends import Backend, open_backend
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
 from tsss_edge.files import sha256_file
 from tsss_edge.onnxgraph.view import OnnxGraph
 from tsss_edge.parity.int8_checks import LayerError, LayerReport, compare_layers, replay_calibration
-from tsss_edge.parity.measure import StageCounts, WorstImage, look_again, measure
+from tsss_edge.parity.measure import Recorded, StageCounts, WorstImage, look_again, measure
 from tsss_edge.parity.reference_answers import Answers, Compared, load_compared
 from tsss_edge.parity.verdict import ClassChange, ParityReport, StageResult, judge
 from tsss_edge.scoring import require_labelled, require_same_classes
@@ -59,6 +59,7 @@ def check_parity(
     threads: int | None = None,
     trust: bool = False,
     store: bool = True,
+    served: Path | None = None,
 ) -> ParityReport:
     """Compare an engine with its checkpoint on a labelled split; the verdict goes into the engine's record.
 
@@ -71,6 +72,8 @@ def check_parity(
              the record names, beside the engine, one folder up and beside the checkpoint.
              allow_leak: pass though evaluation pictures were used for calibration; it is written down.
              min_reference: mIoU that the reference must have; None: twice that of labels drawn by lot.
+             served: address (triton://HOST/MODEL) of a server that has this engine and answers in its place. Everything else is
+             taken from the engine's file, and the verdict is not stored in its record: it is the server's.
              trust: run an engine whose hash is not the one in its record (its verdict is not stored).
     Returns: a report that is true when the gate passed.
     Raises:  ArtifactError: a file is missing or damaged, or the reference is another checkpoint than the engine's.
@@ -95,10 +98,17 @@ def check_parity(
             stages = [StageCounts("PyTorch", checkpoint.path.name, checkpoint)]
         else:
             models = {reference_name(checkpoint): checkpoint, **models}
+        runs: dict[str, tuple[str, Artifact | Path]] = {
+            name: (model.path.name, model) for name, model in models.items()
+        }
+        if served is not None:
+            runs[stage_name(subject)] = (str(served).replace(":/", "://", 1), served)  # a `Path` has one slash of two
         stages += [
-            StageCounts(name, model.path.name, stack.enter_context(open_backend(model, threads=threads)))
-            for name, model in models.items()
+            StageCounts(name, file, stack.enter_context(open_backend(model, threads=threads)))
+            for name, (file, model) in runs.items()
         ]
+        if served is not None:
+            _require_same_model(stages[-1].backend, subject, served)
         profile = measure(stages, dataset, ids, boundary_px=BOUNDARY_PX)
         require_labelled(stages[0].matrix, dataset, split)
         report = judge(
@@ -122,7 +132,7 @@ def check_parity(
 
             seen = look_again(stages[0], stages[-1], dataset, [image.id for image in report.worst])
             write_report(report, seen, dataset.classes, report_dir)
-    if store and isinstance(subject, Engine) and subject.checked:
+    if store and served is None and isinstance(subject, Engine) and subject.checked:
         subject.with_record(parity=report.record(), profile=report.profile)
     return report
 
@@ -141,6 +151,14 @@ def stage_name(subject: Artifact) -> str:
 def calibration_of(subject: Artifact) -> CalibrationRecord | None:
     """How its INT8 ranges were found; None for what has none."""
     return None if isinstance(subject, Checkpoint) else subject.meta.calibration
+
+
+def _require_same_model(answering: Backend | Recorded, subject: Artifact, served: Path) -> None:
+    """Raise ArtifactError when a server's network has other classes or another input than the engine it stands for."""
+    assert not isinstance(answering, Recorded)
+    if answering.classes != subject.meta.classes:
+        raise ArtifactError(f"{served}: its classes are not those of {subject.path}; serve this engine")
+    require_same_preprocess(answering.preprocess, subject.meta.preprocess, str(served))
 
 
 def reference_name(reference: Reference) -> str:

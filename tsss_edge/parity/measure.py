@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import tee
@@ -18,6 +19,7 @@ from tsss_edge.metrics import agreement_counts, boundary_band
 from tsss_edge.scoring import Answer, Mask, SplitCounts, backend_answers, counted, pictures
 
 Region = NDArray[np.bool_]
+SHOWN = 8  # worst pictures in the report
 
 
 class WorstImage(Struct, frozen=True):
@@ -50,7 +52,7 @@ class StageCounts:
         # Against the reference, each (equal, all): pixels, those near its boundaries, cells of objectness.
         self.pixels, self.band, self.cells = (np.zeros(2, np.int64) for _ in range(3))
         self.broken_images = 0
-        self.images: list[WorstImage] = []
+        self.worst: list[WorstImage] = []  # where it differs most from the reference, worst first
 
     def answers(self, shown: Iterable[tuple[str, Mask]]) -> Iterator[Answer]:
         """What it says of each picture, (id, (H,W,3) uint8 RGB), in order."""
@@ -65,7 +67,9 @@ class StageCounts:
         if answer.cells is not None and reference.cells is not None:
             self.cells += agreement_counts(answer.cells, reference.cells)
         self.broken_images += not answer.finite
-        self.images.append(_difference(answer.id, answer.labels, reference.labels, truth))
+        difference = _difference(answer.id, answer.labels, reference.labels, truth)
+        if difference.agreement < 1:
+            self.worst = sorted([*self.worst, difference], key=lambda image: image.agreement)[:SHOWN]
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ def measure(
 ) -> FieldProfile | None:
     """Run all stages on all pictures; the counts are left in the stages. Returns the profile of the last one's answers."""
     meter = Meter(stages[-1].backend.classes)
-    figures: list[Values] = []
+    figures = array("f")  # of all pictures, one after the other
     shown = tee(pictures(dataset, ids, "parity"), len(stages))
     networks = [(s.answers(images), s.counts) for s, images in zip(stages, shown, strict=True)]
     for truth, answers in counted(networks, dataset.mask):
@@ -93,8 +97,8 @@ def measure(
         band = boundary_band(reference.labels, boundary_px) & seen
         for stage, answer in zip(stages, answers, strict=True):
             stage.compare(answer, reference, seen, band, truth)
-        figures.append(_figures(meter, answers[-1]))
-    return profile_of(meter.names, figures)
+        figures.extend(_figures(meter, answers[-1]))
+    return profile_of(meter.names, np.frombuffer(figures, np.float32).reshape(-1, len(meter.names)))
 
 
 def _figures(meter: Meter, answer: Answer) -> Values:

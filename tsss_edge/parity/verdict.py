@@ -14,8 +14,6 @@ from tsss_edge.metrics import miou_drop_interval, per_class
 from tsss_edge.parity.int8_checks import LayerReport
 from tsss_edge.parity.measure import StageCounts, WorstImage
 
-SHOWN = 8  # worst pictures in the report
-
 
 class StageResult(Struct, frozen=True):
     """One step on the way from PyTorch to the engine. mIoU in percent, agreement with PyTorch's labels 0-1."""
@@ -234,7 +232,6 @@ def judge(
     results = stage_results(stages)
     reference, engine = stages[0], stages[-1]
     before, after = (per_class(stage.matrix.iou, names) for stage in (reference, engine))
-    differing = (image for image in engine.images if image.agreement < 1.0)
     images = reference.matrix.images
     found = problems(results, max_drop=max_drop, leak=leak, images=images, allow_leak=allow_leak, allow_gain=allow_gain)
     found = (*empty_reference(reference, names, min_reference), *found)
@@ -255,7 +252,7 @@ def judge(
         data_sha256=data_sha256,
         leak=leak,
         per_class={name: ClassChange(reference=before[name], engine=after[name]) for name in names},
-        worst=tuple(sorted(differing, key=lambda image: image.agreement)[:SHOWN]),
+        worst=tuple(engine.worst),
         problems=found,
         notes=(*notes, *_notes(results[-1].drop, low, high, max_drop, leak, images)),
         guilty=guilty_step(results),

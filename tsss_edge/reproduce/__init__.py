@@ -6,18 +6,10 @@ other. OUT/table.json and table.html are written after every seed. Small network
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
@@ -27,7 +19,7 @@ from tsss_edge.data.supervision import strong_from_fraction
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.files import read_json, write_json
 from tsss_edge.label.write import MANIFEST, LabelReport
-from tsss_edge.machine import usable_cores
+from tsss_edge.reproduce.pool import Task, threads_each, workers
 from tsss_edge.reproduce.scores import Ladder, RowScore, ladder, scored
 from tsss_edge.reproduce.table import SUPERVISED, Seed, Table, tabulate, write_page
 from tsss_edge.scoring import Views
@@ -96,24 +88,27 @@ def reproduce(
     seeds: Sequence[int] = (0, 1, 2),
     strong: Sequence[str] | None = None,
     rows: Sequence[str] | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
+    ray: str | None = None,
 ) -> Table:
     """Train and measure every row for every seed; a row whose network is there is not trained again.
 
     Args:    source: the masks' set of the 0% protocol; without it that protocol is left out.
              strong: strong categories of the 50% protocol; by default the first half by id.
              rows: keys such as "50:full" (default: all); "100:supervised" is always among them.
-             jobs: networks that train at once, a process each; with `config.threads` 0 they share the cores out.
-    Raises:  ValueError: an unknown row or no seed. DataError, ArtifactError: as the stages.
+             jobs: networks that train at once (default: 1, on a cluster as many as fit), a process each; with
+             `config.threads` 0 they share the cores out.
+             ray: address of a Ray cluster that trains them (`pool.workers`).
+    Raises:  ValueError: an unknown row or no seed. DataError, ArtifactError: as the stages. UnavailableError: no cluster.
     """
     chosen = choose_rows(rows, with_source=source is not None)
     if not seeds:
         raise ValueError("no seed; give at least one")
     dataset = VocDataset.open(data)
     strong = strong_from_fraction(dataset.classes, 0.5) if strong is None else tuple(strong)
-    config = msgspec.structs.replace(config, threads=threads_each(config.threads, jobs))
+    config = msgspec.structs.replace(config, threads=threads_each(config.threads, jobs, ray=ray))
     results: list[Seed] = []
-    with workers(jobs, out / "jobs.log") as do_all:
+    with workers(jobs, out / "jobs.log", ray=ray, threads=config.threads, gpu=config.device != "cpu") as do_all:
         for seed in seeds:
             settings = msgspec.structs.replace(config, seed=seed)
             run = SeedRun(settings, data, source, strong, out / f"seed-{seed}", chosen, ladders=not results)
@@ -213,64 +208,3 @@ class SeedRun:
     def _split(self, protocol: str) -> tuple[tuple[str, ...], Path | None]:
         """Strong categories and source set of a protocol."""
         return ((), self.source) if protocol == "0" else (self.strong, None)
-
-
-# -- Processes
-
-
-class Task(NamedTuple):
-    """A name, and what to do (picklable)."""
-
-    name: str
-    call: Callable[[], object]
-
-
-@contextmanager
-def workers(jobs: int, log: Path) -> Iterator[Callable[[Sequence[Task]], None]]:
-    """Yield a function that does all tasks of a list. It raises what a task raises, when those under way are finished.
-
-    Args: jobs: processes at once; 1 works in this process. log: where the other processes write, appended to.
-    """
-    if jobs == 1:
-        yield do_here
-        return
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_begin_worker, initargs=(log,)) as pool:
-        yield partial(do_in_pool, pool, jobs)
-
-
-def do_here(tasks: Sequence[Task]) -> None:
-    """One task after the other."""
-    for task in tasks:
-        task.call()
-
-
-def do_in_pool(pool: Executor, jobs: int, tasks: Sequence[Task]) -> None:
-    """`jobs` tasks at once. No more are handed over, so that none begins after a failure."""
-    waiting, running = list(tasks), dict[Future[object], tuple[str, float]]()
-    while waiting or running:
-        while waiting and len(running) < jobs:
-            task = waiting.pop(0)
-            running[pool.submit(task.call)] = task.name, time.perf_counter()
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
-            name, start = running.pop(future)
-            future.result()
-            print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
-
-
-def _begin_worker(log: Path) -> None:
-    """Write to a file, so that progress bars do not mix. End with the first process: a training must not go on alone."""
-    sys.stdout = sys.stderr = log.open("a", buffering=1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def threads_each(threads: int, jobs: int) -> int:
-    """CPU threads of one of `jobs` processes: as asked for, or (0) its share of the cores."""
-    return threads or (max(1, usable_cores() // jobs) if jobs > 1 else 0)

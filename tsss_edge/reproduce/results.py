@@ -17,9 +17,9 @@ from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
 from tsss_edge.files import write_json
-from tsss_edge.reproduce import Task, workers
 from tsss_edge.reproduce.benchmark import ZERO, Benchmark, BenchmarkRun, Variant, choose_keys
 from tsss_edge.reproduce.foldscore import label_scores, net_score, object_score, on_both, ready
+from tsss_edge.reproduce.pool import Task, threads_each, workers
 from tsss_edge.reproduce.table import PAPER, Spread
 from tsss_edge.reproduce.trivial import everything, filled, fit_low_level, foreground_iou, most_frequent
 from tsss_edge.scoring import Mask, Views, net_answers
@@ -91,17 +91,19 @@ def run_benchmark(
     source: Path | None,
     out: Path,
     *,
-    jobs: int = 1,
+    jobs: int | None = None,
     rows: Sequence[str] | None = None,
+    ray: str | None = None,
 ) -> BenchmarkResult:
     """Do all work that is left, seed by seed, and collect; OUT/benchmark.json is written after every seed.
 
-    Args:   jobs: networks that train at once, a process each.
+    Args:   jobs: networks that train at once, a process each. ray: address of a Ray cluster that trains them.
             rows: keys such as "50:full" (default: all); the supervised networks are always among them.
     Raises: ValueError: an unknown row. DataError, ArtifactError: as the stages.
     """
     runs = seed_runs(benchmark, data, source, out, rows)
-    with workers(jobs, out / "jobs.log") as do:
+    threads = threads_each(benchmark.train.threads, jobs, ray=ray)
+    with workers(jobs, out / "jobs.log", ray=ray, threads=threads, gpu=benchmark.train.device != "cpu") as do:
         for run in runs:
             for _, layer in groupby(run.steps(first=run is runs[0]), key=lambda step: step.layer):
                 do([Task(step.name, step.call) for step in layer])

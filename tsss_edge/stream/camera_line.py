@@ -152,6 +152,7 @@ class CameraLine:
                 classes=self._classes,
                 colour=picture.colour if isinstance(picture, Yuv) else None,
                 live=is_live(self.spec.uri, self.spec.policy),
+                preset=self.spec.encode,
             )
         result.dropped = self.recorder.dropped_before(result)
         write_to((*self._sinks, *self.extra), result)

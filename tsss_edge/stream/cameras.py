@@ -7,6 +7,8 @@ fps = 5                             # masks a second that are wanted; left out: 
 priority = 3                        # its share of a full machine against the others
 sinks = ["gate.mp4", "gate.jsonl"]  # left out: those of [defaults]
 
+encode = "veryfast"                 # of its videos, as --encode of one source
+
 [defaults]
 sinks = ["masks/{name}/"]
 """
@@ -24,6 +26,7 @@ import msgspec
 from tsss_edge.artifacts import Struct
 from tsss_edge.config import read_toml
 from tsss_edge.errors import DataError
+from tsss_edge.stream.encoders import Preset
 from tsss_edge.stream.sinks import require_sinks
 from tsss_edge.stream.sources import Policy, require_source
 from tsss_edge.stream.uris import parse_sink, parse_source, require_other_place
@@ -39,10 +42,12 @@ class CameraDefaults(Struct, frozen=True):
     fps: float | None = None
     priority: int = 1
     sinks: tuple[str, ...] = ("null://",)
+    encode: Preset = "auto"
 
 
 class CameraSpec(Struct, frozen=True):
-    """One camera. `fps`: masks a second that are wanted, None for all. `priority`: its share of a full machine, 1 to 100."""
+    """One camera. `fps`: masks a second that are wanted, None for all. `priority`: its share of a full machine, 1 to 100.
+    `encode`: what writes its H.264."""
 
     uri: str
     name: str
@@ -50,6 +55,7 @@ class CameraSpec(Struct, frozen=True):
     fps: float | None = None
     priority: int = 1
     sinks: tuple[str, ...] = ("null://",)
+    encode: Preset = "auto"
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):

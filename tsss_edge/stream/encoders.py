@@ -34,7 +34,7 @@ class Encoder:
 
 def h264_encoder(preset: Preset = "auto", opens: Callable[[str], bool] | None = None) -> Encoder:
     """The encoder for `preset`. "auto" is hardware, else x264 ultrafast: the loop needs the cores more than the disk needs the
-    bits (measured in docs/results/stream.md).
+    bits (measured in docs/results/front.md).
 
     Raises: UnavailableError: "hardware", and none opens.
     """

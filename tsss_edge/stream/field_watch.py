@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from tsss_edge.artifacts import IGNORE, Classes, FieldProfile
 from tsss_edge.backends import Backend
 from tsss_edge.field.collector import Collector, CollectStatus, Offered, answer_features, pooled_features
-from tsss_edge.field.drift import WINDOW, Alarm, DriftReport, DriftWatch
-from tsss_edge.field.figures import Meter, Values
+from tsss_edge.field.drift import STEP, WINDOW, Alarm, DriftReport, DriftWatch
+from tsss_edge.field.figures import Glance, Meter, Values
 from tsss_edge.stream.frames import FrameResult
 
 LOG = logging.getLogger("tsss_edge")
@@ -50,6 +50,7 @@ class FieldWatch:
     def _serve(self, name: str, classes: Classes) -> None:
         """Watch the engine called `name` from now on, against its own profile."""
         self._name, self._classes, self._meter = name, classes, Meter(classes)
+        self._waiting: list[tuple[int, Glance]] = []  # samples whose figures are not taken yet
         profile = self._profiles.get(name)
         self._watch = DriftWatch(profile, self._meter.names) if profile is not None else None
 
@@ -88,14 +89,25 @@ class FieldWatch:
         self.samples += 1
         labels = result.labels
         place = self._preprocess.place((labels.shape[0], labels.shape[1]))
-        values = self._meter.measure(result.logits, result.objectness, labels, place)
+        look = self._meter.look(result.logits, result.objectness, labels, place)
+        self._waiting.append((result.frame.index, look))
         if self._watch is not None:
             self._remember(result)
-            if self._watch.add(result.frame.index, values):
-                self._note(self._watch, result.frame.index)
         if self._collector is not None:
+            values = self._judge()
             self._collector.offer(self._seen(result, values, at_s))
             self._collected = self._collector.status
+        elif len(self._waiting) == STEP:  # the watch forms no opinion earlier
+            self._judge()
+
+    def _judge(self) -> Values:
+        """Take the figures of the samples that wait, and let the watch have them -> those of the last one."""
+        waiting, self._waiting = self._waiting, []
+        rows = self._meter.values([look for _, look in waiting])
+        for (index, _), values in zip(waiting, rows, strict=True):
+            if self._watch is not None and self._watch.add(index, values):
+                self._note(self._watch, index)
+        return rows[-1]
 
     def _seen(self, result: FrameResult, values: Values, at_s: float) -> Offered:
         unknown, entropy = (float(values[self._meter.names.index(name)]) for name in ("unknown", "entropy"))

@@ -12,14 +12,21 @@ from tsss_edge.artifacts import Classes
 from tsss_edge.backends import AsyncBackend, open_backend
 from tsss_edge.backends.triton_client import give_up, state_of
 from tsss_edge.drawing import Draw, Drawer
-from tsss_edge.errors import DataError
 from tsss_edge.field.collector import CollectPlan
 from tsss_edge.field.rules import read_rules
 from tsss_edge.stream.encoders import Preset
 from tsss_edge.stream.engine_slot import EngineSlot, Served
 from tsss_edge.stream.field_watch import FieldWatch
 from tsss_edge.stream.frames import FrameResult, Sink, Source, bgr_of
-from tsss_edge.stream.opening import engine_names, open_engine, open_field, open_served, open_stages, require_gate
+from tsss_edge.stream.opening import (
+    engine_names,
+    open_engine,
+    open_field,
+    open_served,
+    open_stages,
+    require_gate,
+    require_shadow,
+)
 from tsss_edge.stream.pipeline import Pipeline, timed
 from tsss_edge.stream.process import Interrupts, decode_threads, opencv_threads
 from tsss_edge.stream.recorder import Recorder, StreamReport
@@ -89,9 +96,8 @@ def stream(
     require_gate(engine, force=force, trusted_key=trusted_key)
     rules = read_rules(promote_when)
     if shadow is not None:
+        require_shadow(shadow, engine)
         require_gate(shadow, force=force, trusted_key=trusted_key)
-        if shadow.resolve() == engine.resolve():
-            raise DataError(f"--shadow {shadow}: is the engine in service itself; give another one")
     with ExitStack() as stack:
         live, cores = is_live(source, policy), None
         if live or threads is not None or collect is not None or shadow is not None:

@@ -11,7 +11,7 @@ from tsss_edge.backends import AsyncBackend, open_backend
 from tsss_edge.backends.batching import BatchingBackend
 from tsss_edge.backends.ov import MAX_STREAMS
 from tsss_edge.backends.triton_client import TritonBackend, served_address
-from tsss_edge.errors import ArtifactError, GateError, UnavailableError
+from tsss_edge.errors import ArtifactError, DataError, GateError, UnavailableError
 from tsss_edge.field.collector import Collector, CollectPlan
 from tsss_edge.machine import usable_cores
 from tsss_edge.signing import require_signed
@@ -69,6 +69,16 @@ def require_gate(path: Path, *, force: bool, trusted_key: Path | None = None) ->
             f"{path}: failed its accuracy gate (mIoU drop {parity.miou_drop:.2f}, allowed {parity.max_drop:g}); "
             "build one that passes, or pass --force"
         )
+
+
+def require_shadow(path: Path, engine: Path) -> None:
+    """Raise DataError if `path` cannot run beside `engine`: it is the same, or no file of an engine."""
+    if not has_record(path):
+        raise DataError(
+            f"--shadow {path}: expected an engine file (.xml, .engine); a checkpoint or a server cannot be a shadow"
+        )
+    if path.resolve() == engine.resolve():
+        raise DataError(f"--shadow {path}: is the engine in service itself; give another one")
 
 
 def profile_of_engine(path: Path) -> FieldProfile | None:

@@ -70,11 +70,18 @@ def measure_frame(backend: AsyncBackend, source: str, *, blend: bool) -> tuple[f
         x = np.zeros((max(1, backend.min_batch), *backend.preprocess.size_hw, 3), np.uint8)
         backend.infer(x)
         network = _cpu_ms(lambda: backend.infer(x), TRIED_CALLS)
-        stages = CpuStages(backend, blend=blend)
-        first = _through(stages, frames[0])  # makes plans and arrays
-        around = sum(_through(stages, frame) for frame in frames[1:]) / max(1, len(frames) - 1) if frames[1:] else first
-        stages.close()
+        around = _around(backend, frames, blend=blend)
     return network, decode + max(0.0, around - network)
+
+
+def _around(backend: AsyncBackend, frames: list[Frame], *, blend: bool) -> float:
+    """CPU milliseconds a frame of all stages; 0 of a source without a frame, of which the loop tells."""
+    if not frames:
+        return 0.0
+    with closing(CpuStages(backend, blend=blend)) as stages:
+        first = _through(stages, frames[0])  # makes plans and arrays
+        others = [_through(stages, frame) for frame in frames[1:]]
+    return sum(others) / len(others) if others else first
 
 
 def _some(read: Callable[[], Frame | None]) -> list[Frame]:

@@ -1,13 +1,15 @@
 """A trained run + pictures whose image-level labels name one more category -> a run that segments that one too.
 
 The promise of the paper's abstract: a new category needs image-level labels only. How is ours. The old network explains a picture
-as far as it can. Old categories that the label names keep their pixels. Any other object must be the new category. P-Net then
-trains further on these labels and on true masks of strong categories, with one fresh row in the class head.
+as far as it can. Old categories that the label names keep their pixels. Any other object must be the new category. The class head
+gets one more row, fitted alone first (train/new_row.py). P-Net then trains further on these labels and on true masks of strong
+categories; pictures of the new category are repeated.
 """
 # Letters: N batch, K class (of the old network), h = H/8, w = W/8.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,19 +25,21 @@ from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset, write_mask
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.files import write_json
+from tsss_edge.frozen import keep_features
 from tsss_edge.label.edges import to_frame
 from tsss_edge.label.write import label_path
-from tsss_edge.metrics import Counts, interval, iou_of, resampled
-from tsss_edge.models import Heads, SegNet, build_model, load_model, pick_device
+from tsss_edge.metrics import ConfusionMatrix, Counts, interval, iou_of, resampled
+from tsss_edge.models import Heads, SegNet, load_model, pick_device
 from tsss_edge.scoring import SplitCounts, Views, count, net_answers
 from tsss_edge.train.loop import train
+from tsss_edge.train.new_row import fit_new_row, widened
 from tsss_edge.train.pnet import PLAIN, class_stage, visible_masks
 from tsss_edge.train.runfolder import has_begun
 from tsss_edge.train.start import require_background
 
 SURE = 0.6  # probability from which a pixel gets a label; the others are left out (255)
-LOW_BIAS = -5.0  # logit of a category that was never seen
 EPOCHS, RATE = 0.25, 0.5  # of the run's epochs and learning rate: most of the old weights must stay
+SHARE = 0.25  # of an epoch that shows the new category, by repeats
 
 
 class Change(Struct, frozen=True):
@@ -109,7 +113,7 @@ def adapt(
     old = Checkpoint.load(run)
     if old.meta.stage not in ("pnet", "supervised"):
         raise ArtifactError(f"{old.path}: is a {old.meta.stage} checkpoint; expected one that tells categories apart")
-    has_begun(out, resume)
+    begun = has_begun(out, resume)
     if collected is not None:
         data = join_sets(data, collected, out / "data", new_class=new_class).root
     dataset = VocDataset.open(data)
@@ -123,22 +127,27 @@ def adapt(
         raise DataError(f"{data}: no training picture names {new_class!r} in its image-level label")
     config = shortened(msgspec.convert(old.meta.training, TrainConfig), epochs)
     net = load_model(old)
+    keep_features(net, config)
     unlabelled = frozenset(
         i for i in dataset.ids("train") if supervision.is_weak(i) or not dataset.mask_path(i).is_file()
     )
     _write_labels(
         net, Views(dataset, sorted(unlabelled), config.preprocess), supervision, out / "labels", config.device
     )
+    wide = widened(net, config, len(dataset.classes))
     stage = class_stage(
         config,
         dataset,
-        widened(net, config, len(dataset.classes)),
+        wide,
         strong=supervision.strong,
         mask_of=visible_masks(supervision, out / "labels", unlabelled),
         switches=PLAIN,  # a mean teacher does not know the new category at first and would talk it out of its labels
         labels_of=supervision.image_labels,
         weak=unlabelled,
+        ids=repeated(dataset.ids("train"), shows_new),
     )
+    if not begun:
+        fit_new_row(wide, stage.samples, config)
     train(replace(stage, parent=old.sha256), config, out, resume=resume)
     report = _report(old, Checkpoint.load(out), measured, new_class, len(shows_new))
     write_json(out / "adapt.json", report)
@@ -153,18 +162,10 @@ def shortened(config: TrainConfig, epochs: int | None) -> TrainConfig:
     )
 
 
-def widened(net: SegNet, config: TrainConfig, num_classes: int) -> SegNet:
-    """The same network with `num_classes` classes; an added one has no weights and a low bias, so that it is predicted
-    nowhere before the first step."""
-    wide = build_model(config.arch, num_classes=num_classes)
-    state = net.state_dict()
-    for name, tensor in wide.state_dict().items():
-        if tensor.shape != state[name].shape:
-            rows = torch.full_like(tensor, LOW_BIAS if tensor.ndim == 1 else 0.0)
-            rows[: len(state[name])] = state[name]
-            state[name] = rows
-    wide.load_state_dict(state)
-    return wide
+def repeated(ids: Sequence[str], chosen: Sequence[str]) -> tuple[str, ...]:
+    """`ids`, and those of `chosen` so many times more that they make about `SHARE` of the list."""
+    times = round(SHARE / (1 - SHARE) * (len(ids) - len(chosen)) / len(chosen))
+    return (*ids, *(tuple(chosen) * max(0, times - 1)))
 
 
 def explain(heads: Heads, labels: frozenset[int], new_id: int) -> NDArray[np.float32]:
@@ -218,10 +219,7 @@ def _known(image_id: str, supervision: Supervision) -> NDArray[np.uint8]:
 
 def _report(old: Checkpoint, new: Checkpoint, dataset: VocDataset, new_class: str, pictures: int) -> AdaptReport:
     views = Views(dataset, dataset.ids("val"), new.meta.preprocess)
-    before, after = (
-        count(net_answers(load_model(checkpoint), views), views.mask, SplitCounts(len(dataset.classes))).classes
-        for checkpoint in (old, new)
-    )
+    before, after = (_counted(checkpoint, views) for checkpoint in (old, new))
     drawn_before, drawn_after = resampled(before.per_image), resampled(after.per_image)
     iou_new = _percent(after.iou[-1])
     return AdaptReport(
@@ -241,6 +239,12 @@ def _report(old: Checkpoint, new: Checkpoint, dataset: VocDataset, new_class: st
         },
         parent=old.sha256,
     )
+
+
+def _counted(checkpoint: Checkpoint, views: Views) -> ConfusionMatrix:
+    net = load_model(checkpoint)
+    keep_features(net, msgspec.convert(checkpoint.meta.training, TrainConfig))
+    return count(net_answers(net, views), views.mask, SplitCounts(len(views.dataset.classes))).classes
 
 
 def _percent(iou: float) -> float | None:

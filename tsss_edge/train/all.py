@@ -18,8 +18,8 @@ from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.disk import atomic_path
 from tsss_edge.label.write import MANIFEST, settings_of, write_labels
+from tsss_edge.ranks import held_for_all, meet, this_process
 from tsss_edge.train.classifier import train_classifier
-from tsss_edge.train.distributed import meet, run_folder_held, this_process
 from tsss_edge.train.lnet import train_lnet
 from tsss_edge.train.pnet import PLAIN, Switches, train_pnet
 
@@ -48,7 +48,7 @@ def train_all(
             resume: go on in the stage that was under way; finished stages are not run again.
     Raises: DataError, ArtifactError: as the stages.
     """
-    with run_folder_held(out):
+    with held_for_all(out, f"{out}: this run folder"):
         first_round(config, data, out, strong=strong, source=source, lnet_epochs=lnet_epochs, resume=resume)
         return publish(_rounds_of_pnet(config, data, out, strong, switches, relabel=relabel, resume=resume), out)
 
@@ -117,11 +117,9 @@ def draft_epochs(config: TrainConfig) -> int:
 
 
 def label_once(run: Path, data: Path, out: Path, *, resume: bool, **options: Any) -> None:
-    """`write_labels` with its `options`, unless `out` is complete and is to be kept. Under torchrun one process writes, the
-    others wait."""
-    if this_process().writes and not (resume and (out / MANIFEST).is_file()):
+    """`write_labels` with its `options`, unless `out` is complete and is to be kept."""
+    if not (resume and (out / MANIFEST).is_file()):
         write_labels(run, data, out, **options)
-    meet()
 
 
 def with_epochs(config: TrainConfig, epochs: int) -> TrainConfig:

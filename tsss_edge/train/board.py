@@ -18,7 +18,7 @@ from torch import nn
 from tsss_edge.drawing.sheet import contact_sheet, tile
 from tsss_edge.files import reason
 from tsss_edge.metrics import per_class
-from tsss_edge.scoring import Views, class_counts, net_answers
+from tsss_edge.scoring import Views, class_matrix, net_answers
 
 PICTURES = 6  # of val, spread over the list
 LOG = logging.getLogger("tsss_edge")
@@ -95,7 +95,7 @@ class ClassValidation:
 
     def __call__(self, net: nn.Module) -> dict[str, float]:
         """mIoU in percent and pixel accuracy 0-1 of the class head."""
-        matrix = class_counts(net, self._views).classes
+        matrix = class_matrix(net, self._views)
         found = per_class(matrix.iou, self._views.dataset.classes.names)
         self.iou = {name: value for name, value in found.items() if value is not None}
         return {"miou": matrix.miou, "pixel_accuracy": matrix.pixel_accuracy}

@@ -22,6 +22,7 @@ from tsss_edge.data.voc import VocDataset
 from tsss_edge.frozen import keep_features
 from tsss_edge.models import load_model, network_input, pick_device
 from tsss_edge.models.segnet import Classifier
+from tsss_edge.ranks import gathered, this_process
 from tsss_edge.scoring import Views
 from tsss_edge.train.loader import Batch, LabelsOf, Samples
 from tsss_edge.train.loop import Moment, Stage, train
@@ -157,12 +158,13 @@ def partial_label_loss(maps: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def label_accuracy(net: nn.Module, views: Views, labels_of: LabelsOf) -> dict[str, float]:
-    """Share of (image, category) pairs that a classifier tells right, 0-1."""
+    """Share of (image, category) pairs that a classifier tells right, 0-1; by all processes together."""
     right = total = 0
-    for ids, x in views.batches(next(net.parameters()).device):
+    for ids, x in views.batches(next(net.parameters()).device, this_process()):
         for image_id, scores in zip(ids, net(x).scores[:, 1:], strict=True):
             truth = torch.zeros_like(scores)
             truth[[i - 1 for i in labels_of(image_id)]] = 1
             right += int(((scores > 0) == (truth > 0)).sum())
             total += len(truth)
+    right, total = (sum(counts) for counts in zip(*gathered((right, total)), strict=True))
     return {"label_accuracy": right / total}

@@ -10,6 +10,7 @@ through 1x1 convolutions that are left behind.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,9 @@ from tsss_edge.frozen import encoder_of
 from tsss_edge.models import SegNet, build_model, load_model, network_input, pick_device
 from tsss_edge.models.lite import blocks_of
 from tsss_edge.models.pretrained import IMAGENET
+from tsss_edge.ranks import gathered, this_process
 from tsss_edge.scoring import Views
+from tsss_edge.train.distributed import average_gradients
 from tsss_edge.train.loader import Batch, Samples
 from tsss_edge.train.loop import Moment, Stage, train
 from tsss_edge.train.start import load_encoder
@@ -151,6 +154,7 @@ class Student:
         errors = [relative_error(a, b) for a, b in zip(self.adapted(features), wanted, strict=True)]
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack(errors).mean().backward()  # type: ignore[no-untyped-call]
+        average_gradients(self.adapters.parameters())
         self.optimizer.step()
         self.adapters.requires_grad_(False)
 
@@ -199,11 +203,12 @@ def relative_error(found: Tensor, wanted: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def feature_error(net: nn.Module, student: Student, guide: nn.Module, views: Views) -> float:
-    """Mean of `relative_error` over strides and batches of `views`."""
+    """Mean of `relative_error` over strides and batches of `views`; by all processes together."""
     device = next(guide.parameters()).device
-    errors = [
-        relative_error(a, b)
-        for _, x in views.batches(device)
+    mine = [
+        float(relative_error(a, b))
+        for _, x in views.batches(device, this_process())
         for a, b in zip(student.adapted(encoder_of(net)(x)), guide(x), strict=True)
     ]
-    return float(torch.stack(errors).mean())
+    errors = [error for found in gathered(mine) for error in found]
+    return math.fsum(errors) / len(errors)  # exact, so the same in any order

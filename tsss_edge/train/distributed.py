@@ -8,73 +8,25 @@ batch gives the same step on any number of processes, but for rounding.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from datetime import timedelta
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tsss_edge.disk import held
 from tsss_edge.errors import ArtifactError
-
-PATIENCE = timedelta(hours=12)  # process 0 may label a whole set while the others wait for it
-
-
-class World(NamedTuple):
-    """This process's number and how many there are. Process 0 is the one that writes."""
-
-    rank: int = 0
-    size: int = 1
-
-    @property
-    def writes(self) -> bool:
-        return self.rank == 0
+from tsss_edge.ranks import World, join, processes
 
 
-def join(device: torch.device, batch: int) -> World:
-    """Meet the processes that torchrun started (gloo on CPUs, NCCL on GPUs); without torchrun, a world of one.
+def join_training(device: torch.device, batch: int) -> World:
+    """`ranks.join`, for a training with this global batch.
 
-    Raises: ArtifactError: the global batch does not divide among the processes.
+    Raises: ArtifactError: the batch does not divide among the processes.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
-        return World()
-    if batch % size:
+    if batch % (size := processes()):
         raise ArtifactError(f"a batch of {batch} does not divide among {size} processes; choose a multiple of {size}")
-    if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-    return this_process()
-
-
-def this_process() -> World:
-    """Who this process is, after `join`; a world of one before."""
-    return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else World()
-
-
-@contextmanager
-def run_folder_held(out: Path) -> Iterator[None]:
-    """Within the block no other process trains into `out`. Under torchrun the first process holds it for all.
-
-    Raises: BusyError: another one does, with who it is.
-    """
-    if os.environ.get("RANK", "0") != "0":
-        yield
-        return
-    with held(out, f"{out}: this run folder"):
-        yield
-
-
-def meet() -> None:
-    """Wait until every process is here."""
-    if dist.is_initialized():
-        dist.barrier()
+    return join(device.type)
 
 
 def mean_of_processes(value: Tensor) -> Tensor:

@@ -35,22 +35,27 @@ class QualityJudge:
     def learn(self, image: Tensor, shares: Tensor, generator: torch.Generator) -> Tensor:
         """One step on strong pictures: their true labelling, and the same with an error in it. Returns the loss.
 
-        Args: image: (N,3,h,w) in 0-1. shares: (N,K,h,w) of their masks. Cells without a label teach nothing.
+        Args: image: (N,3,h,w) in 0-1. shares: (N,K,h,w) of their masks. Cells without a label teach nothing. N may be 0: other
+        processes may have strong pictures, and all take the same step.
         """
+        self.net.requires_grad_(True)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self._loss(image, shares, generator) if len(image) else image.new_zeros(())
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
+        average_gradients(self.net.parameters())
+        self.optimizer.step()
+        return loss
+
+    def _loss(self, image: Tensor, shares: Tensor, generator: torch.Generator) -> Tensor:
         wrong = corrupted(shares, generator)
         labelling = torch.cat([shares, wrong])
-        self.net.requires_grad_(True)
         score = self.net(torch.cat([image, image]), labelling).float()
         known = F.adaptive_avg_pool2d(torch.cat([shares, shares]).sum(dim=1, keepdim=True), score.shape[-2:])
         right = F.adaptive_avg_pool2d(overlap(torch.cat([shares, shares]), labelling), score.shape[-2:])
         target = right / known.clamp(min=1e-6)
         losses = F.binary_cross_entropy_with_logits(score, target.clamp(0, 1), reduction="none")
-        loss = (known * losses).sum() / known.sum().clamp(min=1.0)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        average_gradients(self.net.parameters())
-        self.optimizer.step()
-        return loss
+        return (known * losses).sum() / known.sum().clamp(min=1.0)
 
     @torch.no_grad()
     def trust(self, image: Tensor, shares: Tensor) -> Tensor:

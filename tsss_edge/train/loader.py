@@ -9,10 +9,10 @@ pictures stay in one cache.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from threading import Lock
 from zlib import crc32
 
 import numpy as np
@@ -20,14 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tsss_edge.data.picture_cache import PICTURES
 from tsss_edge.data.supervision import MaskOf
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import DataError
 from tsss_edge.machine import in_order, usable_cores
 
-# Decoded pictures and masks kept in memory; the rest is read again each epoch. What is kept stays: an epoch asks for each picture once,
-# so putting one out for another would gain nothing.
-CACHE_BYTES = 2 << 30
 FINGERPRINTED = 16  # pictures by which a data set is known again
 AHEAD = 3  # batches that are made in advance, while the network works; more where more threads make them
 
@@ -68,7 +66,8 @@ class Batch:
 class Samples:
     """The training pictures of one stage.
 
-    Args:    mask_of: id -> (H,W) uint8, what a loss may see of the picture (255 elsewhere).
+    Args:    ids: of an epoch; one that stands there more than once is seen that often, each time in another view.
+             mask_of: id -> (H,W) uint8, what a loss may see of the picture (255 elsewhere).
              augment: (image, mask, rng) -> the same at network input size.
              labels_of: id -> categories in the picture; none where the stage does not need them.
              weak: ids of weak pictures; batches mix them with the others in proportion.
@@ -95,9 +94,9 @@ class Samples:
         self.batch = min(batch, len(ids))
         self._mask_of, self._augment, self._labels_of = mask_of, augment, labels_of
         self._seed, self._weak, self._views = seed, weak, views
-        self._cache: dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}
-        self._cached_bytes = 0
-        self._lock = Lock()
+        self._kept = PICTURES.shelf()
+        self._times = Counter(self.ids)
+        self._turns = _turns(self.ids)
 
     @property
     def steps(self) -> int:
@@ -122,10 +121,11 @@ class Samples:
 
     def sample(self, epoch: int, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Augmented picture and mask of `index` in `epoch`."""
-        counters = (epoch % self._views, crc32(self.ids[index].encode())) if self._views else (self._seed, epoch, index)
-        rng = np.random.default_rng(counters)
-        image, mask = self._decoded(self.ids[index])
-        return self._augment(image, mask, rng)
+        image_id = self.ids[index]
+        turn = epoch * self._times[image_id] + self._turns[index]  # how often the picture was seen before
+        counters = (turn % self._views, crc32(image_id.encode())) if self._views else (self._seed, epoch, index)
+        image, mask = self._decoded(image_id)
+        return self._augment(image, mask, np.random.default_rng(counters))
 
     def batches(
         self, epoch: int, *, rank: int = 0, world: int = 1, threads: int | None = None
@@ -153,11 +153,14 @@ class Samples:
         )
 
     def _decoded(self, image_id: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        if image_id in self._cache:
-            return self._cache[image_id]
-        pair = self.dataset.image(image_id), self._mask_of(image_id)
-        with self._lock:
-            if self._cached_bytes < CACHE_BYTES and image_id not in self._cache:
-                self._cached_bytes += pair[0].nbytes + pair[1].nbytes
-                self._cache[image_id] = pair
-        return pair
+        return self._kept.get(image_id, lambda: (self.dataset.image(image_id), self._mask_of(image_id)))
+
+
+def _turns(ids: Sequence[str]) -> list[int]:
+    """Of each place in a list how often its id stands before it."""
+    seen: Counter[str] = Counter()
+    turns = []
+    for image_id in ids:
+        turns.append(seen[image_id])
+        seen[image_id] += 1
+    return turns

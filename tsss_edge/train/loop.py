@@ -25,16 +25,9 @@ from tsss_edge.files import as_json_reads, write_bytes
 from tsss_edge.frozen import freeze_stages, keep_features
 from tsss_edge.machine import progress
 from tsss_edge.models import pick_device
+from tsss_edge.ranks import World, held_for_all, meet
 from tsss_edge.train.board import ClassValidation
-from tsss_edge.train.distributed import (
-    World,
-    average_gradients,
-    join,
-    mean_of_processes,
-    meet,
-    run_folder_held,
-    share_batch_statistics,
-)
+from tsss_edge.train.distributed import average_gradients, join_training, mean_of_processes, share_batch_statistics
 from tsss_edge.train.loader import Batch, Samples
 from tsss_edge.train.runfolder import Checkpoints, Log, Stateful, has_begun, to_toml
 
@@ -58,7 +51,8 @@ class Stage:
     """What makes a stage.
 
     step: batch -> (loss to minimise, its parts for the log); runs `net` in training mode.
-    validate: network -> metrics; `key` is the one to maximise for best.pt, "" keeps the newest weights.
+    validate: network -> metrics, by all processes together; `key` is the one to maximise for best.pt, "" keeps the newest
+    weights.
     shows: what TensorBoard gets after a validation, beside its metrics.
     beside: what else must survive a resume.
     """
@@ -84,8 +78,8 @@ def train(stage: Stage, config: TrainConfig, out: Path, *, resume: bool = False)
             ArtifactError: `out` holds another run, or was started with other settings. BusyError: another process trains there.
     """
     device = pick_device(config.device)
-    world = join(device, stage.samples.batch)
-    with run_folder_held(out):
+    world = join_training(device, stage.samples.batch)
+    with held_for_all(out, f"{out}: this run folder"):
         return _trained(stage, config, out, world, device, resume=resume)
 
 
@@ -139,9 +133,9 @@ def _trained(
                 average.update(net, moment.step)
                 log.step(mean_of_processes(loss), parts)
                 tick()
+            due = (epoch + 1) % config.val_every == 0 or epoch + 1 == config.epochs
+            metrics = stage.validate(average.net) if due else {}
             if world.writes:
-                due = (epoch + 1) % config.val_every == 0 or epoch + 1 == config.epochs
-                metrics = stage.validate(average.net) if due else {}
                 log.epoch(epoch, optimizer.param_groups[0]["lr"], metrics)
                 if due and stage.shows is not None:
                     log.show(epoch, stage.shows, average.net)

@@ -144,12 +144,14 @@ def class_stage(
     switches: Switches,
     labels_of: LabelsOf | None = None,
     weak: frozenset[str] = frozenset(),
+    ids: Sequence[str] = (),
 ) -> Stage:
     """The stage of a network that tells categories apart, from any starting weights.
 
     Args: mask_of: what the loss may see of a picture. weak: pictures whose mask is Lw. labels_of: their image-level labels.
+          ids: of an epoch, where they are not all of "train" once (see `Samples`).
     """
-    ids = training_split(dataset)
+    ids = ids or training_split(dataset)
     augment = TrainAugment(config.view_hw, config.preprocess, config.scale_range)
     both = 0 < len(weak) < len(ids)
     duel = Duel(config) if switches.adversarial and both else None
@@ -326,7 +328,7 @@ class ClassStep:
         cells, strong = cell_shares(batch.masks, shares.shape[1], 8), ~batch.weak
         image = F.avg_pool2d(x, 8)
         generator = torch.Generator().manual_seed(self._config.seed * 1_000_003 + moment.step)
-        lost = self._judge.learn(image[strong], cells[strong], generator) if bool(strong.any()) else x.new_zeros(())
+        lost = self._judge.learn(image[strong], cells[strong], generator)
         say = min(1.0, max(0.0, (moment.done - HEARD_FROM) / (HEARD_FULL - HEARD_FROM)))
         if say == 0 or not bool(batch.weak.any()):
             return shares, lost
