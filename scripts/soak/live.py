@@ -229,7 +229,7 @@ def live_report(
         "cpu_seconds": round(time.process_time(), 1),
         "age_ms": {name: float(np.percentile(ages, q)) for name, q in percents},
         "age_limit_ms": 2 * engine_ms,
-        "older_than_limit": sum(age > 2 * engine_ms for age in ages),
+        "older_than_limit": int(sum(age > 2 * engine_ms for age in ages)),
         "memory_mib": {
             "start": float(probe.memory[0]),
             "middle": float(probe.memory[len(probe.memory) // 2]),
