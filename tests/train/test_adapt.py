@@ -21,7 +21,7 @@ from tsss_edge.data.voc import VocDataset, write_mask
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.files import read_json
 from tsss_edge.models import Heads, load_model
-from tsss_edge.scoring import Views, class_counts
+from tsss_edge.scoring import Views, class_matrix
 from tsss_edge.train.adapt import AdaptReport, adapt, explain, repeated
 from tsss_edge.train.lnet import train_lnet
 from tsss_edge.train.new_row import fit_new_row, widened
@@ -167,7 +167,7 @@ def test_the_new_row_finds_its_category_before_the_first_step(squares: Path, old
     changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
     assert changed == {"class_head.weight", "class_head.bias"}
     assert all(torch.equal(after[name][:NEW], before[name][:NEW]) for name in changed)
-    found = class_counts(net, Views(dataset, dataset.ids("val"), config.preprocess)).classes
+    found = class_matrix(net, Views(dataset, dataset.ids("val"), config.preprocess))
     assert found.iou[NEW] > 0.5
 
 
