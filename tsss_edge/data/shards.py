@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+import msgspec
 import numpy as np
 
 from tsss_edge.artifacts import IGNORE, Classes, Struct
@@ -30,7 +31,7 @@ from tsss_edge.data.importers.to_voc import ImportReport
 from tsss_edge.data.pictures import IMAGE_SUFFIXES, read_mask, read_size
 from tsss_edge.data.voc import SetWriter, VocDataset, classes_of, write_mask
 from tsss_edge.errors import DataError, UnavailableError
-from tsss_edge.files import write_bytes
+from tsss_edge.files import parse_json, write_bytes
 from tsss_edge.machine import progress
 
 PICTURES_EACH = 1000  # of a shard: some 100 MB of photographs, what a store reads well in one piece
@@ -200,9 +201,9 @@ def _take(sample: Sample, writer: SetWriter) -> np.ndarray | None:
 def _told(sample: Sample, where: str) -> dict[str, Any]:
     """What a sample says of itself: its json, else the one class of `cls`."""
     try:
-        found = json.loads(sample["json"]) if "json" in sample else {}
+        found = parse_json(sample["json"]) if "json" in sample else {}
         return {"labels": [int(sample["cls"])]} if "cls" in sample and "labels" not in found else dict(found)
-    except (ValueError, TypeError) as error:
+    except (msgspec.DecodeError, ValueError, TypeError) as error:
         raise DataError(f"{where}: its json or cls cannot be read ({error})") from error
 
 
