@@ -1,6 +1,7 @@
 """Peak memory and time of `data check`, `eval`, `parity` and `calibrate` on sets of 1,000 to 100,000 pictures -> JSON lines.
 
-python scripts/scale_sets.py net.int8.xml --graph net.onnx --reference runs/net --pictures 1000 10000 --out sets.jsonl
+python scripts/scale_sets.py net.int8.xml --graph net.onnx --reference runs/net --pictures 1000 --out sets.jsonl
+python scripts/scale_sets.py --stand-in --pictures 1000 10000 100000 --out sets.jsonl     a network that costs next to nothing
 
 A set is links to the pictures of `data synth`, so that only the number of pictures grows. Every command is a process of its own.
 """
@@ -52,6 +53,10 @@ def peak_of(command: list[str]) -> dict[str, Any]:
 
 def commands(args: argparse.Namespace, data: Path, count: int, out: Path) -> dict[str, list[str]]:
     """What is measured, by name."""
+    if args.stand_in:
+        own = [sys.executable, __file__, "--out", str(out), "--run"]
+        check = {"data check": [*TSSS, "data", "check", str(data), "--split", "val"]}
+        return check | {f"{what}, stand-in": [*own, what, str(data)] for what in ("eval", "parity")}
     calibrated = ["--data", str(data), "--size", str(count), "--method", "minmax", "--out", str(out / f"{count}.onnx")]
     return {
         "data check": [*TSSS, "data", "check", str(data), "--split", "val"],
@@ -61,16 +66,44 @@ def commands(args: argparse.Namespace, data: Path, count: int, out: Path) -> dic
     }  # fmt: skip
 
 
+def stand_in(what: str, data: Path) -> None:
+    """What `eval` and `parity` do with a set, around networks that answer by brightness: one, or two side by side and the verdict."""
+    from tsss_edge.artifacts import Classes, Preprocess
+    from tsss_edge.backends.fake import FakeBackend
+    from tsss_edge.data.voc import VocDataset
+    from tsss_edge.parity.measure import StageCounts, measure
+    from tsss_edge.parity.verdict import judge
+    from tsss_edge.scoring import evaluate
+
+    dataset = VocDataset.open(data)
+    network = FakeBackend(Classes(names=dataset.classes.names), Preprocess(size_hw=(64, 64)))
+    if what == "eval":
+        evaluate(network, data)
+        return
+    stages, ids = [StageCounts(name, name, network) for name in ("reference", "engine")], dataset.ids("val")
+    profile = measure(stages, dataset, ids, boundary_px=3)
+    judge(
+        stages, names=dataset.classes.names, max_drop=0.5, leak=0, allow_leak=False, allow_gain=False, boundary_px=3, split="val",
+        data_sha256=dataset.split_hash("val"), notes=(), provenance={}, profile=profile,
+    )  # fmt: skip
+
+
 def main() -> None:
     """Measure and write a JSON line a command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("engine", type=Path)
-    parser.add_argument("--graph", type=Path, required=True, help="FP32 ONNX file, for calibrate")
-    parser.add_argument("--reference", type=Path, required=True, help="checkpoint, for parity")
+    parser.add_argument("engine", type=Path, nargs="?")
+    parser.add_argument("--graph", type=Path, help="FP32 ONNX file, for calibrate")
+    parser.add_argument("--reference", type=Path, help="checkpoint, for parity")
+    parser.add_argument("--stand-in", action="store_true", help="no engine: what the commands do around a network")
+    parser.add_argument("--run", nargs=2, metavar=("WHAT", "DATA"), help=argparse.SUPPRESS)
     parser.add_argument("--pictures", type=int, nargs="+", default=[1000, 10000])
     parser.add_argument("--only", nargs="*", help="of: data check, eval, parity, calibrate")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    if args.run:
+        return stand_in(args.run[0], Path(args.run[1]))
+    if not args.stand_in and None in (args.engine, args.graph, args.reference):
+        parser.error("give an engine, --graph and --reference, or --stand-in")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         synth = [

@@ -109,6 +109,22 @@ def test_nobody_at_the_address_is_told_at_once(tmp_path: Path, engine: Path, mon
             segment_on_ray(engine, [str(tmp_path / "photos")], str(tmp_path / "out"), address=address)
 
 
+def test_a_cluster_that_does_not_come_up_is_one_line(
+    tmp_path: Path, engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = LocalRay()
+
+    def init(**_: Any) -> None:
+        raise Exception("The current node timed out during startup.\nIt may be overloaded.")  # as Ray says it
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray_cluster, "import_extra", lambda module, extra: ray)
+    with pytest.raises(
+        UnavailableError, match=r"no Ray cluster at 'local' \(The current node timed out during startup.\);"
+    ):
+        segment_on_ray(engine, [str(tmp_path / "photos")], str(tmp_path / "out"), address="local")
+
+
 def test_a_damaged_engine_is_told_before_the_cluster_is_asked(tmp_path: Path, engine: Path) -> None:
     engine.with_suffix(".bin").write_bytes(b"x")
     with pytest.raises(ArtifactError, match="its hash is not the one"):

@@ -49,7 +49,7 @@ def beats(monkeypatch: pytest.MonkeyPatch) -> dict[str, Capture]:
             raise DataError(f"{uri.shown}: nobody answers")
         return cameras[uri.path]
 
-    monkeypatch.setattr(sources, "open_network", connect)
+    monkeypatch.setattr(sources, "open_rtsp", connect)
     return cameras
 
 

@@ -22,7 +22,8 @@ from streamkit import MakeVideo, gray_image
 from tsss_edge.errors import DataError
 from tsss_edge.stream.av_writer import VideoWriter
 from tsss_edge.stream.frames import Frame, Source
-from tsss_edge.stream.sources import Retry, capture, open_source
+from tsss_edge.stream.sources import Retry, capture, live_opener, open_source
+from tsss_edge.stream.uris import parse_source
 
 PATIENCE_S = 30.0
 wait_for = partial(waiting.wait_for, patience_s=PATIENCE_S)
@@ -118,6 +119,31 @@ def test_rtsp_comes_back_after_every_restart_without_an_invented_frame(rtsp: Rts
         assert threading.active_count() == threads
     finally:
         source.close()
+
+
+def test_a_camera_that_never_answers_keeps_no_other_waiting(
+    rtsp: RtspServer, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capture, "NETWORK_TIMEOUT_MS", 60_000)
+    rtsp.start(next(iter(COLOURS)))
+    errors: list[DataError] = []
+
+    def ask(silent: int) -> None:
+        try:
+            live_opener(parse_source(f"rtsp://127.0.0.1:{silent}/cam"))()
+        except DataError as error:
+            errors.append(error)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        waits = threading.Thread(target=ask, args=(server.getsockname()[1],))
+        waits.start()
+        connection, _ = server.accept()  # it asks, and nobody answers
+        camera = live_opener(parse_source(f"rtsp://127.0.0.1:{port}/cam"))()
+        assert camera.read() is not None and waits.is_alive()
+        camera.release()
+        connection.close()
+    waits.join(PATIENCE_S)
+    assert "cannot be opened (check the address" in str(errors[0])
 
 
 def test_rtsp_with_another_size_after_a_restart(rtsp: RtspServer, port: int) -> None:

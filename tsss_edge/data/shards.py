@@ -203,7 +203,7 @@ def _told(sample: Sample, where: str) -> dict[str, Any]:
     try:
         found = parse_json(sample["json"]) if "json" in sample else {}
         return {"labels": [int(sample["cls"])]} if "cls" in sample and "labels" not in found else dict(found)
-    except (msgspec.DecodeError, ValueError, TypeError) as error:
+    except (ValueError, TypeError, msgspec.DecodeError) as error:
         raise DataError(f"{where}: its json or cls cannot be read ({error})") from error
 
 

@@ -71,7 +71,8 @@ def _abilities(checks: dict[str, Check]) -> dict[str, bool]:
     return {
         "train (PyTorch)": ok("PyTorch"),
         "train on the GPU": ok("PyTorch") and gpu and "+cpu" not in checks["PyTorch"].found,
-        "export and calibrate (ONNX)": ok("PyTorch", "ONNX", "ONNX Runtime"),
+        "export a checkpoint (PyTorch, ONNX)": ok("PyTorch", "ONNX", "ONNX Runtime"),
+        "import and calibrate ONNX files": ok("ONNX", "ONNX Runtime"),
         "build and run CPU engines (OpenVINO)": ok("OpenVINO"),
         "build TensorRT-RTX engines": ok("TensorRT-RTX"),
         "build TensorRT engines": ok("TensorRT") and gpu,

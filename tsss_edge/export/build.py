@@ -248,5 +248,6 @@ def build_summary(engine: Engine) -> str:
     like = "with the stock tool, a little slower" if ours else "the same with the stock tool"
     lines.append(f"  {like}: {build.command}")
     if record.parity is None:
-        lines.append(f"  not proven yet: tsss-edge parity {engine.path} --reference CHECKPOINT --data DATASET")
+        reference = "CHECKPOINT" if record.meta.imported is None else "FLOAT.onnx"
+        lines.append(f"  not proven yet: tsss-edge parity {engine.path} --reference {reference} --data DATASET")
     return "\n".join(lines)

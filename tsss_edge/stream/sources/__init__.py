@@ -16,6 +16,7 @@ from tsss_edge.stream.sources.capture import open_camera, open_csi, open_network
 from tsss_edge.stream.sources.live import Capture, FilePlayer, LiveSource, Retry
 from tsss_edge.stream.sources.read_ahead import ReadAhead
 from tsss_edge.stream.sources.recorded import PictureSource, SyntheticSource, VideoSource, find_pictures
+from tsss_edge.stream.sources.rtsp import open_rtsp
 from tsss_edge.stream.uris import VIDEO_SUFFIXES, Uri, parse_source, printf_pattern
 
 Policy = Literal["latest", "block"]
@@ -71,7 +72,10 @@ def live_opener(uri: Uri) -> Callable[[], Capture]:
         return lambda: FilePlayer(SyntheticSource.open(uri))
     if uri.scheme == "file":
         return lambda: FilePlayer(_open_video(Path(uri.path), 1))
-    opener = {"camera": open_camera, "v4l2": open_camera, "csi": open_csi}.get(uri.scheme, open_network)
+    openers: dict[str, Callable[[Uri], Capture]] = {
+        "camera": open_camera, "v4l2": open_camera, "csi": open_csi, "rtsp": open_rtsp, "rtsps": open_rtsp,
+    }  # fmt: skip
+    opener = openers.get(uri.scheme, open_network)
     return lambda: opener(uri)
 
 

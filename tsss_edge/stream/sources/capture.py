@@ -1,10 +1,11 @@
-"""USB, CSI and network cameras -> a `Capture`, through OpenCV (V4L2, GStreamer, FFmpeg)."""
+"""USB, CSI and HTTP cameras -> a `Capture`, through OpenCV (V4L2, GStreamer, FFmpeg)."""
 
 from __future__ import annotations
 
 import math
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from tsss_edge.stream.sources.live import Shot
 from tsss_edge.stream.uris import Uri
 
 FFMPEG_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"  # OpenCV's only way to set them; it holds for the whole process
+NETWORK_HINT = "check the address, and that the camera runs"
+_OPENING = threading.Lock()  # the options belong to the process: no other camera may take them away in between
 NETWORK_TIMEOUT_MS = 5000  # FFmpeg's own default is 30 s: too long for a live camera
 
 
@@ -119,14 +122,14 @@ def csi_pipeline(uri: Uri) -> str:
 
 
 def open_network(uri: Uri) -> CvCapture:
-    """`rtsp://` or `http://` (MJPEG) -> an open stream. RTSP over TCP, without FFmpeg's input buffer.
+    """`http://` (MJPEG) -> an open stream, without FFmpeg's input buffer.
 
     Raises: DataError: nobody answers, or it is no video.
     """
     timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, NETWORK_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, NETWORK_TIMEOUT_MS]
-    with quiet(), _low_delay():
+    with _OPENING, quiet(), _low_delay():
         capture = cv2.VideoCapture(uri.text, cv2.CAP_FFMPEG, timeouts)
-    return _opened(capture, uri, "check the address, and that the camera runs")
+    return _opened(capture, uri, NETWORK_HINT)
 
 
 @contextmanager
@@ -135,7 +138,7 @@ def _low_delay() -> Iterator[None]:
     if FFMPEG_OPTIONS in os.environ:
         yield
         return
-    os.environ[FFMPEG_OPTIONS] = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay"
+    os.environ[FFMPEG_OPTIONS] = "fflags;nobuffer|flags;low_delay"
     try:
         yield
     finally:
