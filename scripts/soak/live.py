@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,9 @@ def resident_mib() -> float:
     return pages * 4096 / 2**20
 
 
-def slope_per_minute(times: list[float], values: list[float]) -> float:
+def slope_per_minute(
+    times: Sequence[float] | NDArray[np.float64], values: Sequence[float] | NDArray[np.float64]
+) -> float:
     """Least-squares slope over the second half: the first half fills caches."""
     half = len(times) // 2
     if len(times) - half < 2:
@@ -122,26 +124,51 @@ class Stops:
 
 
 class Probe:
-    """A sink that notes age, network time and this process's memory, the latter once a second; 24 bytes a frame of its own."""
+    """A sink that notes age, network time and this process's memory, the latter once a second; its own does not grow.
+
+    Args: frames: that the source has.
+    """
 
     wants_overlay = False
 
-    def __init__(self) -> None:
-        self.ages = array("d")
-        self.at = array("d")  # time.monotonic() of each age
-        self.network = array("d")
-        self.times: list[float] = []
-        self.memory: list[float] = []
+    def __init__(self, frames: int) -> None:
+        self._seen = np.full((3, frames), np.nan)
+        self._samples = np.full((2, frames), np.nan)
+        self._count = self._sampled = 0
         self._started = time.monotonic()
 
     def write(self, result: FrameResult) -> None:
-        self.ages.append(result.age_ms)
-        self.at.append(time.monotonic())
-        self.network.append(result.stages_ms["network"])
-        elapsed = time.monotonic() - self._started
-        if not self.times or elapsed - self.times[-1] >= 1.0:
-            self.times.append(elapsed)
-            self.memory.append(resident_mib())
+        now = time.monotonic()
+        self._seen[:, self._count] = result.age_ms, now, result.stages_ms["network"]
+        self._count += 1
+        if not self._sampled or now - self._started - self.times[-1] >= 1.0:
+            self._samples[:, self._sampled] = now - self._started, resident_mib()
+            self._sampled += 1
+
+    @property
+    def ages(self) -> NDArray[np.float64]:
+        """Milliseconds of each frame."""
+        return self._seen[0, : self._count]
+
+    @property
+    def at(self) -> NDArray[np.float64]:
+        """time.monotonic() of each age."""
+        return self._seen[1, : self._count]
+
+    @property
+    def network(self) -> NDArray[np.float64]:
+        """Milliseconds of each frame in the engine."""
+        return self._seen[2, : self._count]
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """Seconds since the start, of each sample of the memory."""
+        return self._samples[0, : self._sampled]
+
+    @property
+    def memory(self) -> NDArray[np.float64]:
+        """MiB, at `times`."""
+        return self._samples[1, : self._sampled]
 
     def close(self) -> None:
         """Nothing."""
@@ -157,7 +184,7 @@ def soak_live(
     frames = round(seconds * fps)
     scenes = SyntheticSource(Bars((height, width)).frame, size_hw=(height, width), fps=fps, frames=frames)
     source = LiveSource(lambda: FilePlayer(scenes), name="bars")
-    probe, recorder, stops = Probe(), Recorder(), Stops()
+    probe, recorder, stops = Probe(frames), Recorder(), Stops()
     with tempfile.TemporaryDirectory() as folder:
         (log,) = open_sinks([f"{folder}/log.jsonl"], fps=fps, size_hw=source.size_hw, classes=backend.classes)
         web = open_web("0", classes=backend.classes, recorder=recorder, source=source)
@@ -170,14 +197,14 @@ def soak_live(
         web.close()
         stops.close()
         lines = [json.loads(line) for line in Path(folder, "log.jsonl").read_text().splitlines()]
-    return live_report(seconds, frames, probe, stops, recorder, lines, page) | {
+    return live_report(seconds, source, probe, stops, recorder, lines, page) | {
         "viewer_bytes": looks.bytes if looks else None
     }
 
 
 def live_report(
     seconds: float,
-    arrived: int,
+    source: LiveSource,
     probe: Probe,
     stops: Stops,
     recorder: Recorder,
@@ -186,34 +213,35 @@ def live_report(
 ) -> dict[str, Any]:
     engine_ms = float(np.median(probe.network))
     ages = [age for age, at in zip(probe.ages, probe.at, strict=True) if not stops.near(at)]
-    masks, last = recorder.frames, lines[-1]["frame"]
+    masks, late = recorder.frames, source.arrived - source.missed - 1 - lines[-1]["frame"]
     slope = slope_per_minute(probe.times, probe.memory)
-    grown = 100 * slope * 60 / probe.memory[-1]
+    grown = 100 * slope * 60 / float(probe.memory[-1])
     percents = (("p50", 50), ("p95", 95), ("p99", 99), ("p99.9", 99.9), ("max", 100))
     return {
         "seconds": seconds,
         "engine_ms": engine_ms,
-        "arrived": arrived,
+        "arrived": source.arrived,  # those included that the player was too late for
         "masks": masks,
         "dropped": recorder.dropped,
-        "after_last_mask": arrived - 1 - last,
+        "after_last_mask": late,
         "stopped_s": [round(end - start, 1) for start, end in stops.spans],
         "masks_around_stops": masks - len(ages),
         "cpu_seconds": round(time.process_time(), 1),
         "age_ms": {name: float(np.percentile(ages, q)) for name, q in percents},
         "age_limit_ms": 2 * engine_ms,
-        "older_than_limit": sum(age > 2 * engine_ms for age in ages),
+        "older_than_limit": int(sum(age > 2 * engine_ms for age in ages)),
         "memory_mib": {
-            "start": probe.memory[0],
-            "middle": probe.memory[len(probe.memory) // 2],
-            "end": probe.memory[-1],
+            "start": float(probe.memory[0]),
+            "middle": float(probe.memory[len(probe.memory) // 2]),
+            "end": float(probe.memory[-1]),
         },
         "memory_slope_mib_per_minute": slope,
         "memory_slope_percent_per_hour": round(grown, 3),
         "passed": {
             "age": float(np.percentile(ages, 99)) <= 2 * engine_ms,
             "memory": seconds < 30 or slope <= 1.0,
-            "drops": arrived == masks + recorder.dropped + (arrived - 1 - last)
+            "drops": source.arrived == masks + recorder.dropped + late
+            and source.dropped == recorder.dropped + late
             and len(lines) == masks == page.frames
             and lines[-1]["dropped"] == recorder.dropped == page.dropped
             and sorted({line["frame"] for line in lines}) == [line["frame"] for line in lines],

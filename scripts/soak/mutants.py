@@ -14,6 +14,7 @@ import ast
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import sys
@@ -39,7 +40,7 @@ OPERATORS = {
     ast.FloorDiv: ast.Mult,
     ast.Mod: ast.Add,
 }
-PATIENCE_S = 600.0
+PATIENCE_S, CPU_S = 900, 300  # of one run: for threads that wait for ever, and for loops without an end
 HANGS, CRASHES = "(hangs)", "(no test runs)"
 ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"),
@@ -109,13 +110,23 @@ def mutant(path: Path, draw: random.Random) -> tuple[str, str] | None:
     return text, " ".join(told.split())
 
 
-def tests_for(module: str, room: str, root: Path) -> list[str]:
-    """Test files that name the module, its own first, those of its room next; where none does, the whole room."""
-    files = sorted((root / "tests").rglob("test_*.py"))
-    naming = [p for p in files if module in p.read_text()]
-    own = f"test_{module.rpartition('.')[2]}"
-    naming.sort(key=lambda p: (p.stem != own, p.parent.name != room, p.stat().st_size))
-    return [str(p) for p in naming] or [str(root / "tests" / room)]
+def tests_for(module: str, room: str, root: Path, *, quick: bool = False) -> list[str]:
+    """Test files that name the module, its own first, those of its room next; then, unless `quick`, the rest of the room."""
+    package, _, stem = module.rpartition(".")
+    names = re.compile(rf"{re.escape(package)}(\.{stem}\b| import [^\n]*\b{stem}\b)")
+    files = [
+        p for p in sorted((root / "tests").rglob("test_*.py")) if p.parent.name == room or names.search(p.read_text())
+    ]
+    files.sort(
+        key=lambda p: (
+            p.stem != f"test_{stem}",
+            not names.search(p.read_text()),
+            p.parent.name != room,
+            p.stat().st_size,
+        )
+    )
+    naming = [str(p) for p in files if names.search(p.read_text())]
+    return naming if quick and naming else [str(p) for p in files]
 
 
 class Tree:
@@ -187,6 +198,7 @@ class Tree:
         """pytest in this process, a fork of one that has imported what is heavy, so that a run costs its tests alone."""
         os.setsid()
         os.chdir(self.root)
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
         handle = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
@@ -220,7 +232,7 @@ def soak_mutants(
             seen.add(made[1])
             name = path.relative_to(ROOT)
             module = ".".join(name.with_suffix("").parts).removesuffix(".__init__")
-            test = tree.notices(name, made[0], tests_for(module, name.parts[1], tree.root))
+            test = tree.notices(name, made[0], tests_for(module, name.parts[1], tree.root, quick=marks == QUICK))
             survivors += [made[1]] if test is None else []
             sys.stderr.write(f"{len(seen)}: {made[1]}  {test or 'SURVIVES'}  {time.monotonic() - began:.0f} s\n")
     noticed = len(seen) - len(survivors)
@@ -235,7 +247,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, help="stop after so long, whatever --mutants says")
     parser.add_argument("--rooms", nargs="+", default=ROOMS, choices=ROOMS)
     parser.add_argument(
-        "--quick", action="store_true", help="leave out the tests marked slow; look at survivors with them"
+        "--quick",
+        action="store_true",
+        help="run only tests that name the module and are not slow; look at survivors with the others",
     )
     args = parser.parse_args()
     report = soak_mutants(args.mutants, args.seed, tuple(args.rooms), args.seconds, QUICK if args.quick else ALL)

@@ -56,6 +56,19 @@ def test_difference_map_by_hand() -> None:
     assert difference_map(seen()).tolist() == [[list(LOST), list(WON), list(OTHER)], [list(OTHER), dim, dim]]
 
 
+def test_classes_that_changed_most_come_first_and_unchanged_ones_do_not_hide_them() -> None:
+    classes = {
+        "same": ClassChange(reference=80.0, engine=80.0),
+        "cat": ClassChange(reference=50.0, engine=49.5),
+        "dog": ClassChange(reference=50.0, engine=51.0),
+        "absent": ClassChange(reference=None, engine=3.0),
+    }
+    made = msgspec.structs.replace(report(), per_class=classes)
+    assert [name for name, _ in made.changed_classes()] == ["dog", "cat", "same"]
+    rows = [row.strip() for row in made.summary().splitlines() if "IoU of" in row]
+    assert rows == ["IoU of dog: 50.00 -> 51.00 (+1.00)", "IoU of cat: 50.00 -> 49.50 (-0.50)"]
+
+
 def test_page_needs_nothing_from_elsewhere_and_escapes_names() -> None:
     page = render(report(), [seen()], CLASSES)
     assert not re.search(r"<script|https?://|<link|@import|url\(", page)

@@ -70,10 +70,10 @@ def test_a_video_that_ends_early_is_reported_after_its_frames(make_video: MakeVi
     data[(start + stop) // 2 : stop] = b"\0" * (stop - (start + stop) // 2)  # the second half of the pictures is gone
     path.write_bytes(data)
     source, frames = open_source(str(path)), []
-    with pytest.raises(DataError, match=r"ends after \d+ of 30 frames"):
+    with pytest.raises(DataError) as told:
         while (frame := source.read()) is not None:
             frames.append(frame)
-    assert 0 < len(frames) < 30
+    assert 0 < len(frames) < 30 and f"ends after {len(frames)} of 30 frames" in str(told.value)
     assert source.state == "ENDED"
 
 

@@ -75,6 +75,14 @@ def test_a_tile_lies_in_its_place_and_holds_the_whole_frame(make_result: MakeRes
     assert np.allclose(picture[height // 2, width // 2], (34, 28, 24), atol=8)
 
 
+def test_who_comes_sees_the_wall_at_once_though_no_camera_sends() -> None:
+    pictures: list[bytes] = []
+    got = threading.Event()
+    with closing(WallPainter(2)) as wall:
+        wall.subscribe(0, lambda jpeg: (pictures.append(jpeg), got.set()))  # type: ignore[func-returns-value]
+        assert got.wait(PATIENCE_S) and pictures[0]
+
+
 def decode(jpeg: bytes) -> np.ndarray:
     return np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR))
 

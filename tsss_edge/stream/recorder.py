@@ -94,7 +94,7 @@ class Times:
     """The last `kept` values of one number, milliseconds."""
 
     def __init__(self, kept: int = KEPT) -> None:
-        self._values = np.empty(kept, np.float32)
+        self._values = np.full(kept, np.nan, np.float32)  # written now, so that memory does not grow while it fills
         self._count = 0
 
     def add(self, value: float) -> None:
