@@ -174,6 +174,8 @@ APP_OUTPUT = """[Step 11/11] Dumping statistics report
 
 def test_benchmark_app_output_is_read() -> None:
     assert parse_app(APP_OUTPUT) == {"median": 1.91, "average": 1.94, "min": 1.85, "max": 9.03, "count": 1543.0}
+    small = parse_app(APP_OUTPUT.replace("1.85 ms", "75.14 us"))
+    assert small is not None and small["min"] == pytest.approx(0.07514), "of a very small network"
     assert parse_app("[ ERROR ] no such file") is None
 
 

@@ -227,8 +227,12 @@ def app_command(tool: str, engine: Engine, *, duration_s: float, threads: int | 
 
 
 def parse_app(text: str) -> dict[str, float] | None:
-    """benchmark_app's closing lines -> {"median", "average", "min", "max"} in ms and "count"; None without them."""
-    found = {k.lower(): float(v) for k, v in re.findall(r"(Median|Average|Min|Max):\s+([\d.]+) ms", text)}
+    """benchmark_app's closing lines -> {"median", "average", "min", "max"} in ms and "count"; None without them.
+
+    It tells short times in microseconds ("us").
+    """
+    told = re.findall(r"(Median|Average|Min|Max):\s+([\d.]+) (ms|us)", text)
+    found = {name.lower(): float(value) / (1000 if unit == "us" else 1) for name, value, unit in told}
     count = re.search(r"Count:\s+(\d+) iterations", text)
     if count is None or "median" not in found:
         return None
