@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 STRONG_FRACTION = 0.5
 # L-Net sees only the quarter of the pictures that is strong, so it takes more epochs than the others.
-EPOCHS, LNET_EPOCHS = 24, 48
+EPOCHS, LNET_EPOCHS = 32, 64
 STREAM_FRAMES = 300
 SHOWN = 12  # validation pictures of demo.png
 PHOTOS = (  # a cat (CC0), an astronaut and an admiral (public domain)

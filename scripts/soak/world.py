@@ -64,8 +64,8 @@ class Child:
         """SIGKILL to it and all that it started; its exit code."""
         try:
             os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return self.wait(10.0)
+        except ProcessLookupError:  # it has no group of its own yet, or has ended
+            os.kill(self.pid, signal.SIGKILL)
         return self.wait(10.0)
 
 
