@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -229,7 +228,7 @@ def test_a_stream_ends_at_once_though_its_engine_is_lost(tmp_path: Path) -> None
             while remote.state == "READY":
                 time.sleep(0.01)
             asked.append(time.monotonic())
-            os.kill(os.getpid(), signal.SIGINT)  # to the process: one raised here would wake this thread alone
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # the thread that Ctrl-C is for
 
         threading.Thread(target=lose_and_interrupt).start()
         assert run(source, remote, [], recorder) == "interrupted"

@@ -257,7 +257,7 @@ def test_a_signal_ends_a_stream_whose_engine_is_lost(live: bool) -> None:
     def interrupt() -> None:
         engine.waited_for.wait(20.0)
         time.sleep(0.05)  # the consumer waits for a result by then, or comes to it with the signal raised already
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
@@ -269,7 +269,7 @@ def test_a_signal_ends_a_stream_whose_engine_is_lost(live: bool) -> None:
 def test_a_signal_does_not_cut_a_frame_in_two() -> None:
     def signal_here(result: FrameResult) -> None:
         if result.frame.index == 5:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     first, second = Seen(on_write=signal_here), Seen()
     ended, recorder = play(Pictures(1000), fake(), first, second)
@@ -279,8 +279,8 @@ def test_a_signal_does_not_cut_a_frame_in_two() -> None:
 
 def test_a_second_signal_does_not_wait() -> None:
     def signal_twice(result: FrameResult) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         pytest.fail("the second signal was held too")
 
     assert play(Pictures(1000), fake(), Seen(on_write=signal_twice))[0] == "interrupted"

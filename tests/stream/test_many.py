@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import threading
 import time
@@ -160,7 +159,7 @@ def test_a_dead_camera_is_told_and_harms_no_other(beats: dict[str, Capture], cap
 def interrupt() -> None:
     """Ctrl-C while the loop listens for it; at another time it would end the tests themselves."""
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
 class Flaky:
