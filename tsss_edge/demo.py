@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Checkpoint, Struct
 from tsss_edge.config import TrainConfig, load_target
@@ -36,7 +37,7 @@ PHOTOS = (  # a cat (CC0), an astronaut and an admiral (public domain)
     ("skimage", "data", "astronaut.png"),
     ("matplotlib", "mpl-data", "sample_data", "grace_hopper.jpg"),
 )
-PYTORCH = "pytorch fp32 cpu"  # the back end's name of a checkpoint that runs on the CPU
+PYTORCH, INT8 = "pytorch fp32 cpu", "openvino int8"  # the back ends' names of a checkpoint and of the engine on the CPU
 
 
 class DemoSummary(Struct, frozen=True):
@@ -56,21 +57,19 @@ class DemoSummary(Struct, frozen=True):
     stream: dict[str, Any]
     seconds: dict[str, float]
     total_s: float
-
     photos: str = ""  # picture of real photographs, where a network for them was given
     look_at: str = ""  # contact sheet of validation pictures
 
     def table(self) -> str:
         """What was found, for somebody who reads it for the first time."""
-        latency = {name.split()[0] + name.split()[1]: value for name, value in self.latency_ms.items()}
         lines = [
             "",
             "Labels: 20 categories, mIoU on pictures that no network saw",
             f"  all with masks (the yardstick)         {self.miou_supervised:6.2f}",
             f"  ten with masks, ten by their names only{self.miou_pnet:6.2f}   {self.ratio:.3f} of the yardstick",
             "Engine: the second network",
-            f"  PyTorch, float32                       {self.miou_fp32:6.2f}   {latency['pytorchfp32']:.2f} ms a picture",
-            f"  OpenVINO, INT8                         {self.miou_int8:6.2f}   {latency['openvinoint8']:.2f} ms, "
+            f"  PyTorch, float32                       {self.miou_fp32:6.2f}   {self.latency_ms[PYTORCH]:.2f} ms a picture",
+            f"  OpenVINO, INT8                         {self.miou_int8:6.2f}   {self.latency_ms[INT8]:.2f} ms, "
             f"{self.speedup_int8:.1f} times as fast; gate {'passed' if self.parity_passed else 'FAILED'}",
             "Live: that engine on a video of new scenes",
             f"  {self.stream['frames']} frames                             {self.stream['miou']:6.2f}   "
@@ -200,38 +199,38 @@ def _prove(
 
 def show(engine: Path, data: Path, out: Path) -> Path:
     """The first validation pictures, what the engine sees in them, the truth: one sheet. A star: learnt from its name alone."""
-    from tsss_edge.backends import open_backend
     from tsss_edge.data.supervision import strong_from_fraction
     from tsss_edge.data.voc import VocDataset
-    from tsss_edge.drawing.sheet import tile, write_sheet
-    from tsss_edge.segment import segment_image
 
     dataset = VocDataset.open(data)
     names, strong = dataset.classes.names, strong_from_fraction(dataset.classes, STRONG_FRACTION)
-    tiles = []
-    with open_backend(engine) as backend:
-        for image_id in dataset.ids("val")[:SHOWN]:
-            image, truth = dataset.image(image_id), dataset.mask(image_id)
-            there = [names[k] for k in np.unique(truth) if k in dataset.classes.objects]
-            text = ", ".join(name if name in strong else f"{name}*" for name in there)
-            tiles.append(tile(text, image, segment_image(backend, image), truth))
-    write_sheet(out, tiles, dataset.classes)
-    return out
+    shown = []
+    for image_id in dataset.ids("val")[:SHOWN]:
+        truth = dataset.mask(image_id)
+        there = [names[k] for k in np.unique(truth) if k in dataset.classes.objects]
+        text = ", ".join(name if name in strong else f"{name}*" for name in there)
+        shown.append((text, dataset.image(image_id), truth))
+    return _sheet(engine, shown, out)
 
 
 def segment_photos(network: Path, out: Path) -> Path:
     """Free photographs that lie in installed packages -> one sheet. Raises: UnavailableError: none is installed."""
-    from tsss_edge.backends import open_backend
     from tsss_edge.data.pictures import read_image
-    from tsss_edge.drawing.sheet import tile, write_sheet
-    from tsss_edge.segment import segment_image
 
     pictures = [path for package, *parts in PHOTOS if (path := _in_package(package, *parts)) is not None]
     if not pictures:
         raise UnavailableError("no photograph to show; pip install scikit-image matplotlib (both bring some)")
+    return _sheet(network, [(path.stem, read_image(path), None) for path in pictures], out)
+
+
+def _sheet(network: Path, shown: Sequence[tuple[str, NDArray[np.uint8], NDArray[np.uint8] | None]], out: Path) -> Path:
+    """Texts, pictures (H,W,3) and their truth, segmented, on one sheet at `out`."""
+    from tsss_edge.backends import open_backend
+    from tsss_edge.drawing.sheet import tile, write_sheet
+    from tsss_edge.segment import segment_image
+
     with open_backend(network) as backend:
-        images = [read_image(path) for path in pictures]
-        tiles = [tile(p.stem, i, segment_image(backend, i)) for p, i in zip(pictures, images, strict=True)]
+        tiles = [tile(text, image, segment_image(backend, image), truth) for text, image, truth in shown]
         write_sheet(out, tiles, backend.classes)
     return out
 
@@ -239,8 +238,8 @@ def segment_photos(network: Path, out: Path) -> Path:
 def _in_package(package: str, *parts: str) -> Path | None:
     """A file of an installed package, which is not imported for it."""
     spec = find_spec(package)
-    path = Path(*([spec.submodule_search_locations[0]] if spec and spec.submodule_search_locations else []), *parts)
-    return path if path.is_file() else None
+    folders = (spec.submodule_search_locations if spec is not None else None) or ()
+    return next((path for folder in folders if (path := Path(folder, *parts)).is_file()), None)
 
 
 def demo_config(seed: int = 0) -> TrainConfig:
