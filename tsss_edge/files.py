@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import msgspec
 
@@ -79,6 +79,10 @@ def read_json(path: Path, kind: type[T], remedy: str = "make it again") -> T:
     return decode_json(read_bytes(path, "file"), kind, path, remedy)
 
 
+@overload
+def parse_json(data: bytes | str) -> Any: ...
+@overload
+def parse_json(data: bytes | str, kind: type[T]) -> T: ...
 def parse_json(data: bytes | str, kind: Any = Any) -> Any:
     """JSON as `kind` (builtins by default): the one place where this package decodes any, wherever it came from.
 
@@ -111,6 +115,6 @@ def decode_json(data: bytes | str, kind: type[T], path: Path, remedy: str = "mak
         if current is not None and (found := parse_json(data, _Header).format) != current:
             age, way = ("an older", remedy) if found < current else ("a newer", "update tsss-edge")
             raise ArtifactError(f"{path}: made by {age} tsss-edge (format {found}, this one reads {current}); {way}")
-        return parse_json(data, kind)  # type: ignore[no-any-return]
+        return parse_json(data, kind)
     except msgspec.DecodeError as error:
         raise ArtifactError(f"{path}: not a valid {kind.__name__}: {reason(error)}; {remedy}") from error

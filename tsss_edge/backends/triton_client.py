@@ -229,7 +229,7 @@ def _will_pass(error: Any) -> bool:
 def _description(config: Any, address: ServedAddress) -> ServedDescription:
     text = config.parameters[DESCRIPTION].string_value if DESCRIPTION in config.parameters else ""
     try:
-        return parse_json(text, ServedDescription)  # type: ignore[no-any-return]
+        return parse_json(text, ServedDescription)
     except msgspec.DecodeError as error:
         raise ArtifactError(
             f"{address.shown}: its config.pbtxt does not say what its classes are; write the repository with `tsss-edge triton`"

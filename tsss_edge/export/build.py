@@ -138,7 +138,7 @@ class _Claim(msgspec.Struct):
 def _read_claim(record_path: Path) -> _Claim | None:
     """None for another JSON file."""
     try:
-        return parse_json(record_path.read_bytes(), _Claim)  # type: ignore[no-any-return]
+        return parse_json(record_path.read_bytes(), _Claim)
     except msgspec.DecodeError:
         return None
 

@@ -93,7 +93,7 @@ def _looks(path: Path) -> bool:
 
 def _read(path: Path) -> CocoFile:
     with edge(path, "instances file of COCO", "export it again", DataError):
-        return parse_json(path.read_bytes(), CocoFile)  # type: ignore[no-any-return]
+        return parse_json(path.read_bytes(), CocoFile)
 
 
 def _names(parsed: dict[Path, CocoFile]) -> tuple[str, ...]:

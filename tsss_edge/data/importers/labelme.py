@@ -57,7 +57,7 @@ def read_labelme(source: Path, *, tags_only: bool = False) -> Found:
 
 def _read(path: Path) -> LabelmeFile:
     with edge(path, "file of labelme", "save it again in labelme", DataError):
-        return parse_json(path.read_bytes(), LabelmeFile)  # type: ignore[no-any-return]
+        return parse_json(path.read_bytes(), LabelmeFile)
 
 
 def _labels(file: LabelmeFile, *, tags_only: bool) -> list[str]:
