@@ -1,0 +1,89 @@
+"""A study -> its page and its picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+from pages import table
+
+from front.networks import OURS, PAPERS, PRETRAINED
+from front.study import Row, Study
+
+SPREAD = 1.0  # points of mIoU by which two seeds of one network differed on CamVid; what is nearer is a tie
+
+
+def beaten_by(row: Row, rows: Sequence[Row]) -> list[str]:
+    """Networks with more accuracy on the unseen sequence, beyond the spread of seeds, at less or equal INT8 core-ms."""
+    return [r.name for r in rows if r.unseen_int8 > row.unseen_int8 + SPREAD and r.int8_ms <= row.int8_ms]
+
+
+def page(study: Study, picture: str) -> str:
+    """As Markdown."""
+    machine = f"{study.machine.cpu}, {study.machine.cores} cores, no GPU, {study.date}"
+    columns = ("network", "from", "parameters", "unseen, float", "unseen, INT8", "val, float", "val, INT8")
+    rows = sorted(study.rows, key=lambda r: r.int8_ms)
+    cells = [
+        (
+            r.name + (" (ImageNet)" if r.name in PRETRAINED else ""),
+            PAPERS[r.name],
+            f"{r.parameters / 1e6:.2f} M",
+            *(f"{v:.2f}" for v in (r.unseen, r.unseen_int8, r.val, r.val_int8)),
+            f"{r.float_ms:.1f}",
+            f"{r.int8_ms:.1f}",
+            r.rtx,
+            ", ".join(beaten_by(r, rows)) or "nobody",
+        )
+        for r in rows
+    ]
+    unseen, val = study.trivial
+    cells.append(("most frequent class", "", "", *(f"{v:.2f}" for v in (unseen, unseen, val, val)), "", "", "", ""))
+    more = ("float32 core-ms", "INT8 core-ms", "TensorRT-RTX", "above it at no more core-ms")
+    return HEAD.format(
+        picture=picture,
+        machine=machine,
+        left_out=study.left_out,
+        epochs=" to ".join(str(e) for e in sorted({r.epochs for r in rows})),
+        command=study.command,
+        spread=SPREAD,
+        table=table((*columns, *more), cells),
+        ours=", ".join(r.name for r in rows if r.name in OURS and not beaten_by(r, rows)) or "none of ours",
+    )
+
+
+def draw(study: Study) -> Figure:
+    """mIoU on the unseen sequence over INT8 core-ms: ours filled, the others hollow."""
+    figure = Figure(figsize=(9.6, 5.4), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    for row in study.rows:
+        own = row.name in OURS
+        color = "tab:blue" if own else "tab:gray"
+        axes.plot([row.int8_ms], [row.unseen_int8], "o", color=color, fillstyle="full" if own else "none")
+        axes.annotate(row.name, (row.int8_ms, row.unseen_int8), textcoords="offset points", xytext=(6, 4))
+    axes.set(
+        xlabel="INT8, core-ms a picture of 480x352", ylabel=f"mIoU on the unseen sequence {study.left_out}, percent"
+    )
+    axes.grid(alpha=0.3)
+    return figure
+
+
+HEAD = """# The front on CamVid
+
+mIoU over core-ms: the edge networks, lite0 and five networks of other papers, trained, quantised and timed the same way.
+
+![mIoU over core-ms]({picture})
+
+{table}
+
+- **Unseen**: the sequence {left_out}, which no network was trained on; `val` shares its sequence with the training pictures, so
+  it flatters. No checkpoint and no setting was chosen by either: the last weights count.
+- **Trained**: {epochs} epochs of the other sequences, batches of 8 views of 256x192, scale 0.6 to 1.8, AdamW, one cross-entropy with soft
+  Jaccard on the output, one seed; no auxiliary heads for anybody. lite0 starts from ImageNet and keeps its stages up to stride 16.
+- **core-ms**: OpenVINO, one thread, network alone, medians of engines in alternation, at 480x352.
+- **Above it**: more than {spread:.0f} point better in INT8 on the unseen sequence at no more INT8 core-ms. Of ours
+  nobody is above: {ours}.
+
+Measured on: {machine}.
+
+    PYTHONPATH=scripts {command}
+"""
