@@ -143,10 +143,10 @@ def fast_look(part: FrozenPart, like: Tensor) -> Look:
     times as fast as PyTorch (measured, lite0 at 224x224, one thread); else by PyTorch."""
     if like.device.type != "cpu" or find_spec("openvino") is None or find_spec("onnx") is None:
         return part
-    from tsss_edge.backends.base import import_extra
+    from tsss_edge.backends.base import openvino_core
     from tsss_edge.export.emit import emit_floats
 
-    core = import_extra("openvino", "cpu").Core()
+    core = openvino_core()
     model = core.read_model(emit_floats(part, like.shape[1:]).SerializeToString())
     exact = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
     request = core.compile_model(model, "CPU", exact).create_infer_request()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +58,7 @@ def split_by_sequence(data: Path, out: Path, left_out: str) -> Path:
     lists = out / "ImageSets/Segmentation"
     lists.mkdir(parents=True, exist_ok=True)
     for name in ("JPEGImages", "SegmentationClass", "classes.txt"):
-        if not (out / name).exists():
+        with suppress(FileExistsError):  # made before, perhaps by a training beside this one
             (out / name).symlink_to((data / name).resolve())
     ids = {s: (data / f"ImageSets/Segmentation/{s}.txt").read_text().split() for s in ("train", "val")}
     held = [i for i in ids["train"] if i.startswith(left_out)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -34,6 +36,29 @@ def build(folder: Path, precision: str = "fp32", **graph: object) -> Path:
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = tiny_onnx(tmp_path_factory.mktemp("engine") / "tiny.onnx", head="both", objectness=True)
     return build_engine(model.path, load_target("cpu"), model.path.with_suffix(".xml"), precision="fp32").path
+
+
+OVERLAPPING = """
+import os, signal, sys
+from pathlib import Path
+from tsss_edge.backends import open_backend
+signal.signal(signal.SIGINT, signal.default_int_handler)
+first, second = (open_backend(Path(sys.argv[1])) for _ in range(2))
+first.close()
+second.close()
+del first, second
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("heard")
+"""
+
+
+def test_ctrl_c_is_heard_after_two_engines_that_overlapped_are_gone(engine: Path) -> None:
+    """As a stream has them that takes a new engine. OpenVINO's plugins left the process without a stack for signals."""
+    command = [sys.executable, "-c", OVERLAPPING, str(engine)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (0, "heard\n"), ended.stderr
 
 
 def expected_classes(images: np.ndarray) -> np.ndarray:

@@ -187,13 +187,14 @@ def test_a_stream_runs_on_a_served_engine(served: Served, tmp_path: Path) -> Non
     from tsss_edge.stream.live_loop import stream
 
     source = "synthetic://?size=64x48&frames=40"
+    before = signal.getsignal(signal.SIGINT)
     for name, engine in (("here", served.engine.path), ("there", Path(f"triton://{served.server.grpc}/road"))):
         report = stream(engine, source, [f"{tmp_path}/{name}/"])
         assert report.frames == 40
     masks = sorted(p.name for p in (tmp_path / "here").iterdir())
     assert len(masks) == 40
     assert all((tmp_path / "here" / m).read_bytes() == (tmp_path / "there" / m).read_bytes() for m in masks)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_the_score_through_the_server_is_that_of_the_file(served: Served, tmp_path: Path) -> None:

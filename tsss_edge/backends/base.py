@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -138,3 +139,18 @@ def import_extra(module: str, extra: str) -> Any:
         raise UnavailableError(
             f"Python module {module} cannot be imported ({error}); install it with `pip install 'tsss-edge[{extra}]'`"
         ) from error
+
+
+def openvino_core() -> Any:
+    """The one `openvino.Core` of this process. Raises: UnavailableError: OpenVINO is not installed.
+
+    One, and never let go. The CPU plugin of a Core gives the thread that loads it another stack for signals, and takes
+    it back when the Core goes (openvinotoolkit/openvino, pull request 11894). Of two that overlap, the second to go
+    leaves the stack of the first, which is unmapped by then: the next signal, a Ctrl-C, kills the process.
+    """
+    return _core_of(import_extra("openvino", "cpu"))
+
+
+@cache
+def _core_of(openvino: Any) -> Any:
+    return openvino.Core()

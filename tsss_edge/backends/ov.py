@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Engine, Precision, TensorSpec
-from tsss_edge.backends.base import Closing, Outputs, allocate, import_extra, require_images
+from tsss_edge.backends.base import Closing, Outputs, allocate, import_extra, openvino_core, require_images
 from tsss_edge.errors import ArtifactError, UnavailableError
 
 FEATURE_STRIDE = 32  # of the encoder's last stage, in every architecture of ours
@@ -46,9 +46,9 @@ def compile_options(
 
 def read_ir(path: Path) -> Any:
     """Read an IR (or ONNX file) as an `openvino.Model`. Raises: ArtifactError: OpenVINO cannot read it."""
-    ov = import_extra("openvino", "cpu")
+    core = openvino_core()
     try:
-        return ov.Core().read_model(path)
+        return core.read_model(path)
     except RuntimeError as error:  # everything OpenVINO throws arrives as RuntimeError
         raise ArtifactError(
             f"{path}: OpenVINO cannot read it (truncated or damaged?): {last_line(error)}; build the engine again"
@@ -80,8 +80,7 @@ def expose_features(model: Any, size_hw: tuple[int, int]) -> TensorSpec | None:
 
 def compile_ir(model: Any, device: str, options: dict[str, str | int | bool]) -> Any:
     """Compile for `device`. Raises: UnavailableError: there is no such device, or it cannot run the network."""
-    ov = import_extra("openvino", "cpu")
-    core = ov.Core()
+    core = openvino_core()
     known = core.available_devices
     if device.split(".")[0].split(":")[0] not in {*(name.split(".")[0] for name in known), "AUTO", "HETERO"}:
         raise UnavailableError(f"no OpenVINO device {device!r} on this machine; it has {', '.join(known) or 'none'}")

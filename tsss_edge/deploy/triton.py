@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from tsss_edge.artifacts import Engine, OnnxModel, Reference, TensorSpec
-from tsss_edge.backends.base import expected_outputs, import_extra
+from tsss_edge.backends.base import expected_outputs, import_extra, openvino_core
 from tsss_edge.backends.ov import read_ir
 from tsss_edge.backends.triton_client import ServedDescription
 from tsss_edge.deploy.triton_config import (
@@ -250,14 +250,14 @@ def _free_batch(model: Engine | OnnxModel, out: Path) -> bool:
     if _tensors(model)[0][0].shape[0] != 1 or model.path.suffix == ".engine":
         return False
     try:
-        ov = import_extra("openvino", "cpu")
+        ov, core = import_extra("openvino", "cpu"), openvino_core()
     except UnavailableError:
         return False
     graph = read_ir(model.path)
-    alone = ov.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    alone = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     try:
         graph.reshape([-1, *list(graph.inputs[0].shape)[1:]])
-        together = ov.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        together = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         if not _same_answers(alone, together, tuple(graph.inputs[0].partial_shape)[1:]):
             return False
     except RuntimeError:  # a shape inside the graph counts on one picture

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from tsss_edge.artifacts import Struct
-from tsss_edge.backends.base import import_extra
+from tsss_edge.backends.base import openvino_core
 from tsss_edge.backends.cuda.gpus import Gpu, driver_problem, driver_version, first_gpu, gpus
 from tsss_edge.errors import UnavailableError
 from tsss_edge.machine import (
@@ -118,7 +118,7 @@ def openvino_checks() -> list[Check]:
     if importlib.util.find_spec("openvino") is None:
         return []
     try:
-        core = import_extra("openvino", "cpu").Core()
+        core = openvino_core()
     except (UnavailableError, RuntimeError) as error:
         return [Check(name="OpenVINO devices", status="missing", found=str(error), fix="pip install -U openvino")]
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") if "CPU" in core.available_devices else []

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tsss_edge.artifacts import BuildInfo, EngineRecord, OnnxModel, Precision, Target, TensorSpec
-from tsss_edge.backends.base import expected_outputs, import_extra
+from tsss_edge.backends.base import expected_outputs, import_extra, openvino_core
 from tsss_edge.backends.ov import compile_ir, compile_options, read_ir
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.files import edge, sha256_file
@@ -45,7 +45,7 @@ def build_ir(source: OnnxModel, target: Target, precision: Precision, folder: Pa
         build=BuildInfo(
             target=target, onnx=source.path.name, command=ovc_command(source.path.name, name), options=options
         ),
-        device=str(ov.Core().get_property("CPU", "FULL_DEVICE_NAME")).strip(),
+        device=str(openvino_core().get_property("CPU", "FULL_DEVICE_NAME")).strip(),
         inputs=(_spec("image", compiled.input("image")),),
         outputs=tuple(_spec(spec.name, compiled.output(spec.name)) for spec in expected_outputs(source.meta)),
         versions={"openvino": ov.get_version()},

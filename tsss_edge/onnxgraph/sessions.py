@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Precision
-from tsss_edge.backends.base import Outputs, import_extra
+from tsss_edge.backends.base import Outputs, import_extra, openvino_core
 from tsss_edge.backends.ov import compile_ir, compile_options, read_ir
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.onnxgraph.openvino_pairs import fast_pairs
@@ -53,7 +53,7 @@ class OpenVinoCompiler:
 
     @property
     def floats(self) -> tuple[Precision, ...]:
-        abilities = import_extra("openvino", "cpu").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        abilities = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return ("fp32", "bf16") if "BF16" in abilities else ("fp32",)
 
     def __call__(self, graph: Any, precision: Precision, peaks: Mapping[str, float] = NO_PEAKS) -> RunPicture:
