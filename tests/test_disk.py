@@ -6,13 +6,18 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tsss_edge import disk
-from tsss_edge.disk import MARK, atomic_path, finish_swap, held, scratch, scratch_folder, swap_in
-from tsss_edge.errors import BusyError
+from tsss_edge.artifacts import Classes
+from tsss_edge.data.voc import RECIPE, claim
+from tsss_edge.disk import MARK, atomic_path, finish_swap, held, is_empty, scratch, scratch_folder, swap_in
+from tsss_edge.errors import BusyError, DataError
+from tsss_edge.field.kept import MANIFEST, KeptFrames
 from tsss_edge.files import write_bytes
 
 DEAD = 2**22 + 1  # above Linux's largest process number
@@ -43,6 +48,51 @@ def test_leftovers_of_dead_processes_are_swept_and_others_are_not(tmp_path: Path
     os.utime(old, (0, 0))
     scratch(tmp_path)
     assert {p for p in tmp_path.iterdir()} == {mine, foreign}
+
+
+@pytest.mark.parametrize("kill_at", ["before the note", "after it"])
+def test_a_set_whose_making_was_killed_at_its_first_file_is_made_again(tmp_path: Path, kill_at: str) -> None:
+    """`data import` could not be run again when it was killed while it wrote its note: a nameless leftover made the folder "not empty"."""
+    left = tmp_path / f"{MARK}-{disk._host()}-{DEAD}-aa.json"
+    assert is_empty(tmp_path / "none") and is_empty(tmp_path)
+    left.write_bytes(b"{")
+    assert is_empty(tmp_path)
+    if kill_at == "after it":
+        claim(tmp_path, {"seed": 1})
+    claim(tmp_path, {"seed": 1})
+    assert not is_empty(tmp_path) and [p.name for p in tmp_path.iterdir()] == [RECIPE]
+    with pytest.raises(DataError, match="holds another set"):
+        claim(tmp_path, {"seed": 2})
+
+
+def test_what_somebody_else_keeps_there_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_bytes(b"x")
+    assert not is_empty(tmp_path)
+    with pytest.raises(DataError, match="not a set made here"):
+        claim(tmp_path, {"seed": 1})
+
+
+@pytest.mark.parametrize("file", [MANIFEST, "classes.txt"])
+def test_a_collection_killed_at_its_first_files_goes_on(
+    tmp_path: Path, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classes, whole = Classes(names=("background", "cat")), disk.atomic_path
+
+    @contextmanager
+    def killed(path: Path, **options: bool) -> Iterator[Path]:
+        if path.name == file:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            (path.parent / f"{MARK}-{disk._host()}-{DEAD}-aa").write_bytes(b"{")
+            raise KeyboardInterrupt
+        with whole(path, **options) as temporary:
+            yield temporary
+
+    monkeypatch.setattr("tsss_edge.files.atomic_path", killed)
+    with pytest.raises(KeyboardInterrupt):
+        KeptFrames(tmp_path / "kept", classes, features="answers")
+    monkeypatch.undo()
+    assert KeptFrames(tmp_path / "kept", classes, features="answers").entries == {}
+    assert (tmp_path / "kept/classes.txt").read_text() == "background\ncat\n"
 
 
 def test_a_link_is_swept_and_not_what_it_shows(tmp_path: Path) -> None:

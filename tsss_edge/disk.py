@@ -42,6 +42,11 @@ def scratch(folder: Path, suffix: str = "") -> Path:
     return folder / f"{MARK}-{_host()}-{os.getpid()}-{secrets.token_hex(4)}{suffix}"
 
 
+def is_empty(folder: Path) -> bool:
+    """Whether a folder is absent, or holds nothing but leftovers of killed runs."""
+    return not folder.is_dir() or all(path.name.startswith(f"{MARK}-") for path in folder.iterdir())
+
+
 def _host() -> str:
     return re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:32] or "host"
 

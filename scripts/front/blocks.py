@@ -94,8 +94,10 @@ def resize(x: Tensor, like: Tensor) -> Tensor:
 
 
 def pool_regions(x: Tensor, bins: int) -> Tensor:
-    """Means of bins x bins regions of equal size, which overlap where the size is no multiple (as ONNX can say it)."""
-    height, width = int(x.shape[-2]), int(x.shape[-1])
-    stride = height // bins, width // bins
-    kernel = height - (bins - 1) * stride[0], width - (bins - 1) * stride[1]
-    return F.avg_pool2d(x, kernel, stride)
+    """Means of bins x bins regions of equal size, which overlap where the size is no multiple (as ONNX can say it); of a
+    smaller picture one a cell."""
+    sides = [int(side) for side in x.shape[-2:]]
+    counts = [min(bins, side) for side in sides]
+    strides = [side // count for side, count in zip(sides, counts, strict=True)]
+    kernel = [side - (n - 1) * stride for side, n, stride in zip(sides, counts, strides, strict=True)]
+    return F.avg_pool2d(x, kernel, strides)

@@ -174,6 +174,22 @@ def test_live_miou_only_where_the_classes_are_those_of_the_scenes() -> None:
     assert Checks.open(engine, "in.mp4", None, 1, None).accuracy is None
 
 
+@pytest.mark.parametrize("one", [None, "dog"])
+def test_live_iou_and_flicker_against_a_folder_of_masks(
+    engine: Path, make_video: MakeVideo, tmp_path: Path, one: str | None
+) -> None:
+    """The truth is what the engine said, and a stream smoothed by nothing says it again."""
+    video = str(make_video())
+    stream(engine, video, [f"{tmp_path}/said/"])
+    report = stream(engine, video, [], truth=tmp_path / "said", truth_class=one, smooth=0.5 if one else 0.0)
+    assert report.iou is not None and report.flicker is not None
+    if one is None:
+        assert report.miou == 100 and report.flicker == 0 and set(report.iou) <= set(CLASSES.names)
+    else:
+        assert set(report.iou) == {"everything else", "dog"} and "smooth 0.5" in report.runs_on
+    assert "flicker" in report.summary() and "live IoU" in report.summary()
+
+
 # -- the command line ------------------------------------------------------------------------------------------------------
 
 WITHOUT_TORCH = """

@@ -9,8 +9,8 @@ network and is what the tests of everything else use.
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Mapping
-from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 STRIDE = 8  # of the logits and objectness grids against the network input (design: decoder at stride 8)
 Outputs = Mapping[str, NDArray[Any]]
+
+_CORES: dict[Any, Any] = {}  # by module `openvino`, of which a process has one
+_ONE_CORE = threading.Lock()
 
 
 class Described(Protocol):
@@ -148,9 +151,8 @@ def openvino_core() -> Any:
     it back when the Core goes (openvinotoolkit/openvino, pull request 11894). Of two that overlap, the second to go
     leaves the stack of the first, which is unmapped by then: the next signal, a Ctrl-C, kills the process.
     """
-    return _core_of(import_extra("openvino", "cpu"))
-
-
-@cache
-def _core_of(openvino: Any) -> Any:
-    return openvino.Core()
+    openvino = import_extra("openvino", "cpu")
+    with _ONE_CORE:
+        if openvino not in _CORES:
+            _CORES[openvino] = openvino.Core()
+        return _CORES[openvino]

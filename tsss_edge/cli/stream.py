@@ -67,6 +67,12 @@ def stream(
         Literal["off", "still", "motion"],
         typer.Option(help="Frames without network: unchanged ones (still), also moved ones (motion)."),
     ] = "off",
+    smooth: Annotated[
+        float,
+        typer.Option(
+            min=0, max=0.99, metavar="W", help="Against flicker: share of the frames before, where the picture stays."
+        ),
+    ] = 0.0,
     collect: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep frames worth labelling there, for `review` and `adapt`.")
     ] = None,
@@ -117,6 +123,7 @@ def stream(
     only_one = {
         "--reference": reference, "--min-agreement": min_agreement, "--policy": policy, "--audio": audio or None,
         "--truth": truth, "--truth-class": truth_class, "--reuse": None if reuse == "off" else reuse,
+        "--smooth": smooth or None,
         "--draw": None if draw == "plain" else draw, "--encode": None if encode == "auto" else encode,
         "--collect": collect, "--shadow": shadow, "--promote-when": promote_when,
     }  # fmt: skip
@@ -165,6 +172,7 @@ def stream(
         truth_class=truth_class,
         encode=encode,
         reuse=reuse,
+        smooth=smooth,
         shadow=shadow,
         promote_when=promote_when,
         collect=CollectPlan.parse(collect, budget, rate) if collect is not None else None,

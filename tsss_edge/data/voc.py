@@ -33,7 +33,7 @@ from tsss_edge.data.pictures import (
     read_size,
     upright_fits,
 )
-from tsss_edge.disk import atomic_path, settle_all
+from tsss_edge.disk import atomic_path, is_empty, settle_all
 from tsss_edge.errors import DataError
 from tsss_edge.files import edge, parse_json, read_bytes, write_bytes, write_json
 
@@ -299,7 +299,7 @@ def claim(root: Path, recipe: Mapping[str, Any]) -> None:
     note = root / RECIPE
     if root.exists() and not root.is_dir():
         raise DataError(f"{root}: is a file; name a folder to make")
-    if root.is_dir() and any(root.iterdir()):
+    if not is_empty(root):
         if not note.is_file():
             raise DataError(f"{root}: is not empty and not a set made here; name a new or empty folder")
         found = _read_recipe(note)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tsss_edge.artifacts import Classes, Struct
 from tsss_edge.data.ids import place
 from tsss_edge.data.voc import classes_of, read_text, write_mask
+from tsss_edge.disk import is_empty
 from tsss_edge.errors import DataError
 from tsss_edge.files import read_json, write_bytes, write_json
 
@@ -73,13 +74,15 @@ class KeptFrames:
         """
         self.root, self.classes = root, classes
         manifest = root / MANIFEST
-        if root.is_dir() and any(root.iterdir()) and not manifest.is_file():
+        if not manifest.is_file() and not is_empty(root):
             raise DataError(f"{root}: is not empty and holds no {MANIFEST}; collect into a new or empty folder")
         found = read_json(manifest, Manifest) if manifest.is_file() else Manifest(features=features)
         self.features = features
         self.entries = dict(found.pictures)
         if found.features != features:  # another kind of engine: old distances mean nothing to it
             self.entries = {i: msgspec.structs.replace(e, features="") for i, e in self.entries.items()}
+        if not manifest.is_file():
+            self.save()  # first, so that a run that is killed here leaves a folder that the next one knows
         self._claim_classes()
         self._take_up()
         self.save()

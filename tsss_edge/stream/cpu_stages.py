@@ -144,10 +144,15 @@ class CpuStages:
         if "logits" not in slot.outputs:
             resize_labels(slot.outputs["labels"][0], frame_hw, placement, slot.labels)
             return
-        logits = slot.outputs["logits"][0]
+        logits = self.logits_of(slot)
         if slot.upsample is None or slot.upsample.frame_hw != frame_hw:
             slot.upsample = UpsampleArgmaxPlan(logits.shape, frame_hw, placement)
         slot.upsample(logits, slot.labels)
+
+    def logits_of(self, slot: CpuSlot) -> NDArray[Any]:
+        """(K,h,w) float32 that the labels are the largest of."""
+        logits: NDArray[Any] = slot.outputs["logits"][0]
+        return logits
 
     def _paint(self, slot: CpuSlot, picture: Picture) -> None:
         kind, classes = kind_of_picture(picture), self._backend.classes

@@ -62,6 +62,7 @@ def stream(
     truth_class: str | None = None,
     encode: Preset = "auto",
     reuse: Reuse = "off",
+    smooth: float = 0.0,
     collect: CollectPlan | None = None,
     shadow: Path | None = None,
     promote_when: Path | None = None,
@@ -80,6 +81,7 @@ def stream(
              audio: video files get the sound of the source, which is a file.
              draw: what sinks that show pictures get beside the colours: outlines, names, a legend.
              encode: what writes H.264, see `encoders`. reuse: which frames need no network, see `reuse`.
+             smooth: 0-1, weight of the frames before in the logits of cells whose picture stays, see `smooth`.
              shadow: an engine that runs beside this one and may take its place. promote_when: TOML of `field/rules.py`.
              collect: where frames worth labelling are kept, and how many.
              truth: folder with a mask for every frame of the source. truth_class: the one class that its masks show.
@@ -138,7 +140,13 @@ def stream(
             )
         blend = any(sink.wants_overlay for sink in outputs)
         opener = partial(
-            open_served, live=live, threads=threads, blend=blend, features=collect is not None, reuse=reuse
+            open_served,
+            live=live,
+            threads=threads,
+            blend=blend,
+            features=collect is not None,
+            reuse=reuse,
+            smooth=smooth,
         )
         plan = None
         if shadow is not None:
@@ -152,6 +160,7 @@ def stream(
             pen=Pen(backend.classes, draw),
             max_frames=max_frames,
             reuse=reuse,
+            smooth=smooth,
             engine=name,
             plan=plan,
         )
@@ -162,6 +171,7 @@ def stream(
             threads=cores.why if cores else "",
             parity=checks.parity,
             miou=checks.miou,
+            flicker=checks.flicker,
             iou=checks.per_class,
             drift=checks.drift,
             rollout=recorder.rollout,
@@ -182,6 +192,7 @@ def run(
     pen: Pen | None = None,
     max_frames: int | None = None,
     reuse: Reuse = "off",
+    smooth: float = 0.0,
     engine: str = "",
     plan: RolloutPlan | None = None,
 ) -> str:
@@ -190,7 +201,7 @@ def run(
     Args: engine: its name, for the results. plan: another engine that may take over.
     """
     blend = any(sink.wants_overlay for sink in sinks)
-    opened = open_stages(backend, blend=blend, reuse=reuse)
+    opened = open_stages(backend, blend=blend, reuse=reuse, smooth=smooth)
     stages, ended = EngineSlot(Served(engine, backend, opened)), "source"
     try:
         with (

@@ -22,6 +22,7 @@ from tsss_edge.stream.engine_slot import Served
 from tsss_edge.stream.field_watch import FieldWatch
 from tsss_edge.stream.pipeline import Stages, ready_results, slots_needed
 from tsss_edge.stream.reuse import Reuse, ReuseStages
+from tsss_edge.stream.smooth import SmoothStages
 
 SERVED_SLOTS = 8  # requests on the way to a server: enough to fill its batches while others travel
 BATCHES = 2  # in flight: one runs while the next fills
@@ -113,12 +114,19 @@ def open_field(
 
 
 def open_served(
-    path: Path, *, live: bool, threads: int | None, blend: bool, features: bool = False, reuse: Reuse = "off"
+    path: Path,
+    *,
+    live: bool,
+    threads: int | None,
+    blend: bool,
+    features: bool = False,
+    reuse: Reuse = "off",
+    smooth: float = 0.0,
 ) -> Served:
     """An engine and its stages, as the loop swaps them in."""
     backend = open_engine(path, live=live, threads=threads, features=features)
     try:
-        return Served(path.name, backend, open_stages(backend, blend=blend, reuse=reuse))
+        return Served(path.name, backend, open_stages(backend, blend=blend, reuse=reuse, smooth=smooth))
     except BaseException:
         backend.close()
         raise
@@ -180,16 +188,28 @@ def _open_batching(path: Path, wait_ms: float, threads: int | None) -> AsyncBack
 
 
 def open_stages(
-    backend: AsyncBackend, *, blend: bool | Collection[int], slots: int | None = None, reuse: Reuse = "off"
+    backend: AsyncBackend,
+    *,
+    blend: bool | Collection[int],
+    slots: int | None = None,
+    reuse: Reuse = "off",
+    smooth: float = 0.0,
 ) -> Stages:
     """Put all stages on the GPU where engine and machine allow it, else those around the network on the CPU.
 
     Args:   blend: make blended pictures; or in which slots. slots: of many cameras, on the CPU; default: what one source needs.
-    Raises: UnavailableError: `reuse` of an engine on a GPU, whose loop runs every frame.
+            smooth: weight of the frames before, see `smooth.py`.
+    Raises: UnavailableError: `reuse` or `smooth` of an engine on a GPU, whose loop runs every frame by itself, or both at once.
     """
-    if reuse != "off":
+    if given := [
+        name for name, on in ((f"--reuse {reuse}", reuse != "off"), (f"--smooth {smooth:g}", smooth > 0)) if on
+    ]:
         if isinstance(backend, DeviceEngine):
-            raise UnavailableError(f"--reuse {reuse} works with engines on a CPU; leave it away on a GPU")
+            raise UnavailableError(f"{given[0]} works with engines on a CPU; leave it away on a GPU")
+        if len(given) == 2:
+            raise UnavailableError(f"{given[0]} leaves frames out that {given[1]} would mix; give one of them")
+        if smooth > 0:
+            return SmoothStages(backend, blend=bool(blend), weight=smooth)
         return ReuseStages(backend, blend=bool(blend), reuse=reuse)
     if not isinstance(backend, DeviceEngine) or slots is not None or not isinstance(blend, bool):
         return CpuStages(backend, blend=blend, slots=slots)

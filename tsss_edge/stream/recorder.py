@@ -54,6 +54,7 @@ class StreamReport(Struct, frozen=True):
     parity: Parity | None
     miou: float | None  # against the known truth of synthetic://, or the masks of --truth
     iou: dict[str, float] | None  # by class, against the masks of --truth
+    flicker: float | None  # percent of the pixels whose truth stayed from a frame to the next, but whose label changed
     reconnects: int
     ended: str  # source, max-frames, interrupted
     drift: DriftReport | None = None  # against the profile in the engine's record; None without one
@@ -76,6 +77,8 @@ class StreamReport(Struct, frozen=True):
             )
         if self.miou is not None:
             lines.append(f"live mIoU        {self.miou:.2f}")
+        if self.flicker is not None:
+            lines.append(f"flicker          {self.flicker:.2f}% of pixels changed their label and not their truth")
         if self.iou is not None:
             lines.append("live IoU         " + ", ".join(f"{name} {value:.2f}" for name, value in self.iou.items()))
         if self.drift is not None and self.drift.alarms:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import Classes, require_same_preprocess
+from tsss_edge.artifacts import IGNORE, Classes, require_same_preprocess
 from tsss_edge.backends import Backend, open_backend
 from tsss_edge.errors import ArtifactError, GateError
 from tsss_edge.field.drift import DriftReport
@@ -22,7 +22,7 @@ from tsss_edge.segment import segment_image
 from tsss_edge.stream.field_watch import FieldWatch
 from tsss_edge.stream.frames import FrameResult
 from tsss_edge.stream.recorder import Parity
-from tsss_edge.stream.truth import TruthFolder
+from tsss_edge.stream.truth import Pair, TruthFolder
 from tsss_edge.stream.uris import parse_source
 
 MIOU_FRAMES = 90  # what the shown mIoU looks back on: three seconds at 30 frames a second
@@ -115,25 +115,31 @@ def be_nice() -> None:
 
 
 class LiveAccuracy:
-    """mIoU (percent) against the truth of frames: of the whole stream, and of the last `MIOU_FRAMES`.
+    """mIoU (percent) against the truth of frames: of the whole stream, and of the last `MIOU_FRAMES`. And flicker.
 
     The truth comes with the frame or, where there is one, from a `folder`.
     """
 
-    def __init__(self, num_classes: int, folder: TruthFolder | None = None) -> None:
-        self._folder = folder
+    def __init__(
+        self, num_classes: int, folder: TruthFolder | None = None, *, engine_classes: Classes | None = None
+    ) -> None:
+        """Args: num_classes: that are scored. engine_classes: results of an engine with others, which took over, do not count."""
+        self._folder, self._engine_classes = folder, engine_classes
         self._total = np.zeros((num_classes, num_classes + 1), np.int64)
         self._recent = np.zeros_like(self._total)
         self._ring = np.zeros((MIOU_FRAMES, *self._total.shape), np.int64)
         self._frames = 0
+        self._before: tuple[int, Pair] | None = None  # frame's index, its labels and truth
+        self._flickered = self._stayed = 0  # pixels
 
     def add(self, result: FrameResult) -> float | None:
         """Count a result -> mIoU of the last frames; None for a frame without a truth."""
-        if result.classes is not None and len(result.classes) != len(self._total):
-            return None  # of another engine, which took over
+        if self._engine_classes is not None and result.classes not in (None, self._engine_classes):
+            return None
         pair = self._pair(result)
         if pair is None:
             return None
+        self._compare(result.frame.index, pair)
         counts = confusion(*pair, len(self._total))
         oldest = self._ring[self._frames % MIOU_FRAMES]
         self._recent += counts - oldest
@@ -142,7 +148,17 @@ class LiveAccuracy:
         self._frames += 1
         return float(miou_of(self._recent))
 
-    def _pair(self, result: FrameResult) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
+    def _compare(self, index: int, pair: Pair) -> None:
+        """Count pixels of one truth in this frame and the one before, and those of them whose label changed."""
+        labels, truth = pair
+        if self._before is not None and self._before[0] == index - 1 and self._before[1][1].shape == truth.shape:
+            earlier, earlier_truth = self._before[1]
+            stayed = (truth == earlier_truth) & (truth != IGNORE)
+            self._stayed += int(np.count_nonzero(stayed))
+            self._flickered += int(np.count_nonzero(stayed & (labels != earlier)))
+        self._before = index, (labels.copy(), truth.copy())  # both may be a loop's buffers
+
+    def _pair(self, result: FrameResult) -> Pair | None:
         if self._folder is not None:
             return self._folder.pair(result.frame.index, result.labels)
         return (result.labels, result.frame.truth) if result.frame.truth is not None else None
@@ -154,6 +170,11 @@ class LiveAccuracy:
             return None
         found = zip(self._folder.names, iou_of(self._total), strict=True)
         return {name: round(100 * float(value), 2) for name, value in found if not np.isnan(value)}
+
+    @property
+    def flicker(self) -> float | None:
+        """Percent of the pixels whose truth stayed from a frame to the next; None without two frames that follow each other."""
+        return 100 * self._flickered / self._stayed if self._stayed else None
 
     @property
     def miou(self) -> float | None:
@@ -186,8 +207,10 @@ class Checks:
         if reference is not None:
             watch = ParityWatch(open_reference(reference, engine), every=every, min_agreement=min_agreement)
         if truth is not None:
-            return cls(watch, LiveAccuracy(len(truth.names), truth), field)
-        return cls(watch, LiveAccuracy(len(engine.classes)) if _has_truth(source, engine.classes) else None, field)
+            return cls(watch, LiveAccuracy(len(truth.names), truth, engine_classes=engine.classes), field)
+        known = _has_truth(source, engine.classes)
+        accuracy = LiveAccuracy(len(engine.classes), engine_classes=engine.classes) if known else None
+        return cls(watch, accuracy, field)
 
     def add(self, result: FrameResult) -> dict[str, Any] | None:
         """Check a result -> {"agreement", "frame", "miou"} as far as they are known, None when nothing is."""
@@ -222,6 +245,11 @@ class Checks:
     def miou(self) -> float | None:
         """Percent, over the whole stream."""
         return self.accuracy.miou if self.accuracy else None
+
+    @property
+    def flicker(self) -> float | None:
+        """Percent of pixels whose label changed and whose truth did not."""
+        return self.accuracy.flicker if self.accuracy else None
 
     @property
     def per_class(self) -> dict[str, float] | None:
