@@ -335,6 +335,7 @@ class CalibrationRecord(Struct, frozen=True):
     others: dict[str, float] = {}  # the same of the float tensors that never get a pair, on some of the pictures
     pairs: Literal["signed", "unsigned"] = "signed"  # unsigned: for ONNX Runtime alone (`ort_pairs.py`)
     weight_bits: int = 8  # 7: weights from -63 to 63, for CPUs whose INT8 kernels add two products in 16 bits
+    bias_correction: bool = False  # whether biases were moved by what rounding shifts (`calib/bias.py`)
 
 
 class ImportRecord(Struct, frozen=True):

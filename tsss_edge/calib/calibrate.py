@@ -11,6 +11,7 @@ import msgspec
 
 import tsss_edge
 from tsss_edge.artifacts import CalibrationRecord, OnnxModel
+from tsss_edge.calib.bias import correct_biases
 from tsss_edge.calib.methods import METHODS, Method
 from tsss_edge.calib.ranges import OTHERS, CalibTable, Histograms, collect, make_table
 from tsss_edge.calib.search import Judge, draw_search, search
@@ -46,6 +47,7 @@ def calibrate(
     allow_random: bool = False,
     options: PairOptions | None = None,
     target: Literal["any", "ort"] = "any",
+    bias_correction: bool = False,
 ) -> OnnxModel:
     """Measure ranges and write the INT8 graph; `out` with suffix `.ranges.json` gets the CalibTable.
 
@@ -59,6 +61,7 @@ def calibrate(
              allow_random: noise instead of pictures; the record says so.
              options: which layers stay float; bits of the weights (7 or 8).
              target: "ort" writes the same roundings as ONNX Runtime's x86 kernels want them, for it alone.
+             bias_correction: move biases by what rounding and clipping shift, see `bias.py`; a search judges without it.
     Raises:  ArtifactError: not a float graph, unknown method, set or bits, NaN on the way; nothing is written.
              DataError: pictures are missing or damaged. GateError: `max_drop` cannot be held.
     """
@@ -85,9 +88,19 @@ def calibrate(
     if target == "ort" and options.weight_bits == 8 and int8_saturates():
         warn("this CPU has no VNNI, so INT8 sums of 8-bit weights saturate; give --weight-bits 7")
     if not searched:
-        return write_int8(model, tables[methods[0]], chosen, out, options, target)
+        return write_int8(model, tables[methods[0]], chosen, out, options, target, bias_correction)
     pictures = load_held_back(VocDataset.open(data), held_back, model.meta.preprocess)
-    return write_searched(model, tables, chosen, out, options, pictures=pictures, max_drop=max_drop, target=target)
+    return write_searched(
+        model,
+        tables,
+        chosen,
+        out,
+        options,
+        pictures=pictures,
+        max_drop=max_drop,
+        target=target,
+        bias_correction=bias_correction,
+    )
 
 
 def require_sense(model: OnnxModel, method: str, size: int, *, noisy: bool, searched: bool) -> None:
@@ -160,6 +173,7 @@ def write_int8(
     out: Path,
     options: PairOptions,
     target: Literal["any", "ort"] = "any",
+    bias_correction: bool = False,
 ) -> OnnxModel:
     """Insert Q/DQ by `table` and write graph and table. Raises: ArtifactError: the table is of another graph."""
     if table.onnx_sha256 != model.sha256:
@@ -177,6 +191,7 @@ def write_int8(
         peaks=table.peaks,
         others=table.others,
         weight_bits=options.weight_bits,
+        bias_correction=bias_correction,
         pairs="unsigned" if target == "ort" else "signed",
     )
     meta = msgspec.structs.replace(
@@ -190,6 +205,8 @@ def write_int8(
         meet()  # until it is written
         return OnnxModel.load(out)
     graph = insert_qdq(model.graph, table.ranges, options)
+    if bias_correction:
+        graph = correct_biases(model.graph, graph, chosen.pictures)
     written = OnnxModel.save(out, unsigned_form(graph, table.others) if target == "ort" else graph, meta)
     table = msgspec.structs.replace(table, weight_bits=options.weight_bits)
     write_sealed(out.with_suffix(".ranges.json"), table)
@@ -207,6 +224,7 @@ def write_searched(
     pictures: Sequence[HeldBackPicture],
     max_drop: float | None,
     target: Literal["any", "ort"] = "any",
+    bias_correction: bool = False,
 ) -> OnnxModel:
     """Judge methods (and with `max_drop` layers) on `pictures` and write the INT8 graph that was chosen.
 
@@ -216,7 +234,7 @@ def write_searched(
     judge = Judge(model.graph, pictures, len(model.meta.classes), pick_compiler())
     report = search(model.graph, tables, judge, max_drop=max_drop, options=options)
     options = msgspec.structs.replace(options, float_nodes=report.result.float_nodes)
-    written = write_int8(model, tables[report.method], chosen, out, options, target)
+    written = write_int8(model, tables[report.method], chosen, out, options, target, bias_correction)
     if not this_process().writes:
         return written
     write_json(out.with_suffix(".search.json"), report)

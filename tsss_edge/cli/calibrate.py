@@ -32,6 +32,9 @@ def calibrate(
     target: Annotated[
         Literal["any", "ort"], typer.Option(help="ort: for ONNX Runtime on x86, where the file for all is slow.")
     ] = "any",
+    bias_correction: Annotated[
+        bool, flag("--bias-correction", "Move biases by what rounding shifts; see docs/quantization.md.")
+    ] = False,
     allow_random: Annotated[bool, flag("--allow-random", "Noise instead of pictures; marked in the record.")] = False,
     json: Json = None,
 ) -> None:
@@ -63,11 +66,13 @@ def calibrate(
         allow_random=allow_random,
         options=PairOptions(float_nodes=kept_float, weight_bits=weight_bits),
         target=target,
+        bias_correction=bias_correction,
     )
     record = result.meta.calibration
     assert record is not None
     kept = f", in float: {', '.join(result.meta.float_nodes)}" if result.meta.float_nodes else ""
     bits = "" if record.weight_bits == 8 else f", weights of {record.weight_bits} bits"
-    text = f"{result.path}: INT8, {record.method} on {record.images} pictures of {record.split}{bits}{kept}"
+    biases = ", biases corrected" if record.bias_correction else ""
+    text = f"{result.path}: INT8, {record.method} on {record.images} pictures of {record.split}{bits}{biases}{kept}"
     if this_process().writes:
         emit({"onnx": str(result.path), "sha256": result.sha256, "calibration": record}, text, json)
