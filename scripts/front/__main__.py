@@ -50,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.table is None:
         parser.error("page needs --table FILE.md")
     rows, machine = measure(names, data, args.out, seconds=args.seconds, weight_bits=args.weight_bits)
-    study = Study(tuple(rows), args.leave_out, trivial(data), machine, today(), TOOL, command("front"))
+    study = Study(
+        tuple(rows), args.leave_out, trivial(data), machine, today(), TOOL, command("front").replace("scripts/", "-m ")
+    )
     picture = args.table.with_suffix(".png")
     with atomic_path(picture) as temporary:
         draw(study).savefig(temporary, format="png")

@@ -96,7 +96,7 @@ def trivial(data: Path) -> tuple[float, float]:
     dataset = VocDataset.open(data)
     most = int(np.argmax(pixels(dataset, "train")))
     seen = [pixels(dataset, split) for split in (UNSEEN, "val")]
-    unseen, val = (100 * float(s[most] / s.sum()) / np.count_nonzero(s) for s in seen)
+    unseen, val = (float(100 * s[most] / s.sum() / np.count_nonzero(s)) for s in seen)
     return unseen, val
 
 
@@ -146,7 +146,7 @@ def measure(
         float_engine, int8_engine, rtx = built[name]
         state = Checkpoint.load(out / name / "best.pt").state()
         scores = {
-            (kind, split): evaluate(engine.path, data, split).miou
+            (kind, split): float(evaluate(engine.path, data, split).miou)
             for kind, engine in (("float", float_engine), ("int8", int8_engine))
             for split in ("val", UNSEEN)
         }
@@ -161,8 +161,8 @@ def measure(
                 val=scores["float", "val"],
                 val_int8=scores["int8", "val"],
                 unseen_int8=scores["int8", UNSEEN],
-                float_ms=timed[2 * index].latency_ms.p50,
-                int8_ms=timed[2 * index + 1].latency_ms.p50,
+                float_ms=float(timed[2 * index].latency_ms.p50),
+                int8_ms=float(timed[2 * index + 1].latency_ms.p50),
                 rtx=rtx,
             )
         )

@@ -89,6 +89,7 @@ def test_a_sequence_is_left_out_and_is_a_split_of_its_own(street: Path, tmp_path
     lists = {p.stem: p.read_text().split() for p in (out / "ImageSets/Segmentation").iterdir()}
     assert lists == {"train": ["A1", "A2"], "val": ["A3"], UNSEEN: ["B1"]}
     assert trivial(out) == (pytest.approx(100 / 4 / 2), 100.0)  # road everywhere: 1 of 4 pixels right, of two classes
+    assert all(type(share) is float for share in trivial(out)), "NumPy's own are no JSON"
     for nothing in ("C", ""):
         with pytest.raises(SystemExit, match="no or all pictures"):
             split_by_sequence(street, tmp_path / "other", nothing)
