@@ -65,7 +65,17 @@ class Triton:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start, and wait until every model is ready."""
+        """Start, and wait until every model is ready. Triton's own Python stub dies at times while it loads (a trap in the kernel's
+        log); then once more."""
+        for last in (False, True):
+            self._launch()
+            if self._comes_up():
+                return
+            self.stop()
+            if last:
+                raise AssertionError(f"Triton did not start:\n{self.log.read_text()[-4000:]}")
+
+    def _launch(self) -> None:
         folder = _server_folder(self._python)
         http, grpc, metrics = map(str, self.ports)
         command = [
@@ -83,11 +93,15 @@ class Triton:
         }
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(list(map(str, command)), env=environment, stdout=log, stderr=log)
+
+    def _comes_up(self) -> bool:
+        assert self._process is not None
         deadline = time.monotonic() + PATIENCE_S
         while not self._ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"Triton did not start:\n{self.log.read_text()[-4000:]}")
+                return False
             time.sleep(0.2)
+        return True
 
     def _ready(self) -> bool:
         try:

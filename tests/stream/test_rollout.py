@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,8 +24,8 @@ from tsss_edge.stream.frames import FrameResult
 from tsss_edge.stream.live_loop import run
 from tsss_edge.stream.opening import engine_names, require_shadow
 from tsss_edge.stream.recorder import Recorder
-from tsss_edge.stream.rollout import RolloutPlan
-from tsss_edge.stream.shadow import NOBODY, shared_labels
+from tsss_edge.stream.rollout import Rollout, RolloutPlan
+from tsss_edge.stream.shadow import NOBODY, ShadowWatch, shared_labels
 
 MORE = Classes(names=(*CLASSES.names, "sheep"))
 
@@ -100,6 +101,29 @@ def test_a_shadow_only_watches(tmp_path: Path) -> None:
     status = Field(tmp_path, RolloutRules()).play(60)
     assert (status.phase, status.agreement, status.swapped_at) == ("shadow", 1.0, None)
     assert status.compared > 0 and status.latency_p50_ms is not None
+
+
+def test_a_frame_is_never_offered_to_a_shadow_that_was_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new engine's shadow takes the old one's place on another thread, just when the loop hands over a frame."""
+    original, rollouts = ShadowWatch.offer, list[Rollout]()
+    begin = Rollout.__init__
+
+    def note(self: Rollout, *args: Any) -> None:
+        begin(self, *args)
+        rollouts.append(self)
+
+    def offer_late(self: ShadowWatch, result: FrameResult, classes: Classes) -> bool:
+        if result.frame.index in (3, 7):
+            other = threading.Thread(target=rollouts[0]._watch, args=(rollouts[0]._plan.new,))
+            other.start()
+            other.join(0.2)  # it must wait for us
+        return original(self, result, classes)
+
+    monkeypatch.setattr(Rollout, "__init__", note)
+    monkeypatch.setattr(ShadowWatch, "offer", offer_late)
+    assert Field(tmp_path, RolloutRules()).play(40).phase == "shadow"
 
 
 def test_promoted_by_wish_without_losing_or_repeating_a_frame(tmp_path: Path) -> None:

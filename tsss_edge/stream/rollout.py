@@ -72,8 +72,9 @@ class Rollout:
     def add(self, result: FrameResult) -> None:
         """Take a result; now and then look at wishes and limits."""
         classes = result.classes or self._slot.current.backend.classes
-        if self._shadow is not None:
-            self._shadow.offer(result, classes)
+        with self._lock:  # whoever puts another shadow in its place closes this one afterwards
+            if self._shadow is not None:
+                self._shadow.offer(result, classes)
         if result.engine == self._plan.names[1]:
             self._served_new += 1
             self._ages.append(result.age_ms)
@@ -189,7 +190,8 @@ class Rollout:
             self._change(phase="back", reason=why)
         self._slot.drop(new)
         LOG.warning("%s went out of service, %s is back: %s", new.name, self._old.name, why)
-        threading.Thread(target=self._watch, args=(self._plan.new,), name="open shadow").start()
+        self._opening = threading.Thread(target=self._watch, args=(self._plan.new,), name="open shadow")
+        self._opening.start()
 
     def _settle(self) -> None:
         """Probation is over. The old engine stays open for `promote --back`."""
