@@ -19,13 +19,14 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trainkit import same_weights, write_squares
 
+from tsss_edge import machine
 from tsss_edge.artifacts import Checkpoint
 from tsss_edge.config import TrainConfig, read_toml
 from tsss_edge.data.voc import write_mask
 from tsss_edge.errors import ArtifactError, DataError, UnavailableError
 from tsss_edge.models import load_model
 from tsss_edge.train import loop
-from tsss_edge.train.loop import Average, Moment, learning_rate, pick_device
+from tsss_edge.train.loop import Average, Moment, autocast_dtype, learning_rate, pick_device
 from tsss_edge.train.pnet import train_supervised
 from tsss_edge.train.runfolder import Log, to_toml
 
@@ -254,3 +255,15 @@ def test_average_moves_by_one_minus_decay() -> None:
     before = average.net.weight.item()
     average.update(net, step=10_000)
     assert average.net.weight.item() == pytest.approx(before + 0.1, abs=1e-6)
+
+
+@pytest.mark.parametrize("flags, trains_in", [("avx2 fma", torch.float32), ("avx2 avx512_bf16", torch.bfloat16)])
+def test_a_cpu_trains_in_bf16_only_if_it_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str, trains_in: torch.dtype
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"flags\t\t: {flags}\n")
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    cpu = torch.device("cpu")
+    assert autocast_dtype(TrainConfig(arch="edge-s"), cpu) == trains_in
+    assert autocast_dtype(TrainConfig(arch="lite0"), cpu) == torch.float32
+    assert autocast_dtype(TrainConfig(arch="edge-s", amp=False), cpu) == torch.float32

@@ -23,7 +23,7 @@ from tsss_edge.config import TrainConfig
 from tsss_edge.errors import DataError
 from tsss_edge.files import as_json_reads, write_bytes
 from tsss_edge.frozen import freeze_stages, keep_features
-from tsss_edge.machine import progress
+from tsss_edge.machine import has_bf16, progress
 from tsss_edge.models import pick_device
 from tsss_edge.ranks import World, held_for_all, meet
 from tsss_edge.train.board import ClassValidation
@@ -175,11 +175,11 @@ def describe(stage: Stage, config: TrainConfig) -> CheckpointMeta:
 
 
 def autocast_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
-    """bf16 on CPUs and on GPUs that have it, FP16 on older GPUs, float32 without `amp`.
+    """bf16 on CPUs and GPUs that have it, FP16 on older GPUs, float32 without `amp` and on other CPUs (`machine.has_bf16`).
 
-    Float32 also for depthwise convolutions on a CPU: PyTorch's bf16 ones were ten times as slow (lite0, on AVX2).
+    Float32 also for depthwise convolutions on any CPU: PyTorch's bf16 ones were ten times as slow (lite0).
     """
-    if not config.amp or (device.type == "cpu" and config.arch.startswith("lite")):
+    if not config.amp or (device.type == "cpu" and (config.arch.startswith("lite") or not has_bf16())):
         return torch.float32
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.float16
