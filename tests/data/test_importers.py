@@ -145,6 +145,25 @@ def test_bad_coco(tmp_path: Path, change: dict[str, object], message: str) -> No
     assert "\n" not in str(caught.value)
 
 
+def test_coco_whose_pictures_lie_elsewhere(tmp_path: Path) -> None:
+    root = write_coco(tmp_path / "coco")
+    pictures = next(root.rglob("0001.jpg")).parent.rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="name their folder with --images"):
+        import_set("coco", root, tmp_path / "out")
+    with pytest.raises(DataError, match=f"looked for in {tmp_path / 'nowhere'}"):
+        import_set("coco", root, tmp_path / "out", images=str(tmp_path / "nowhere"))
+    assert import_set("coco", root, tmp_path / "out", images=str(pictures)).masks == 3
+    assert import_set("coco", root, tmp_path / "relative", images="../elsewhere").masks == 3
+
+
+@pytest.mark.parametrize("option", ["names", "palette", "images", "masks"])
+def test_an_option_that_a_format_does_not_read_is_refused(tmp_path: Path, option: str) -> None:
+    root = write_yolo(tmp_path / "yolo")
+    with pytest.raises(ValueError, match=f"--{option} is for .*; a yolo set has no use for it"):
+        import_set("yolo", root, tmp_path / "out", **{option: "x"})  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The others
 

@@ -116,7 +116,7 @@ def import_(
         typer.Option(metavar="FILE|camvid", help="rgb: lines `red green blue name` (default: labelmap.txt)."),
     ] = None,
     images: Annotated[
-        str | None, typer.Option(help="rgb, folders: pictures below SRC (default: a usual name).")
+        str | None, typer.Option(help="coco, rgb, folders: pictures, from SRC on (default: a usual name).")
     ] = None,
     masks: Annotated[str | None, typer.Option(help="rgb, folders: masks below SRC.")] = None,
     image_labels: Annotated[

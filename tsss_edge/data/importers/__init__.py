@@ -12,6 +12,12 @@ from tsss_edge.files import edge
 
 Format = Literal["coco", "yolo", "labelme", "cvat", "cityscapes", "rgb", "folders"]
 FORMATS: tuple[str, ...] = get_args(Format)
+READS: dict[str, tuple[Format, ...]] = {  # options that only some formats have
+    "names": ("folders",),
+    "palette": ("rgb",),
+    "images": ("coco", "rgb", "folders"),
+    "masks": ("rgb", "folders"),
+}
 
 
 def import_set(
@@ -33,7 +39,7 @@ def import_set(
     """Make a VOC-layout set at `out` from `source`.
 
     Args:    classes: class file that renames and merges (`classmap`); `names`: names by id, for `folders`.
-             palette: for `rgb`. images, masks: folders below `source`, for `rgb` and `folders`.
+             palette: for `rgb`. images, masks: folders, from `source` on: of `rgb`, `folders` and, pictures alone, `coco`.
              image_labels: no masks, only which classes a picture shows. val: share to hold back, by `group`.
              copy: copy pictures; otherwise they are linked.
     Raises:  DataError: whatever is wrong with the set, named. ValueError: options that do not go together.
@@ -47,6 +53,10 @@ def import_set(
         raise DataError(f"{out}: is the source itself; name another folder with --out")
     if kind == "rgb" and image_labels:
         raise ValueError("rgb sets have masks; --image-labels is for coco, yolo, labelme, cvat and folders")
+    given = {"names": names, "palette": palette, "images": images, "masks": masks}
+    for option, kinds in READS.items():
+        if given[option] is not None and kind not in kinds:
+            raise ValueError(f"--{option} is for {', '.join(kinds)}; a {kind} set has no use for it")
     with edge(source, f"{kind} set", "see `tsss-edge data import --help`", DataError):
         found = _read(kind, source, names=names, palette=palette, images=images, masks=masks, image_labels=image_labels)
     splits, notes = choose_splits(found, val, group, seed)
@@ -70,7 +80,7 @@ def _read(
     if kind == "coco":
         from tsss_edge.data.importers.coco import read_coco
 
-        return read_coco(source, tags_only=image_labels)
+        return read_coco(source, images=images, tags_only=image_labels)
     if kind == "yolo":
         from tsss_edge.data.importers.yolo import read_yolo
 

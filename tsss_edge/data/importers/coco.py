@@ -51,10 +51,10 @@ class CocoFile(msgspec.Struct, frozen=True):
     annotations: list[Annotation] = []
 
 
-def read_coco(source: Path, *, tags_only: bool = False) -> Found:
+def read_coco(source: Path, *, images: str | None = None, tags_only: bool = False) -> Found:
     """Read a JSON file, or each of SRC/annotations/*.json or SRC/*.json; its name gives the split.
 
-    Pictures are looked for beside the file: SRC/SPLIT2017, SRC/images/SPLIT, SRC/images, SRC.
+    Pictures are looked for beside the file: SRC/SPLIT2017, SRC/images/SPLIT, SRC/images, SRC; or only in the folder `images`, from SRC on.
     Raises: DataError: no such file, damaged, pictures missing, boxes without masks (unless `tags_only`).
     """
     files = _json_files(source)
@@ -62,11 +62,16 @@ def read_coco(source: Path, *, tags_only: bool = False) -> Found:
     names = _names(parsed)
     items: list[Item] = []
     missing: list[str] = []
+    base = source.parent if source.is_file() else source
     for path, file in parsed.items():
-        items += _items(path, file, names, missing, tags_only=tags_only)
+        folders = _picture_folders(path) if images is None else [base / images]
+        items += _items(path, file, names, folders, missing, tags_only=tags_only)
     if not items:
+        first = missing[0] if missing else "absent"
+        where = "beside the file" if images is None else f"in {base / images}"
         raise DataError(
-            f"{source}: none of its {len(missing)} pictures is there; the first is {missing[0] if missing else 'absent'}"
+            f"{source}: none of its {len(missing)} pictures is there; the first is {first}, looked for {where}; "
+            "name their folder with --images"
         )
     notes = (f"{len(missing)} pictures of the list are not there: {named(missing)}",) if missing else ()
     return Found(names=names, background=True, items=tuple(items), notes=notes)
@@ -113,14 +118,15 @@ def split_of(path: Path) -> str | None:
     return {"valid": "val", "validation": "val"}.get(match[1], match[1]) if match else None
 
 
-def _items(path: Path, file: CocoFile, names: tuple[str, ...], missing: list[str], *, tags_only: bool) -> list[Item]:
+def _items(
+    path: Path, file: CocoFile, names: tuple[str, ...], folders: list[Path], missing: list[str], *, tags_only: bool
+) -> list[Item]:
     order = {c.id: names.index(c.name) for c in file.categories}
     objects: dict[int | str, list[Annotation]] = {}
     for annotation in file.annotations:
         if annotation.category_id not in order:
             raise DataError(f"{path}: an annotation has category {annotation.category_id}, which is not in the list")
         objects.setdefault(annotation.image_id, []).append(annotation)
-    folders = _picture_folders(path)
     places = {p.id: _place(folders, p.file_name, str(path)) for p in file.images}
     missing += [p.file_name for p in file.images if places[p.id] is None]
     there = [p for p in file.images if places[p.id] is not None]
