@@ -15,6 +15,7 @@ from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
 from tsss_edge.reproduce.benchmark import Benchmark, BenchmarkRun
+from tsss_edge.reproduce.foldscore import fitted_score
 from tsss_edge.reproduce.results import collect, missing, read_benchmark, run_benchmark, seed_runs
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +58,8 @@ def test_the_result_has_every_row_and_ratios_to_the_better_supervised_network(fo
     result = json.loads((folder / "out/benchmark.json").read_text())
     rows = {row["key"]: row for row in result["rows"]}
     assert list(rows) == [
-        *("100:supervised", "100:supervised-long", "50:lnet", "0:lnet", "50:full", "0:full"),
+        *("100:supervised", "100:supervised-long", "50:lnet", "0:lnet"),
+        *("50:lnet-as-it-labels", "0:lnet-as-it-labels", "50:full", "0:full"),
         *("50:labels-only", "0:labels-only", "50:without-d", "50:noisy-labels", "0:noisy-labels", "0:strict-source"),
     ]
     assert result["missing"] == []
@@ -73,6 +75,13 @@ def test_the_headline_is_the_mean_over_the_background_and_the_named_categories(f
     cell = result["rows"][0]["cells"][0]
     by_name = cell["per_class"]
     assert cell["miou7"] == pytest.approx(sum(by_name[n] or 0 for n in ("background", "red", "blue")) / 3)
+
+
+def test_an_l_net_s_foreground_is_measured_again_for_another_threshold(folder: Path) -> None:
+    run, data = folder / "out/seed-0/A", folder / "data"
+    scores = [fitted_score(run, data, ("red", "green"), above) for above in (-1.0, 2.0, -1.0)]
+    assert scores[0] == scores[2] and [s.above for s in scores] == [-1.0, 2.0, -1.0]
+    assert scores[0].weak and scores[0].weak > 0 and scores[1].weak == 0  # all is object, nothing is
 
 
 def test_a_report_trains_nothing_and_names_what_is_missing(folder: Path, tmp_path: Path) -> None:

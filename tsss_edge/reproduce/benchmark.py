@@ -54,6 +54,7 @@ class Benchmark(Struct, frozen=True):
     only: tuple[
         str, ...
     ] = ()  # leave out every picture that shows another category: for choosing settings on strong ones
+    object_above: float = 0.5  # M over which L-Net's row "as it labels" counts an object; a weak one is often less sure
     train_list: str = "train"
     relabel: bool = True
     labels: LabelConfig = LabelConfig()

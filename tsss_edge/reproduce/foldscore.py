@@ -13,13 +13,15 @@ from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.files import read_json, write_json
 from tsss_edge.frozen import keep_features
-from tsss_edge.label.annotate import training_of
+from tsss_edge.label.annotate import Annotator, training_of
+from tsss_edge.label.edges import sharpened
+from tsss_edge.label.write import find_labeller, require_classifier, settings_of
 from tsss_edge.metrics import ConfusionMatrix, per_class
 from tsss_edge.models import SegNet, load_model, pick_device
-from tsss_edge.scoring import Mask, Views, net_answers, object_iou
+from tsss_edge.scoring import Mask, Views, net_answers, object_iou, object_truth
 from tsss_edge.train.runfolder import training_seconds
 
-NET_SCORE, OBJECT_SCORE = "headline.json", "object-score.json"  # beside a network
+NET_SCORE, OBJECT_SCORE, FITTED_SCORE = "headline.json", "object-score.json", "fitted-score.json"  # beside a network
 
 
 class NetScore(Struct, frozen=True):
@@ -39,6 +41,7 @@ class ObjectScore(Struct, frozen=True):
     weak: float | None
     seconds: float
     checkpoint_sha256: str
+    above: float = 0.5  # M over which a pixel is an object
 
 
 def ready(checkpoint: Checkpoint) -> SegNet:
@@ -89,12 +92,39 @@ def object_score(checkpoint: Checkpoint, data: Path, strong: Sequence[str]) -> O
     def iou(ids: Sequence[str]) -> float:
         return object_iou(net, Views(dataset, ids, checkpoint.meta.preprocess))
 
-    strong_iou, weak_iou = on_both(Supervision(dataset, tuple(strong)), iou)
+    return _kept(path, checkpoint, on_both(Supervision(dataset, tuple(strong)), iou))
+
+
+def fitted_score(run: Path, data: Path, strong: Sequence[str], above: float) -> ObjectScore:
+    """As `object_score`, of the foreground as the labels of a fold's folder `run` were made: at their scales, fitted to the picture's
+    edges, and an object where it is over `above` (0-1)."""
+    checkpoint, dataset, settings = find_labeller(run, ("lnet",)), VocDataset.open(data), settings_of(run)
+    path = checkpoint.path.parent / FITTED_SCORE
+    if path.is_file():
+        kept = read_json(path, ObjectScore)
+        if (kept.checkpoint_sha256, kept.above) == (checkpoint.sha256, above):
+            return kept
+    annotator = Annotator(checkpoint, require_classifier(checkpoint), config=settings)
+
+    def iou(ids: Sequence[str]) -> float:
+        matrix, views = ConfusionMatrix(2), Views(dataset, ids, checkpoint.meta.preprocess)
+        for image_id, foreground in annotator.foreground(views):
+            seen = sharpened(foreground, views.picture(image_id), views.preprocess, settings.edges)[0] > above
+            matrix.update(seen.astype(np.uint8), object_truth(views.mask(image_id)))
+        return float(100 * matrix.iou[1])
+
+    return _kept(path, checkpoint, on_both(Supervision(dataset, tuple(strong)), iou), above)
+
+
+def _kept(
+    path: Path, checkpoint: Checkpoint, iou: tuple[float | None, float | None], above: float = 0.5
+) -> ObjectScore:
     score = ObjectScore(
-        strong=strong_iou,
-        weak=weak_iou,
+        strong=iou[0],
+        weak=iou[1],
         seconds=training_seconds(checkpoint.path.parent),
         checkpoint_sha256=checkpoint.sha256,
+        above=above,
     )
     write_json(path, score)
     return score

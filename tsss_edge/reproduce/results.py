@@ -17,8 +17,17 @@ from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
 from tsss_edge.files import write_json
+from tsss_edge.label.write import MANIFEST
 from tsss_edge.reproduce.benchmark import ZERO, Benchmark, BenchmarkRun, Variant, choose_keys
-from tsss_edge.reproduce.foldscore import label_scores, net_score, object_score, on_both, ready
+from tsss_edge.reproduce.foldscore import (
+    ObjectScore,
+    fitted_score,
+    label_scores,
+    net_score,
+    object_score,
+    on_both,
+    ready,
+)
 from tsss_edge.reproduce.pool import Task, threads_each, workers
 from tsss_edge.reproduce.table import PAPER, Spread
 from tsss_edge.reproduce.trivial import everything, filled, fit_low_level, foreground_iou, most_frequent
@@ -139,6 +148,7 @@ def collect(
     }
     found = [_row(f"100:{name}", cells, better) for name, cells in supervised.items()]
     found += [_row(f"{p}:lnet", _cells(runs, _lnets, p), better) for p in runs[0].lnet_protocols()]
+    found += [_row(f"{p}:lnet-as-it-labels", _cells(runs, _labelling, p), better) for p in runs[0].lnet_protocols()]
     found += [_row(v.key, _cells(runs, _pnets, v), better) for v in runs[0].variants(first=True)]
     dataset = VocDataset.open(data)
     full = {row.key: row for row in found}
@@ -190,10 +200,20 @@ def _supervised(run: BenchmarkRun, name: str) -> Iterator[Cell]:
 def _lnets(run: BenchmarkRun, protocol: str) -> Iterator[Cell]:
     for fold, strong in run.folds(protocol).items():
         if checkpoint := finished(run.out / fold / "lnet"):
-            score = object_score(checkpoint, run.data, _parted_by(run, strong))
-            yield Cell(
-                seed=run.seed, fold=fold, object_strong=score.strong, object_weak=score.weak, seconds=score.seconds
-            )
+            yield _lnet_cell(run, fold, object_score(checkpoint, run.data, _parted_by(run, strong)))
+
+
+def _labelling(run: BenchmarkRun, protocol: str) -> Iterator[Cell]:
+    """L-Nets as their labels were made, where they were."""
+    for fold, strong in run.folds(protocol).items():
+        folder = run.out / fold
+        if (folder / "labels" / MANIFEST).is_file():
+            above = run.benchmark.object_above
+            yield _lnet_cell(run, fold, fitted_score(folder, run.data, _parted_by(run, strong), above))
+
+
+def _lnet_cell(run: BenchmarkRun, fold: str, score: ObjectScore) -> Cell:
+    return Cell(seed=run.seed, fold=fold, object_strong=score.strong, object_weak=score.weak, seconds=score.seconds)
 
 
 def _pnets(run: BenchmarkRun, variant: Variant) -> Iterator[Cell]:
