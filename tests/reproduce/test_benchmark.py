@@ -145,7 +145,7 @@ def test_unknown_categories_are_named(folder: Path, tmp_path: Path) -> None:
         read_benchmark(tmp_path / "bad.toml", folder / "data")
 
 
-@pytest.mark.parametrize("name", ["photos", "photos-quick"])
+@pytest.mark.parametrize("name", ["photos", "photos-stage", "photos-quick"])
 def test_the_benchmarks_of_the_repository(name: str, tmp_path: Path) -> None:
     """Folds part the twenty categories, and the rows that the file cannot tell apart are left out."""
     benchmark = read_toml(ROOT / "benchmarks" / f"{name}.toml", Benchmark)
