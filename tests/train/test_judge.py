@@ -69,7 +69,7 @@ def test_it_weighs_weak_pictures_alone_and_only_when_it_has_learned(
         CONFIG,
         None,
         None,
-        Switches(adversarial=False, cutmix=False, judge=True),
+        Switches(cutmix=False, judge=True),
         objectness=True,
         judge=QualityJudge(CONFIG),
     )

@@ -117,14 +117,15 @@ def test_resume_in_the_middle_of_the_method_equals_one_go(finished: Path, square
     assert same_weights(finished / "best.pt", tmp_path / "run/best.pt")
 
 
-def test_without_the_discriminator_the_result_differs(finished: Path, squares: Path, tmp_path: Path) -> None:
+def test_with_the_discriminator_the_result_differs(finished: Path, squares: Path, tmp_path: Path) -> None:
     options = {"lnet": finished / "draft", "labels": finished / "relabels", "strong": STRONG}
     left = with_epochs(short(), short().epochs - draft_epochs(short()))
-    train_pnet(left, squares, tmp_path / "with", **options)
-    assert same_weights(finished / "pnet/best.pt", tmp_path / "with/best.pt")
-    train_pnet(left, squares, tmp_path / "p", switches=Switches(adversarial=False), **options)
-    assert not same_weights(finished / "pnet/best.pt", tmp_path / "p/best.pt")
-    assert "fool" not in (tmp_path / "p/log.jsonl").read_text()
+    train_pnet(left, squares, tmp_path / "without", **options)
+    assert same_weights(finished / "pnet/best.pt", tmp_path / "without/best.pt")
+    assert "fool" not in (tmp_path / "without/log.jsonl").read_text()
+    train_pnet(left, squares, tmp_path / "with", switches=Switches(adversarial=True), **options)
+    assert not same_weights(finished / "pnet/best.pt", tmp_path / "with/best.pt")
+    assert "fool" in (tmp_path / "with/log.jsonl").read_text()
     assert "fool" in (finished / "pnet/log.jsonl").read_text()
 
 

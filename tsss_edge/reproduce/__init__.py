@@ -56,7 +56,7 @@ ROWS = (
     RowPlan("50", "full", "50/pnet"),
     RowPlan("50", "labels-only", "50/labels-only", PLAIN, relabel=False),
     RowPlan("50", "without-relabel", "50/without-relabel", relabel=False),
-    RowPlan("50", "without-d", "50/without-d", Switches(adversarial=False)),
+    RowPlan("50", "with-d", "50/with-d", Switches(adversarial=True)),
     RowPlan("50", "without-cutmix", "50/without-cutmix", Switches(cutmix=False)),
     RowPlan("50", "teacher", "50/teacher", Switches(mean_teacher=True)),
     RowPlan("50", "flips", "50/pnet", flip=True),

@@ -71,7 +71,7 @@ class Benchmark(Struct, frozen=True):
 class Variant:
     """One row of the method. `first_seed_only`: rows that say where the method loses, not what it reaches.
 
-    plain: P-Net by cross-entropy alone. without_d: the benchmark's P-Net without D. relabel: the second round of labels, where
+    plain: P-Net by cross-entropy alone. with_d: the benchmark's P-Net against D. relabel: the second round of labels, where
     the benchmark has one. noise: share of wrong image-level labels.
     strict: the source set without the categories that are near the target's.
     """
@@ -79,7 +79,7 @@ class Variant:
     protocol: str  # "50" (all folds) or "0"
     name: str
     plain: bool = False
-    without_d: bool = False
+    with_d: bool = False
     relabel: bool = True
     noise: float = 0.0
     strict: bool = False
@@ -99,7 +99,7 @@ class Variant:
         """Of its P-Net."""
         if self.plain:
             return PLAIN
-        return msgspec.structs.replace(benchmark.switches, adversarial=False) if self.without_d else benchmark.switches
+        return msgspec.structs.replace(benchmark.switches, adversarial=True) if self.with_d else benchmark.switches
 
     @property
     def folder(self) -> str:
@@ -112,7 +112,7 @@ VARIANTS = (
     Variant("0", "full", first_seed_only=False),
     Variant("50", "labels-only", plain=True, relabel=False),
     Variant("0", "labels-only", plain=True, relabel=False),
-    Variant("50", "without-d", without_d=True),  # at 0% no picture is strong, so D is out by itself
+    Variant("50", "with-d", with_d=True),  # at 0% no picture is strong, so D is out by itself
     Variant("50", "noisy-labels", noise=NOISE),
     Variant("0", "noisy-labels", noise=NOISE),
     Variant("0", "strict-source", strict=True),

@@ -3,7 +3,7 @@
 With nothing weak this is the supervised baseline. Our reading of the paper (Xiao et al., arXiv 1711.06828): S, started from L-Net,
 learns by cross-entropy from true masks and Lw. D tells predictions on strong images from those on weak ones, and S learns to make
 the second look like the first. Ours: S starts from the classifier, or from the draft that labelled again. D judges structure, not
-category (models/discriminator.py), cell by cell. D works alone for the first tenth of training and gains weight over another tenth.
+category (models/discriminator.py), cell by cell. D, where it is switched on, works alone for the first tenth of training and gains weight over another tenth.
 Its target for "strong" is 0.9 (arXiv 1606.03498). The objectness head learns from the same pixels, so an object of no known category
 stays visible. What each part gives: docs/results/transfer.md.
 """
@@ -58,10 +58,10 @@ D_ALONE, D_FULL = 0.1, 0.2  # share of training until S listens to D at all, and
 
 
 class Switches(Struct, frozen=True):
-    """Parts of the training. `adversarial`: the discriminator, where there are strong and weak images. `mean_teacher`, `cutmix`:
-    `refine` and `cut_and_mix` in train/losses.py."""
+    """Parts of the training. `adversarial`: the discriminator, where there are strong and weak images; it never helped
+    (docs/results/transfer.md). `mean_teacher`, `cutmix`: `refine` and `cut_and_mix` in train/losses.py."""
 
-    adversarial: bool = True
+    adversarial: bool = False
     judge: bool = (
         False  # D that judges quality weighs the pixels of Lw (train/judge.py); beside the other D or without it
     )
@@ -69,7 +69,7 @@ class Switches(Struct, frozen=True):
     cutmix: bool = True
 
 
-PLAIN = Switches(adversarial=False, cutmix=False)  # cross-entropy alone
+PLAIN = Switches(cutmix=False)  # cross-entropy alone
 
 
 def train_pnet(
@@ -129,7 +129,7 @@ def train_supervised(
 def supervised_stage(config: TrainConfig, dataset: VocDataset, net: nn.Module, *, cutmix: bool = False) -> Stage:
     """P-Net's training of `net`, which gives `Heads`, with nothing weak."""
     names = tuple(dataset.classes.names[i] for i in dataset.classes.objects)
-    switches = Switches(adversarial=False, cutmix=cutmix)
+    switches = Switches(cutmix=cutmix)
     stage = class_stage(config, dataset, net, strong=names, mask_of=dataset.mask, switches=switches)
     return replace(stage, name="supervised", key="miou")
 
