@@ -82,7 +82,7 @@ def test_the_whole_way_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         live_loop, "stream", functools.partial(live_loop.stream, force=True)
     )  # it learnt nothing: no gate
     summary = run_demo(tmp_path / "demo")
-    assert {"data", "train", "export", "calibrate", "build", "parity", "bench", "stream", "pictures"} <= {
+    assert {"data", "train", "label", "export", "calibrate", "build", "parity", "bench", "stream", "pictures"} <= {
         name.split()[0].rstrip(":") for name in summary.seconds
     }
     assert summary.stream["frames"] == 40 and summary.stream["miou"] is not None

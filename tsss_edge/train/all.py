@@ -79,7 +79,22 @@ def first_round(
     lnet_epochs: int | None = None,
     resume: bool,
 ) -> None:
-    """Train out/lnet and out/classifier and let them label, into out/labels. Arguments as `train_all`.
+    """Train out/lnet and out/classifier and let them label, into out/labels. Arguments as `train_all`."""
+    train_labellers(config, data, out, strong=strong, source=source, lnet_epochs=lnet_epochs, resume=resume)
+    label_once(out, data, out / "labels", strong=strong, source=source, device=config.device, resume=resume)
+
+
+def train_labellers(
+    config: TrainConfig,
+    data: Path,
+    out: Path,
+    *,
+    strong: Sequence[str],
+    source: Path | None,
+    lnet_epochs: int | None = None,
+    resume: bool,
+) -> None:
+    """Train out/lnet and out/classifier. Arguments as `train_all`.
 
     L-Net takes half of `config.epochs`, or a quarter with `source`, which has more pictures. The classifier takes half of
     L-Net's, or as many with `source`, because without strong pixels it has more to learn.
@@ -88,7 +103,6 @@ def first_round(
     lnet = train_lnet(with_epochs(config, of_lnet), data, out / "lnet", strong=strong, source=source, resume=resume)
     settings = with_epochs(config, of_lnet if source else of_lnet // 2)
     train_classifier(settings, data, out / "classifier", lnet=lnet.path, strong=strong, resume=resume)
-    label_once(out, data, out / "labels", strong=strong, source=source, device=config.device, resume=resume)
 
 
 def second_round(config: TrainConfig, data: Path, out: Path, *, strong: Sequence[str], resume: bool) -> None:
