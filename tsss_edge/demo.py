@@ -166,7 +166,7 @@ def _train(out: Path, data: Path, clock: _Clock, seed: int) -> tuple[Checkpoint,
         workers(jobs, out / "jobs.log") as do_all,
     ):
         do_all(tasks)
-    with clock.step("label, train P-Net on masks and labels, twice: the first labels again"):
+    with clock.step("label and train P-Net on masks and labels, twice: the first labels again"):
         pnet = train_all(config, data, run, strong=strong, lnet_epochs=LNET_EPOCHS, resume=True)
     supervised = Checkpoint.load(out / "supervised" / "best.pt")
     labels = read_json(out / "method/labels/manifest.json", dict)
