@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tsss_edge.label.edges import guided
+from tsss_edge.label.edges import _inverse, guided
 
 
 def picture(height: int = 24, width: int = 30) -> np.ndarray:
@@ -44,3 +44,13 @@ def test_a_wide_border_moves_onto_the_edge_of_the_picture(radius: int) -> None:
     after = ((guided(coarse[None], shown, radius, 1e-4)[0] > 0.5) != truth).sum()
     assert before > 100
     assert after < before / 4
+
+
+def test_matrices_are_inverted_as_lapack_does() -> None:
+    """Of windows with one colour, with a gradient along one colour, and with all colours mixed."""
+    rng = np.random.default_rng(0)
+    spread = rng.normal(size=(7, 9, 3, 4)) * rng.choice([0.0, 0.1, 1.0], size=(7, 9, 3, 1))
+    matrices = (spread @ spread.swapaxes(-1, -2) + 1e-4 * np.eye(3)).astype(np.float32)
+    expected = np.linalg.inv(matrices.astype(np.float64))
+    scale = np.abs(expected).max(axis=(2, 3), keepdims=True)
+    np.testing.assert_allclose(_inverse(matrices) / scale, expected / scale, atol=1e-6)
