@@ -126,7 +126,6 @@ def test_with_the_discriminator_the_result_differs(finished: Path, squares: Path
     train_pnet(left, squares, tmp_path / "with", switches=Switches(adversarial=True), **options)
     assert not same_weights(finished / "pnet/best.pt", tmp_path / "with/best.pt")
     assert "fool" in (tmp_path / "with/log.jsonl").read_text()
-    assert "fool" in (finished / "pnet/log.jsonl").read_text()
 
 
 def test_label_never_trains_and_says_who_does(finished: Path, squares: Path, tmp_path: Path) -> None:
@@ -197,12 +196,13 @@ def test_a_discriminator_is_on_its_device_before_its_optimizer_is_restored(
     finished: Path, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Adam puts restored moments beside the parameters; D moved afterwards would leave them behind, on the CPU."""
-    run = shutil.copytree(finished / "pnet", tmp_path / "pnet")
+    run, options = tmp_path / "pnet", {"strong": STRONG, "switches": Switches(adversarial=True)}
+    last_pnet(short(), squares, finished, run, **options)
     calls: list[str] = []
     to, load = Discriminator.to, torch.optim.Adam.load_state_dict
     monkeypatch.setattr(Discriminator, "to", lambda self, device: (calls.append("to"), to(self, device))[1])
     monkeypatch.setattr(torch.optim.Adam, "load_state_dict", lambda self, s: (calls.append("load"), load(self, s))[1])
-    last_pnet(short(), squares, finished, run, strong=STRONG, resume=True)
+    last_pnet(short(), squares, finished, run, **options, resume=True)
     assert calls == ["to", "load", "load"]  # of S's optimizer and of D's
 
 
