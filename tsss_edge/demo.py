@@ -22,7 +22,7 @@ from tsss_edge.artifacts import Checkpoint, Struct
 from tsss_edge.config import TrainConfig, load_target
 from tsss_edge.errors import UnavailableError
 from tsss_edge.files import write_json
-from tsss_edge.machine import usable_cores
+from tsss_edge.machine import int8_saturates, usable_cores
 
 if TYPE_CHECKING:
     from tsss_edge.bench import BenchReport
@@ -179,13 +179,15 @@ def _build(method: Checkpoint, out: Path, data: Path, clock: _Clock) -> tuple[Pa
     from tsss_edge.data.voc import VocDataset
     from tsss_edge.export.build import build_engine
     from tsss_edge.export.onnx_export import export_onnx
+    from tsss_edge.onnxgraph.qdq import PairOptions
 
     dataset = VocDataset.open(data)
     pictures = [dataset.image_path(image_id) for image_id in dataset.ids("val")[:8]]
     with clock.step("export the fused graph, check it against PyTorch"):
         onnx = export_onnx(method.path, out / "fused.onnx", objectness=True, check_images=pictures)
     with clock.step("calibrate INT8 on the training split"):
-        int8 = calibrate(onnx, data, out / "fused.int8.onnx", size=256)
+        options = PairOptions(weight_bits=7 if int8_saturates() else 8)
+        int8 = calibrate(onnx, data, out / "fused.int8.onnx", size=256, options=options)
     with clock.step("build engines: OpenVINO FP32 and INT8"):
         cpu = load_target("cpu")
         fp32_engine = build_engine(onnx.path, cpu, out / "fused.xml", precision="fp32")

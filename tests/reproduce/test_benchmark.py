@@ -35,7 +35,7 @@ pnet = 4
 long = 5
 
 [train]
-size_hw = [64, 64]
+size_hw = [64, 96]
 batch = 4
 warmup_epochs = 0.5
 ema = 0.5

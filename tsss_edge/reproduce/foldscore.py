@@ -109,7 +109,7 @@ def fitted_score(run: Path, data: Path, strong: Sequence[str], above: float) -> 
     def iou(ids: Sequence[str]) -> float:
         matrix, views = ConfusionMatrix(2), Views(dataset, ids, checkpoint.meta.preprocess)
         for image_id, foreground in annotator.foreground(views):
-            seen = sharpened(foreground, views.picture(image_id), views.preprocess, settings.edges)[0] > above
+            seen = sharpened(foreground, dataset.image(image_id), views.preprocess, settings.edges)[0] > above
             matrix.update(seen.astype(np.uint8), object_truth(views.mask(image_id)))
         return float(100 * matrix.iou[1])
 
