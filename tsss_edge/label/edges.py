@@ -48,10 +48,17 @@ def choose_edges(labeller: Labeller, known: Views, mask_of: MaskOf) -> EdgeFit:
     for image_id, foreground in labeller.foreground(known, this_process()):
         picture, truth = known.dataset.image(image_id), object_truth(mask_of(image_id))
         for edges, matrix in counts.items():
-            seen = sharpened(foreground, picture, known.preprocess, edges)[0] > 0.5
-            matrix.update(seen.astype(np.uint8), truth)
+            matrix.update(object_mask(foreground, picture, known.preprocess, edges), truth)
     counts = {edges: of_all_processes(matrix) for edges, matrix in counts.items()}
     return max(counts, key=lambda edges: float(counts[edges].iou[1]))
+
+
+def object_mask(
+    foreground: Floats, picture: NDArray[np.uint8], preprocess: Preprocess, edges: EdgeFit | None, above: float = 0.5
+) -> NDArray[np.uint8]:
+    """M (1,h,w) over the whole network input -> (H,W) over the picture, 1 where it is over `above` after the fit to edges."""
+    mask: NDArray[np.uint8] = (sharpened(foreground, picture, preprocess, edges)[0] > above).astype(np.uint8)
+    return mask
 
 
 def sharpened(maps: Floats, picture: NDArray[np.uint8], preprocess: Preprocess, edges: EdgeFit | None) -> Floats:

@@ -14,7 +14,7 @@ from tsss_edge.data.voc import VocDataset
 from tsss_edge.files import read_json, write_json
 from tsss_edge.frozen import keep_features
 from tsss_edge.label.annotate import Annotator, training_of
-from tsss_edge.label.edges import sharpened
+from tsss_edge.label.edges import object_mask
 from tsss_edge.label.write import find_labeller, require_classifier, settings_of
 from tsss_edge.metrics import ConfusionMatrix, per_class
 from tsss_edge.models import SegNet, load_model, pick_device
@@ -22,6 +22,8 @@ from tsss_edge.scoring import Mask, Views, net_answers, object_iou, object_truth
 from tsss_edge.train.runfolder import training_seconds
 
 NET_SCORE, OBJECT_SCORE, FITTED_SCORE = "headline.json", "object-score.json", "fitted-score.json"  # beside a network
+
+Halves = tuple[float | None, float | None]  # on pictures of strong categories alone, and on the others
 
 
 class NetScore(Struct, frozen=True):
@@ -84,44 +86,49 @@ def label_scores(
 
 def object_score(checkpoint: Checkpoint, data: Path, strong: Sequence[str]) -> ObjectScore:
     """Measure an L-Net, or read what was measured before. `strong` parts the validation pictures, not what L-Net saw."""
-    path = checkpoint.path.parent / OBJECT_SCORE
-    if path.is_file() and (kept := read_json(path, ObjectScore)).checkpoint_sha256 == checkpoint.sha256:
-        return kept
-    net, dataset = ready(checkpoint), VocDataset.open(data)
+    dataset = VocDataset.open(data)
 
-    def iou(ids: Sequence[str]) -> float:
-        return object_iou(net, Views(dataset, ids, checkpoint.meta.preprocess))
+    def measure() -> Halves:
+        net = ready(checkpoint)
+        return on_both(
+            Supervision(dataset, tuple(strong)),
+            lambda ids: object_iou(net, Views(dataset, ids, checkpoint.meta.preprocess)),
+        )
 
-    return _kept(path, checkpoint, on_both(Supervision(dataset, tuple(strong)), iou))
+    return _once(OBJECT_SCORE, checkpoint, 0.5, measure)
 
 
 def fitted_score(run: Path, data: Path, strong: Sequence[str], above: float) -> ObjectScore:
     """As `object_score`, of the foreground as the labels of a fold's folder `run` were made: at their scales, fitted to the picture's
     edges, and an object where it is over `above` (0-1)."""
     checkpoint, dataset, settings = find_labeller(run, ("lnet",)), VocDataset.open(data), settings_of(run)
-    path = checkpoint.path.parent / FITTED_SCORE
+
+    def measure() -> Halves:
+        annotator = Annotator(checkpoint, require_classifier(checkpoint), config=settings)
+
+        def iou(ids: Sequence[str]) -> float:
+            matrix, views = ConfusionMatrix(2), Views(dataset, ids, checkpoint.meta.preprocess)
+            for image_id, foreground in annotator.foreground(views):
+                picture, truth = dataset.image(image_id), object_truth(views.mask(image_id))
+                matrix.update(object_mask(foreground, picture, views.preprocess, settings.edges, above), truth)
+            return float(100 * matrix.iou[1])
+
+        return on_both(Supervision(dataset, tuple(strong)), iou)
+
+    return _once(FITTED_SCORE, checkpoint, above, measure)
+
+
+def _once(name: str, checkpoint: Checkpoint, above: float, measure: Callable[[], Halves]) -> ObjectScore:
+    """What the file `name` beside the network says of these weights and this threshold, else what is measured and written there."""
+    path = checkpoint.path.parent / name
     if path.is_file():
         kept = read_json(path, ObjectScore)
         if (kept.checkpoint_sha256, kept.above) == (checkpoint.sha256, above):
             return kept
-    annotator = Annotator(checkpoint, require_classifier(checkpoint), config=settings)
-
-    def iou(ids: Sequence[str]) -> float:
-        matrix, views = ConfusionMatrix(2), Views(dataset, ids, checkpoint.meta.preprocess)
-        for image_id, foreground in annotator.foreground(views):
-            seen = sharpened(foreground, dataset.image(image_id), views.preprocess, settings.edges)[0] > above
-            matrix.update(seen.astype(np.uint8), object_truth(views.mask(image_id)))
-        return float(100 * matrix.iou[1])
-
-    return _kept(path, checkpoint, on_both(Supervision(dataset, tuple(strong)), iou), above)
-
-
-def _kept(
-    path: Path, checkpoint: Checkpoint, iou: tuple[float | None, float | None], above: float = 0.5
-) -> ObjectScore:
+    strong, weak = measure()
     score = ObjectScore(
-        strong=iou[0],
-        weak=iou[1],
+        strong=strong,
+        weak=weak,
         seconds=training_seconds(checkpoint.path.parent),
         checkpoint_sha256=checkpoint.sha256,
         above=above,
@@ -130,7 +137,7 @@ def _kept(
     return score
 
 
-def on_both(supervision: Supervision, iou: Callable[[Sequence[str]], float]) -> tuple[float | None, float | None]:
+def on_both(supervision: Supervision, iou: Callable[[Sequence[str]], float]) -> Halves:
     """`iou` of the validation pictures of strong categories alone, and of the others; None where there is none."""
     groups = (supervision.strong_ids("val"), supervision.weak_ids("val"))
     values = [iou(ids) if ids else math.nan for ids in groups]

@@ -14,7 +14,7 @@ from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import DataError
 from tsss_edge.files import read_json, write_json
 from tsss_edge.label.annotate import Annotator, Evidence, LabelConfig, transferred
-from tsss_edge.label.edges import sharpened
+from tsss_edge.label.edges import object_mask
 from tsss_edge.label.write import find_labeller, require_classifier, settings_of
 from tsss_edge.metrics import ConfusionMatrix, per_class
 from tsss_edge.models import load_model, pick_device
@@ -114,8 +114,8 @@ class Rungs:
         for name, config in self._configs.items():
             found = transferred(evidence, picture, preprocess, labels, config)
             self._matrices[name].update(found if name == "lw" else np.where(truth == 0, np.uint8(0), found), truth)
-        seen = sharpened(evidence.objectness[None], picture, preprocess, self._edges)[0] > 0.5
-        self._objects.update(seen.astype(np.uint8), object_truth(truth))
+        seen = object_mask(evidence.objectness[None], picture, preprocess, self._edges)
+        self._objects.update(seen, object_truth(truth))
 
     def result(self) -> Ladder:
         """Scores of the pictures so far."""

@@ -44,7 +44,7 @@ def train_all(
 
     Args:   source: a set whose masks L-Net learns from, in place of the strong categories' (the 0% protocol).
             relabel: train a draft of P-Net first, for a quarter of its epochs, that labels again.
-            lnet_epochs: of L-Net, see `first_round`.
+            lnet_epochs: of L-Net, see `train_labellers`.
             resume: go on in the stage that was under way; finished stages are not run again.
     Raises: DataError, ArtifactError: as the stages.
     """
