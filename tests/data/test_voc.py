@@ -12,8 +12,9 @@ from PIL import Image
 
 from tsss_edge.artifacts import IGNORE, Classes, voc_color
 from tsss_edge.data.check import check_dataset
+from tsss_edge.data.joined import join_sets
 from tsss_edge.data.pictures import read_mask
-from tsss_edge.data.voc import VOC_NAMES, VocDataset, suggested_size_hw, write_mask
+from tsss_edge.data.voc import VOC_NAMES, VocDataset, suggested_size_hw, write_mask, write_pair
 from tsss_edge.errors import EXIT_ERROR, DataError
 
 Damage = Callable[[Path], object]
@@ -209,3 +210,32 @@ def test_suggested_size(tmp_path: Path) -> None:
         Image.new("RGB", (480, 360)).save(root / f"JPEGImages/{image_id}.jpg")
     assert suggested_size_hw(VocDataset.open(root)) == (352, 480)
     assert suggested_size_hw(VocDataset.open(root), limit=128) == (96, 128)
+
+
+def test_pictures_named_as_cameras_do(tiny: Path) -> None:
+    path = VocDataset.open(tiny).image_path("c")
+    path.rename(path.with_suffix(path.suffix.upper()))
+    assert VocDataset.open(tiny).image("c").ndim == 3
+
+
+def test_pictures_in_train_and_val_are_told(tiny: Path) -> None:
+    (tiny / "ImageSets/Segmentation/train.txt").write_text("a\nc\n")
+    (tiny / "ImageSets/Segmentation/val.txt").write_text("c\n")
+    assert any("1 pictures stand in train and in val: c" in note for note in check_dataset(tiny).notes)
+
+
+def test_joined_again_after_a_mask_changed(tiny: Path, tmp_path: Path) -> None:
+    """A later join links what is there now, and takes a withdrawn mask away."""
+    old, field = VocDataset.open(tiny), tmp_path / "field"
+    (field / "ImageSets/Segmentation").mkdir(parents=True)
+    (field / "ImageSets/Segmentation/train.txt").write_text("f1\nf2\n")
+    (field / "image_labels.csv").write_text("id,classes\nf1,5\nf2,5\n")
+    (field / "classes.txt").write_text("\n".join([*old.classes.names, "robot"]) + "\n")
+    for name, value in (("f1", 0), ("f2", 5)):
+        write_pair(field, name, np.zeros((8, 8, 3), np.uint8), np.full((8, 8), value, np.uint8))
+    join_sets(tiny, field, tmp_path / "both", new_class="robot")
+    write_mask(field / "SegmentationClass/f1.png", np.full((8, 8), 5, np.uint8))
+    (field / "SegmentationClass/f2.png").unlink()
+    both = join_sets(tiny, field, tmp_path / "both", new_class="robot")
+    assert set(np.unique(both.mask("f1"))) == {5}
+    assert not both.mask_path("f2").is_file()

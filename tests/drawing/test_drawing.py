@@ -7,10 +7,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+import pytest
+from PIL import Image, ImageFont
 
 from tsss_edge.artifacts import Classes
-from tsss_edge.drawing import Drawer, blended, with_legend
+from tsss_edge.drawing import Drawer, blended, lettering, with_legend
 from tsss_edge.drawing.places import Places
 from tsss_edge.drawing.sheet import tile, write_sheet
 
@@ -100,3 +101,20 @@ def test_contact_sheet(tmp_path: Path) -> None:
         pixels = np.asarray(sheet).reshape(-1, 3)
     for colour in CLASSES.palette[1:]:
         assert (pixels == colour).all(axis=-1).any()
+
+
+def test_names_in_other_scripts_get_a_font_that_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow's own font draws every sign that it lacks as the same box."""
+    asked: list[str] = []
+    own = ImageFont.load_default(20)
+
+    def truetype(name: str, size: float) -> object:
+        asked.append(name)
+        if name != "DejaVuSans.ttf":
+            raise OSError(name)
+        return own
+
+    monkeypatch.setattr(lettering.ImageFont, "truetype", truetype)
+    lettering._font.cache_clear()
+    lettering.name_tag("дорога", (200, 200, 200), 21)
+    assert asked[-1] == "DejaVuSans.ttf"

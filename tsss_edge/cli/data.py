@@ -142,7 +142,7 @@ def import_(
     from tsss_edge.data.shards import import_shards
 
     if kind == "webdataset":
-        if classes or palette or images or masks or image_labels or val is not None or copy:
+        if classes or palette or images or masks or image_labels or val is not None or copy or group != "none" or seed:
             raise typer.BadParameter(
                 "shards say everything themselves; besides --out, --names alone goes with webdataset"
             )

@@ -90,6 +90,11 @@ def check_dataset(root: Path, splits: Sequence[str] | None = None) -> CheckRepor
             f"`tsss-edge data import folders {root} --val 0.2 --out DIR` makes a set with lists"
         )
     strict = {i for name in FULL_SPLITS for i in sizes.get(name, ())}
+    for name in FULL_SPLITS:
+        if both := set(sizes.get("train", ())) & set(sizes.get(name, ())):
+            tally.notes.append(
+                f"{len(both)} pictures stand in train and in {name}: {named(sorted(both))}; results on them mean little"
+            )
     every = list(dict.fromkeys(i for ids in sizes.values() for i in ids))
     labels_fine = _check_table(dataset, tally)
 

@@ -18,7 +18,7 @@ def check_id(text: str, where: str) -> ImageId:
     """
     if not _plain(text):
         raise DataError(
-            f"{where}: {text[:LONGEST]!r} is no image id; expected a plain name such as street_0001, without `..`"
+            f"{where}: {text[:LONGEST]!r} is no image id; expected a plain name such as street_0001, without `..`, `:` or backslash"
         )
     return ImageId(text)
 

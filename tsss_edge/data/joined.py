@@ -52,15 +52,17 @@ def _take(source: VocDataset, writer: SetWriter, split: str, image_id: str, labe
     """Link picture and mask, and note the picture's label."""
     path, mask = source.image_path(image_id), source.mask_path(image_id)
     _link(path, writer.root / "JPEGImages" / path.relative_to(source.root / "JPEGImages"))
+    target = writer.root / "SegmentationClass" / mask.relative_to(source.root / "SegmentationClass")
     if mask.is_file():
-        _link(mask, writer.root / "SegmentationClass" / mask.relative_to(source.root / "SegmentationClass"))
+        _link(mask, target)
+    else:
+        target.unlink(missing_ok=True)  # of an earlier join, before the mask was withdrawn
     writer.note(split, image_id, labels)
 
 
 def _link(source: Path, target: Path) -> None:
-    """A hard link, or a copy where the file system has none."""
-    if target.exists():
-        return
+    """A hard link, or a copy where the file system has none; in place of an earlier one, whose source may have changed."""
+    target.unlink(missing_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)

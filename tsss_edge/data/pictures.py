@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from PIL import ExifTags, Image, ImageOps
 from tsss_edge.errors import DataError
 from tsss_edge.files import edge
 
+AnyPixel = TypeVar("AnyPixel", bound=np.generic)
 LOG = logging.getLogger("tsss_edge")
 
 # Every ending that Pillow opens by itself. A test compares the two lists with Pillow's own table.
@@ -104,6 +106,15 @@ def orientation(path: Path) -> int:
 def _orientation(picture: Image.Image) -> int:
     value = picture.getexif().get(ExifTags.Base.Orientation, 1)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def as_stored(drawn: NDArray[AnyPixel], turn: int) -> NDArray[AnyPixel]:
+    """A map (H,W) drawn on a picture as EXIF turns it -> the same map on the stored pixels. `turn` is EXIF's 1 to 8."""
+    backwards: dict[int, Callable[[NDArray[AnyPixel]], NDArray[AnyPixel]]] = {
+        2: np.fliplr, 3: lambda m: np.rot90(m, 2), 4: np.flipud, 5: np.transpose, 6: np.rot90,
+        7: lambda m: np.rot90(m, 2).T, 8: lambda m: np.rot90(m, -1),
+    }  # fmt: skip
+    return np.ascontiguousarray(backwards[turn](drawn)) if turn in backwards else drawn
 
 
 def upright_fits(path: Path, mask_hw: tuple[int, int]) -> bool:

@@ -143,6 +143,10 @@ def shards_of(source: str) -> list[str]:
 
 def _classes_beside(shard: str) -> Classes:
     address = shard.rpartition("/")[0] + "/classes.txt" if "/" in shard else "classes.txt"
+    if urlsplit(address).scheme in ("gs", "hf"):
+        raise DataError(
+            f"{shard}: give the class names with --names; classes.txt is looked for here and on web servers"
+        )
     if urlsplit(address).scheme not in ("http", "https"):
         return classes_of(Path(address))
     with tempfile.NamedTemporaryFile(suffix=".txt") as copy:
@@ -171,15 +175,23 @@ def _take(sample: Sample, writer: SetWriter) -> np.ndarray | None:
     """Write one sample; pixels of each id in its mask, None where it has none. Raises: DataError: unusable."""
     where = f"{sample['__url__']}, {sample['__key__']}"
     image_id, classes = check_id(sample["__key__"], where), writer.classes
-    suffix = next((s for s in IMAGE_SUFFIXES if s[1:] in sample), None)
+    there = [s for s in IMAGE_SUFFIXES if s[1:] in sample]
+    suffix = next((s for s in there if s != ".png"), next(iter(there), None))  # a png beside another is its mask
     if suffix is None:
         raise DataError(f"{where}: no picture; expected one of {', '.join(s[1:] for s in IMAGE_SUFFIXES)}")
     told = _told(sample, where)
-    picture = place(writer.root / "JPEGImages", image_id, suffix)
-    write_bytes(picture, sample[suffix[1:]], durable=False)
-    size = read_size(picture)
-    name = next((m for m in MASKS if m in sample and f".{m}" != suffix), None)
     split = check_list_name(str(told.get("split") or _split_of(sample["__url__"])), where)
+    picture = place(writer.root / "JPEGImages", image_id, suffix)
+    if image_id in writer.labels:  # of another list
+        if not picture.is_file() or picture.read_bytes() != sample[suffix[1:]]:
+            raise DataError(
+                f"{where}: an earlier shard has another picture of this name; make names differ in the whole set"
+            )
+        writer.note(split, image_id, writer.labels[image_id])
+        return None
+    write_bytes(picture, sample[suffix[1:]], durable=False)
+    sizes = read_size(picture), read_size(picture, upright=True)  # a mask may have been made on either
+    name = next((m for m in MASKS if m in sample and f".{m}" != suffix), None)
     if name is None:
         writer.note(split, image_id, _labels(told, classes, where))
         return None
@@ -188,10 +200,10 @@ def _take(sample: Sample, writer: SetWriter) -> np.ndarray | None:
     mask = read_mask(path)
     write_mask(path, mask)
     counts = np.bincount(mask.ravel(), minlength=IGNORE + 1)
-    if mask.shape != size or counts[len(classes) : IGNORE].any():
+    if mask.shape not in sizes or counts[len(classes) : IGNORE].any():
         path.unlink()
         raise DataError(
-            f"{where}: its mask is {mask.shape}, its picture {size}; ids below {len(classes)} and 255 are known"
+            f"{where}: its mask is {mask.shape}, its picture {sizes[0]}; ids below {len(classes)} and 255 are known"
         )
     shown = frozenset(np.flatnonzero(counts[:IGNORE]).tolist())
     writer.note(split, image_id, _labels(told, classes, where) if "labels" in told else shown)

@@ -83,7 +83,7 @@ class VocDataset:
     def image_path(self, image_id: str) -> Path:
         """Path of a picture. Raises: DataError: there is none."""
         stem = place(self.root / "JPEGImages", image_id, "")
-        for suffix in IMAGE_SUFFIXES:
+        for suffix in (*IMAGE_SUFFIXES, *(s.upper() for s in IMAGE_SUFFIXES)):  # cameras write .JPG
             path = stem.with_name(f"{stem.name}{suffix}")
             if path.is_file():
                 return path

@@ -16,6 +16,15 @@ RGB: TypeAlias = tuple[int, int, int]
 
 DARK, LIGHT = (22, 25, 30), (236, 239, 243)
 LINES = 30  # of text in the height of a picture
+# Fonts with more than Latin letters, as systems name their files; the first has Chinese, Japanese and Korean signs too.
+WIDE_FONTS = (
+    "NotoSansCJK-Regular.ttc",
+    "wqy-microhei.ttc",
+    "msyh.ttc",
+    "Arial Unicode.ttf",
+    "DejaVuSans.ttf",
+    "arial.ttf",
+)
 
 
 def line_height(frame_hw: tuple[int, int]) -> int:
@@ -33,7 +42,7 @@ def paste(frame: Pixels, patch: Pixels, top: int, left: int) -> Box:
 @lru_cache(maxsize=512)
 def name_tag(name: str, colour: RGB, line: int) -> Pixels:
     """Dark letters on the class's colour: (line,w,3) uint8 BGR, read-only."""
-    font = _font(line)
+    font = _font(line, latin=_latin(name))
     width = round(font.getlength(name)) + line // 2
     picture = Image.new("RGB", (width, line), colour)
     ImageDraw.Draw(picture).text((width // 2, line // 2), name, DARK, font=font, anchor="mm")
@@ -43,7 +52,7 @@ def name_tag(name: str, colour: RGB, line: int) -> Pixels:
 @lru_cache(maxsize=64)
 def strip(entries: Sequence[tuple[str, RGB]], width: int, line: int) -> Pixels:
     """Swatches with texts, in as many lines as `width` asks for: (h,width,3) uint8 BGR, read-only."""
-    font, gap = _font(line), line // 2
+    font, gap = _font(line, latin=all(_latin(text) for text, _ in entries)), line // 2
     rows: list[list[tuple[str, RGB, int]]] = [[]]
     x = gap
     for text, colour in entries:
@@ -67,14 +76,25 @@ def strip(entries: Sequence[tuple[str, RGB]], width: int, line: int) -> Pixels:
 
 def caption(text: str, width: int, line: int) -> Pixels:
     """One line of light letters on dark, cut at `width`: (line,width,3) uint8 BGR."""
-    picture = Image.new("RGB", (width, line), DARK)
-    ImageDraw.Draw(picture).text((line // 4, line // 2), text, LIGHT, font=_font(line), anchor="lm")
+    picture, font = Image.new("RGB", (width, line), DARK), _font(line, latin=_latin(text))
+    ImageDraw.Draw(picture).text((line // 4, line // 2), text, LIGHT, font=font, anchor="lm")
     return _bgr(picture)
 
 
 @lru_cache(maxsize=16)
-def _font(line: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size=max(8, round(0.78 * line)))
+def _font(line: int, *, latin: bool) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font, which has Latin letters alone; for others the first of `WIDE_FONTS` that this machine has."""
+    size = max(8, round(0.78 * line))
+    for name in () if latin else WIDE_FONTS:
+        try:
+            return ImageFont.truetype(name, size)
+        except OSError:
+            continue
+    return ImageFont.load_default(size=size)
+
+
+def _latin(text: str) -> bool:
+    return all(ord(letter) < 0x250 for letter in text)
 
 
 def _bgr(picture: Image.Image) -> Pixels:

@@ -59,16 +59,23 @@ def shipped(name: str) -> Path:
 
 
 def class_map(found: Found, path: Path | None) -> ClassMap:
-    """The map of a file, or, without one, every class under its own name.
+    """The map of a file, or, without one, every class under its own name, and one called background as id 0.
 
     Raises: DataError: the file is not readable, names unknown classes, or leaves some out without a [rest].
     """
     if path is None:
-        names = ("background", *found.names) if found.background else found.names
-        return ClassMap(_classes(names, "the set"), {name: names.index(name) for name in found.names})
+        return _own_names(found)
     if not path.is_file() and shipped(f"{path}.toml").is_file():
         path = shipped(f"{path}.toml")
     return _from_file(found, path)
+
+
+def _own_names(found: Found) -> ClassMap:
+    if not found.background:
+        return ClassMap(_classes(found.names, "the set"), {name: i for i, name in enumerate(found.names)})
+    objects = [name for name in found.names if name.strip("_").lower() != "background"]  # some sets name it as a class
+    ids = dict.fromkeys(found.names, 0) | {name: i for i, name in enumerate(objects, start=1)}
+    return ClassMap(_classes(("background", *objects), "the set"), ids)
 
 
 def _from_file(found: Found, path: Path) -> ClassMap:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from numpy.typing import NDArray
 from tsss_edge.data.ids import inside
 from tsss_edge.data.importers.draw import coco_mask, paint
 from tsss_edge.data.importers.found import VOID, Found, Item, annotated_hw, ids_of, named
+from tsss_edge.data.importers.pairs import SPLITS
 from tsss_edge.errors import DataError
 from tsss_edge.files import edge, parse_json
+
+SPLIT = re.compile(r"(trainval|training|train|validation|valid|val|test)\d*(?=[_.-]|$)", re.IGNORECASE)
 
 
 class Category(msgspec.Struct, frozen=True):
@@ -26,21 +30,21 @@ class Category(msgspec.Struct, frozen=True):
 
 
 class Picture(msgspec.Struct, frozen=True):
-    """A picture, as the file says."""
+    """A picture, as the file says; some tools write its size as 480.0."""
 
     id: int | str
     file_name: str
-    height: int
-    width: int
+    height: int | float
+    width: int | float
 
 
 class Annotation(msgspec.Struct, frozen=True):
     """One object."""
 
     image_id: int | str
-    category_id: int
+    category_id: int | float
     segmentation: Any = None
-    iscrowd: int = 0
+    iscrowd: int | bool | None = 0  # COCO Annotator writes true and false
 
 
 class CocoFile(msgspec.Struct, frozen=True):
@@ -60,12 +64,18 @@ def read_coco(source: Path, *, images: str | None = None, tags_only: bool = Fals
     files = _json_files(source)
     parsed = {path: _read(path) for path in files}
     names = _names(parsed)
-    items: list[Item] = []
-    missing: list[str] = []
     base = source.parent if source.is_file() else source
-    for path, file in parsed.items():
-        folders = _picture_folders(path) if images is None else [base / images]
-        items += _items(path, file, names, folders, missing, tags_only=tags_only)
+    places = {
+        path: _places(path, file, _picture_folders(path) if images is None else [base / images])
+        for path, file in parsed.items()
+    }
+    ids = ids_of((place for found in places.values() for place in found.values()), base)
+    items = [
+        item
+        for path, file in parsed.items()
+        for item in _items(path, file, names, places[path], ids, tags_only=tags_only)
+    ]
+    missing = [p.file_name for path, file in parsed.items() for p in file.images if p.id not in places[path]]
     if not items:
         first = missing[0] if missing else "absent"
         where = "beside the file" if images is None else f"in {base / images}"
@@ -98,7 +108,7 @@ def _looks(path: Path) -> bool:
 
 def _read(path: Path) -> CocoFile:
     with edge(path, "instances file of COCO", "export it again", DataError):
-        return parse_json(path.read_bytes(), CocoFile)
+        return parse_json(path.read_bytes().removeprefix(BOM_UTF8), CocoFile)
 
 
 def _names(parsed: dict[Path, CocoFile]) -> tuple[str, ...]:
@@ -112,43 +122,49 @@ def _names(parsed: dict[Path, CocoFile]) -> tuple[str, ...]:
 
 def split_of(path: Path) -> str | None:
     """`instances_val2017.json` -> `val`; None where the name tells nothing."""
-    match = re.search(r"(train|val|valid|validation|test)(?=[\d_.]|$)", path.stem) or re.search(
-        r"(train|val|valid|validation|test)(?=[\d_.]|$)", path.parent.name
-    )
-    return {"valid": "val", "validation": "val"}.get(match[1], match[1]) if match else None
+    match = SPLIT.search(path.stem) or SPLIT.search(path.parent.name)
+    return {"trainval": "train", **SPLITS}[match[1].lower()] if match else None
+
+
+def _places(path: Path, file: CocoFile, folders: list[Path]) -> dict[int | str, Path]:
+    """The file of each picture that is there, by the picture's id."""
+    return {p.id: place for p in file.images if (place := _place(folders, p.file_name, str(path))) is not None}
 
 
 def _items(
-    path: Path, file: CocoFile, names: tuple[str, ...], folders: list[Path], missing: list[str], *, tags_only: bool
+    path: Path,
+    file: CocoFile,
+    names: tuple[str, ...],
+    places: dict[int | str, Path],
+    ids: dict[Path, str],
+    *,
+    tags_only: bool,
 ) -> list[Item]:
-    order = {c.id: names.index(c.name) for c in file.categories}
+    order: dict[float, int] = {c.id: names.index(c.name) for c in file.categories}
     objects: dict[int | str, list[Annotation]] = {}
     for annotation in file.annotations:
         if annotation.category_id not in order:
             raise DataError(f"{path}: an annotation has category {annotation.category_id}, which is not in the list")
         objects.setdefault(annotation.image_id, []).append(annotation)
-    places = {p.id: _place(folders, p.file_name, str(path)) for p in file.images}
-    missing += [p.file_name for p in file.images if places[p.id] is None]
-    there = [p for p in file.images if places[p.id] is not None]
-    found = {p.id: place for p in there if (place := places[p.id]) is not None}
-    ids = ids_of(found.values(), path.parent)
     return [
         Item(
-            id=ids[found[p.id]],
-            picture=found[p.id],
+            id=ids[places[p.id]],
+            picture=places[p.id],
             mask=None if tags_only else functools.partial(_draw, p, objects.get(p.id, []), order, str(path)),
             tags=frozenset(names[order[a.category_id]] for a in objects.get(p.id, [])) if tags_only else None,
             split=split_of(path),
             group=str(Path(p.file_name).parent),
         )
-        for p in there
+        for p in file.images
+        if p.id in places
     ]
 
 
 def _picture_folders(path: Path) -> list[Path]:
     root = path.parent.parent if path.parent.name == "annotations" else path.parent
-    tail = re.search(r"(train|val|valid|test)\d*", path.stem)
-    wanted = [tail[0], re.sub(r"\d", "", tail[0])] if tail else []
+    tail = SPLIT.search(path.stem)
+    written = [tail[0], tail[1], tail[1].lower()] if tail else []  # Validation2017, Validation, validation
+    wanted = list(dict.fromkeys([*written, *filter(None, [split_of(path)])]))
     beside = [root / name for name in wanted] + [root / "images" / name for name in wanted]
     return [*beside, root / "images", root / "JPEGImages", root / "data", root, path.parent]
 
@@ -157,9 +173,9 @@ def _place(folders: list[Path], name: str, where: str) -> Path | None:
     return next((p for folder in folders if (p := inside(folder, name, where)).is_file()), None)
 
 
-def _draw(picture: Picture, objects: list[Annotation], order: dict[int, int], where: str) -> NDArray[np.int32]:
+def _draw(picture: Picture, objects: list[Annotation], order: dict[float, int], where: str) -> NDArray[np.int32]:
     where = f"{where}, picture {picture.file_name}"
-    hw = annotated_hw(picture.height, picture.width, where)
+    hw = annotated_hw(int(picture.height), int(picture.width), where)
     without = [a for a in objects if not a.segmentation]
     if without:
         raise DataError(

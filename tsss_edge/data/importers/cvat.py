@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tsss_edge.data.ids import inside
 from tsss_edge.data.importers.draw import coco_mask, cvat_runs, paint
 from tsss_edge.data.importers.found import Found, Item, annotated_hw, ids_of, named
+from tsss_edge.data.importers.pairs import SPLITS
 from tsss_edge.data.voc import read_xml
 from tsss_edge.errors import DataError
 
@@ -30,19 +31,20 @@ def read_cvat(source: Path, *, tags_only: bool = False) -> Found:
     if not names:
         raise DataError(f"{path}: names no labels; export it from CVAT as `CVAT for images 1.1`")
     images = root.findall("image")
-    pictures = {image.get("name", ""): _picture(path, image.get("name", "")) for image in images}
-    ids = ids_of(pictures.values(), path.parent)
+    pictures = [_picture(path, image.get("name", ""), image.get("subset", "")) for image in images]
+    ids = ids_of(pictures, path.parent)
     left = [kind for kind in OTHERS if root.find(f"image/{kind}") is not None]
     items = [
         Item(
-            id=ids[pictures[image.get("name", "")]],
-            picture=pictures[image.get("name", "")],
+            id=ids[picture],
+            picture=picture,
             mask=None if tags_only else functools.partial(_draw, image, names, f"{path}, picture {image.get('name')}"),
             tags=frozenset(shape.get("label", "") for shape in image) & set(names) if tags_only else None,
-            split=(image.get("subset") or "").lower() or None,
+            split=_split(image.get("subset", "").lower()),
             group=str(Path(image.get("name", "")).parent),
+            upright=True,
         )
-        for image in images
+        for image, picture in zip(images, pictures, strict=True)
     ]
     notes = (f"shapes that cover no pixels are left out: {named(left)}",) if left else ()
     return Found(names=names, background=True, items=tuple(items), notes=notes)
@@ -57,8 +59,16 @@ def _parse(path: Path) -> ElementTree.Element:
     return root
 
 
-def _picture(path: Path, name: str) -> Path:
-    places = [inside(folder, name, str(path)) for folder in (path.parent / "images", path.parent)]
+def _split(subset: str) -> str | None:
+    """CVAT calls them Train, Validation and Test, and `default` what has none."""
+    return None if subset in ("", "default") else SPLITS.get(subset, subset)
+
+
+def _picture(path: Path, name: str, subset: str) -> Path:
+    """A project's pictures lie in images/SUBSET; frames of a video are named without their suffix."""
+    below = [path.parent / "images", path.parent]
+    folders = [inside(below[0], subset, str(path)), *below] if subset else below
+    places = [inside(folder, name + end, str(path)) for folder in folders for end in ("", ".PNG", ".png")]
     found = next((p for p in places if p.is_file()), None)
     if found is None:
         raise DataError(f"{path}: its picture {name} is not there; put the pictures into {path.parent / 'images'}")
@@ -86,12 +96,18 @@ def _covered(shape: ElementTree.Element, hw: tuple[int, int], where: str) -> NDA
         points = np.array([value for pair in get["points"].split(";") for value in pair.split(",")], np.float32)
         return coco_mask([points.tolist()], hw, where)
     if shape.tag == "ellipse":
-        cx, cy, rx, ry = (float(get[key]) for key in ("cx", "cy", "rx", "ry"))
-        y, x = np.mgrid[: hw[0], : hw[1]] + 0.5
-        return np.asarray(((x - cx) / max(rx, 1e-6)) ** 2 + ((y - cy) / max(ry, 1e-6)) ** 2 <= 1)
+        return _ellipse(*(float(get.get(key, "0")) for key in ("cx", "cy", "rx", "ry", "rotation")), hw=hw)
     left, top, right, bottom = (float(get[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
     corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
     return coco_mask([_turned(corners, float(get.get("rotation", "0"))).ravel().tolist()], hw, where)
+
+
+def _ellipse(cx: float, cy: float, rx: float, ry: float, degrees: float, *, hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """Pixels whose middle lies in an ellipse with half axes rx and ry, turned clockwise."""
+    y, x = np.mgrid[: hw[0], : hw[1]] + 0.5
+    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    along, across = (x - cx) * cos + (y - cy) * sin, (y - cy) * cos - (x - cx) * sin
+    return np.asarray((along / max(rx, 1e-6)) ** 2 + (across / max(ry, 1e-6)) ** 2 <= 1)
 
 
 def _turned(corners: NDArray[np.float64], degrees: float) -> NDArray[np.float64]:

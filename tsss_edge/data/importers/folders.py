@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from tsss_edge.artifacts import IGNORE
 from tsss_edge.data.ids import inside
 from tsss_edge.data.importers.found import UNLABELLED, VOID, Found, Item, ids_of, pictures_below
-from tsss_edge.data.importers.pairs import find_pairs, split_below
+from tsss_edge.data.importers.pairs import find_pairs, listed, own_lists, split_of
 from tsss_edge.data.pictures import read_mask
-from tsss_edge.data.voc import read_csv, read_text
+from tsss_edge.data.voc import VOC_NAMES, read_csv, read_text
 from tsss_edge.errors import DataError
+
+JPEG = (".jpg", ".jpeg")
 
 
 def read_folders(source: Path, names: Path | None, *, images: str | None = None, masks: str | None = None) -> Found:
@@ -24,39 +26,47 @@ def read_folders(source: Path, names: Path | None, *, images: str | None = None,
     class a line, the first being id 0 (default: SRC/classes.txt, else class_1, class_2, ... as far as ids go).
     Raises: DataError: no pairs, or a mask is no index picture.
     """
-    pairs = find_pairs(source, images, masks)
-    values = _values(list(pairs.masks.values()))
+    pairs, lists = find_pairs(source, images, masks), own_lists(source)
+    masks_of, notes = listed(pairs, lists)
+    values = _values(list(masks_of.values()))
     binary = values <= {0, IGNORE} and IGNORE in values
-    listed, background = _listed(source, names, values, binary=binary)
-    ids = ids_of(pairs.masks, source)
+    classes, background = _classes(source, names, values, binary=binary)
+    ids = ids_of(masks_of, source)
     items = [
         Item(
             id=ids[picture],
             picture=picture,
-            mask=functools.partial(_draw, mask, len(listed), background=background, binary=binary),
-            split=split_below(picture, pairs.pictures),
+            mask=functools.partial(_draw, mask, len(classes), background=background, binary=binary),
+            split=split_of(picture, pairs, lists),
             group=str(picture.parent.relative_to(source)),
         )
-        for picture, mask in pairs.masks.items()
+        for picture, mask in masks_of.items()
     ]
     said = ("masks hold 0 and 255 only: 0 is taken as background, 255 as the object",) if binary else ()
-    return Found(names=listed, background=background, items=tuple(items), notes=(*pairs.notes, *said))
+    return Found(names=classes, background=background, items=tuple(items), notes=(*notes, *said))
 
 
 def _values(masks: list[Path]) -> set[int]:
     found: set[int] = set()
     for path in masks:
-        found |= set(np.unique(read_mask(path)).tolist())
+        seen = set(np.unique(read_mask(path)).tolist())
+        if path.suffix.lower() in JPEG and not seen <= {0, IGNORE}:
+            raise DataError(
+                f"{path}: a JPEG file, whose compression changes ids ({len(seen)} values); save masks as PNG"
+            )
+        found |= seen
     return found
 
 
-def _listed(source: Path, names: Path | None, values: set[int], *, binary: bool) -> tuple[tuple[str, ...], bool]:
+def _classes(source: Path, names: Path | None, values: set[int], *, binary: bool) -> tuple[tuple[str, ...], bool]:
     """Names without the background, and whether id 0 is it."""
     path = names or source / "classes.txt"
     highest = max(values - {IGNORE}, default=0)
     if not path.is_file():
         if names is not None:
             raise DataError(f"{path}: no such list of class names")
+        if (source / "ImageSets/Segmentation").is_dir() and highest < len(VOC_NAMES):
+            return VOC_NAMES[1:], True  # what every reader of such a folder takes
         return (("object",) if binary else tuple(f"class_{i}" for i in range(1, highest + 1))), True
     every = tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
     background = bool(every) and every[0].strip("_").lower() == "background"
@@ -101,17 +111,20 @@ def _from_class_folders(source: Path) -> Found:
 
 def _from_csv(table: Path) -> Found:
     rows = read_csv(table)
+    apart = ";" if any(";" in cell for row in rows for cell in row[1:]) else None  # names with blanks need the other
     tags: dict[Path, frozenset[str]] = {}
-    for number, row in enumerate(rows[1:], start=2):
+    for number, row in enumerate(rows, start=1):
+        where = f"{table}, line {number}"
         if len(row) < 2:
-            raise DataError(f"{table}, line {number}: expected `file,classes`, got {','.join(row)!r}")
-        path = inside(table.parent, row[0], f"{table}, line {number}")
-        if not path.is_file():
-            path = inside(table.parent / "images", row[0], f"{table}, line {number}")
-        if not path.is_file():
-            raise DataError(f"{table}, line {number}: no picture {row[0]} beside the file")
-        words = [word for cell in row[1:] for word in (cell.split(";") if ";" in cell else cell.split())]
-        tags[path] = tags.get(path, frozenset()) | {word.strip() for word in words if word.strip()}
+            raise DataError(f"{where}: expected `file,classes`, got {','.join(row)!r}")
+        places = (inside(folder, row[0], where) for folder in (table.parent, table.parent / "images"))
+        path = next((place for place in places if place.is_file()), None)
+        if path is None and number == 1:
+            continue  # the head of the table
+        if path is None:
+            raise DataError(f"{where}: no picture {row[0]} beside the file")
+        words = (word.strip() for cell in row[1:] for word in cell.split(apart))
+        tags[path] = tags.get(path, frozenset()) | {word for word in words if word}
     names = tuple(sorted({name for found in tags.values() for name in found}))
     if not names:
         raise DataError(f"{table}: names no class; expected a first line `file,classes` and a picture a line")

@@ -34,6 +34,7 @@ class Item:
     tags: frozenset[str] | None = None
     split: str | None = None
     group: str = ""
+    upright: bool = False  # the mask was drawn on the picture as EXIF turns it
 
     def __post_init__(self) -> None:
         check_id(self.id, str(self.picture))
@@ -62,9 +63,10 @@ def pictures_below(folder: Path) -> list[Path]:
 def ids_of(paths: Iterable[Path], root: Path, ending: str = "") -> dict[Path, str]:
     """An id for each path: its stem, or its path below `root` with `_` for `/` where two stems agree.
 
-    `ending` is taken off each stem, as `_leftImg8bit`. Raises: DataError: a name cannot be an id, or two still agree.
+    `ending` is taken off each stem, as `_leftImg8bit`. A path that is named twice is one picture.
+    Raises: DataError: a name cannot be an id, or two still agree.
     """
-    paths = list(paths)
+    paths = list(dict.fromkeys(paths))
     counts = Counter(path.stem for path in paths)
     ids = {path: path.stem if counts[path.stem] == 1 else _long_name(path, root) for path in paths}
     ids = {path: check_id(name.removesuffix(ending), str(path)) for path, name in ids.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ class LabelmeFile(msgspec.Struct, frozen=True):
     imagePath: str  # labelme's own name
     imageHeight: int
     imageWidth: int
-    flags: dict[str, bool] = {}
+    flags: dict[str, bool] | None = None
 
 
 def read_labelme(source: Path, *, tags_only: bool = False) -> Found:
@@ -49,6 +50,7 @@ def read_labelme(source: Path, *, tags_only: bool = False) -> Found:
             tags=frozenset(_labels(file, tags_only=True)) & set(names) if tags_only else None,
             split=None,
             group=str(path.parent.relative_to(source)),
+            upright=True,
         )
         for path, file in files.items()
     ]
@@ -57,11 +59,11 @@ def read_labelme(source: Path, *, tags_only: bool = False) -> Found:
 
 def _read(path: Path) -> LabelmeFile:
     with edge(path, "file of labelme", "save it again in labelme", DataError):
-        return parse_json(path.read_bytes(), LabelmeFile)
+        return parse_json(path.read_bytes().removeprefix(BOM_UTF8), LabelmeFile)
 
 
 def _labels(file: LabelmeFile, *, tags_only: bool) -> list[str]:
-    flags = [name for name, on in file.flags.items() if on] if tags_only else []
+    flags = [name for name, on in (file.flags or {}).items() if on] if tags_only else []
     return [str(shape.get("label")) for shape in file.shapes] + flags
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tsss_edge.data.importers.found import named, pictures_below
+from tsss_edge.data.voc import read_ids
 from tsss_edge.errors import DataError
 
 # Folder names that sets use, pictures first. mmsegmentation, Supervisely, fast.ai, CVAT, VOC.
@@ -43,49 +45,92 @@ class Pairs:
 def find_pairs(source: Path, images: str | None, masks: str | None) -> Pairs:
     """Pictures and masks of one name, perhaps with an ending such as `_mask`.
 
-    Args:    images, masks: folders below `source`; without, the first known layout, and CamVid's SPLIT + SPLITannot too.
-    Raises:  DataError: no such folders, no pairs, or two masks for one picture.
+    Args:    images, masks: folders below `source`; without, the first known layout, or train + trainannot of CamVid's tutorial.
+    Raises:  DataError: no such folders, no pairs, or two masks of one name.
     """
-    folder, mask_folder = _folders(source, images, masks)
+    folders = _folders(source, images, masks)
+    pairs: dict[Path, Path | None] = {}
+    for folder, mask_folder in folders.items():
+        pairs |= _paired(folder, mask_folder)
+    found = {picture: mask for picture, mask in pairs.items() if mask is not None}
+    folder, mask_folder = next(iter(folders.items()))
+    if not found:
+        raise DataError(f"{source}: no picture of {folder.name} has a mask of its name in {mask_folder.name}")
+    without = [picture.name for picture, mask in pairs.items() if mask is None]
+    notes = (f"{len(without)} pictures have no mask and are left out: {named(without)}",) if without else ()
+    return Pairs(folder if len(folders) == 1 else source, found, notes)
+
+
+def _paired(folder: Path, mask_folder: Path) -> dict[Path, Path | None]:
+    """Each picture's mask, None where it has none. Raises: DataError: two masks of one name."""
     by_name: dict[tuple[str, ...], Path] = {}
     for path in pictures_below(mask_folder):
-        by_name.setdefault((*path.parent.relative_to(mask_folder).parts, path.stem), path)
-    pairs: dict[Path, Path] = {}
-    without: list[str] = []
-    for picture in pictures_below(folder):
+        key = (*path.parent.relative_to(mask_folder).parts, path.stem)
+        if mask_folder != folder and key in by_name:
+            raise DataError(f"{path}: {by_name[key].name} is a mask of the same picture; take one away")
+        by_name.setdefault(key, path)
+
+    def mask_of(picture: Path) -> Path | None:
         below = picture.parent.relative_to(folder).parts
-        found = next(
-            (m for end in ENDINGS if (m := by_name.get((*below, picture.stem + end))) not in (None, picture)), None
-        )
-        if found is None:
-            without.append(picture.name)
-        else:
-            pairs[picture] = found
-    if not pairs:
-        raise DataError(f"{source}: no picture of {folder.name} has a mask of its name in {mask_folder.name}")
-    notes = (f"{len(without)} pictures have no mask and are left out: {named(without)}",) if without else ()
-    return Pairs(folder, pairs, notes)
+        candidates = (by_name.get((*below, picture.stem + end)) for end in ENDINGS)
+        return next((m for m in candidates if m not in (None, picture)), None)
+
+    return {picture: mask_of(picture) for picture in pictures_below(folder)}
 
 
-def _folders(source: Path, images: str | None, masks: str | None) -> tuple[Path, Path]:
+def own_lists(source: Path) -> dict[str, str]:
+    """Id -> list, from ImageSets/Segmentation of VOC or CVAT (whose `default` is no list); empty where there is none.
+
+    `trainval` counts where there is no train. Raises: DataError: a list is unusable.
+    """
+    folder = source / "ImageSets/Segmentation"
+    first = "train" if (folder / "train.txt").is_file() else "trainval"
+    files = {name: folder / f"{name}.txt" for name in ("test", "val", first)}
+    return {i: "train" if name == "trainval" else name for name, p in files.items() if p.is_file() for i in read_ids(p)}
+
+
+def split_of(picture: Path, pairs: Pairs, lists: Mapping[str, str]) -> str | None:
+    """The set's own list of a picture (see `own_lists`), else a folder's name above it: `images/train/a.jpg` -> `train`."""
+    below = picture.relative_to(pairs.pictures)
+    if lists:
+        return lists.get(below.with_suffix("").as_posix())
+    return next((SPLITS[part.lower()] for part in below.parts[:-1] if part.lower() in SPLITS), None)
+
+
+def listed(pairs: Pairs, lists: Mapping[str, str]) -> tuple[dict[Path, Path], tuple[str, ...]]:
+    """The pairs that count, and notes: where a set has lists, what stands in none of them is left out."""
+    if not lists:
+        return pairs.masks, pairs.notes
+    chosen = {picture: mask for picture, mask in pairs.masks.items() if split_of(picture, pairs, lists)}
+    left = [picture.name for picture in pairs.masks if picture not in chosen]
+    note = (f"{len(left)} pictures stand in no list of the set and are left out: {named(left)}",) if left else ()
+    return chosen, (*pairs.notes, *note)
+
+
+def _folders(source: Path, images: str | None, masks: str | None) -> dict[Path, Path]:
+    """Folder of pictures -> folder of their masks."""
     if (images is None) != (masks is None):
         raise DataError("give --images and --masks together, or none of them")
     layouts = ((images, masks),) if images is not None and masks is not None else LAYOUTS
     for first, second in layouts:
         if (source / first).is_dir() and (source / second).is_dir():
-            return source / first, source / second
+            return {source / first: source / second}
+    if images is None and (tutorial := _tutorial(source)):
+        return tutorial
     wanted = ", ".join(f"{a} + {b}" for a, b in layouts[:6])
     raise DataError(
         f"{source}: no folders of pictures and masks ({wanted}, ...); name them with --images DIR --masks DIR"
     )
 
 
-def has_pairs(source: Path) -> bool:
-    """Whether a known pair of folders is there."""
-    return any((source / a).is_dir() and (source / b).is_dir() for a, b in LAYOUTS)
+def mask_folders(source: Path) -> list[Path]:
+    """The folders of masks of known layouts that are there with their pictures."""
+    known = [source / b for a, b in LAYOUTS if (source / a).is_dir() and (source / b).is_dir()]
+    return [*known, *_tutorial(source).values()]
 
 
-def split_below(picture: Path, folder: Path) -> str | None:
-    """`images/train/a.jpg` -> `train`."""
-    parts = picture.parent.relative_to(folder).parts
-    return next((SPLITS[part.lower()] for part in parts if part.lower() in SPLITS), None)
+def _tutorial(source: Path) -> dict[Path, Path]:
+    """train + trainannot, val + valannot, test + testannot: CamVid as SegNet's tutorial gives it."""
+    return {
+        source / s: source / f"{s}annot" for s in SPLITS if (source / s).is_dir() and (source / f"{s}annot").is_dir()
+    }

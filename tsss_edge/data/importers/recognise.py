@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tsss_edge.data.importers.pairs import has_pairs
+from tsss_edge.data.importers.pairs import mask_folders
 
 HEAD = 1 << 16  # bytes of a JSON file that are looked at
 
@@ -29,7 +29,7 @@ def _kind(root: Path) -> str | None:
         return "coco"
     if (root / "labelmap.txt").is_file():
         return "rgb"
-    if has_pairs(root):
+    if mask_folders(root):
         return "rgb" if _colour_masks(root) else "folders"
     return "folders --image-labels" if _class_folders(root) else None
 
@@ -45,11 +45,10 @@ def _json_head(root: Path) -> bytes:
 
 def _colour_masks(root: Path) -> bool:
     from tsss_edge.data.importers.found import pictures_below
-    from tsss_edge.data.importers.pairs import LAYOUTS
+    from tsss_edge.data.importers.pairs import mask_folders
     from tsss_edge.data.pictures import opened
 
-    folder = next(root / b for a, b in LAYOUTS if (root / a).is_dir() and (root / b).is_dir())
-    first = next(iter(pictures_below(folder)), None)
+    first = next(iter(pictures_below(mask_folders(root)[0])), None)
     if first is None:
         return False
     with opened(first) as picture:

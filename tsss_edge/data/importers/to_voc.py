@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from tsss_edge.artifacts import IGNORE, Struct
 from tsss_edge.data.ids import place
 from tsss_edge.data.importers.classmap import ClassMap
 from tsss_edge.data.importers.found import VOID, Found, Item, named
-from tsss_edge.data.pictures import read_size
+from tsss_edge.data.pictures import as_stored, orientation, read_size
 from tsss_edge.data.voc import claim, labels_csv, write_mask
 from tsss_edge.disk import atomic_path, settle_all
 from tsss_edge.errors import DataError
@@ -25,6 +26,7 @@ from tsss_edge.files import edge, write_bytes
 from tsss_edge.machine import progress
 
 Grouping = Literal["none", "folder", "video"]
+ROBOFLOW = re.compile(r"_(jpe?g|png)\.rf\.[0-9a-zA-Z]+$")  # what its exports add to every name
 
 
 class ImportReport(Struct, frozen=True):
@@ -57,9 +59,13 @@ def write_voc(
 ) -> ImportReport:
     """Write the set. `splits` gives the list of each id.
 
-    Raises: DataError: `out` holds something else, or a picture and its mask do not agree. Lists are written last, so that
-    a set that stopped half-way is not taken for a whole one.
+    Raises: DataError: `out` holds something else, two pictures of one id, or a picture and its mask do not agree.
+    Lists are written last, so that a set that stopped half-way is not taken for a whole one.
     """
+    if twice := [image_id for image_id, count in Counter(item.id for item in found.items).items() if count > 1]:
+        raise DataError(
+            f"{out}: two pictures would both be named {named(twice)}; rename them, or import the lists one by one"
+        )
     claim(out, recipe)
     table = classes.table(found.names)
     pixels, labels, masks = np.zeros(IGNORE + 1, np.int64), dict[str, frozenset[int]](), 0
@@ -124,6 +130,8 @@ def _mask(item: Item, table: NDArray[np.uint8]) -> NDArray[np.uint8]:
             f"{item.picture}: the picture is {stored[1]}x{stored[0]}, its annotation {drawn.shape[1]}x{drawn.shape[0]}; "
             "they must agree, so annotate the picture that is there"
         )
+    if item.upright and stored == turned:  # a reader takes a mask of this size as made on the stored pixels
+        drawn = as_stored(drawn, orientation(item.picture))
     return table[drawn - VOID]
 
 
@@ -137,8 +145,10 @@ def choose_splits(
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """Id -> list: the set's own splits, or with `val` a share of all pictures (or of all groups) by chance; and notes.
 
-    Raises: DataError: one group only, so that nothing can be held back.
+    Raises: DataError: one group only, so that nothing can be held back. ValueError: `group` without `val`.
     """
+    if val is None and group != "none":
+        raise ValueError(f"--group {group} says what --val must not split; give --val too, as --val 0.2")
     if val is None:
         own = {item.id: item.split or "train" for item in found.items}
         lone = set(own.values()) == {"train"}
@@ -155,10 +165,11 @@ def choose_splits(
             f"--val {val} --group {group}: all pictures are of one group ({named(names)}); nothing can be held back"
         )
     random.Random(seed).shuffle(names)
-    held, wanted, sizes = set[str](), max(1, round(val * len(groups))), Counter(groups.values())
-    for name in names:
-        if len(held) < len(names) - 1 and sum(sizes[n] for n in held) < wanted:
+    held, count, wanted, sizes = set[str](), 0, max(1, round(val * len(groups))), Counter(groups.values())
+    for name in names[:-1]:
+        if count < wanted:
             held.add(name)
+            count += sizes[name]
     return {image_id: "val" if name in held else "train" for image_id, name in groups.items()}, ()
 
 
@@ -168,4 +179,5 @@ def group_of(item: Item, group: Grouping) -> str:
         return item.id
     if group == "folder":
         return item.group
-    return os.path.join(item.group, item.picture.stem.rstrip("0123456789").rstrip("_-. f"))  # noqa: PTH118 (a key, no path)
+    stem = ROBOFLOW.sub("", item.picture.stem)
+    return os.path.join(item.group, stem.rstrip("0123456789").rstrip("_-. f"))  # noqa: PTH118 (a key, no path)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.data.importers.draw import paint, yolo_polygon
-from tsss_edge.data.importers.found import Found, Item, ids_of, pictures_below
+from tsss_edge.data.importers.found import Found, Item, ids_of, named, pictures_below
 from tsss_edge.data.pictures import is_picture, read_size
 from tsss_edge.data.voc import read_text
 from tsss_edge.errors import DataError, UnavailableError
@@ -24,15 +24,14 @@ def read_yolo(source: Path, *, tags_only: bool = False) -> Found:
 
     Raises: DataError: no data.yaml, unknown classes, lines that are boxes (unless `tags_only`) or damaged.
     """
-    yaml = source if source.is_file() else next(iter(sorted(source.glob("*.y*ml"))), source / "data.yaml")
+    yaml = source if source.is_file() else _yaml_of(source)
     config = _yaml(yaml)
     names = _names(config, yaml)
     root = _root(config, yaml)
-    pictures = {split: _pictures(config[key], root) for split in SPLITS if (key := _key(config, split))}
-    paths = [p for found in pictures.values() for p in found]
-    if not paths:
+    splits, notes = _splits(config, root)
+    if not splits:
         raise DataError(f"{yaml}: names no pictures; expected train: and val: with folders or lists below {root}")
-    ids = ids_of(paths, root)
+    ids = ids_of(splits, root)
     items = [
         Item(
             id=ids[path],
@@ -41,11 +40,37 @@ def read_yolo(source: Path, *, tags_only: bool = False) -> Found:
             tags=frozenset(names[i] for i, _ in _lines(path, len(names))) if tags_only else None,
             split=split,
             group=str(path.parent),
+            upright=True,  # Ultralytics turns pictures by EXIF before it scales the corners
         )
-        for split, found in pictures.items()
-        for path in found
+        for path, split in splits.items()
     ]
-    return Found(names=names, background=True, items=tuple(items))
+    return Found(names=names, background=True, items=tuple(items), notes=notes)
+
+
+def _yaml_of(source: Path) -> Path:
+    """data.yaml, else the first YAML file with names: a training run leaves args.yaml beside it."""
+    found = [source / "data.yaml", *sorted(source.glob("*.y*ml"))]
+    return next((p for p in found if p.is_file() and "names" in read_text(p)), found[-1])
+
+
+def _splits(config: dict[str, Any], root: Path) -> tuple[dict[Path, str], tuple[str, ...]]:
+    """The list of each picture; and notes. A picture of two lists (Ultralytics' own coco128-seg) stays in the first."""
+    splits: dict[Path, str] = {}
+    notes: list[str] = []
+    for split in SPLITS:
+        key = _key(config, split)
+        if key is None:
+            continue
+        if split == "test" and _missing(config[key], root):
+            notes.append(f"the test pictures ({config[key]}) are not there and are left out")
+            continue
+        found = _pictures(config[key], root)
+        if twice := [path.name for path in found if path in splits]:
+            notes.append(
+                f"{len(twice)} pictures of {split} stand in an earlier list too and stay there: {named(twice)}"
+            )
+        splits = dict.fromkeys(found, split) | splits
+    return splits, tuple(notes)
 
 
 def _yaml(path: Path) -> dict[str, Any]:
@@ -65,8 +90,9 @@ def _yaml(path: Path) -> dict[str, Any]:
 def _names(config: dict[str, Any], path: Path) -> tuple[str, ...]:
     names = config["names"]
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            raise DataError(f"{path}: names have ids {sorted(names)}; expected 0 to {len(names) - 1}")
+        names = {int(key) if str(key).isdecimal() else key: name for key, name in names.items()}  # '0' of some tools
+        if set(names) != set(range(len(names))):
+            raise DataError(f"{path}: names have ids {list(names)}; expected 0 to {len(names) - 1}")
         names = [names[i] for i in range(len(names))]
     if not isinstance(names, list):
         raise DataError(f"{path}: names are {names!r}; expected a list")
@@ -83,11 +109,20 @@ def _key(config: dict[str, Any], split: str) -> str | None:
     return next((key for key in keys if config.get(key)), None)
 
 
+def _place(text: str, root: Path) -> Path | None:
+    """A folder or list below `root`; Roboflow writes `../train/images`."""
+    return next((p for p in (root / text, root / text.removeprefix("../")) if p.exists()), None)
+
+
+def _missing(places: Any, root: Path) -> bool:
+    return all(_place(str(text), root) is None for text in (places if isinstance(places, list) else [places]))
+
+
 def _pictures(places: Any, root: Path) -> list[Path]:
-    """Folders, or text files with one picture a line, below `root`; Roboflow writes `../train/images`."""
+    """Folders, or text files with one picture a line, below `root`."""
     found: list[Path] = []
     for text in places if isinstance(places, list) else [places]:
-        place = next((p for p in (root / str(text), root / str(text).removeprefix("../")) if p.exists()), None)
+        place = _place(str(text), root)
         if place is None:
             raise DataError(f"{root / str(text)}: no such folder or list, though data.yaml names it")
         if place.is_dir():
@@ -128,7 +163,7 @@ def _lines(picture: Path, classes: int) -> list[tuple[int, NDArray[np.float64]]]
 
 
 def _draw(picture: Path, classes: int) -> NDArray[np.int32]:
-    hw = read_size(picture, upright=True)  # Ultralytics turns pictures by EXIF before it scales the corners
+    hw = read_size(picture, upright=True)
     layers = []
     for index, values in _lines(picture, classes):
         if len(values) == 4:
