@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import zlib
 from pathlib import Path
 
 import fakedriver
 import pytest
 
 from tsss_edge.config import cache_folder
-from tsss_edge.deploy.kit import NEEDS
+from tsss_edge.deploy.kit import needs
 
 SYSTEM = ("numpy==1.21.5", "opencv-python==4.5.5.64")  # Ubuntu 22.04's NumPy; JetPack 6 has OpenCV 4.8 built for it
 TEMPTATION = "numpy==2.2.6"  # the last for Python 3.10, which pip would take
@@ -42,11 +43,11 @@ def python310() -> str:
     pytest.skip("no Python 3.10 on this machine, which JetPack 6 has")
 
 
-def wheels(python: str) -> Path:
+def wheels(python: str, kit: Path) -> Path:
     """What the kit asks for, and a NumPy that would break the system's OpenCV."""
-    return _fetched(
-        "jetson-wheels", python, ["download", *NEEDS, "numpy>=1.26,<2"], ["download", "--no-deps", TEMPTATION]
-    )
+    asked = needs(next(kit.glob("*.whl")))
+    name = f"jetson-wheels-{zlib.crc32(' '.join(asked).encode()):08x}"
+    return _fetched(name, python, ["download", *asked, "numpy>=1.26,<2"], ["download", "--no-deps", TEMPTATION])
 
 
 def system(python: str) -> Path:

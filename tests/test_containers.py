@@ -53,6 +53,17 @@ def test_the_services_run_commands_that_exist() -> None:
     assert target.split(":")[0] in compose["services"] and target.split(":")[1] in stream["command"]
 
 
+def test_the_token_is_written_where_compose_mounts_it_from_and_stays_out_of_git_and_images() -> None:
+    text = (FOLDER / "compose.yaml").read_text()
+    (written,) = re.findall(
+        r"^#.* > (\S+)$", text, re.MULTILINE
+    )  # from the top of the repository, as the line below it
+    mounts = [volume.split(":")[0] for volume in yaml.safe_load(text)["services"]["prometheus"]["volumes"]]
+    assert ROOT / written in [FOLDER / source for source in mounts]
+    for name, line in ((".gitignore", f"/{written}"), (".dockerignore", written)):
+        assert line in (ROOT / name).read_text().splitlines()
+
+
 def test_the_unit_is_one(tmp_path: Path) -> None:
     text = (FOLDER / "tsss-edge.service").read_text()
     (command,) = re.findall(r"^ExecStart=(\S+) (.*)$", text, re.MULTILINE)

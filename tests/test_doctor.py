@@ -43,6 +43,17 @@ def test_every_missing_thing_has_a_fix() -> None:
     assert [c.name for c in examine().checks if c.status != "ok" and not c.fix] == []
 
 
+def test_a_machine_without_nvcc_lacks_nothing_and_one_beside_path_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(checks, "find_nvcc", lambda: None)
+    assert (checks._nvcc().status, checks._nvcc().fix) == ("ok", "") and "not needed" in checks._nvcc().found
+    (tmp_path / "nvcc").write_text("#!/bin/sh\necho Cuda compilation tools, release 12.6, V12.6.68\n")
+    (tmp_path / "nvcc").chmod(0o755)
+    monkeypatch.setattr(checks, "find_nvcc", lambda: str(tmp_path / "nvcc"))  # as /usr/local/cuda/bin/nvcc of a Jetson
+    assert checks._nvcc().found == "CUDA 12.6"
+
+
 def test_hidden_packages_are_missing_and_the_abilities_follow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
     report = examine()

@@ -10,7 +10,7 @@ import pytest
 from tiny import tiny_onnx
 
 from tsss_edge.artifacts import Engine, EngineRecord
-from tsss_edge.backends.cuda.gpus import Gpu
+from tsss_edge.backends.cuda.gpus import Gpu, name_with_board
 from tsss_edge.backends.plan import foreign_prefix, read_header, require_record, require_runnable, strip_prefix
 from tsss_edge.backends.trt_api import Trt
 from tsss_edge.config import load_target
@@ -178,6 +178,22 @@ def test_hardware_compatible_plans_travel(
     else:
         with pytest.raises(UnavailableError, match="built for NVIDIA L4"):
             require_runnable(plan, read_header(plan), record, Trt(None, "tensorrt", (10, 3, 0)), gpu)
+
+
+def test_a_plan_of_another_jetson_is_refused_though_both_gpus_are_called_orin(engine: Engine, tmp_path: Path) -> None:
+    plan, trt = tensorrt_plan(tmp_path / "a.engine"), Trt(None, "tensorrt", (10, 3, 0))
+    (tmp_path / "model").write_bytes(b"NVIDIA Jetson Orin Nano Developer Kit\0")
+    name = name_with_board("Orin", tmp_path / "model")
+    orin = msgspec.structs.replace(ADA, name=name, compute_capability="8.7")
+
+    def run_one_built_for(gpu: str) -> None:
+        record = as_tensorrt(engine.record, "10.3.0.26", f"{gpu} (compute capability 8.7)")
+        require_runnable(plan, read_header(plan), record, trt, orin)
+
+    run_one_built_for("Orin, NVIDIA Jetson Orin Nano Developer Kit")
+    for other in ("Orin, NVIDIA Jetson AGX Orin Developer Kit", "Orin"):  # the second: from before boards were told
+        with pytest.raises(UnavailableError, match=f"built for {other} .*, this GPU is {name}; build it here"):
+            run_one_built_for(other)
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from tsss_edge.backends.triton_client import ServedAddress, TritonBackend, served_address
+from tsss_edge.backends.triton_client import ServedAddress, TritonBackend, _Slot, require_address, served_address
 from tsss_edge.errors import ArtifactError, UnavailableError
 
 
@@ -34,6 +36,16 @@ def test_what_is_no_address(text: str) -> None:
 
 def test_files_are_no_addresses() -> None:
     assert served_address(Path("runs/fused.int8.xml")) is None
+
+
+@pytest.mark.parametrize(("text", "turns"), [("triton://pool/road", True), ("triton://localhost/road", False)])
+def test_servers_of_one_name_take_turns_but_not_with_shared_memory(text: str, turns: bool) -> None:
+    """Messages stay unlimited: arguments of ours replace those of tritonclient."""
+    given: list[Any] = []
+    grpc = SimpleNamespace(InferenceServerClient=lambda url, channel_args: given.append(channel_args))
+    _Slot(grpc, require_address(text), ())
+    unlimited = {"grpc.max_send_message_length": -1, "grpc.max_receive_message_length": -1}
+    assert given == [list({"grpc.lb_policy_name": "round_robin", **unlimited}.items()) if turns else None]
 
 
 def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,6 +194,18 @@ def test_slots_and_batches_reach_the_right_memory(monkeypatch: pytest.MonkeyPatc
     assert cuda.closed == 2, "close is safe to call twice and reaches CUDA each time"
 
 
+def test_no_context_goes_while_a_slot_still_runs(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
+    """The fourth slot has the first one's context."""
+    cuda = stand_in(monkeypatch, engine)
+    backend = open_backend(engine.path, slots=4)
+    for slot in range(4):
+        backend.start(slot, pictures(1))
+    waiting: list[int] = []
+    monkeypatch.setattr(trt._Context, "close", lambda context: waiting.append(sum(map(len, cuda.queue.values()))))
+    backend.close()
+    assert waiting == [0, 0, 0, 0]
+
+
 def test_no_more_contexts_than_run_at_once(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
     """Seven slots share three; the slots of one context run one after the other, whoever is waited for first."""
     cuda = stand_in(monkeypatch, engine)

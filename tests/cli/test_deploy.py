@@ -75,6 +75,16 @@ def test_dry_run_writes_nothing_and_is_json_too(made: Path, tmp_path: Path, run:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_engine_is_built_again_unless_it_is_a_dry_run(tmp_path: Path, run: Run) -> None:
+    engine = build_engine(tiny_onnx(tmp_path / "t.onnx").path, load_target("cpu"), tmp_path / "t", precision="fp32")
+    engine.path.write_bytes(b"damaged")
+    code, out, _ = run("build-engine", "t.fp32.xml", "--dry-run")
+    assert code == 0 and "would build on this machine" in out and "t.onnx -> t.fp32.xml" in out
+    assert engine.path.read_bytes() == b"damaged"
+    assert run("build-engine", "t.fp32.xml")[0] == 0
+    assert Engine.load(engine.path).record.precision == "fp32"
+
+
 def test_another_device_gets_a_kit(made: Path, tmp_path: Path, run: Run) -> None:
     code, out, _ = run("build-engine", f"{made}/net.onnx", "--target", "jetson-agx-orin-dla", "--out", "n.engine")
     assert code == 0
@@ -84,6 +94,14 @@ def test_another_device_gets_a_kit(made: Path, tmp_path: Path, run: Run) -> None
     assert {"net.int8.onnx", "net.int8.ranges.json", "calibration.json", "build.sh"} <= names
     code, out, _ = run("inspect", "n-jetson-agx-orin-dla-kit")
     assert code == 0 and "build kit" in out and "build.sh: as built" in out
+
+
+def test_a_kit_takes_no_signature(made: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tsss_edge.signing.read_private", lambda path: None)
+    given = ("--target", "jetson-agx-orin-dla", "--out", "n.engine", "--sign", "k.pem")
+    code, _, err = run("build-engine", f"{made}/net.onnx", *given)
+    assert code == 2 and "a kit is signed after its build" in err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -96,6 +114,7 @@ def test_another_device_gets_a_kit(made: Path, tmp_path: Path, run: Run) -> None
         (("net.onnx", "--target", "cpu", "--out", "n", "--eval-data", "data"), 2, "needs --reference"),
         (("none.xml",), 1, "none.xml: no record none.json beside it"),
         (("none.xml", "--precision", "int8"), 2, "built again as its record says"),
+        (("none.xml", "--eval-data", "data"), 2, "give --reference and --eval-data"),
     ],
 )
 def test_mistakes(made: Path, run: Run, arguments: tuple[str, ...], code: int, says: str) -> None:

@@ -23,8 +23,11 @@ def test_which_commands_have_it(name: str) -> None:
     assert has == (name.replace("-", "_") not in without)
 
 
+@pytest.mark.parametrize(
+    "words", [("doctor",), ("triton", "t.xml", "--out", "models")]
+)  # the second proves what it writes
 def test_it_chooses_the_gpu_of_this_process(
-    run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
     chosen: list[int] = []
 
@@ -33,7 +36,7 @@ def test_it_chooses_the_gpu_of_this_process(
         raise UnavailableError("that will do")
 
     monkeypatch.setattr(gpus, "choose_gpu", choose)
-    assert run("doctor", "--device", "3")[0] == 4
+    assert run(*words, "--device", "3")[0] == 4
     assert chosen == [3]
 
 

@@ -285,6 +285,24 @@ def test_a_video_of_zero_bytes_is_refused(world: Path, run: Run) -> None:
     assert not (world / "out.mp4").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("bench", "e.xml", "--stream", "a.mp4", "--duration", "3"), "takes no --duration and no --compare"),
+        (("bench", "e.xml", "--stream", "a.mp4", "--compare", "f.xml"), "takes no --duration and no --compare"),
+        (("bench", "e.xml", "--naive", "n.onnx"), "--naive is the other loop of --stream"),
+        (("stream", "e.xml", "a.mp4", "--budget", "1GiB"), "--budget and --rate are of what --collect keeps"),
+        (("stream", "e.xml", "a.mp4", "--rate", "1/h"), "--budget and --rate are of what --collect keeps"),
+        (("stream", "e.xml", "a.mp4", "--parity-every", "3"), "--parity-every need --reference"),
+        (("stream", "e.xml", "--sources", "c.toml", "--rate", "1/h"), "--rate is for one SOURCE"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(run: Run, words: tuple[str, ...], says: str) -> None:
+    code, _, error = run(*words)
+    assert code == 2
+    assert says in " ".join(error.replace("│", " ").split())
+
+
 def test_wrong_usage_is_exit_2(world: Path, run: Run) -> None:
     code, _, error = run(*train_arguments(world), "--size", "50")
     assert code == 2

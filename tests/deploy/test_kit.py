@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -24,6 +25,11 @@ from tsss_edge.deploy.kit import Kit, runs_here, script_text, toml_text, write_k
 from tsss_edge.errors import ArtifactError
 from tsss_edge.export.onnx_export import EngineSources
 from tsss_edge.files import read_json
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ORIN = load_target("jetson-orin")
 
@@ -103,8 +109,8 @@ def test_an_old_python_is_told_with_the_other_way(tmp_path: Path) -> None:
     [
         ("1.21.5", "5.15.136-tegra", "numpy>=1.26,<2"),  # an OpenCV built for NumPy 1 stays, whatever the machine
         ("1.26.4", "6.1.0-arm64", "numpy>=1.26,<2"),
-        ("2.2.6", "6.8.12-tegra", "tomli numpy>=1.26\n"),
-        ("", "6.1.0-arm64", "tomli opencv-python numpy>=1.26\n"),
+        ("2.2.6", "6.8.12-tegra", "onnxruntime>=1.18 numpy>=1.26\n"),
+        ("", "6.1.0-arm64", "onnxruntime>=1.18 opencv-python numpy>=1.26\n"),
         ("", "5.15.136-tegra", "no OpenCV here; on a Jetson it comes with the system: sudo apt install python3-opencv"),
     ],
 )
@@ -125,6 +131,18 @@ def test_the_systems_opencv_stays_and_numpy_with_it(tmp_path: Path, numpy: str, 
     done = subprocess.run(["sh", tmp_path / "kit/build.sh"], env=env, capture_output=True, text=True)
     assert words in done.stdout + done.stderr
     assert done.returncode == (4 if words.startswith("no OpenCV") else 9)
+
+
+def test_what_pip_installs_is_all_that_the_package_needs(tmp_path: Path) -> None:
+    target = msgspec.structs.replace(load_target("cpu"), precisions=("fp32",))
+    write_kit(tiny_onnx(tmp_path / "fused.onnx").path, target, tmp_path / "kit")
+    (line,) = [x for x in (tmp_path / "kit/build.sh").read_text().splitlines() if "install $index" in x]
+    asked = {word.replace(" ", "").replace('"', "'") for word in shlex.split(line)}
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    wanted = {text.replace(" ", "") for text in project["dependencies"]}
+    assert {text for text in wanted if not text.startswith(("numpy", "opencv-python"))} <= asked
+    assert {"onnx>=1.16", "onnxruntime>=1.18"} <= asked
+    assert not [word for word in asked if word.startswith(("numpy", "opencv", "torch", "onnxscript"))]
 
 
 def test_a_doctor_that_fails_does_not_stop_the_build(tmp_path: Path) -> None:
@@ -163,7 +181,7 @@ def test_parity_step_comes_with_data(tmp_path: Path) -> None:
     kit = write_kit(tiny_onnx(tmp_path / "fused.onnx").path, target, tmp_path / "kit", eval_data=data)
     copied = {str(p.relative_to(tmp_path / "kit/data")) for p in (tmp_path / "kit/data").rglob("*") if p.is_file()}
     assert copied == {"JPEGImages/a.jpg", "SegmentationClass/a.png", "ImageSets/Segmentation/val.txt", "classes.txt"}
-    assert "--split val --max-drop 0.5" in script_text(kit, "w.whl")
+    assert "--split val --max-drop 0.5" in script_text(kit, "w.whl", ())
 
 
 def test_local_or_not(monkeypatch: pytest.MonkeyPatch) -> None:

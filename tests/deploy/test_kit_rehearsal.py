@@ -27,7 +27,7 @@ def test_a_kit_comes_back_with_records_and_parity(tmp_path: Path) -> None:
     report = tmp_path / "report.jsonl"
     device = jetson.make(tmp_path / "jetson", report)
     kit = laptop(tmp_path)
-    (kit / "wheels").symlink_to(jetson.wheels(jetson.python310()))
+    (kit / "wheels").symlink_to(jetson.wheels(jetson.python310(), kit))
     done = subprocess.run(["sh", str(kit / "build.sh")], env=device, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     with tarfile.open(kit / "result.tar.gz") as archive:

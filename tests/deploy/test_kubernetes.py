@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,15 @@ def test_every_manifest_is_valid_by_the_schemas_of_kubernetes(path: Path) -> Non
     for document in documents(path):
         for version in ("1.28", kubernetes_validate.latest_version()):
             kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_the_namespace_is_applied_before_what_is_in_it_and_no_claim_of_the_users_is_made() -> None:
+    everything = [document for path in FILES for document in documents(path)]  # kubectl goes by file name
+    assert everything[0]["kind"] == "Namespace"
+    assert {document["metadata"]["namespace"] for document in everything[1:]} == {everything[0]["metadata"]["name"]}
+    assert not {document["kind"] for document in everything} & {"Secret", "PersistentVolumeClaim"}
+    steps = (FOLDER / "README.md").read_text()
+    assert steps.index("apply -f kubernetes/00-namespace.yaml") < steps.index("create secret")
 
 
 def container(file: str, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -52,5 +62,9 @@ def test_ports_that_are_named_are_there() -> None:
 def test_the_scrape_configuration_is_yaml_that_names_our_ports() -> None:
     (config,) = documents(FOLDER / "prometheus.yaml")
     jobs = yaml.safe_load(config["data"]["scrape.yaml"])["scrape_configs"]
-    assert [job["job_name"] for job in jobs] == ["streams", "triton"]
+    assert [job["job_name"] for job in jobs] == ["tsss-edge", "triton"]
+    alerts = (FOLDER.parent / "monitoring/alerts.yml").read_text()
+    assert set(re.findall(r'job="([^"]+)"', alerts)) == {"tsss-edge"}, (
+        "what the alarms ask for is scraped under that name"
+    )
     assert [job["relabel_configs"][0]["regex"] for job in jobs] == ["streams;web", "triton;metrics"]

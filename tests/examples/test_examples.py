@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from typedlines import commands, program
 import tsss_edge
 from tsss_edge.artifacts import Classes
 from tsss_edge.cli import main
+from tsss_edge.config import load_target
 from tsss_edge.export.foreign import import_onnx
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -55,6 +57,18 @@ def test_own_onnx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert type_page("01_own_onnx", lenient, tmp_path, monkeypatch) == 5
     assert (tmp_path / "named.mp4").stat().st_size > 1000
+
+
+def test_every_target_that_a_page_names_is_one() -> None:
+    pages = "".join(page.read_text() for page in EXAMPLES.rglob("README.md"))
+    for name in re.findall(r"--target ([\w-]+)", pages):
+        load_target(name)
+
+
+def test_the_triton_server_installs_the_wheel_that_is_mounted() -> None:
+    page = (EXAMPLES / "06_triton_client/README.md").read_text()
+    (made,) = re.findall(r"pip wheel .*--wheel-dir (\w+)", page)
+    assert f"-v $PWD/{made}:/{made}:ro" in page and f"pip install /{made}/tsss_edge-*.whl" in page
 
 
 @pytest.mark.slow_all

@@ -179,6 +179,7 @@ def test_the_worker_sets_the_ranges_by_tensor_name() -> None:
     assert told == {"x1": (-2.0, 2.0), "x2": (-0.5, 0.5)}
 
 
-def test_ranges_as_a_calibration_cache() -> None:
-    text = cache_text(Trt(None, "tensorrt", (8, 5, 3, 1)), {"x1": 127.0, "x2": 63.5})
-    assert text == "TRT-80503-EntropyCalibration2\nx1: 3f800000\nx2: 3f000000\n"
+@pytest.mark.parametrize(("version", "number"), [((8, 5, 3, 1), 8503), ((10, 3, 0), 100300)])
+def test_ranges_as_a_calibration_cache(version: tuple[int, ...], number: int) -> None:
+    text = cache_text(Trt(None, "tensorrt", version), {"x1": 127.0, "x2": 63.5})
+    assert text == f"TRT-{number}-EntropyCalibration2\nx1: 3f800000\nx2: 3f000000\n"

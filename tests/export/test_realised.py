@@ -9,8 +9,10 @@ from typing import Any
 
 import msgspec
 import pytest
+import tensorrt_standin
 from tiny import tiny_onnx
 
+from tsss_edge.backends.trt_api import Trt
 from tsss_edge.config import load_target
 from tsss_edge.errors import ArtifactError
 from tsss_edge.export import tensorrt_build, tensorrt_worker
@@ -45,6 +47,30 @@ def test_every_version_is_read() -> None:
 def test_names_only_and_nothing_tell_nothing() -> None:
     assert realised_precisions('{"Layers": ["a + relu", "b"]}') == ({}, ())
     assert realised_precisions("") == ({}, ())
+
+
+@pytest.mark.parametrize(("refused", "after"), [((b"old",), b"anew"), ((b"old", b""), b"old")])
+def test_a_timing_cache_that_tensorrt_refuses_is_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: tuple[bytes, ...], after: bytes
+) -> None:
+    class Config(tensorrt_standin.IBuilderConfig):
+        def create_timing_cache(self, data: bytes) -> Any:
+            return SimpleNamespace(data=data, serialize=lambda: b"anew")
+
+        def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
+            self._cache = None if cache.data in refused else cache
+            return self._cache is not None
+
+    trt = Trt(tensorrt_standin, "tensorrt", (10, 3, 0))
+    monkeypatch.setattr(tensorrt_standin, "IBuilderConfig", Config)
+    monkeypatch.setattr(tensorrt_worker, "load", lambda flavour: trt)
+    model, cache = tiny_onnx(tmp_path / "t.onnx"), tmp_path / "timing.cache"
+    cache.write_bytes(b"old")
+    target = msgspec.structs.replace(load_target("rtx"), compute_capabilities=())
+    job = tensorrt_build.plan_job(trt, None, model, target, "fp32", tmp_path, "t.engine")
+    job = msgspec.structs.replace(job, onnx=str(model.path), timing_cache=str(cache))
+    assert tensorrt_worker.build(job).error == "" and Path(job.plan).is_file()
+    assert cache.read_bytes() == after
 
 
 def worker_that_found(monkeypatch: pytest.MonkeyPatch, realised: dict[str, int], left: tuple[str, ...]) -> None:

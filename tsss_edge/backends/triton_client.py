@@ -39,6 +39,12 @@ FIRST_S, LONGEST_S = 0.5, 8.0  # between attempts to reach a lost server, as wit
 READY, RECONNECTING = "READY", "RECONNECTING"
 PATIENCE_S = 600.0  # after that it counts as lost for good
 _DTYPES = {"TYPE_UINT8": "uint8", "TYPE_FP32": "float32", "TYPE_FP16": "float16", "TYPE_INT32": "int32"}
+# gRPC's own choice is one server of a name for good, and 4 MiB a message.
+CHANNEL = (
+    ("grpc.lb_policy_name", "round_robin"),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+)
 _regions = count()
 
 
@@ -152,7 +158,7 @@ class TritonBackend(Closing):
             slot.close()
 
     def _first_config(self) -> Any:
-        client = self._grpc.InferenceServerClient(f"{self._address.host}:{self._address.port}")
+        client = _connect(self._grpc, self._address)
         try:
             found = client.get_model_config(self._address.model, self._address.version, client_timeout=CONNECT_S)
         except self._grpc.InferenceServerException as error:
@@ -242,12 +248,18 @@ def _spec(tensor: Any, *, batched: bool) -> TensorSpec:
     return TensorSpec(name=tensor.name, dtype=_DTYPES[kind], shape=tuple(int(d) for d in shape))
 
 
+def _connect(grpc: Any, address: ServedAddress) -> Any:
+    """A client. Where a name has several servers they take turns; with shared memory one keeps all, for only it knows the region."""
+    channel = None if address.shared_memory else list(CHANNEL)
+    return grpc.InferenceServerClient(f"{address.host}:{address.port}", channel_args=channel)
+
+
 class _Slot:
     """One request: its own connection (a client is for one thread) and, on one host, its own shared memory."""
 
     def __init__(self, grpc: Any, address: ServedAddress, outputs: tuple[TensorSpec, ...]) -> None:
         self._grpc, self._address, self._specs = grpc, address, outputs
-        self._client = grpc.InferenceServerClient(f"{address.host}:{address.port}")
+        self._client = _connect(grpc, address)
         self._region: _Region | None = None
         self.arrays: dict[str, NDArray[Any]] = {}
 

@@ -104,8 +104,10 @@ class TensorRTBackend(Closing):
     def close(self) -> None:
         """Wait for what is in flight and free everything; contexts go before the engine, the engine before the memory."""
         self._cuda.use()
+        for slot in self._slots:  # all of them first: slots share contexts
+            slot.wait()
         for slot in self._slots:
-            slot.finish()
+            slot.close()
         self._slots = []
         self._engine = self._runtime = None
         self._cuda.close()
@@ -179,8 +181,8 @@ class _Slot:
         self._cuda.synchronize(self._stream)
         return self._views
 
-    def finish(self) -> None:
-        self._cuda.synchronize(self._stream)
+    def close(self) -> None:
+        """Give its context back, when no slot runs any more."""
         self._context.close()
 
 

@@ -110,9 +110,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     *(demo, doctor, inspect, label, adapt, reproduce, export, calibrate, build_engine),
     *(parity, bench, stream, review, promote, segment, triton, deepstream, bundle, zoo),
 )
-WITHOUT_GPU = (
-    *(inspect, review, promote, export, calibrate, triton, deepstream, bundle, zoo, import_, version, help_of),
-)
+WITHOUT_GPU = (inspect, review, promote, export, calibrate, deepstream, bundle, zoo, import_, version, help_of)
 for command in COMMANDS:
     app.command()(command if command in WITHOUT_GPU else on_gpu(command))
 app.command("eval")(on_gpu(evaluate))

@@ -12,7 +12,7 @@ from tsss_edge.artifacts import Precision
 from tsss_edge.cli.options import Json, Sign, Split, emit, flag, usage_errors
 
 if TYPE_CHECKING:
-    from tsss_edge.artifacts import Engine, Target
+    from tsss_edge.artifacts import Engine, OnnxModel, Target
 
 
 def build_engine(
@@ -45,7 +45,9 @@ def build_engine(
     if model.suffix in (".xml", ".engine"):
         if any(value is not None for value in (target, out, precision, calib_data)):
             raise typer.BadParameter("an engine is built again as its record says; give its ONNX file to change it")
-        return _build_again(model, gate, sign, json)
+        if (reference is None) != (eval_data is None):
+            raise typer.BadParameter("to prove the engine again, give --reference and --eval-data")
+        return _tell_dry_rebuild(model, json) if dry_run else _build_again(model, gate, sign, json)
     if target is None or out is None:
         raise typer.BadParameter("--target and --out are needed (they may be left out where MODEL is an engine)")
     from tsss_edge.config import load_target
@@ -55,6 +57,8 @@ def build_engine(
     if dry_run:
         return _tell_dry_run(model, loaded, out, how, json)
     if not runs_here(loaded):
+        if sign is not None:
+            raise typer.BadParameter("a kit is signed after its build: `parity --sign` on the device")
         folder = kit_folder(out, loaded)
         kit = write_kit(model, loaded, folder, **how, **gate)
         return emit({"kit": str(folder), **msgspec.to_builtins(kit)}, kit.summary(folder), json)
@@ -96,7 +100,16 @@ def _build_again(engine: Path, gate: dict[str, Any], sign: Path | None, json: st
         _signed(Engine.load(engine), sign)
 
 
-def _tell_dry_run(model: Path, target: Target, out: Path, how: dict[str, Any], json: str | None) -> None:
+def _tell_dry_rebuild(engine: Path, json: str | None) -> None:
+    from tsss_edge.artifacts import Engine
+    from tsss_edge.deploy.rebuild import stored_onnx
+
+    record = Engine.load_record(engine)
+    target = msgspec.structs.replace(record.build.target, local=True)  # an engine is built again here or not at all
+    _tell_dry_run(stored_onnx(engine), target, engine, {"precision": record.precision}, json)
+
+
+def _tell_dry_run(model: Path | OnnxModel, target: Target, out: Path, how: dict[str, Any], json: str | None) -> None:
     from tsss_edge.deploy.kit import kit_folder, runs_here
     from tsss_edge.export.build import dry_run
 

@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from tsss_edge.cli.options import Json, Rebuild, Threads, emit, flag, one_line, rebuild_first
+from tsss_edge.cli.options import Json, Rebuild, Threads, drop_none, emit, flag, one_line, rebuild_first
+
+BUDGET, RATE = "2GiB", "10/h"  # of --collect
 
 
 def stream(
@@ -27,7 +29,9 @@ def stream(
     reference: Annotated[
         Path | None, typer.Option(help="Checkpoint, or FP32 file of `import`, for the parity watch.")
     ] = None,
-    parity_every: Annotated[int, typer.Option(min=1, help="Every n-th frame also goes through the reference.")] = 30,
+    parity_every: Annotated[
+        int | None, typer.Option(min=1, help="Every n-th frame also goes through the reference. [default: 30]")
+    ] = None,
     min_agreement: Annotated[float | None, typer.Option(min=0, max=1, help="Stop when agreement falls below.")] = None,
     policy: Annotated[
         Literal["latest", "block"] | None, typer.Option(help="Default: latest for live sources, block for files.")
@@ -76,10 +80,13 @@ def stream(
     collect: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep frames worth labelling there, for `review` and `adapt`.")
     ] = None,
-    budget: Annotated[str, typer.Option(metavar="SIZE", help="Most that --collect keeps.")] = "2GiB",
+    budget: Annotated[
+        str | None, typer.Option(metavar="SIZE", help=f"Most that --collect keeps. [default: {BUDGET}]")
+    ] = None,
     rate: Annotated[
-        str, typer.Option(metavar="N/h", help="Frames that --collect keeps in a time (s, min, h, d).")
-    ] = "10/h",
+        str | None,
+        typer.Option(metavar="N/h", help=f"Frames that --collect keeps in a time (s, min, h, d). [default: {RATE}]"),
+    ] = None,
     shadow: Annotated[
         Path | None,
         typer.Option(metavar="NEW", help="Engine that runs beside, to be compared; `promote NEW` swaps it in."),
@@ -121,11 +128,12 @@ def stream(
     from tsss_edge.field.collector import CollectPlan
 
     only_one = {
-        "--reference": reference, "--min-agreement": min_agreement, "--policy": policy, "--audio": audio or None,
+        "--reference": reference, "--parity-every": parity_every, "--min-agreement": min_agreement,
+        "--policy": policy, "--audio": audio or None,
         "--truth": truth, "--truth-class": truth_class, "--reuse": None if reuse == "off" else reuse,
         "--smooth": smooth or None,
         "--draw": None if draw == "plain" else draw, "--encode": None if encode == "auto" else encode,
-        "--collect": collect, "--shadow": shadow, "--promote-when": promote_when,
+        "--collect": collect, "--budget": budget, "--rate": rate, "--shadow": shadow, "--promote-when": promote_when,
     }  # fmt: skip
     if tls is not None and web is None:
         raise typer.BadParameter("--tls is of the live page; give --web [HOST:]PORT too")
@@ -144,8 +152,10 @@ def stream(
         )  # fmt: skip
         return emit(many, many.summary(), json)
     assert source is not None
-    if min_agreement is not None and reference is None:
-        raise typer.BadParameter("--min-agreement needs --reference, the checkpoint to agree with")
+    if reference is None and (min_agreement is not None or parity_every is not None):
+        raise typer.BadParameter("--min-agreement and --parity-every need --reference, the checkpoint to agree with")
+    if collect is None and (budget is not None or rate is not None):
+        raise typer.BadParameter("--budget and --rate are of what --collect keeps; give that folder too")
     if truth_class is not None and truth is None:
         raise typer.BadParameter("--truth-class says what the masks of --truth show; give that folder too")
     if promote_when is not None and shadow is None:
@@ -157,7 +167,6 @@ def stream(
         source,
         sinks,
         reference=reference,
-        parity_every=parity_every,
         min_agreement=min_agreement,
         policy=policy,
         max_frames=max_frames,
@@ -175,6 +184,7 @@ def stream(
         smooth=smooth,
         shadow=shadow,
         promote_when=promote_when,
-        collect=CollectPlan.parse(collect, budget, rate) if collect is not None else None,
+        collect=CollectPlan.parse(collect, budget or BUDGET, rate or RATE) if collect is not None else None,
+        **drop_none({"parity_every": parity_every}),
     )
     emit(report, one_line(report) if "-" in sinks else report.summary(), json)

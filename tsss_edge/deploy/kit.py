@@ -8,8 +8,11 @@ kit carries its answers.
 
 from __future__ import annotations
 
+import importlib.metadata
+import re
 import shlex
 import shutil
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -28,15 +31,15 @@ from tsss_edge.artifacts import (
     load_reference,
 )
 from tsss_edge.backends.cuda.gpus import first_gpu
-from tsss_edge.deploy.bundle import write_wheel
+from tsss_edge.deploy.bundle import DISTRIBUTION, write_wheel
 from tsss_edge.deploy.dla_rules import expected_dla
 from tsss_edge.errors import ArtifactError
 from tsss_edge.export.build import KNOWN_SUFFIXES, folder_beside, require_whole
 from tsss_edge.export.onnx_export import EngineSources
 from tsss_edge.files import sha256_file, write_json
 
-# Pure or with aarch64 wheels on the package index. OpenCV, TensorRT and PyTorch come with JetPack and are left alone.
-NEEDS = ("msgspec", "typer", "rich", "pillow", "jinja2", "onnx", "onnxruntime", "numba", "tomli")
+# Not installed by name: of the first two build.sh decides by the system's OpenCV; the third is for PyTorch, which is not there.
+LEFT_OUT = ("numpy", "opencv-python", "onnxscript")
 NUMPY = "numpy>=1.26"
 
 SCRIPT = """#!/bin/sh
@@ -228,15 +231,22 @@ def _write_rest(folder: Path, kit: Kit, graphs: dict[Precision, OnnxModel]) -> N
     if "int8" in graphs:
         write_json(folder / "calibration.json", graphs["int8"].meta.calibration)
     script = folder / "build.sh"
-    script.write_text(script_text(kit, wheel.name))
+    script.write_text(script_text(kit, wheel.name, needs(wheel)))
     script.chmod(0o755)
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     sums = "".join(f"{sha256_file(p)}  {p.relative_to(folder)}\n" for p in files)
     (folder / "SHA256SUMS").write_text(sums)
 
 
-def script_text(kit: Kit, wheel: str) -> str:
-    """`build.sh` of a kit."""
+def needs(wheel: Path) -> tuple[str, ...]:
+    """What pip is to install beside our wheel, as the wheel says itself: its own requirements, and the extra `onnx`."""
+    (ours,) = importlib.metadata.Distribution.discover(name=DISTRIBUTION, path=[str(wheel)])
+    told = [text.removesuffix("; extra == 'onnx'") for text in ours.requires or ()]
+    return tuple(text for text in told if "extra ==" not in text and re.split(r"[^\w.-]", text)[0] not in LEFT_OUT)
+
+
+def script_text(kit: Kit, wheel: str, requirements: Sequence[str]) -> str:
+    """`build.sh` of a kit. `requirements`: what pip installs beside the wheel."""
     steps = []
     for precision, onnx in kit.graphs.items():
         stem = onnx.split(".")[0]
@@ -252,9 +262,8 @@ def script_text(kit: Kit, wheel: str) -> str:
         }
         steps += [text.format(**names) for text in (BUILD, PARITY, BENCH)]
     description = kit.target.description.replace("\n", " ")
-    return SCRIPT.format(
-        description=description, needs=" ".join(NEEDS), numpy=NUMPY, wheel=wheel, steps="\n".join(steps)
-    )
+    quoted = " ".join(shlex.quote(text.replace("'", '"')) for text in requirements)
+    return SCRIPT.format(description=description, needs=quoted, numpy=NUMPY, wheel=wheel, steps="\n".join(steps))
 
 
 def toml_text(target: Target) -> str:

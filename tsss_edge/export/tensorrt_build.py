@@ -244,8 +244,9 @@ def cache_name(plan: str) -> str:
 def cache_text(trt: Trt, ranges: Mapping[str, float]) -> str:
     """Ranges in the form of TensorRT's own calibration cache: a scale a tensor, as the hex digits of a big-endian float32."""
     major, minor, patch = (*trt.version, 0, 0)[:3]
+    number = major * (10_000 if major >= 10 else 1_000) + minor * 100 + patch  # NV_TENSORRT_VERSION (NvInferVersion.h)
     rows = [f"{name}: {struct.pack('>f', peak / LEVELS).hex()}" for name, peak in ranges.items()]
-    return "\n".join([f"TRT-{major}{minor:02}{patch:02}-EntropyCalibration2", *rows]) + "\n"
+    return "\n".join([f"TRT-{number}-EntropyCalibration2", *rows]) + "\n"
 
 
 def _typing(trt: Trt, job: BuildJob) -> list[str]:

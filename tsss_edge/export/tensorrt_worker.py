@@ -81,8 +81,8 @@ def build(job: BuildJob) -> BuildResult:
     if plan is None:
         return BuildResult(error=f"{trt} could not build the engine: {logger.last or 'no message'}", retryable=True)
     write_bytes(Path(job.plan), bytes(plan))
-    if job.timing_cache:
-        write_bytes(Path(job.timing_cache), bytes(config.get_timing_cache().serialize()))
+    if job.timing_cache and (cache := config.get_timing_cache()) is not None:
+        write_bytes(Path(job.timing_cache), bytes(cache.serialize()))
     typed, left = typed_precisions(network)
     realised, realised_float = realised_precisions(_inspect(trt, logger, bytes(plan), job)) if job.examine else ({}, ())
     return BuildResult(
@@ -139,10 +139,15 @@ def _config(trt: Trt, builder: Any, network: Any, job: BuildJob) -> Any:
     _devices(trt, config, job)
     _compatibility(trt, config, job)
     if job.timing_cache:
-        path = Path(job.timing_cache)
-        cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
-        config.set_timing_cache(cache, ignore_mismatch=False)
+        _take_timings(config, Path(job.timing_cache))
     return config
+
+
+def _take_timings(config: Any, path: Path) -> None:
+    """Tactics as measured before; anew where TensorRT refuses them: the GPU's properties or the CUDA version have changed."""
+    kept = path.read_bytes() if path.is_file() else b""
+    if not config.set_timing_cache(config.create_timing_cache(kept), ignore_mismatch=False):
+        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
 
 
 def _weak_typing(trt: Trt, network: Any, config: Any, job: BuildJob) -> None:

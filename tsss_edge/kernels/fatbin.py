@@ -157,8 +157,13 @@ def _parts(capability: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
+def find_nvcc() -> str | None:
+    """The CUDA compiler on PATH, or where the toolkit puts it."""
+    return shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+
+
 def _nvcc() -> str:
-    found = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    found = find_nvcc()
     if found is None:
         raise UnavailableError(
             "no built CUDA kernels for this version and no nvcc to build them; install the CUDA toolkit, or run "

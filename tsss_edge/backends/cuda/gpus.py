@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from pathlib import Path
 
 import msgspec
 
@@ -95,6 +96,12 @@ def _open_driver() -> tuple[ctypes.CDLL | None, str]:
     return (None, f"the CUDA driver does not start (error {code})") if code else (driver, "")
 
 
+def name_with_board(name: str, board: Path = Path("/proc/device-tree/model")) -> str:
+    """A GPU's name; on a Jetson with its board, for every Orin module calls its GPU "Orin" and a plan fits one of them."""
+    model = board.read_text(errors="replace").strip("\0") if board.is_file() else ""
+    return f"{name}, {model}" if "Jetson" in model else name
+
+
 def _gpu(driver: ctypes.CDLL, index: int) -> Gpu:
     name = ctypes.create_string_buffer(128)
     driver.cuDeviceGetName(name, len(name), index)
@@ -105,7 +112,7 @@ def _gpu(driver: ctypes.CDLL, index: int) -> Gpu:
     total = ctypes.c_size_t()
     driver.cuDeviceTotalMem_v2(ctypes.byref(total), index)
     return Gpu(
-        name=name.value.decode(),
+        name=name_with_board(name.value.decode()),
         compute_capability=f"{major.value}.{minor.value}",
         total_bytes=total.value,
         free_bytes=0,
