@@ -196,3 +196,11 @@ def test_search_is_asked_for(
     given = ["calibrate", str(model.path), "--data", "d", "--out", "q.onnx", "--method", "auto"]
     CliRunner().invoke(app, [*given, *options])
     assert seen["max_drop"] == max_drop and seen["method"] == "auto"
+    seen.clear()
+    CliRunner().invoke(app, [*given, "--max-drop", "2"])
+    assert (seen["max_drop"], seen["method_drop"]) == (None, 2.0)
+
+
+def test_a_budget_without_a_use_is_refused(model: OnnxModel) -> None:
+    done = CliRunner().invoke(app, ["calibrate", str(model.path), "--data", "d", "--out", "q.onnx", "--max-drop", "1"])
+    assert done.exit_code == 2 and "--method auto" in done.output

@@ -142,6 +142,13 @@ def test_without_a_budget_a_method_is_held_to_the_usual_one(floating: Any, monke
     assert [s.name for s in report.steps] == ["fp32", "INT8 mse"] and report.chosen == "INT8 mse"
 
 
+def test_a_method_may_have_a_budget_of_its_own(floating: Any) -> None:
+    """`calibrate --method auto --max-drop 1.45` without --search: percentile holds it, and no layer is given back."""
+    three = tables(floating, ("minmax", "percentile", "mse"))
+    report = search(floating, three, FakeJudge(), max_drop=None, method_drop=1.45)  # type: ignore[arg-type]
+    assert report.method == "percentile" and report.layers == () and report.result.float_nodes == ()
+
+
 def test_auto_knows_every_method() -> None:
     assert sorted(AUTO) == sorted(METHODS)
 

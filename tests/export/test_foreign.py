@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 from foreignkit import SIZE_HW, K, Maker, write_net
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from tsss_edge.artifacts import Classes, OnnxModel
 from tsss_edge.errors import ArtifactError
 from tsss_edge.export.foreign import import_module, import_onnx
+from tsss_edge.export.foreign.answers import LabelOutput
 from tsss_edge.export.foreign.normalise import Normalisation
-from tsss_edge.export.foreign.proof import imported_runner, original_runner
+from tsss_edge.export.foreign.proof import imported_runner, original_runner, require_same_labels
+from tsss_edge.files import sha256_file
+from tsss_edge.onnxgraph.qdq import plan
 
 CLASSES = Classes(names=("background", "a", "b", "c", "d"))
 TWO = Classes(names=("background", "object"))
@@ -89,13 +92,131 @@ def test_normalisation_stays_as_nodes_before_two_readers(tmp_path: Path) -> None
     assert {"Sub", "Mul", "Gather"} <= {n.op_type for n in read(tmp_path / "ours.onnx").graph.node}
 
 
-def test_a_uint8_input_stays_one(tmp_path: Path) -> None:
+def takes_uint8(path: Path) -> Path:
     make = Maker()
     x = make.node("Transpose", make.node("Cast", "input", to=TensorProto.FLOAT), perm=[0, 3, 1, 2])
     make.node("Identity", make.conv(x, (K, 3)), out="answer")
-    path = make.save(tmp_path / "net.onnx", [1, *SIZE_HW, 3], {"answer": TensorProto.FLOAT}, dtype=TensorProto.UINT8)
-    report = import_onnx(path, tmp_path / "ours.onnx", classes=CLASSES)
+    return make.save(path, [1, *SIZE_HW, 3], {"answer": TensorProto.FLOAT}, dtype=TensorProto.UINT8)
+
+
+def test_a_uint8_input_stays_one(tmp_path: Path) -> None:
+    report = import_onnx(takes_uint8(tmp_path / "net.onnx"), tmp_path / "ours.onnx", classes=CLASSES)
     assert any("as they are" in line for line in report.found)
+
+
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT, TensorProto.FLOAT16], ids=["FP16 inside", "FP16 throughout"])
+def test_a_network_in_fp16_becomes_fp32(tmp_path: Path, dtype: int) -> None:
+    """Weights, a Constant node and casts; none is left between the layers, so that they may become INT8."""
+    make = Maker()
+    x = make.node("Cast", "input", to=TensorProto.FLOAT16)
+    x = make.node("Relu", make.conv(x, (16, 3), stride=2))
+    two = make.node("Constant", value=numpy_helper.from_array(np.array(2, np.float16)))
+    x = make.node("Relu", make.conv(make.node("Mul", x, two), (16, 16)))
+    make.node("Cast", make.conv(x, (K, 16)), out="answer", to=dtype)
+    make.weights = [numpy_helper.from_array(numpy_helper.to_array(w).astype(np.float16), w.name) for w in make.weights]
+    path = make.save(tmp_path / "net.onnx", [1, 3, *SIZE_HW], {"answer": dtype}, dtype=dtype)
+    import_onnx(path, tmp_path / "ours.onnx", classes=CLASSES)
+    model = OnnxModel.load(tmp_path / "ours.onnx")
+    assert model.meta.precision == "fp32"
+    assert "Cast" not in [n.op_type for n in model.graph.graph.node][1:-1]
+    assert {t.data_type for t in model.graph.graph.initializer} == {TensorProto.FLOAT}
+    assert len(plan(model.graph).weights) == 2
+
+
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+@pytest.mark.parametrize(("opset", "ir", "kind"), [(9, 3, "Upsample"), (10, 4, "Resize")])
+def test_old_files_are_upsampled_as_they_were_meant(tmp_path: Path, opset: int, ir: int, kind: str, mode: str) -> None:
+    """Opsets below 11 know no half-pixel centres; IR 3 lists the weights among the inputs."""
+    make = Maker()
+    x = make.conv(make.node("Relu", make.conv("input", (16, 3), stride=2)), (K, 16))
+    make.node(kind, x, make.weight(np.array([1, 1, 2, 2], np.float32)), out="answer", mode=mode)
+    model = read(make.save(tmp_path / "net.onnx", [1, 3, *SIZE_HW], {"answer": TensorProto.FLOAT}, opset=opset))
+    weights = [helper.make_tensor_value_info(w.name, w.data_type, list(w.dims)) for w in model.graph.initializer]
+    model.graph.input.extend(weights)
+    model.ir_version = ir
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    report = import_onnx(tmp_path / "net.onnx", tmp_path / "ours.onnx", classes=CLASSES)
+    assert report.grid_hw == SIZE_HW and report.check.different == 0
+
+
+def test_nodes_without_a_name_get_one(tmp_path: Path) -> None:
+    model = read(write_net(tmp_path / "net.onnx"))
+    for node, name in zip(model.graph.node, ("", "", "", "once", "", ""), strict=True):
+        node.name = name
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    import_onnx(tmp_path / "net.onnx", tmp_path / "ours.onnx", classes=CLASSES)
+    names = [node.name for node in read(tmp_path / "ours.onnx").graph.node]
+    assert "" not in names and len(set(names)) == len(names) and "once" in names
+    assert plan(read(tmp_path / "ours.onnx")).weights == ("Conv.t0", "Conv.t2")
+
+
+def test_weights_beside_the_file_are_part_of_what_it_is(tmp_path: Path) -> None:
+    """Two networks whose .onnx files are equal byte by byte, and one that is whole in its file."""
+    import onnx
+
+    found = []
+    for folder, factor in (("a", 1), ("b", 2)):
+        model = read(write_net(tmp_path / folder / "whole.onnx"))
+        weight = model.graph.initializer[0]
+        weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * factor, weight.name))
+        path = tmp_path / folder / "net.onnx"
+        onnx.save_model(model, path, save_as_external_data=True, location="net.bin", size_threshold=0)
+        import_onnx(path, tmp_path / "ours.onnx", classes=CLASSES)
+        found.append(OnnxModel.load(tmp_path / "ours.onnx").meta.checkpoint_sha256)
+    assert (tmp_path / "a/net.onnx").read_bytes() == (tmp_path / "b/net.onnx").read_bytes()
+    assert found[0] != found[1]
+    import_onnx(tmp_path / "a/whole.onnx", tmp_path / "ours.onnx", classes=CLASSES)
+    assert OnnxModel.load(tmp_path / "ours.onnx").meta.checkpoint_sha256 == sha256_file(tmp_path / "a/whole.onnx")
+
+
+def test_other_outputs_that_could_be_it_are_named(tmp_path: Path) -> None:
+    make = Maker()
+    x = make.node("Relu", make.conv("input", (16, 3), stride=2))
+    for name in ("aux", "main"):
+        make.node("Identity", make.conv(x, (K, 16)), out=name)
+    path = make.save(tmp_path / "net.onnx", [1, 3, *SIZE_HW], dict.fromkeys(("aux", "main"), TensorProto.FLOAT))
+    first = import_onnx(path, tmp_path / "ours.onnx", classes=CLASSES).found[0]
+    assert first.startswith("output aux:") and first.endswith("also possible: main; choose with --output")
+    assert import_onnx(path, tmp_path / "ours.onnx", classes=CLASSES, output="main").found[0].endswith("32x48")
+
+
+@pytest.mark.parametrize(
+    ("end", "middle", "said"),
+    [("", 0.0, "one channel, object or not, 32x48"), ("HardSigmoid", 0.5, "made by HardSigmoid, lie between 0 and 1")],
+)
+def test_a_mask_is_told_by_what_makes_it(tmp_path: Path, end: str, middle: float, said: str) -> None:
+    """Logits that happen to lie between 0 and 1 stay logits: a convolution may give any number."""
+    make = Maker()
+    x = make.node("Sigmoid", make.conv("input", (1, 3), stride=2))
+    weight = make.weight(np.full((1, 1, 1, 1), 0.8, np.float32))
+    x = make.node("Conv", x, weight, out="" if end else "answer")
+    if end:
+        make.node(end, x, out="answer", alpha=1.0, beta=0.0)
+    path = make.save(tmp_path / "net.onnx", [1, 3, *SIZE_HW], {"answer": TensorProto.FLOAT})
+    report = import_onnx(path, tmp_path / "ours.onnx", classes=TWO)
+    assert report.found[0].endswith(said)
+    picture = np.random.default_rng(1).integers(0, 256, (1, *SIZE_HW, 3), np.uint8)
+    want = original_runner(path, "float32", "nchw", Normalisation())(picture)["answer"][0, 0] > middle
+    got = imported_runner(read(tmp_path / "ours.onnx"))(picture)["logits"][0].argmax(0)
+    np.testing.assert_array_equal(got, want)
+
+
+def test_scores_that_are_not_finite_hide_nothing() -> None:
+    """One score of minus infinity makes no tie of the others; NaN is refused."""
+    answer = LabelOutput("y", "scores", "nchw", (2, 2), 2, "")
+    scores = np.array([[[1, 1], [1, -np.inf]], [[0, 0], [0, 0]]], np.float32)[None]
+    picture = np.zeros((1, 2, 2, 3), np.uint8)
+
+    def compare(original: Any, imported: Any) -> None:
+        require_same_labels(
+            Path("net.onnx"), lambda _: {"y": original}, lambda _: {"logits": imported}, answer, (2, 2), [picture]
+        )
+
+    compare(scores, scores)
+    with pytest.raises(ArtifactError, match=r"4 of 4 pixels differ from the original file, 4 of them without a tie"):
+        compare(scores, -scores)
+    with pytest.raises(ArtifactError, match="output y holds NaN"):
+        compare(scores * np.nan, scores)
 
 
 def test_names_of_ours_in_the_foreign_graph(tmp_path: Path) -> None:
@@ -130,6 +251,14 @@ def detector(path: Path) -> Path:
     return make.save(path, [1, 3, *SIZE_HW], {"found": TensorProto.INT64})
 
 
+def quantized(path: Path) -> Path:
+    make = Maker()
+    scale, zero = make.weight(np.array(0.1, np.float32)), make.weight(np.array(0, np.uint8))
+    x = make.node("QuantizeLinear", "input", scale, zero)
+    make.node("Identity", make.conv(make.node("DequantizeLinear", x, scale, zero), (K, 3)), out="answer")
+    return make.save(path, [1, 3, *SIZE_HW], {"answer": TensorProto.FLOAT})
+
+
 def vector(path: Path) -> Path:
     make = Maker()
     make.node("Flatten", make.conv("input", (K, 3)), out="answer")
@@ -138,6 +267,12 @@ def vector(path: Path) -> Path:
 
 REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "detector": (detector, {}, "holds NonMaxSuppression, so it finds boxes"),
+    "INT8": (quantized, {}, "holds QuantizeLinear, so it is quantized already; give the float file it was made from"),
+    "uint8 and a mean": (
+        takes_uint8,
+        {"how": IMAGENET},
+        "takes uint8 pixels as they are, so --mean, --std and --scale",
+    ),
     "two inputs": (two_inputs, {}, r"has 2 inputs \(input, depth\)"),
     "a vector": (vector, {}, "no output labels pixels with 5 classes"),
     "other classes": (lambda p: write_net(p, classes=7), {}, "answer 1x7x16x24"),
@@ -191,3 +326,18 @@ def test_a_pytorch_module(tmp_path: Path) -> None:
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.ReLU(), torch.nn.Conv2d(8, K, 3, 2, 1))
     report = import_module(net, SIZE_HW, tmp_path / "ours.onnx", classes=CLASSES, how=IMAGENET)
     assert report.grid_hw == (16, 24)
+
+
+def test_a_module_stays_in_the_mode_it_was_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its frozen parts too, whether the export works or not."""
+    torch = pytest.importorskip("torch")
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(torch.onnx, "export", fails)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, K, 3), torch.nn.BatchNorm2d(K).eval()).train(True)
+    net[1].eval()
+    with pytest.raises(ArtifactError, match=r"torch\.onnx cannot export it \(no\)"):
+        import_module(net, SIZE_HW, tmp_path / "ours.onnx", classes=CLASSES)
+    assert [part.training for part in net.modules()] == [True, True, False]

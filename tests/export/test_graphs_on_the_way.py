@@ -91,6 +91,16 @@ def test_twins_are_calibrated_files_of_ours(world: Path) -> None:
     assert dry_run(world / "net.onnx", CPU, world / "f.xml", precision="int8")[0].onnx == "net.int8.onnx"
 
 
+def test_a_target_s_head_holds_for_graphs_too(tmp_path: Path) -> None:
+    """A graph cannot be given another head; the default takes what is there."""
+    graph = tiny_onnx(tmp_path / "net.onnx", head="both")
+    assert EngineSources(graph, CPU).possible()
+    with pytest.raises(
+        ArtifactError, match=r"gives both, target cpu wants labels; give the checkpoint, or a file exported"
+    ):
+        EngineSources(graph, msgspec.structs.replace(CPU, head="labels"))
+
+
 @pytest.mark.parametrize("model", ["net.pt", "net.onnx"])
 def test_fp16_is_scanned_on_the_pictures_that_are_there(
     world: Path, monkeypatch: pytest.MonkeyPatch, model: str

@@ -169,6 +169,19 @@ def test_layers_kept_by_name() -> None:
     assert reason(decided, "mid") == f"mid (Conv): float, {KEPT}" and decided.weights == ("stem",)
 
 
+def test_a_grouped_transposed_convolution_stays_float() -> None:
+    """Its weight, (in, out / groups, ...), has no axis of output channels; one group has."""
+    for group, why in (
+        (1, "INT8, input per tensor"),
+        (16, "float, a grouped ConvTranspose has no axis of output channels"),
+    ):
+        net = stem()
+        net.weights.append(numpy_helper.from_array(np.ones((16, 16 // group, 4, 4), np.float32), "w"))
+        net.node("ConvTranspose", "x", "w", name="up", group=group, strides=[2, 2], pads=[1] * 4)
+        net.conv("up", "head", 16, 5)
+        assert reason(decide(net.model("head")), "up").startswith(f"up (ConvTranspose): {why}")
+
+
 # -- where pairs go
 
 
@@ -222,6 +235,18 @@ def test_an_add_of_two_layers_or_of_none_has_no_pair() -> None:
     assert skip_input(OnnxGraph(net.model("head")), add) is None
 
 
+def test_a_constant_is_no_skip() -> None:
+    """Some files add the bias of a layer by a node of its own."""
+    net = stem()
+    net.conv("x", "mid", 16, 16)
+    net.weights.append(numpy_helper.from_array(np.ones((1, 16, 1, 1), np.float32), "bias"))
+    net.node("Add", "mid", "bias", name="add")
+    net.conv("add", "head", 16, 5)
+    decided = decide(net.model("head"))
+    assert decided.activations == ("nchw", "x")
+    assert reason(decided, "add") == "add (Add): float, not one branch from a layer and one skip"
+
+
 def test_no_pair_before_a_resize_but_behind_it() -> None:
     net = stem()
     net.resize("x", "wide")
@@ -265,4 +290,12 @@ def test_an_int8_graph_is_refused() -> None:
     model = block().model("head")
     model.graph.node.append(helper.make_node("QuantizeLinear", ["x", "s"], ["q"], name="q"))
     with pytest.raises(ArtifactError, match="INT8 already"):
+        plan(model)
+
+
+def test_two_nodes_of_one_name_are_refused() -> None:
+    """Where pairs go is said by name."""
+    model = block().model("head")
+    model.graph.node[-1].name = model.graph.node[-2].name
+    with pytest.raises(ArtifactError, match="several nodes of this graph are named 'y'; import or export it again"):
         plan(model)

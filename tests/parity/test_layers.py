@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
+from tsss_edge.onnxgraph.ort_pairs import unsigned_form
+from tsss_edge.onnxgraph.qdq import insert_qdq
 from tsss_edge.onnxgraph.view import OnnxGraph
 from tsss_edge.parity.int8_checks import NO_ERROR_DB, LayerReport, compare_layers, decibels
 
@@ -96,6 +98,18 @@ def test_share_of_clipped_values() -> None:
     """x0 is uniform on 0 to 1 with 127 steps of 1/1016: all above 127.5 steps are clipped."""
     first = compare(chain.int8_chain(input_scale={0: 1 / 8})).layers[0].activation
     assert first is not None and first.saturated == pytest.approx(1 - 127.5 / 1016, abs=0.01)
+
+
+def test_unsigned_steps_are_judged_as_they_are() -> None:
+    """The form of `--target ort`: 0 to 255 over a range without negative values; the signed one has -128 to 127."""
+    signed = OnnxGraph(chain.int8_chain()).activation_roundings()["x1"]
+    assert (signed.low, signed.high) == (-128, 127)
+    ranges = dict(zip(("x0", "x1", "x2"), chain.measured_ranges(), strict=True))
+    report = compare(unsigned_form(insert_qdq(chain.float_chain(), ranges), {}))
+    second = report.layers[1].activation
+    assert report.guilty == "" and report.scales == ()
+    assert second is not None and second.tensor == "x1"
+    assert (second.levels, second.saturated, second.used) == (255, 0, pytest.approx(1.0, abs=1e-3))
 
 
 def test_dead_channels_are_counted() -> None:

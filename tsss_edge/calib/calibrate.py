@@ -44,6 +44,7 @@ def calibrate(
     method: MethodOrAuto = "mse",
     seed: int = 0,
     max_drop: float | None = None,
+    method_drop: float | None = None,
     allow_random: bool = False,
     options: PairOptions | None = None,
     target: Literal["any", "ort"] = "any",
@@ -56,8 +57,9 @@ def calibrate(
     Args:    model: FP32, exported by us. data: dataset; its split "train" calibrates, class-balanced, `size` at most.
              calib_set: a set in calib/ or a .toml file, instead of `size` and `seed`.
              method: minmax, percentile, mse, entropy; auto tries them in the order of `AUTO` on a held-back
-             part of the split until one holds `max_drop` (or 0.3), else keeps the one that changes the labels least.
+             part of the split until one holds the budget, else keeps the one that changes the labels least.
              max_drop: mIoU points; layers that cost most stay float until the held-back part holds it (`search.py`).
+             method_drop: the budget of method auto where `max_drop` is not given (default: 0.3 points).
              allow_random: noise instead of pictures; the record says so.
              options: which layers stay float; bits of the weights (7 or 8).
              target: "ort" writes the same roundings as ONNX Runtime's x86 kernels want them, for it alone.
@@ -98,6 +100,7 @@ def calibrate(
         options,
         pictures=pictures,
         max_drop=max_drop,
+        method_drop=method_drop,
         target=target,
         bias_correction=bias_correction,
     )
@@ -223,16 +226,17 @@ def write_searched(
     *,
     pictures: Sequence[HeldBackPicture],
     max_drop: float | None,
+    method_drop: float | None = None,
     target: Literal["any", "ort"] = "any",
     bias_correction: bool = False,
 ) -> OnnxModel:
-    """Judge methods (and with `max_drop` layers) on `pictures` and write the INT8 graph that was chosen.
+    """Judge methods by `method_drop` (with `max_drop` by that, and layers too) on `pictures` and write the INT8 graph that was chosen.
 
     `out` with suffix `.search.json` gets what was tried; `.search.svg` gets the plot of it, where matplotlib is installed.
     Raises: GateError: `max_drop` cannot be held; nothing is written.
     """
     judge = Judge(model.graph, pictures, len(model.meta.classes), pick_compiler())
-    report = search(model.graph, tables, judge, max_drop=max_drop, options=options)
+    report = search(model.graph, tables, judge, max_drop=max_drop, method_drop=method_drop, options=options)
     options = msgspec.structs.replace(options, float_nodes=report.result.float_nodes)
     written = write_int8(model, tables[report.method], chosen, out, options, target, bias_correction)
     if not this_process().writes:

@@ -186,6 +186,7 @@ def search(
     judge: Judge,
     *,
     max_drop: float | None,
+    method_drop: float | None = None,
     options: PairOptions | None = None,
 ) -> SearchReport:
     """Choose a method and, with `max_drop`, the layers that stay float. Shows a progress bar on a terminal.
@@ -193,7 +194,7 @@ def search(
     Args:    floating: onnx.ModelProto, FP32. tables: ranges of it by each method that may be chosen, tried in this order; the
              first that holds the budget ends it, and where none does the one with the least `change` is taken.
              max_drop: mIoU points that the INT8 graph may lose; the upper end of the drop's interval must hold it. None:
-             methods are held to `ENOUGH`, and no layer is given back.
+             methods are held to `method_drop` (None: `ENOUGH`), and no layer is given back.
     Raises:  GateError: half of the layers are float and the budget still does not hold.
     """
     options, costs, given_back = options or PairOptions(), list[LayerCost](), list[_Scored]()
@@ -201,7 +202,7 @@ def search(
     with progress("search", len(tables) + len(units)) as tick:  # what is given back is not known in advance
         searcher = _Searcher(floating, judge, options, tick)
         floats = searcher.floats()
-        enough = ENOUGH if max_drop is None else max_drop
+        enough = next(d for d in (max_drop, method_drop, ENOUGH) if d is not None)
         by_method = searcher.methods(tables, enough)
         least = min(by_method, key=lambda m: by_method[m].score.change)
         method = next((m for m, tried in by_method.items() if tried.score.drop_high <= enough), least)

@@ -21,7 +21,10 @@ def calibrate(
     method: Annotated[MethodName, typer.Option(help="auto tries them until one holds the budget.")] = "mse",
     seed: Annotated[int, typer.Option(min=0, help="Choice of pictures.")] = 0,
     search: Annotated[bool, flag("--search", "Give layers back to float until --max-drop holds.")] = False,
-    max_drop: Annotated[float, typer.Option(min=0, help="mIoU points that --search may lose.")] = 0.3,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(min=0, help="mIoU points that --search, or --method auto, may lose (0.3, if not given)."),
+    ] = None,
     weight_bits: Annotated[
         int, typer.Option(min=7, max=8, help="7 for CPUs without VNNI, where 8 saturates (`doctor` says so).")
     ] = 8,
@@ -49,9 +52,13 @@ def calibrate(
     """
     from tsss_edge.api import calibrate as run
     from tsss_edge.artifacts import OnnxModel
+    from tsss_edge.calib.search import ENOUGH
     from tsss_edge.onnxgraph.qdq import PairOptions, chosen_layers
     from tsss_edge.ranks import this_process
 
+    if max_drop is not None and not search and method != "auto":
+        raise typer.BadParameter("--max-drop is the budget of --search and of --method auto; give one of them, or none")
+    budget = ENOUGH if max_drop is None else max_drop
     floating = OnnxModel.load(model)
     kept_float = chosen_layers(floating.graph, names(keep_float)) if keep_float else ()
     result = run(
@@ -62,7 +69,8 @@ def calibrate(
         size=size,
         method=method,
         seed=seed,
-        max_drop=max_drop if search else None,
+        max_drop=budget if search else None,
+        method_drop=budget,
         allow_random=allow_random,
         options=PairOptions(float_nodes=kept_float, weight_bits=weight_bits),
         target=target,

@@ -211,13 +211,22 @@ class EngineSources:
     """
 
     def __init__(self, model: Path | Checkpoint | OnnxModel, target: Target, calib_data: Path | None = None) -> None:
-        """Load `model` where it is a path. Raises: ArtifactError: it is an engine, missing or damaged."""
+        """Load `model` where it is a path.
+
+        Raises: ArtifactError: it is an engine, missing or damaged, or a graph with another head than the target asks for.
+                A target that says `logits`, or nothing, takes a graph as it was exported.
+        """
         loaded = load_artifact(model)
         if isinstance(loaded, Engine):
             raise ArtifactError(f"{loaded.path}: is an engine already; give the checkpoint or ONNX file it came from")
         if isinstance(loaded, OnnxModel) and not _for_engines(loaded):
             raise ArtifactError(
                 f"{loaded.path}: its roundings are for ONNX Runtime alone; calibrate again without --target ort"
+            )
+        if isinstance(loaded, OnnxModel) and target.head not in ("logits", loaded.meta.head):
+            raise ArtifactError(
+                f"{loaded.path}: gives {loaded.meta.head}, target {target.name} wants {target.head}; give the checkpoint, or a "
+                f"file exported with --head {target.head}, or leave `head` out of the target"
             )
         self.model, self.target, self.calib_data = loaded, target, calib_data
         self._graphs: dict[Precision, OnnxModel] = {}

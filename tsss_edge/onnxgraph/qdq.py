@@ -8,6 +8,7 @@ whoever reads it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
@@ -101,6 +102,8 @@ def thin_layer(graph: OnnxGraph, node: onnx.NodeProto, options: PairOptions) -> 
     """Few channels: only square kernels of one group with channels in eights and 16 on one side are worth it."""
     shape, groups = graph.weight(node.input[1]).shape, attributes(node).get("group", 1)
     least, most = sorted((shape[0], shape[1] * groups))
+    if groups > 1 and node.op_type == "ConvTranspose":  # its weight's axis 1 counts the outputs of one group
+        return "a grouped ConvTranspose has no axis of output channels"
     if groups > 1:
         return None if most % 8 == 0 and shape[-1] >= 3 else "grouped, and its shape has no INT8 kernel"
     fits = shape[0] % 8 == 0 and shape[1] % 8 == 0 and most >= THIN and shape[-1] == shape[-2]
@@ -110,8 +113,10 @@ def thin_layer(graph: OnnxGraph, node: onnx.NodeProto, options: PairOptions) -> 
 def skip_input(graph: OnnxGraph, node: onnx.NodeProto) -> int | None:
     """Which input of an Add is the skip: the one that does not come straight from a layer, when the other does.
 
-    The layer's own branch keeps no pair, so that layer, Add and ReLU become one kernel.
+    A constant (a bias of its own) is none. The layer's own branch keeps no pair, so that layer, Add and ReLU become one kernel.
     """
+    if any(graph.constant(t) is not None for t in node.input):
+        return None
     straight = [
         t in graph.maker and graph.maker[t].op_type in CONVOLUTIONS and len(graph.users[t]) == 1 for t in node.input
     ]
@@ -119,10 +124,12 @@ def skip_input(graph: OnnxGraph, node: onnx.NodeProto) -> int | None:
 
 
 def plan(model: onnx.ModelProto, options: PairOptions | None = None) -> PairPlan:
-    """Decide for every node of a float graph. Raises: ArtifactError: the graph is quantized already."""
+    """Decide for every node of a float graph. Raises: ArtifactError: it is quantized already, or two nodes have one name."""
     options = options or PairOptions()
     if any(n.op_type in QDQ for n in model.graph.node):
         raise ArtifactError("this graph is INT8 already; calibrate the float one")
+    if twice := [name for name, count in Counter(n.name for n in model.graph.node).items() if count > 1]:
+        raise ArtifactError(f"several nodes of this graph are named {twice[0]!r}; import or export it again")
     graph = OnnxGraph(model)
     decisions: list[PairDecision] = []
     inputs: list[tuple[onnx.NodeProto, int]] = []
@@ -268,7 +275,7 @@ def explain(model: onnx.ModelProto) -> list[PairDecision]:
 
 def calibrated_peaks(model: onnx.ModelProto) -> dict[str, float]:
     """Largest magnitude of each quantized activation on the calibration pictures, as its scale says."""
-    return {tensor: scale * LEVELS for tensor, scale in OnnxGraph(model).activation_scales().items()}
+    return {tensor: r.scale * r.high for tensor, r in OnnxGraph(model).activation_roundings().items()}
 
 
 def without_qdq(model: onnx.ModelProto, layers: Collection[str]) -> onnx.ModelProto:

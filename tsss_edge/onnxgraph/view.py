@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,15 @@ LAYERS = (*CONVOLUTIONS, "Gemm", "MatMul")  # everything that multiplies by weig
 INPUT_PEAK = 255.0  # of a uint8 picture
 _MOVES = ("Cast", "Transpose", "Reshape", "Identity")  # keep values as they are
 _KEEP_SIGN = (*_MOVES, *QDQ, "MaxPool", "AveragePool", "GlobalAveragePool", "Resize")
+
+
+@dataclass(frozen=True)
+class ActivationRounding:
+    """How an activation is rounded: to multiples of `scale`, from `low` to `high` of them."""
+
+    scale: float
+    low: int
+    high: int
 
 
 class OnnxGraph:
@@ -99,14 +109,21 @@ class OnnxGraph:
         """Whether a DequantizeLinear makes this tensor."""
         return tensor in self.maker and self.maker[tensor].op_type == "DequantizeLinear"
 
-    def activation_scales(self) -> dict[str, float]:
-        """Float tensor -> scale, for every QuantizeLinear with one scale on a tensor that is not stored."""
+    def activation_roundings(self) -> dict[str, ActivationRounding]:
+        """Float tensor -> how it is rounded, for every QuantizeLinear with one scale on a tensor that is not stored."""
         found = {}
         for node in self.nodes:
             scale = self.constant(node.input[1]) if node.op_type == "QuantizeLinear" else None
             if scale is not None and scale.size == 1 and node.input[0] not in self.initializers:
-                found[node.input[0]] = float(scale.reshape(()))
+                zero = self.constant(node.input[2]) if len(node.input) > 2 else None
+                limits = np.iinfo(np.uint8 if zero is None else zero.dtype)  # without a zero point, ONNX means uint8
+                middle = 0 if zero is None else int(zero.item())
+                found[node.input[0]] = ActivationRounding(float(scale.item()), limits.min - middle, limits.max - middle)
         return found
+
+    def activation_scales(self) -> dict[str, float]:
+        """Float tensor -> scale, of the same tensors."""
+        return {tensor: rounding.scale for tensor, rounding in self.activation_roundings().items()}
 
     def pair_faults(self) -> tuple[str, ...]:
         """Faults of form that need no picture: a quantized graph output, or two ends of one pair that differ."""

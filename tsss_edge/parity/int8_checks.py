@@ -26,7 +26,7 @@ from tsss_edge.data.voc import VocDataset
 from tsss_edge.files import sha256_file
 from tsss_edge.onnxgraph.qdq import calibrated_peaks
 from tsss_edge.onnxgraph.sessions import run_tensors
-from tsss_edge.onnxgraph.view import LAYERS, LEVELS, OnnxGraph
+from tsss_edge.onnxgraph.view import LAYERS, LEVELS, ActivationRounding, OnnxGraph
 from tsss_edge.segment import load_picture
 
 if TYPE_CHECKING:
@@ -52,10 +52,11 @@ class QuantizedTensor(Struct, frozen=True):
     tensor: str
     scale: float
     own_db: float
-    saturated: float  # share of values beyond 127 steps, 0-1
-    used: float  # largest magnitude / (127 steps): 1 fits exactly, 0.1 wastes three bits
+    saturated: float  # share of values beyond the last step, 0-1
+    used: float  # largest magnitude / the last step: 1 fits exactly, 0.1 wastes three bits
     dead_channels: int  # that are 0 on every picture
     channels: int
+    levels: int = LEVELS  # the last step: 127, or 255 of an unsigned rounding without negative values
 
 
 class LayerError(Struct, frozen=True):
@@ -99,18 +100,19 @@ class _Sums:
 
 @dataclass
 class _Activation:
-    """What meets one activation scale, pooled over pictures."""
+    """What meets one activation's rounding, pooled over pictures."""
 
-    scale: float
+    rounding: ActivationRounding
     own: _Sums = field(default_factory=_Sums)
     saturated: int = 0
     values: int = 0
     peak: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))  # by channel
 
     def add(self, x: NDArray[Any]) -> None:
-        steps = np.rint(x.astype(np.float64) / self.scale)  # half to even, as QuantizeLinear rounds
-        self.own.add(x, np.clip(steps, -LEVELS - 1, LEVELS) * self.scale)
-        self.saturated += int(np.count_nonzero(np.abs(steps) > LEVELS))
+        scale, low, high = self.rounding.scale, self.rounding.low, self.rounding.high
+        steps = np.rint(x.astype(np.float64) / scale)  # half to even, as QuantizeLinear rounds
+        self.own.add(x, np.clip(steps, low, high) * scale)
+        self.saturated += int(np.count_nonzero((steps > high) | (steps < max(low, -high))))
         self.values += x.size
         by_channel = np.abs(x).max(axis=tuple(a for a in range(x.ndim) if a != 1)) if x.ndim > 1 else np.abs(x)
         self.peak = np.maximum(self.peak, by_channel)
@@ -118,12 +120,13 @@ class _Activation:
     def result(self, tensor: str) -> QuantizedTensor:
         return QuantizedTensor(
             tensor=tensor,
-            scale=self.scale,
+            scale=self.rounding.scale,
             own_db=self.own.db,
             saturated=self.saturated / self.values,
-            used=float(self.peak.max()) / (LEVELS * self.scale),
+            used=float(self.peak.max()) / (self.rounding.high * self.rounding.scale),
             dead_channels=int(np.count_nonzero(self.peak == 0)),
             channels=self.peak.size,
+            levels=self.rounding.high,
         )
 
 
@@ -141,10 +144,10 @@ def compare_layers(float_graph: ModelProto, int8_graph: ModelProto, images: Iter
     """
     floating, quantized = OnnxGraph(float_graph), OnnxGraph(int8_graph)
     layers = [n for n in floating.nodes if n.op_type in LAYERS and n.output[0] in quantized.maker]
-    scales = {t: s for t, s in quantized.activation_scales().items() if t in floating.maker}
-    compared = list(dict.fromkeys([*(n.output[0] for n in layers), *scales]))
+    roundings = {t: r for t, r in quantized.activation_roundings().items() if t in floating.maker}
+    compared = list(dict.fromkeys([*(n.output[0] for n in layers), *roundings]))
     sums = {tensor: _Sums() for tensor in compared}
-    activations = {tensor: _Activation(scale) for tensor, scale in scales.items()}
+    activations = {tensor: _Activation(rounding) for tensor, rounding in roundings.items()}
     run_float, run_int8 = (run_tensors(graph.model, compared) for graph in (floating, quantized))
     count = 0
     for image in images:
@@ -205,8 +208,8 @@ def _reasons(layer: LayerError, weight_db: float, activation_db: float) -> list[
         return found
     if activation.saturated > 0:
         return [*found, f"the scale of {activation.tensor} clips {100 * activation.saturated:.2g}% of its values"]
-    used = LEVELS * activation.used
-    return [*found, f"the scale of {activation.tensor} is too large: its values use {used:.0f} of {LEVELS} steps"]
+    used, levels = activation.levels * activation.used, activation.levels
+    return [*found, f"the scale of {activation.tensor} is too large: its values use {used:.0f} of {levels} steps"]
 
 
 def _db(value: float) -> str:

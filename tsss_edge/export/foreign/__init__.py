@@ -13,7 +13,6 @@ from tsss_edge.errors import ArtifactError
 from tsss_edge.export.foreign.foreign_graph import Layout
 from tsss_edge.export.foreign.normalise import Normalisation
 from tsss_edge.export.foreign.proof import ImportCheck
-from tsss_edge.files import sha256_file
 
 if TYPE_CHECKING:
     import torch
@@ -59,29 +58,32 @@ def import_onnx(
              several could be it. check_images: pictures for the comparison; without any, generated ones.
     Raises:  ArtifactError: it cannot be imported, in one sentence; `out` stays as it was. DataError: an unreadable picture.
     """
-    from tsss_edge.export.foreign.answers import find_answer, wrap_output
-    from tsss_edge.export.foreign.foreign_graph import open_foreign
-    from tsss_edge.export.foreign.normalise import wrap_input
-    from tsss_edge.export.foreign.proof import imported_runner, original_runner, require_same_labels
+    from tsss_edge.export.foreign.answers import find_answer, judge_mask, wrap_output
+    from tsss_edge.export.foreign.foreign_graph import open_foreign, source_sha256
+    from tsss_edge.export.foreign.normalise import require_use, wrap_input
+    from tsss_edge.export.foreign.proof import HALF_TIE, TIE, imported_runner, original_runner, require_same_labels
     from tsss_edge.export.onnx_export import generated_pictures
     from tsss_edge.segment import load_picture
 
     how = how or Normalisation()
     opened = open_foreign(path, layout=layout, size_hw=size_hw)
+    require_use(opened, how, path)
     spec = Preprocess(size_hw=opened.size_hw)
     pictures = [load_picture(image, spec) for image in check_images] or generated_pictures(spec)
     original = original_runner(path, opened.dtype, opened.layout, how)
     values = original(pictures[0])
     answer = find_answer(values, len(classes), output, path)
+    answer = judge_mask(opened.graph, answer, values[answer.name])
     if answer.classes > len(classes):
         raise ArtifactError(f"{path}: gives class id {answer.classes - 1}, but {len(classes)} classes are named")
     graph, folded = wrap_input(opened, how)
     grid, left_out = wrap_output(graph, answer, values[answer.name], opened.size_hw)
-    check = require_same_labels(path, original, imported_runner(graph), answer, grid, pictures)
+    tie = HALF_TIE if opened.half else TIE
+    check = require_same_labels(path, original, imported_runner(graph), answer, grid, pictures, tie=tie)
     stride = tuple(side / points for side, points in zip(opened.size_hw, grid, strict=True))
     found = (answer.said, *((f"left out: {left_out}",) if left_out else ()), folded, f"stride {_text(stride)}")
     record = ImportRecord(
-        source=path.name, source_sha256=sha256_file(path), mean=how.mean, std=how.std, scale=how.scale, colors=how.colors,
+        source=path.name, source_sha256=source_sha256(path), mean=how.mean, std=how.std, scale=how.scale, colors=how.colors,
         layout=opened.layout, found=found,
     )  # fmt: skip
     meta = OnnxMeta(
@@ -90,7 +92,7 @@ def import_onnx(
         preprocess=spec,
         head=answer.head,
         objectness=False,
-        precision="fp16" if opened.dtype == "float16" else "fp32",
+        precision="fp32",
         checkpoint_sha256=record.source_sha256,
         grid_hw=grid,
         imported=record,
@@ -132,6 +134,7 @@ def import_module(
     import torch
 
     picture = example if isinstance(example, torch.Tensor) else torch.zeros(1, 3, *example)
+    training = [part for part in module.modules() if part.training]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{type(module).__name__}.onnx"
         try:
@@ -140,6 +143,9 @@ def import_module(
             raise ArtifactError(
                 f"{type(module).__name__}: torch.onnx cannot export it ({str(error).splitlines()[0]})"
             ) from error
+        finally:
+            for part in training:  # the module is the caller's
+                part.training = True
         return import_onnx(path, out, classes=classes, how=how, layout="nchw", output=output, check_images=check_images)
 
 

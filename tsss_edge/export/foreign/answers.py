@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,11 +19,16 @@ if TYPE_CHECKING:
 Form = Literal["scores", "mask", "argmax"]  # a channel a class; one channel, object or not; class ids
 Values = dict[str, NDArray[Any]]
 MONOTONE = ("Softmax", "LogSoftmax", "Sigmoid")  # leave the order of classes as it is
+MOVES = ("Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Resize")  # probabilities stay such
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # may give any number
 
 
 @dataclass(frozen=True)
 class LabelOutput:
-    """The output that labels pixels. `grid_hw`: its height and width; `said`: one sentence for the user."""
+    """The output that labels pixels. `grid_hw`: its height and width; `said`: one sentence for the user.
+
+    middle: of a mask, the value above which a pixel is object: 0 for logits, 0.5 for probabilities.
+    """
 
     name: str
     form: Form
@@ -31,6 +36,7 @@ class LabelOutput:
     grid_hw: tuple[int, int]
     classes: int
     said: str
+    middle: float = 0.0
 
     @property
     def head(self) -> Head:
@@ -39,7 +45,7 @@ class LabelOutput:
 
 
 def find_answer(values: Values, classes: int, wanted: str | None, path: Path) -> LabelOutput:
-    """Choose among the outputs of one run.
+    """Choose among the outputs of one run: the first that can be it; what is said names the others.
 
     Args:    values: outputs by name. classes: how many names the user gave. wanted: `--output`.
     Raises:  ArtifactError: none of them can be it, in one sentence.
@@ -54,7 +60,27 @@ def find_answer(values: Values, classes: int, wanted: str | None, path: Path) ->
             f"{path}: no output labels pixels with {classes} classes; it gives {shapes}; expected 1x{classes}xhxw, 1xhxwx{classes}, "
             "class ids 1xhxw, or one channel for 2 classes (boxes, embeddings and queries are not taken)"
         )
+    if others := [answer.name for answer in found[1:]]:
+        return replace(found[0], said=f"{found[0].said}; also possible: {', '.join(others)}; choose with --output")
     return found[0]
+
+
+def judge_mask(graph: ModelProto, answer: LabelOutput, value: NDArray[Any]) -> LabelOutput:
+    """Tell a mask of probabilities from one of logits, by the node that makes it; where that tells nothing, by its values.
+
+    Args:    graph: before `wrap_output`. value: what the answer gave in one run. Other answers are returned as they are.
+    """
+    if answer.form != "mask":
+        return answer
+    tail = _Tail(graph)
+    node = tail.made.get(tail.back_over(answer.name, MOVES, lambda _: True)[0])
+    kind = node.op_type if node is not None else "the input"
+    if kind == "Sigmoid":
+        return replace(answer, middle=0.5)
+    if kind in WEIGHTED or float(value.min()) < 0 or float(value.max()) > 1:
+        return answer
+    guess = f"taken for probabilities, object above 0.5, because its values, made by {kind}, lie between 0 and 1"
+    return replace(answer, middle=0.5, said=f"{answer.said}; {guess}")
 
 
 def _answer(name: str, value: NDArray[Any], classes: int) -> LabelOutput | None:
@@ -98,7 +124,7 @@ def wrap_output(
 
     A Softmax, LogSoftmax or Sigmoid at the end is left out, because it does not change which class is largest; so is an
     upsampling to the network's size that our own kernel does as well (bilinear, half-pixel centres).
-    Args:    value: what the answer gave in one run, by which a channel of probabilities is told from one of logits.
+    Args:    value: what the answer gave in one run, for its type and dimensions.
     Returns: (height, width) of the new output, and what was left out (empty: nothing).
     """
     tail = _Tail(graph)
@@ -226,18 +252,14 @@ def _labels(tail: _Tail, tensor: str, value: NDArray[Any]) -> str:
 
 def _logits(tail: _Tail, tensor: str, answer: LabelOutput, value: NDArray[Any], *, sigmoid_cut: bool) -> str:
     """Scores of any layout -> (1,K,h,w) float32; one channel z becomes the two classes (0, z)."""
-    from onnx import TensorProto
-
-    if value.dtype == np.float16:
-        tensor = tail.add("Cast", [tensor], to=TensorProto.FLOAT)
     if value.ndim == 3:
         tensor = tail.add("Unsqueeze", [tensor, tail.tensor("axis", np.array([1], np.int64))])
     elif answer.layout == "nhwc":
         tensor = tail.add("Transpose", [tensor], perm=[0, 3, 1, 2])
     if answer.form != "mask":
         return tensor
-    if not sigmoid_cut and float(value.min()) >= 0 and float(value.max()) <= 1:
-        tensor = tail.add("Sub", [tensor, tail.tensor("half", np.array(0.5, np.float32))])
+    if answer.middle and not sigmoid_cut:
+        tensor = tail.add("Sub", [tensor, tail.tensor("half", np.array(answer.middle, np.float32))])
     nothing = tail.add("Mul", [tensor, tail.tensor("zero", np.array(0.0, np.float32))])
     return tail.add("Concat", [nothing, tensor], axis=1)
 

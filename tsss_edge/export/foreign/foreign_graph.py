@@ -2,55 +2,63 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from tsss_edge.backends.base import import_extra
-from tsss_edge.errors import ArtifactError, UnavailableError
+from tsss_edge.errors import ArtifactError
+from tsss_edge.export.foreign.modern import convert, fold, name_nodes, stored_tensors, widen
+from tsss_edge.files import sha256_bytes, sha256_file
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-OPSET = 17  # as our own exports; higher ones are kept
-IR_VERSION = 9
 Layout = Literal["nchw", "nhwc"]
 
 DETECTORS = ("NonMaxSuppression", "RoiAlign", "EfficientNMS_TRT", "BatchedNMS_TRT", "MultiscaleRoiAlign")
+INT8_KINDS = (
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "ConvInteger",
+    "MatMulInteger",
+)  # and QLinearConv, QLinearMatMul and their like
 FLOATS = {"float32": np.float32, "float16": np.float16}
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A foreign graph: one picture input of known size, every free dimension set."""
+    """A foreign graph: one picture input of known size, every free dimension set, FP32 throughout."""
 
     graph: ModelProto
     input: str
-    dtype: str  # NumPy's name: float32, float16, uint8
+    dtype: str  # of the file's own input, NumPy's name: float32, float16, uint8
+    half: bool  # the file computes in FP16, at least in places
     layout: Layout
     size_hw: tuple[int, int]
 
 
 def open_foreign(path: Path, *, layout: Layout | None, size_hw: tuple[int, int] | None) -> Opened:
-    """Read a file, set its free dimensions (batch 1), bring it to opset 17 or higher and fold its constants.
+    """Read a file, set its free dimensions (batch 1), bring it to opset 17 or higher and to FP32, and fold its constants.
 
     Args:    layout: of the input; None takes it from the shape. size_hw: for a graph that leaves it free.
-    Raises:  ArtifactError: damaged, a detector, several inputs, no picture input, or a size that does not fit.
+    Raises:  ArtifactError: damaged, a detector, INT8, several inputs, no picture input, or a size that does not fit.
     """
     graph = read_foreign(path)
-    if found := next((n.op_type for n in graph.graph.node if n.op_type in DETECTORS), None):
-        raise ArtifactError(f"{path}: holds {found}, so it finds boxes; import takes networks that label pixels")
+    _require_float_labels(graph, path)
     value = _picture_input(graph, path)
     dims = _dims(value)
     layout = layout or _layout(dims, path)
     size = _size(dims, layout, size_hw, path)
     dtype = _dtype(value, path)
     shape = [1, 3, *size] if layout == "nchw" else [1, *size, 3]
-    graph = fold(convert(set_shape(graph, value.name, shape), path))
-    return Opened(graph=graph, input=value.name, dtype=dtype, layout=layout, size_hw=size)
+    graph = convert(set_shape(graph, value.name, shape), path)
+    half = widen(graph.graph)
+    graph = fold(graph)
+    name_nodes(graph)
+    return Opened(graph=graph, input=value.name, dtype=dtype, half=half, layout=layout, size_hw=size)
 
 
 def read_foreign(path: Path) -> ModelProto:
@@ -65,6 +73,27 @@ def read_foreign(path: Path) -> ModelProto:
     except Exception as error:  # protobuf, the checker and missing weight files raise kinds without a common base
         raise ArtifactError(f"{path}: not a readable ONNX file ({str(error).splitlines()[0]})") from error
     return graph
+
+
+def _require_float_labels(graph: ModelProto, path: Path) -> None:
+    """Raise ArtifactError for a detector, and for a network that is quantized already."""
+    for kind in (node.op_type for node in graph.graph.node):
+        if kind in DETECTORS:
+            raise ArtifactError(f"{path}: holds {kind}, so it finds boxes; import takes networks that label pixels")
+        if kind in INT8_KINDS or kind.startswith("QLinear"):
+            raise ArtifactError(
+                f"{path}: holds {kind}, so it is quantized already; give the float file it was made from"
+            )
+
+
+def source_sha256(path: Path) -> str:
+    """SHA-256 of an ONNX file; where its weights lie in other files, of the hashes of all of them, those in order of name."""
+    import onnx
+
+    tensors = stored_tensors(onnx.load(path, load_external_data=False).graph)
+    beside = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
+    hashes = [sha256_file(file) for file in (path, *(path.parent / name for name in sorted(beside)))]
+    return sha256_bytes("".join(hashes).encode()) if beside else hashes[0]
 
 
 def _picture_input(graph: ModelProto, path: Path) -> Any:
@@ -136,7 +165,7 @@ def set_shape(graph: ModelProto, name: str, shape: list[int]) -> ModelProto:
     copy.CopyFrom(graph)
     weights = {t.name for t in copy.graph.initializer}
     kept = [value for value in copy.graph.input if value.name not in weights]
-    del copy.graph.input[:]  # old files list weights among the inputs; then nothing can be folded
+    del copy.graph.input[:]  # old files (IR 3) list weights among the inputs; then nothing can be folded
     copy.graph.input.extend(kept)
     for value in copy.graph.input:
         dims = value.type.tensor_type.shape
@@ -148,52 +177,6 @@ def set_shape(graph: ModelProto, name: str, shape: list[int]) -> ModelProto:
         value.type.tensor_type.ClearField("shape")
     assert [value.name for value in copy.graph.input] == [name]
     return copy
-
-
-def convert(graph: ModelProto, path: Path) -> ModelProto:
-    """The graph at opset 17 or higher. Raises: ArtifactError: an operator has no successor."""
-    from onnx import version_converter
-
-    opsets = {entry.domain: entry.version for entry in graph.opset_import}
-    foreign = {n.domain for n in graph.graph.node} - {"", "ai.onnx"}
-    if foreign:
-        op = next(n.op_type for n in graph.graph.node if n.domain in foreign)
-        raise ArtifactError(
-            f"{path}: uses {op} of {', '.join(sorted(foreign))}; export it with standard ONNX operators"
-        )
-    if opsets.get("", opsets.get("ai.onnx", 0)) < OPSET:
-        try:
-            graph = version_converter.convert_version(graph, OPSET)
-        except Exception as error:  # the converter raises RuntimeError and its own kinds
-            raise ArtifactError(
-                f"{path}: opset {opsets.get('', 0)} cannot be brought to {OPSET} ({str(error).splitlines()[0]}); "
-                "export it again with a newer opset"
-            ) from error
-    graph.ir_version = max(graph.ir_version, IR_VERSION)
-    return graph
-
-
-def fold(graph: ModelProto) -> ModelProto:
-    """Constants, shape arithmetic and batch norms folded by ONNX Runtime's basic passes, which keep to standard operators.
-
-    Raises: ArtifactError: ONNX Runtime refuses the graph.
-    """
-    import onnx
-
-    runtime = import_extra("onnxruntime", "onnx")
-    with tempfile.TemporaryDirectory() as folder:
-        options = runtime.SessionOptions()
-        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = str(Path(folder) / "folded.onnx")
-        options.log_severity_level = 3
-        try:
-            runtime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        except UnavailableError:
-            raise
-        except Exception as error:  # its exceptions share no base class
-            raise ArtifactError(f"ONNX Runtime refuses the graph: {str(error).splitlines()[0]}") from error
-        folded = onnx.load(options.optimized_model_filepath)
-    return folded if all(n.domain in ("", "ai.onnx") for n in folded.graph.node) else graph
 
 
 def rename_tensor(graph: Any, old: str, new: str) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Struct
+from tsss_edge.errors import ArtifactError
 from tsss_edge.export.foreign.foreign_graph import Opened, rename_tensor
 
 if TYPE_CHECKING:
@@ -61,6 +63,15 @@ class FirstConv:
     padded: bool
 
 
+def require_use(opened: Opened, how: Normalisation, path: Path) -> None:
+    """Raise ArtifactError where a mean, std or scale was given that nothing would use: the network takes uint8 pixels."""
+    given, usual = ((n.mean, n.std, n.scale) for n in (how, Normalisation()))
+    if opened.dtype == "uint8" and given != usual:
+        raise ArtifactError(
+            f"{path}: its input takes uint8 pixels as they are, so --mean, --std and --scale would do nothing; leave them out"
+        )
+
+
 def wrap_input(opened: Opened, how: Normalisation) -> tuple[ModelProto, str]:
     """The graph with input `image`, uint8 (1,H,W,3) RGB, and one sentence on what was folded. Changes `opened.graph`."""
     from onnx import TensorProto, helper
@@ -75,8 +86,6 @@ def wrap_input(opened: Opened, how: Normalisation) -> tuple[ModelProto, str]:
         here = _reverse(opened, nodes, here)
     if opened.layout == "nchw":
         here = _add(nodes, "Transpose", [here], perm=[0, 3, 1, 2])
-    if opened.dtype == "float16":
-        here = _add(nodes, "Cast", [here], to=TensorProto.FLOAT16)
     if opened.input != IMAGE:
         rename_tensor(graph, IMAGE, "tsss_was_image")  # another tensor of the foreign graph may bear our name
     rename_input(graph, opened.input, here)
@@ -90,8 +99,7 @@ def wrap_input(opened: Opened, how: Normalisation) -> tuple[ModelProto, str]:
 
 def _normalise(opened: Opened, how: Normalisation, nodes: list[Any], here: str) -> tuple[str, str]:
     """Nodes on float pixels, NHWC, and what was said of them."""
-    first = first_conv(opened) if opened.dtype == "float32" else None
-    if first is None:
+    if (first := first_conv(opened)) is None:
         if how.colors == "bgr":
             here = _reverse(opened, nodes, here)
         if np.any(how.shift):

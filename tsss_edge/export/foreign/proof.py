@@ -20,6 +20,7 @@ from tsss_edge.export.foreign.normalise import Normalisation
 TIE = (
     2e-4  # two classes nearer than this share of the largest score count as equal (ours: ten times float32's rounding)
 )
+HALF_TIE = 4e-3  # the same where the original computes in FP16 (ours: four times the 2^-10 between its numbers)
 LEAST_EQUAL = 0.99  # equal pixels at least, whatever the ties: a network that ties everywhere proves nothing
 
 Runner = Callable[[NDArray[np.uint8]], Values]  # (1,H,W,3) uint8 RGB -> outputs by name
@@ -80,19 +81,26 @@ def require_same_labels(
     answer: LabelOutput,
     grid: tuple[int, int],
     pictures: Sequence[NDArray[np.uint8]],
+    *,
+    tie: float = TIE,
 ) -> ImportCheck:
     """Compare the labels on (1,H,W,3) pictures, at the resolution of the original's output.
 
-    Raises: ArtifactError: a pixel differs whose two classes do not tie in the original.
+    Args:    tie: share of the largest score that two equal classes may be apart.
+    Raises:  ArtifactError: a pixel differs whose two classes do not tie in the original, or its scores hold NaN.
     """
     pixels = different = 0
     for picture in pictures:
         value = original(picture)[answer.name]
         scores = _scores(value, answer)
+        if scores is not None and np.isnan(scores).any():
+            raise ArtifactError(
+                f"{path}: its output {answer.name} holds NaN on a picture, so nothing can be compared; check --mean, --std and --scale"
+            )
         labels = _original_labels(value, scores)
         found = _imported_labels(imported(picture), answer, grid, picture.shape[1:3])
         wrong = labels != found
-        if (worst := _not_tied(scores, labels, found, wrong)) or wrong.mean() > 1 - LEAST_EQUAL:
+        if (worst := _not_tied(scores, labels, found, wrong, tie)) or wrong.mean() > 1 - LEAST_EQUAL:
             raise ArtifactError(
                 f"{path}: not imported: {int(wrong.sum())} of {wrong.size} pixels differ from the original file, {worst} of them "
                 "without a tie; this is a fault of the import, please report it with the file"
@@ -108,8 +116,7 @@ def _scores(value: NDArray[Any], answer: LabelOutput) -> NDArray[np.float64] | N
     plane = value.astype(np.float64)
     if answer.form == "mask":
         plane = plane.reshape(answer.grid_hw)
-        middle = 0.5 if plane.min() >= 0 and plane.max() <= 1 else 0.0
-        return np.stack([np.full_like(plane, middle), plane])
+        return np.stack([np.full_like(plane, answer.middle), plane])
     return np.asarray(plane[0] if answer.layout == "nchw" else plane[0].transpose(2, 0, 1))
 
 
@@ -135,11 +142,16 @@ def _imported_labels(
 
 
 def _not_tied(
-    scores: NDArray[np.float64] | None, labels: NDArray[np.int64], found: NDArray[np.int64], wrong: NDArray[np.bool_]
+    scores: NDArray[np.float64] | None,
+    labels: NDArray[np.int64],
+    found: NDArray[np.int64],
+    wrong: NDArray[np.bool_],
+    tie: float,
 ) -> int:
-    """How many of the `wrong` pixels have two classes whose scores really differ."""
+    """How many of the `wrong` pixels have two classes whose scores really differ; infinite scores tie with their like alone."""
     if not wrong.any() or scores is None:
         return int(wrong.sum())
     rows, columns = np.nonzero(wrong)
-    gap = scores[labels[wrong], rows, columns] - scores[found[wrong], rows, columns]
-    return int((gap > TIE * np.abs(scores).max()).sum())
+    best, other = scores[labels[wrong], rows, columns], scores[found[wrong], rows, columns]
+    largest = np.abs(scores[np.isfinite(scores)]).max(initial=0.0)
+    return int((best > other + tie * largest).sum())
