@@ -14,6 +14,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from av.logging import get_level
 
 from tsss_edge.errors import DataError
 from tsss_edge.stream.av_reader import VideoReader
@@ -162,6 +163,26 @@ def cut(path: Path, share: float) -> None:
     path.write_bytes(data[: int(len(data) * share)])
 
 
+@pytest.mark.parametrize(
+    "keyframe", ["24", "5"]
+)  # cut between two: some are decoded and not shown; at one: they are not read
+def test_frames_that_an_edit_list_cuts_off_are_not_missing(tmp_path: Path, keyframe: str) -> None:
+    """What `ffmpeg -ss -c copy` writes: everything from the keyframe on, and the time at which playing begins."""
+    encode(tmp_path / "a.mp4", "libx264", "yuv420p", bf="0", g=keyframe, sc_threshold="0")
+    with av.open(str(tmp_path / "a.mp4")) as whole, av.open(str(tmp_path / "b.mp4"), "w") as trimmed:
+        stream = trimmed.add_stream_from_template(whole.streams.video[0])
+        for packet in whole.demux(video=0):
+            if packet.dts is not None and packet.pts is not None:
+                begin = round(Fraction(5, 12) / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts - begin, packet.dts - begin, stream
+                trimmed.mux(packet)
+    reader, given = VideoReader(str(tmp_path / "b.mp4")), 0
+    while reader.read() is not None:
+        given += 1
+    reader.require_whole()
+    assert given == reader.length == COUNT - 5
+
+
 def only_sound(path: Path) -> None:
     with av.open(str(path), "w") as container:
         voice: Any = container.add_stream("aac", rate=48000)
@@ -178,6 +199,13 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "sound only": ("a.m4a", only_sound, "holds no pictures"),
     "missing": ("a.mp4", lambda p: None, "not a readable video"),
 }
+
+
+def test_nobody_listens_to_ffmpegs_log(tmp_path: Path) -> None:
+    """PyAV's listener needs Python's lock: most processes that left a reader of an .mp4 open hung at their end."""
+    encode(tmp_path / "a.mp4", "libx264", "yuv420p")
+    VideoReader(str(tmp_path / "a.mp4")).close()
+    assert get_level() is None
 
 
 @pytest.mark.parametrize("kind", REFUSED)
@@ -236,6 +264,33 @@ def test_sound_is_copied(tmp_path: Path) -> None:
         found = [bytes(p) for p in after.demux(after.streams.audio[0]) if p.dts is not None]
     assert found == wanted[: len(found)]
     assert len(found) >= 0.9 * len(wanted)
+
+
+@pytest.mark.parametrize("start_s", [0.5, 1.5])
+def test_sound_begins_with_the_pictures(tmp_path: Path, start_s: float) -> None:
+    """A piece of a recording, or a file whose pictures come late: its first packet is the one that sounds then."""
+    encode(tmp_path / "in.mkv", "libx264", "yuv420p", sound=True)
+    writer = VideoWriter(
+        str(tmp_path / "out.mkv"), kind=".mkv", fps=12, size_hw=SIZE_HW, audio_from=str(tmp_path / "in.mkv")
+    )
+    for index in range(4):
+        writer.write(scene(index), start_s + index / 12)
+    writer.close()
+    with av.open(str(tmp_path / "out.mkv")) as after:
+        times = [float(p.pts * p.time_base) for p in after.demux(after.streams.audio[0]) if p.pts is not None]
+    assert abs(times[0]) < 0.03 and len(times) == pytest.approx(4 / 12 * 48000 / 1024, abs=2)
+
+
+def test_an_avi_goes_on_after_a_long_gap(tmp_path: Path) -> None:
+    """FFmpeg refuses to leave more than 60,000 frames out at once: a camera that is away for an hour would end its file."""
+    writer = VideoWriter(str(tmp_path / "a.avi"), kind=".avi", fps=100, size_hw=SIZE_HW)
+    for time_s in (0.0, 700.0, 700.01, 700.02):
+        writer.write(scene(0), time_s)
+    writer.close()
+    reader, times = VideoReader(str(tmp_path / "a.avi")), []
+    while reader.read() is not None:
+        times.append(reader.time_s)
+    assert len(times) == 4 and times[2:] == pytest.approx([700.01, 700.02])
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, the disk that is always full")

@@ -64,9 +64,9 @@ CAMERA = '[[camera]]\nname = "a"\nuri = "synthetic://"\n'
         ("[[camera]]\nname = '../x'\nuri = 'synthetic://'", DataError, "expected letters"),
         ("[[camera]]\nname = 'a'\nuri = 'no-such.mp4'", DataError, "no such file"),
         (
-            "[defaults]\nsinks = ['x.jsonl']\n" + CAMERA + CAMERA.replace('"a"', '"b"'),
+            CAMERA + "sinks = ['x.jsonl']\n" + CAMERA.replace('"a"', '"b"') + "sinks = ['./x.jsonl']",
             DataError,
-            "sink 'x.jsonl' stands 2 times; each camera has its own",
+            "two sinks write the same file; give each its own",
         ),
     ],
 )

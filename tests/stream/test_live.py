@@ -5,17 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
-from streamkit import MakeVideo, gray_image
+from streamkit import MakeResult, MakeVideo, gray_image
 from waiting import wait_for
 
 from tsss_edge.errors import DataError
+from tsss_edge.stream.av_reader import VideoReader
 from tsss_edge.stream.frames import Frame
 from tsss_edge.stream.sources import LiveSource, Retry, open_source
 from tsss_edge.stream.sources.live import Capture, EndOfStream, FilePlayer, Shot
 from tsss_edge.stream.sources.recorded import SyntheticSource
+from tsss_edge.stream.video_sink import VideoSink
 
 QUICK = Retry(first_s=0.001, longest_s=0.004, attempts=3, stall_s=0.05, frozen_s=0.05)
 PATIENCE_S = 20.0
@@ -104,6 +107,23 @@ def test_captured_is_the_time_of_arrival_not_of_reading() -> None:
     frame = source.read()
     assert frame is not None and before <= frame.captured <= after
     close(source, cameras)
+
+
+def test_a_recording_lasts_as_long_as_the_camera_did(tmp_path: Path, make_result: MakeResult) -> None:
+    """Frames that were dropped leave gaps in its times; by the nominal rate alone it would play too fast."""
+    camera = Sent(0.5, 5)
+    source = LiveSource(lambda: camera, name="cam", policy="block", retry=QUICK, depth=10)
+    camera.go.set()
+    sink = VideoSink(str(tmp_path / "a.mp4"), fps=30.0, size_hw=(48, 64))
+    while (frame := source.read()) is not None:
+        result = make_result()
+        result.frame.time_s, result.painted = frame.time_s, result.frame.image
+        sink.write(result)
+    sink.close()
+    reader, times = VideoReader(str(tmp_path / "a.mp4")), []
+    while reader.read() is not None:
+        times.append(reader.time_s)
+    assert times == pytest.approx([0.0, 0.5, 1.0, 1.5, 2.0])
 
 
 def test_a_lost_camera_comes_back_without_an_invented_frame() -> None:
@@ -262,17 +282,19 @@ def test_a_file_with_latest_plays_at_its_own_rate() -> None:
         player.read()
 
 
-def test_a_player_that_is_too_slow_tells_how_many_frames_a_camera_would_have_given_meanwhile() -> None:
-    """Eight overloaded streams once reported no drops, because the player began its beat again and forgot the late frames."""
+def test_a_player_that_is_too_slow_passes_frames_over_and_counts_each_once() -> None:
+    """Eight overloaded streams once reported no drops; later a file of 40 frames reported 60, and every one was read."""
     images = SyntheticSource(
-        lambda scene, t: (time.sleep(0.1), (gray_image(0, (4, 4)), np.zeros((4, 4), np.uint8)))[1],  # type: ignore[func-returns-value]
-        size_hw=(4, 4), fps=50.0, frames=6,
+        lambda scene, t: (time.sleep(0.02), (gray_image(round(100 * t), (4, 4)), np.zeros((4, 4), np.uint8)))[1],  # type: ignore[func-returns-value]
+        size_hw=(4, 4), fps=100.0, frames=30,
     )  # fmt: skip
-    player, started = FilePlayer(images), time.monotonic()
-    shots = [player.read() for _ in range(6)]
-    asked = (time.monotonic() - started - 0.1) * 50 + 1  # the beat begins with the first picture
-    missed = sum(shot.missed for shot in shots if shot)
-    assert abs(6 + missed - asked) <= 1 and missed >= 20
+    player, numbers, missed = FilePlayer(images), list[int](), 0
+    with pytest.raises(EndOfStream):
+        while (shot := player.read()) is not None:
+            missed += shot.missed
+            numbers.append(int(shot.picture[0, 0, 0]))  # type: ignore[index]
+            assert numbers[-1] == len(numbers) - 1 + missed
+    assert numbers[-1] == 29 and 0 < missed == 30 - len(numbers)
 
 
 def test_missed_frames_count_as_dropped_and_the_count_adds_up() -> None:

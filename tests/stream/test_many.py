@@ -17,7 +17,7 @@ from waiting import wait_for
 
 from tsss_edge.backends.batching import BatchingBackend
 from tsss_edge.backends.fake import FakeBackend
-from tsss_edge.errors import DataError
+from tsss_edge.errors import DataError, UnavailableError
 from tsss_edge.stream import av_writer, sources
 from tsss_edge.stream.cameras import CameraSpec
 from tsss_edge.stream.encoders import Encoder, Preset, h264_encoder
@@ -153,7 +153,36 @@ def test_a_dead_camera_is_told_and_harms_no_other(beats: dict[str, Capture], cap
     living, dead = report.cameras
     assert living.frames + living.dropped == 60 and living.state == "ENDED"
     assert (dead.frames, dead.arrived, report.ended) == (0, 0, "interrupted")
-    assert "camera-gone  RECONNECTING" in capfd.readouterr().err
+    assert "camera-gone  RECONNECTING (rtsp://gone: nobody answers)" in capfd.readouterr().err
+    assert dead.error == "rtsp://gone: nobody answers"
+
+
+def test_what_cannot_heal_is_not_tried_again(beats: dict[str, Capture], monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(uri: sources.Uri) -> Capture:
+        raise UnavailableError(f"{uri.shown}: this OpenCV has no GStreamer")
+
+    monkeypatch.setattr(sources, "open_csi", never)
+    beats["1"] = Beat(0.005, frames=10)
+    report = play(fake(), camera("1"), CameraSpec(uri="csi://0", name="csi"))
+    assert report.cameras[1].state == "FAILED" and "no GStreamer" in (report.cameras[1].error or "")
+    assert report.ended == "source" and report.cameras[0].error is None
+
+
+def test_a_damaged_file_is_its_own_camera_s_error(tmp_path: Path, make_video: MakeVideo) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"x" * 1000)
+    good = CameraSpec(uri=str(make_video("a.mp4", frames=20)), name="good")
+    report = play(fake(), good, CameraSpec(uri=str(tmp_path / "bad.mp4"), name="bad"))
+    assert (report.cameras[0].frames, report.cameras[0].error) == (20, None)
+    assert report.cameras[1].state == "FAILED" and "not a readable video" in (report.cameras[1].error or "")
+
+
+def test_a_file_is_thinned_to_the_rate_that_is_wanted(tmp_path: Path, make_video: MakeVideo) -> None:
+    """By its own times; 40 frames at 25 a second, of which 5 a second are wanted."""
+    spec = CameraSpec(uri=str(make_video(frames=40)), name="v", fps=5, sinks=(str(tmp_path / "o.jsonl"),))
+    report = play(fake(), spec)
+    assert [line["frame"] for line in lines(tmp_path / "o.jsonl")] == [0, *range(4, 40, 5)]  # 0.16 s is due as 0.2
+    assert (report.cameras[0].thinned, report.dropped) == (31, 0)
+    require_sums(report)
 
 
 def interrupt() -> None:

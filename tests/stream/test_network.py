@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from streamkit import MakeVideo, gray_image
 
 from tsss_edge.errors import DataError
+from tsss_edge.stream import av_reader
 from tsss_edge.stream.av_writer import VideoWriter
 from tsss_edge.stream.frames import Frame, Source
 from tsss_edge.stream.sources import Retry, capture, live_opener, open_source
+from tsss_edge.stream.sources import rtsp as rtsp_source
 from tsss_edge.stream.uris import parse_source
 
 PATIENCE_S = 30.0
@@ -176,6 +178,25 @@ def test_an_rtsp_server_that_hangs_is_stalled_then_left(rtsp: RtspServer, port: 
         source.close()
 
 
+def test_a_damaged_packet_is_no_lost_camera(make_video: MakeVideo) -> None:
+    """One is passed over; nothing but damaged ones is a lost camera."""
+
+    class Packet:
+        def __init__(self, whole: bool) -> None:
+            self._whole = whole
+
+        def decode(self) -> list[av.VideoFrame]:
+            if not self._whole:
+                raise av.error.InvalidDataError(1094995529, "Invalid data")
+            return [av.VideoFrame.from_ndarray(gray_image(9), format="bgr24")]
+
+    source = rtsp_source.RtspCapture(av.open(str(make_video())))
+    source._packets = iter([Packet(True), Packet(False), Packet(True), *([Packet(False)] * 200)])  # type: ignore[assignment, list-item]
+    assert source.read() is not None and source.read() is not None
+    assert source.read() is None
+    source.release()
+
+
 def test_an_rtsp_server_that_stays_away(rtsp: RtspServer, port: int) -> None:
     first = next(iter(COLOURS))
     rtsp.start(first)
@@ -285,6 +306,35 @@ def test_a_file_after_a_network_stream_still_has_its_last_frame(
     open_source(f"http://127.0.0.1:{port}/video.mjpg").close()
     video = open_source(str(make_video(frames=10)))
     assert sum(1 for _ in iter(video.read, None)) == 10
+
+
+def test_a_video_whose_server_goes_silent_ends_with_the_reason(
+    make_video: MakeVideo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It once waited for ever, and Ctrl-C with it."""
+    monkeypatch.setattr(av_reader, "SERVER_S", 0.5)
+    data = make_video("v.avi", frames=200).read_bytes()
+    over = threading.Event()
+
+    def answer(server: socket.socket) -> None:
+        while not over.is_set():
+            client, _ = server.accept()
+            held.append(client)
+            client.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data) + data[: len(data) // 2])
+
+    held: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=answer, args=(server,), daemon=True)
+        thread.start()
+        with pytest.raises(DataError, match=r"the server has not answered for 0.5 s \(\d+ frames came before\)"):
+            source = open_source(f"http://127.0.0.1:{server.getsockname()[1]}/v.avi")
+            while source.read() is not None:
+                pass
+        over.set()
+        socket.create_connection(server.getsockname()[:2]).close()  # wakes the thread
+        thread.join(PATIENCE_S)
+    for client in held:
+        client.close()
 
 
 def test_http_that_is_no_video(port: int) -> None:

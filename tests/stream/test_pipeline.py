@@ -9,7 +9,9 @@ from contextlib import closing, contextmanager
 
 import numpy as np
 import pytest
+from loopkit import fake
 
+from tsss_edge.stream.cpu_stages import CpuStages
 from tsss_edge.stream.frames import Frame, FrameResult
 from tsss_edge.stream.pipeline import READY, Pipeline, slots_needed
 from tsss_edge.stream.threads import SlotRing
@@ -181,6 +183,24 @@ def test_one_slot_is_slower_but_right() -> None:
             assert (result.labels == index).all()
             pipeline.recycle(result)
     assert stages.most == 1
+
+
+@pytest.mark.parametrize("where", ["start", "wait"])
+def test_a_frame_that_fails_costs_the_engine_no_request(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, picture = fake(slots=1), np.full((48, 80, 3), 30, np.uint8)
+    stages = CpuStages(backend, blend=False)
+
+    def hiccup(*_: object) -> None:
+        raise RuntimeError("hiccup")
+
+    with monkeypatch.context() as broken, pytest.raises(RuntimeError, match="hiccup"):
+        broken.setattr(backend, where, hiccup)
+        stages.start(0, picture, {})
+        stages.wait(0, {})
+    backend._ready_at[0] = None  # a device forgets a call that failed
+    stages.start(0, picture, {})
+    stages.wait(0, {})
+    stages.close()
 
 
 def test_ring() -> None:

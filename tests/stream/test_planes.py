@@ -14,7 +14,8 @@ from loopkit import CLASSES, fake
 from tsss_edge.kernels.overlay_yuv import YuvOverlayPlan
 from tsss_edge.kernels.yuv import Colour, Yuv
 from tsss_edge.stream.av_reader import VideoReader
-from tsss_edge.stream.frames import FrameResult
+from tsss_edge.stream.av_writer import VideoWriter
+from tsss_edge.stream.frames import FrameResult, bgr_of
 from tsss_edge.stream.live_loop import run
 from tsss_edge.stream.recorder import Recorder
 from tsss_edge.stream.sources import open_source
@@ -136,6 +137,21 @@ def test_a_recording_has_the_sources_colours(tmp_path: Path, matrix: int, size_h
     back = frames[0].to_ndarray()[:48, :64]
     assert np.abs(back[: size_hw[0], : size_hw[1]].astype(int) - first.y).mean() < 3
     np.testing.assert_allclose(back[-1, :-1].mean(), first.y[-1].mean(), atol=3)
+
+
+@pytest.mark.parametrize("colour", [Colour("bt709"), Colour("bt709", full=True), Colour(full=True)])
+def test_an_avi_has_the_colours_of_its_planes(tmp_path: Path, colour: Colour) -> None:
+    """MJPEG is read as BT.601, whatever the planes were."""
+    y, u, v = (round(float(value)) for value in colour.from_rgb(np.array([[200.0, 30.0, 30.0]]))[0])
+    planes = Yuv.empty((48, 64), colour)
+    planes.y[...], planes.u[...], planes.v[...] = y, u, v
+    writer = VideoWriter(str(tmp_path / "a.avi"), kind=".avi", fps=25, size_hw=(48, 64), colour=colour)
+    for _ in range(3):
+        writer.write(planes)
+    writer.close()
+    picture = VideoReader(str(tmp_path / "a.avi")).read()
+    assert picture is not None
+    np.testing.assert_allclose(bgr_of(picture)[24, 32, ::-1], (200, 30, 30), atol=6)  # JPEG's own loss
 
 
 def test_other_kinds_of_video_come_from_planes_too(tmp_path: Path) -> None:

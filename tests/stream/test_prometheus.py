@@ -39,6 +39,7 @@ def samples(make_result: MakeResult) -> dict[tuple[str, frozenset[tuple[str, str
         result = make_result(index)
         result.engine = engine
         result.age_ms = 40.0 * (index + 1)
+        result.stages_ms["encode"] = 80.0
         gate.add(result)
         recorder.add(result)
     families = text_string_to_metric_families(metrics.text().decode())
@@ -62,6 +63,7 @@ def test_ages_are_a_histogram(samples: dict[object, float]) -> None:
     assert counts == [0, 1, 2, 2]
     assert samples[f"{name}_sum", labels(**old)] == pytest.approx(0.12)
     assert samples["tsss_edge_stage_seconds_count", labels(**old, stage="infer")] == 2
+    assert samples["tsss_edge_latency_seconds_sum", labels(**old)] == pytest.approx(0.003)  # encoding is no part of it
 
 
 def test_what_belongs_to_the_source_has_its_camera(samples: dict[object, float]) -> None:

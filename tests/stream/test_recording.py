@@ -16,7 +16,8 @@ from streamkit import MakeResult
 
 from tsss_edge.artifacts import Classes
 from tsss_edge.errors import BusyError, DataError
-from tsss_edge.stream import recording
+from tsss_edge.stream import recording, video_sink
+from tsss_edge.stream.av_writer import VideoWriter
 from tsss_edge.stream.frames import Sink
 from tsss_edge.stream.sinks import open_sinks
 from tsss_edge.stream.uris import parse_sink
@@ -96,6 +97,28 @@ def test_a_file_that_does_not_grow_is_noticed(
     with pytest.raises(DataError, match="has not grown"):
         record(sink, make_result, 10)
     sink.close()
+
+
+def test_an_hls_recording_grows_by_its_list(
+    tmp_path: Path, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no single file: looking for one ended every HLS recording after 30 s. Here a list of pieces of a second grows."""
+    for name, value in (("LOOK_S", 0.0), ("MUST_GROW_S", 0.0), ("MUST_GROW_FRAMES", 25)):
+        monkeypatch.setattr(recording, name, value)
+    monkeypatch.setattr(video_sink, "EncodeThread", AtOnce)
+    sink = opened(f"{tmp_path}/live.m3u8", make_result)
+    record(sink, make_result, 60)
+    sink.close()
+    assert frames_of(tmp_path / "live.m3u8") == 60
+
+
+class AtOnce:
+    """`EncodeThread` without a thread."""
+
+    left_out, encode_ms = 0, 0.0
+
+    def __init__(self, writer: VideoWriter, *, live: bool) -> None:
+        self.write, self.close = writer.write, writer.close
 
 
 def test_what_a_kill_left_keeps_a_name_of_its_own(tmp_path: Path, make_result: MakeResult) -> None:

@@ -110,6 +110,7 @@ def test_a_new_size_goes_through_the_network() -> None:
     assert changes.look(scene(16)).step is Step.KEEP
     assert changes.look(scene(40)).step is Step.MOVE
     assert changes.look(np.zeros((96, 64, 3), np.uint8)).step is Step.NETWORK
+    assert changes.look(np.zeros((99, 64, 3), np.uint8)).step is Step.NETWORK  # of one size when both are made small
 
 
 def test_the_changed_part_is_whole_blocks_with_one_around() -> None:

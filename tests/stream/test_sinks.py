@@ -102,6 +102,17 @@ def test_json_lines(tmp_path: Path, make_result: MakeResult) -> None:
     assert lines[1]["parity"] == {"agreement": 0.99}
 
 
+def test_times_of_a_video_are_its_own_and_not_those_of_decoding(tmp_path: Path, make_result: MakeResult) -> None:
+    sink = open_one(tmp_path / "o.jsonl")
+    for n in range(3):
+        result = make_result(n, captured=5.0 + n / 1000)
+        result.frame.time_s = 2.0 + n / 25
+        sink.write(result)
+    sink.close()
+    lines = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    assert [line["time_s"] for line in lines] == [0.0, 0.04, 0.08]
+
+
 def test_json_lines_to_standard_output(make_result: MakeResult, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     sink = open_one("-")
     sink.write(make_result())

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -26,7 +27,10 @@ from tsss_edge.data.pictures import read_mask
 from tsss_edge.data.synthetic import CLASSES as SYNTHETIC
 from tsss_edge.errors import ArtifactError, DataError, GateError
 from tsss_edge.export.build import build_engine
+from tsss_edge.stream.av_reader import VideoReader
+from tsss_edge.stream.av_writer import VideoWriter
 from tsss_edge.stream.live_loop import stream
+from tsss_edge.stream.many import stream_many
 from tsss_edge.stream.recorder import StreamReport
 from tsss_edge.stream.watch import Checks
 from tsss_edge.stream.web import WebSink
@@ -76,6 +80,20 @@ def test_a_video_becomes_a_video_and_masks_of_every_frame(engine: Path, tmp_path
     assert [np.unique(read_mask(mask)).tolist() for mask in masks] == [[n % 4] for n in range(37)]
 
 
+def test_pixels_that_are_not_square_stay_so(engine: Path, tmp_path: Path) -> None:
+    writer = VideoWriter(str(tmp_path / "in.mp4"), kind=".mp4", fps=25, size_hw=(48, 64), aspect=Fraction(16, 11))
+    for n in range(5):
+        writer.write(gray_image(GRAYS[n % 4]))
+    writer.close()
+    stream(engine, str(tmp_path / "in.mp4"), [str(tmp_path / "out.mp4")])
+    (tmp_path / "cameras.toml").write_text(
+        f'[[camera]]\nname = "v"\nuri = "{tmp_path}/in.mp4"\nsinks = ["{tmp_path}/many.mp4"]\n'
+    )
+    stream_many(engine, tmp_path / "cameras.toml")
+    for name in ("out.mp4", "many.mp4"):
+        assert VideoReader(str(tmp_path / name)).aspect == Fraction(16, 11)
+
+
 def test_the_report_has_the_keys_of_the_contract(engine: Path, make_video: MakeVideo) -> None:
     report = stream(engine, str(make_video()), ["null://"])
     content = json.loads(msgspec.json.encode(report))
@@ -115,6 +133,14 @@ def test_a_bad_source_or_sink_leaves_nothing_behind(engine: Path, make_video: Ma
     with pytest.raises(DataError, match="unknown kind of sink"):
         stream(engine, str(make_video()), [str(out / "o.mp4"), str(out / "o.txt")])
     assert not out.exists() or list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize("source", ["rtsp://admin:hunter2@127.0.0.1/live", "synthetic://", "{tmp}", "http://h/v.mp4"])
+def test_sound_of_what_is_no_video_file_is_refused_before_the_engine(tmp_path: Path, source: str) -> None:
+    (tmp_path / "1.png").write_bytes(b"")
+    with pytest.raises(DataError, match="--audio copies the sound of a video file; this source is none") as caught:
+        stream(tmp_path / "none.xml", source.format(tmp=tmp_path), [], audio=True)
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_sink_never_takes_the_source_s_place(engine: Path, make_video: MakeVideo, tmp_path: Path) -> None:

@@ -6,12 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from loopkit import GRAYS, fake
 from PIL import Image
 
 from tsss_edge.artifacts import Classes
 from tsss_edge.data.voc import write_mask
 from tsss_edge.errors import DataError
 from tsss_edge.stream.frames import Frame, FrameResult
+from tsss_edge.stream.live_loop import run
+from tsss_edge.stream.recorder import Recorder
+from tsss_edge.stream.sinks import open_sinks
+from tsss_edge.stream.sources import open_source
 from tsss_edge.stream.truth import TruthFolder
 from tsss_edge.stream.watch import Checks, LiveAccuracy
 
@@ -64,6 +69,29 @@ def test_live_iou_by_hand(folder: Path) -> None:
     checks.add(result(1, np.full((4, 8), 2, np.uint8)))  # dog everywhere: half right
     assert checks.add(result(7, halves(0, 2))) is None  # no mask of that frame
     assert checks.per_class == {"everything else": 50.0, "dog": pytest.approx(100 * 32 / 48, abs=0.01)}
+
+
+def test_masks_stay_with_their_pictures_after_one_that_cannot_be_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Scored, and written: a picture that is passed over keeps its number."""
+    pictures, truth, found = tmp_path / "p", tmp_path / "t", tmp_path / "found"
+    pictures.mkdir()
+    for n in range(4):
+        Image.new("L", (8, 8), GRAYS[n]).convert("RGB").save(pictures / f"{n}.png")
+        write_mask(truth / f"{n}.png", np.full((8, 8), n, np.uint8))
+    (pictures / "1.png").write_bytes(b"broken")
+    source, backend, recorder = open_source(str(pictures)), fake(), Recorder()
+    masks = TruthFolder(truth, backend.classes)
+    checks = Checks.open(backend, str(pictures), None, 30, None, masks)
+    sinks = open_sinks([f"{found}/"], fps=0.0, size_hw=source.size_hw, classes=backend.classes)
+    run(source, backend, sinks, recorder, checks=checks)
+    assert (checks.miou, recorder.frames, recorder.dropped) == (100.0, 3, 0)
+    assert sorted(p.name for p in found.iterdir()) == ["000000.png", "000002.png", "000003.png"]
+    masks.warn_of_count(source.listed)  # type: ignore[attr-defined]
+    assert "masks in" not in caplog.text
+    masks.warn_of_count(5)
+    assert "4 masks in" in caplog.text and "5 pictures in the source" in caplog.text
 
 
 def test_what_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> None:

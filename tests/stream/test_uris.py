@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tsss_edge.errors import DataError, UnavailableError
+from tsss_edge.stream.sinks import require_sinks
 from tsss_edge.stream.uris import Uri, parse_sink, parse_source, printf_pattern
 
 
@@ -93,6 +96,23 @@ def test_sinks_of_jetson_inference_that_we_lack_say_what_to_use(text: str) -> No
 def test_half_an_address_is_refused() -> None:
     with pytest.raises(DataError, match="rtsp://: not an address"):
         parse_source("rtsp://[cam/1")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("o.mp4", "./o.mp4"),
+        ("o.mp4?segment=60", "{here}/o.mp4"),
+        ("o.jsonl", "file://o.jsonl"),
+        ("masks/", "masks/%06d.png"),
+        ("rtsp://host/x", "rtsp://host/x"),
+    ],
+)
+def test_one_file_is_not_for_two_sinks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one: str, other: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="two sinks write the same file; give each its own"):
+        require_sinks([one, "null://", other.format(here=tmp_path)])
+    require_sinks([one, "null://", "null://", "p.mp4", "p.mkv", "masks/%06d.jpg"])
 
 
 def test_a_password_is_not_shown() -> None:

@@ -18,11 +18,13 @@ from fastapi import FastAPI
 from streamkit import MakeResult
 
 from tsss_edge.artifacts import Classes, Preprocess
+from tsss_edge.drawing import Drawer
 from tsss_edge.errors import DataError, UnavailableError
 from tsss_edge.stream.frames import Frame, FrameResult
 from tsss_edge.stream.recorder import Recorder
 from tsss_edge.stream.status import LiveStatus, Status
 from tsss_edge.stream.web import WebSink, open_web, parse_bind, web_token
+from tsss_edge.stream.web import painter as painter_module
 from tsss_edge.stream.web.app import BOUNDARY, Info, _jpegs, make_app
 from tsss_edge.stream.web.painter import MAX_WIDTH, UNKNOWN_BGR, Painter, View, draw_unknown, unknown_mask
 
@@ -196,6 +198,31 @@ def test_a_new_alpha_repaints_the_picture_that_is_there(make_result: MakeResult)
     assert before is not None and after is not None
     assert abs(int(before[24, 48, 2]) - 178) < 9 and abs(int(after[24, 48, 2]) - 255) < 9  # the class's red
     assert got[2] != got[1]
+    painter.close()
+
+
+def test_names_are_those_of_the_engine_that_made_the_picture(
+    make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A promoted engine has other classes: the painter once kept the old names, and died of a class beyond them."""
+    drawn: list[tuple[str, ...]] = []
+
+    def drawer(classes: Classes, size_hw: tuple[int, int]) -> Drawer:
+        drawn.append(classes.names)
+        return Drawer(classes, size_hw)
+
+    monkeypatch.setattr(painter_module, "Drawer", drawer)
+    painter, arrived = Painter(CLASSES), threading.Semaphore(0)
+    painter.subscribe(1, lambda jpeg: arrived.release())
+    wanted = [CLASSES.names, ("background", "cow", "cat", "dog", "horse")]
+    for names in wanted:
+        result = make_result(0)
+        result.classes = Classes(names=names)
+        result.labels[:, 32:] = len(names) - 1
+        painter._offered_at = float("-inf")
+        painter.offer(result)
+        assert arrived.acquire(timeout=PATIENCE_S)
+    assert drawn == wanted
     painter.close()
 
 

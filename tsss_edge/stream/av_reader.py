@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
 import av
 import numpy as np
-from av.logging import PANIC, set_level
 from numpy.typing import NDArray
 
 from tsss_edge.errors import DataError
@@ -30,12 +30,17 @@ MATRICES: dict[int, Literal["bt601", "bt709"]] = {1: "bt709", 2: "bt601", 4: "bt
 FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 HDR_CURVES = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273
 FAULTS = (av.FFmpegError, OSError, ValueError)  # all that PyAV raises for files and addresses
+SERVER_S = 5.0  # seconds that a server may say nothing
 MOST_DAMAGED = 500  # packets before the first picture, then it is no video
 EXACT = (".mp4", ".mov", ".m4v")  # containers whose frame count is exact, unless they are fragmented
 
 
 class VideoReader:
-    """One open video. `length` is what the container says (None: nothing), `fps` its average rate (0: unknown)."""
+    """One open video. `length` is what the container says (None: nothing), `fps` its average rate (0: unknown).
+
+    FFmpeg's log is nobody's: PyAV drops it by itself. `av.logging.set_level`, whatever the level, would bring a callback that
+    needs Python's lock, and with decoder threads a process then hangs at its end.
+    """
 
     def __init__(self, path: str, *, name: str | None = None, threads: int | None = None) -> None:
         """Open a path or address and decode the first frame.
@@ -45,6 +50,7 @@ class VideoReader:
         self.name = name or path
         if "://" not in path and Path(path).is_file() and Path(path).stat().st_size == 0:
             raise DataError(f"{self.name}: the file is empty (0 bytes); copy or record it again")
+        self.decoded = self.damaged = 0  # frames given, packets passed over
         self._container = self._open(path)
         self._stream = self._video_stream()
         self._stream.thread_type = "AUTO"
@@ -52,9 +58,8 @@ class VideoReader:
             self._stream.codec_context.thread_count = threads
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.fps = float(rate) if rate and math.isfinite(float(rate)) and float(rate) > 0 else 0.0
-        self.length: int | None = self._stream.frames or None
+        self.length = self._promised()
         self.codec: str = self._stream.codec_context.name  # FFmpeg's
-        self.decoded = self.damaged = 0  # frames given, packets passed over
         self.time_s: float | None = None  # of the last frame given, from the start
         self._turns: int | None = None
         self.bits = 8  # of a value
@@ -65,12 +70,14 @@ class VideoReader:
             self.close()
             raise self._unreadable("no picture could be decoded")
         self.size_hw: tuple[int, int] = picture_hw(self._first)
+        self.aspect = self._aspect()  # of a pixel, width over height; None: square, or not told
         self._warn_of_hdr()
 
     def _open(self, path: str) -> av.container.InputContainer:
-        set_level(PANIC)  # FFmpeg writes about every damaged packet; our error says it once
         try:
-            return av.open(path)
+            return av.open(path, timeout=(SERVER_S, SERVER_S) if "://" in path else None)
+        except av.ExitError as error:
+            raise self._silent() from error
         except FAULTS as error:
             raise self._unreadable(str(error)) from error
 
@@ -82,10 +89,32 @@ class VideoReader:
             raise DataError(f"{self.name}: holds no pictures, only sound or other data; expected a video")
         return pictures[0]
 
+    def _promised(self) -> int | None:
+        """Frames by the container; where its index is exact, without those that an edit list cuts off."""
+        frames: int = self._stream.frames
+        if frames and self._exact:
+            return sum(not entry.is_discard for entry in self._stream.index_entries) or frames
+        return frames or None
+
+    @property
+    def _exact(self) -> bool:
+        return Path(self.name).suffix.lower() in EXACT
+
     def _unreadable(self, why: str) -> DataError:
         return DataError(
             f"{self.name}: not a readable video ({why}); cut short, damaged, or not a video; expected a file that FFmpeg plays"
         )
+
+    def _silent(self) -> DataError:
+        """After FFmpeg waited in vain."""
+        return DataError(
+            f"{self.name}: the server has not answered for {SERVER_S:g} s ({self.decoded} frames came before); "
+            "check it and the network, or copy the file here"
+        )
+
+    def _aspect(self) -> Fraction | None:
+        told: Fraction | None = self._stream.sample_aspect_ratio
+        return 1 / told if told and self._turns in (1, 3) else told or None
 
     def _warn_of_hdr(self) -> None:
         curve = HDR_CURVES.get(int(getattr(self._stream.codec_context, "color_trc", 0) or 0))
@@ -101,6 +130,8 @@ class VideoReader:
                 frames = packet.decode()
             except StopIteration:
                 return
+            except av.ExitError as error:
+                raise self._silent() from error
             except FAULTS:
                 self.damaged += 1
                 if self.damaged > MOST_DAMAGED and self.decoded == 0:
@@ -138,8 +169,7 @@ class VideoReader:
     def require_whole(self) -> None:
         """After the end: raise DataError when frames are missing that the container promised, or packets were damaged."""
         got, promised = self.decoded, self.length
-        exact = Path(self.name).suffix.lower() in EXACT
-        if promised is not None and got < promised - (1 if exact else max(30, promised // 10)):
+        if promised is not None and got < promised - (1 if self._exact else max(30, promised // 10)):
             raise DataError(
                 f"{self.name}: ends after {got} of {promised} frames; the file is cut short or damaged "
                 f"(the {got} frames before were processed)"

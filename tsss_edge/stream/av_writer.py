@@ -6,6 +6,7 @@ GIF, MJPEG in AVI, H.264 over RTSP and as HLS likewise come from FFmpeg.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -26,6 +27,8 @@ MOST_PARTS = 10_000  # of a second, that a rate is told in: 239.651 and 30000/10
 DEFAULT_COLOUR = Colour()  # BT.601, limited: as every player reads untagged small video, and as OpenCV reads all of it
 LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG
 MATRIX_CODES = {"bt601": 6, "bt709": 1}  # H.273
+SEEK_BEFORE_S = 1.0  # of a sound's beginning: pictures and sound of one time stand that near to each other
+MOST_SKIPPED = 60_000  # frames that FFmpeg leaves out of an AVI at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +88,13 @@ class VideoWriter:
         audio_from: str | None = None,
         threads: int | None = 1,
         colour: Colour = DEFAULT_COLOUR,
+        aspect: Fraction | None = None,
         preset: Preset = "auto",
     ) -> None:
         """Open a file or address.
 
         Args:   kind: a key of ENCODINGS. audio_from: a file whose first sound track is copied. threads: of the encoder.
-                colour: of the planes that come, and of what is written; BGR is turned into it.
+                colour: of the planes that come, and of what is written; BGR is turned into it. aspect: of a pixel, None: square.
         Raises: DataError: it cannot be opened or written. UnavailableError: as `h264_encoder`.
         """
         self._target, self._encoding, self._colour = target, ENCODINGS[kind], colour
@@ -98,19 +102,20 @@ class VideoWriter:
         self._buffers: list[av.VideoFrame] = []
         self._even_hw = (size_hw[0] + size_hw[0] % 2, size_hw[1] + size_hw[1] % 2)
         self._step = Fraction(1) / Fraction(fps).limit_denominator(MOST_PARTS)
+        self._start_s: float | None = None  # when the first frame is shown, by its source's clock
         self._next_s, self._last_tick = Fraction(0), -1
         self.frames = 0
         self._container: Any = None
         self._audio: _Audio | None = None
         try:
-            self._open(fps, threads, audio_from)
+            self._open(fps, threads, audio_from, aspect)
         except FAULTS as error:
             self._abandon()
             raise DataError(
                 f"{target}: cannot write a {size_hw[1]}x{size_hw[0]} video at {fps:g} frames a second there ({error})"
             ) from error
 
-    def _open(self, fps: float, threads: int | None, audio_from: str | None) -> None:
+    def _open(self, fps: float, threads: int | None, audio_from: str | None, aspect: Fraction | None) -> None:
         encoding = self._encoding
         self._container = av.open(self._target, "w", format=encoding.format, container_options=encoding.container)
         rate = Fraction(fps).limit_denominator(MOST_PARTS)
@@ -124,6 +129,8 @@ class VideoWriter:
         context.time_base = 1 / rate if encoding.format in ("gif", "avi") else _clock(rate)
         context.gop_size = max(1, round(fps))  # a keyframe each second
         context.max_b_frames = 0
+        if aspect is not None:
+            context.sample_aspect_ratio = aspect
         if threads:
             context.thread_count = threads
         if encoding.pixels == "yuv420p":
@@ -135,7 +142,7 @@ class VideoWriter:
         self._container.start_encoding()  # writes the header now: a place that takes no file shows itself before the first frame
 
     def write(self, picture: Picture, time_s: float | None = None) -> None:
-        """Append a picture. `time_s`: when it is shown, from the start (default: the rate's next time).
+        """Append a picture. `time_s`: when its source shows it; the video begins with the first (default: the rate's next time).
 
         Raises: DataError: it cannot be written (for one, a full disk).
         """
@@ -143,7 +150,7 @@ class VideoWriter:
 
     def prepare(self, picture: Picture) -> av.VideoFrame:
         """Copy a picture into a frame for `encode`, which holds until `BUFFERS` more were prepared. Safe beside `encode`."""
-        if isinstance(picture, Yuv) and picture.colour == self._colour:
+        if isinstance(picture, Yuv) and picture.colour == self._colour and self._takes_planes:
             frame = self._filled(picture)
             return frame if frame.format.name == self._encoding.pixels else frame.reformat(format=self._encoding.pixels)
         frame = av.VideoFrame.from_ndarray(self._even(bgr_of(picture)), format="bgr24")
@@ -152,6 +159,11 @@ class VideoWriter:
         space = av.video.reformatter.Colorspace[self._colour.matrix.replace("bt", "itu")]
         reach = FULL_RANGE if self._colour.full else LIMITED_RANGE
         return frame.reformat(format="yuv420p", dst_colorspace=space, dst_color_range=reach)
+
+    @property
+    def _takes_planes(self) -> bool:
+        """Whether who plays it will know what the planes mean: MJPEG is BT.601, whatever the source was."""
+        return self._encoding.codec != "mjpeg" or self._colour.matrix == "bt601"
 
     def _filled(self, picture: Yuv) -> av.VideoFrame:
         """The next buffer with the planes in it; odd sides repeat their last line."""
@@ -175,9 +187,12 @@ class VideoWriter:
 
     def encode(self, frame: av.VideoFrame, time_s: float | None = None) -> None:
         """Append a frame of `prepare`. Raises: as `write`."""
-        now = self._next_s if time_s is None else Fraction(time_s)
-        base = self._stream.codec_context.time_base
+        now, base = self._next_s, self._stream.codec_context.time_base
+        if time_s is not None:
+            now = Fraction(time_s - self._start(time_s))
         tick = max(self._last_tick + 1, round(now / base))  # times that stand still or go back would be refused
+        if self._encoding.format == "avi":  # after a longer gap the next frames catch up
+            tick = min(tick, self._last_tick + MOST_SKIPPED)
         frame.pts, frame.time_base = tick, base
         self._last_tick, self._next_s = tick, tick * base + self._step
         try:
@@ -187,6 +202,14 @@ class VideoWriter:
         except FAULTS as error:
             raise DataError(f"{self._target}: cannot be written on ({error}); is the disk full?") from error
         self.frames += 1
+
+    def _start(self, time_s: float) -> float:
+        """When the first frame is shown, which is at `time_s` where there was none."""
+        if self._start_s is None:
+            self._start_s = time_s
+            if self._audio is not None:
+                self._audio.begin(time_s)
+        return self._start_s
 
     def _even(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if image.shape[:2] == self._even_hw:
@@ -223,7 +246,7 @@ def _clock(rate: Fraction) -> Fraction:
 
 
 class _Audio:
-    """Packets of a file's first sound track, copied as they are, as far as the pictures have come."""
+    """Packets of a file's first sound track, copied as they are, from where the pictures begin as far as they have come."""
 
     def __init__(self, path: str, target: Any) -> None:
         self._source = av.open(path)
@@ -232,17 +255,33 @@ class _Audio:
         self._stream = target.add_stream_from_template(streams[0]) if streams else None
         self._target = target
         self._held: Any = None
+        self._start_s = 0.0
+
+    def begin(self, start_s: float) -> None:
+        """The pictures begin at `start_s` of the file: sound that ends earlier is left out."""
+        self._start_s = start_s
+        if start_s > SEEK_BEFORE_S:
+            with suppress(*FAULTS):  # a file without an index is read from its beginning
+                self._source.seek(int((start_s - SEEK_BEFORE_S) * av.time_base))
 
     def copy_until(self, time_s: float) -> None:
-        """Write the packets that start before `time_s`."""
+        """Write the packets that start before `time_s`, counted from the beginning of the pictures."""
         while (packet := self._held or next(self._packets, None)) is not None:
             self._held = packet
             if packet.dts is not None:
-                if float(packet.dts * packet.time_base) > time_s:
+                begin = round(Fraction(self._start_s) / packet.time_base)
+                if (packet.dts - begin) * packet.time_base > time_s:
                     return
-                packet.stream = self._stream
-                self._target.mux(packet)
+                if packet.dts + (packet.duration or 0) >= begin:
+                    self._write(packet, begin)
             self._held = None
+
+    def _write(self, packet: av.Packet[Any], begin: int) -> None:
+        assert packet.dts is not None
+        packet.pts = (packet.dts if packet.pts is None else packet.pts) - begin
+        packet.dts -= begin
+        packet.stream = self._stream
+        self._target.mux(packet)
 
     def close(self) -> None:
         self._source.close()

@@ -41,7 +41,7 @@ class CameraReport(Struct, frozen=True):
     frame_age_ms: Percentiles | None  # from capture to the sinks
     stages_ms: dict[str, Percentiles]
     reconnects: int
-    error: str | None  # why it ended before the others
+    error: str | None  # why it ended before the others, or why it was not there at the end
 
     def line(self) -> str:
         """For a terminal."""
@@ -79,6 +79,11 @@ class CameraLine:
     def state(self) -> str:
         """That of its source; FAILED when a sink failed."""
         return "FAILED" if self.error else self.source.state
+
+    @property
+    def trouble(self) -> str:
+        """Why it is FAILED, or cannot be opened; "" where nothing is wrong."""
+        return str(self.error or self.source.error or self.source.trouble)
 
     @property
     def over(self) -> bool:
@@ -151,6 +156,7 @@ class CameraLine:
                 size_hw=result.frame.size_hw,
                 classes=self._classes,
                 colour=picture.colour if isinstance(picture, Yuv) else None,
+                aspect=getattr(self.source, "aspect", None),
                 live=is_live(self.spec.uri, self.spec.policy),
                 preset=self.spec.encode,
             )
@@ -173,7 +179,6 @@ class CameraLine:
     def report(self) -> CameraReport:
         """Its numbers, after `close`."""
         numbers, source = self.recorder.numbers(), self.source
-        error = self.error or source.error
         return CameraReport(
             name=self.spec.name,
             source=parse_source(self.spec.uri).shown,
@@ -187,5 +192,5 @@ class CameraLine:
             frame_age_ms=numbers["frame_age_ms"],
             stages_ms=numbers["stages_ms"],
             reconnects=source.reconnects,
-            error=str(error) if error else None,
+            error=self.trouble or None,
         )

@@ -29,10 +29,9 @@ from tsss_edge.errors import DataError
 from tsss_edge.stream.encoders import Preset
 from tsss_edge.stream.sinks import require_sinks
 from tsss_edge.stream.sources import Policy, require_source
-from tsss_edge.stream.uris import parse_sink, parse_source, require_other_place
+from tsss_edge.stream.uris import parse_sink, parse_source, require_apart, require_other_place
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-UNSHARED = ("null",)  # sinks that several cameras may have
 
 
 class CameraDefaults(Struct, frozen=True):
@@ -83,9 +82,8 @@ def read_cameras(path: Path) -> tuple[CameraSpec, ...]:
     if not content.camera:
         raise DataError(f"{path}: no [[camera]]; expected at least one")
     cameras = tuple(_camera(path, number, item, content.defaults) for number, item in enumerate(content.camera))
-    _require_once(path, "name", [camera.name for camera in cameras])
-    sinks = [sink for camera in cameras for sink in camera.sinks if parse_sink(sink).scheme not in UNSHARED]
-    _require_once(path, "sink", sinks)
+    _require_once(path, [camera.name for camera in cameras])
+    require_apart(sink for camera in cameras for sink in camera.sinks)
     return cameras
 
 
@@ -130,8 +128,7 @@ def _require_shareable(path: Path, camera: CameraSpec, sink: str) -> None:
     require_other_place(parsed, parse_source(camera.uri))
 
 
-def _require_once(path: Path, kind: str, values: list[str]) -> None:
-    if twice := [value for value, count in Counter(values).items() if count > 1]:
-        raise DataError(
-            f"{path}: {kind} {twice[0]!r} stands {Counter(values)[twice[0]]} times; each camera has its own"
-        )
+def _require_once(path: Path, names: list[str]) -> None:
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise DataError(f"{path}: name {name!r} stands {count} times; each camera has its own")

@@ -86,18 +86,24 @@ class CpuStages:
     def start(self, slot: int, picture: Picture, stages_ms: dict[str, float]) -> None:
         """Resize the picture and begin the network; the picture may change afterwards."""
         request = self._idle.popleft()
-        with timed(stages_ms, "preprocess"):
-            self._resize(request, picture)
-        self._slots[slot].started = time.monotonic()
-        self._backend.start(request, self._inputs[request])
+        try:
+            with timed(stages_ms, "preprocess"):
+                self._resize(request, picture)
+            self._slots[slot].started = time.monotonic()
+            self._backend.start(request, self._inputs[request])
+        except BaseException:
+            self._idle.append(request)  # a frame that fails costs the engine no request
+            raise
         self._slots[slot].request = request
 
     def wait(self, slot: int, stages_ms: dict[str, float]) -> None:
         """Wait for the network and copy its outputs. Raises: ArtifactError: they are not finite."""
         done = self._slots[slot]
         request, done.request = done.request, -1
-        done.keep(self._backend.wait(request))
-        self._idle.append(request)
+        try:
+            done.keep(self._backend.wait(request))
+        finally:
+            self._idle.append(request)
         stages_ms["network"] = (time.monotonic() - done.started) * 1000
         if self._finite < FINITE_FRAMES:
             require_finite(done.outputs)

@@ -36,7 +36,12 @@ class Frame:
     captured: float
     truth: NDArray[np.uint8] | None = None  # (H,W) true labels, only from synthetic://
     decode_ms: float | None = None  # time to read it; None for live sources, which decode on a thread of their own
-    time_s: float | None = None  # when a video file shows it, from its start; None where the source has no such clock
+    time_s: float | None = (
+        None  # when it is shown, by its source's clock: a video's own, a camera's `captured`; None: has none
+    )
+    place: int | None = (
+        None  # in the list that it is from, where pictures before it were passed over; `index` counts frames
+    )
     missed: int = 0  # frames before it that the source gave and nobody took, in total; `index` does not count them
     thinned: int = 0  # frames before it that were left out because fewer were asked for, in total; `index` counts them
     _bgr: NDArray[np.uint8] | None = field(default=None, init=False, repr=False)
@@ -52,6 +57,11 @@ class Frame:
     def size_hw(self) -> tuple[int, int]:
         """Height and width."""
         return picture_hw(self.picture)
+
+    @property
+    def number(self) -> int:
+        """What masks of it are called: its place in the list of pictures, else its index."""
+        return self.index if self.place is None else self.place
 
 
 @dataclass(slots=True)

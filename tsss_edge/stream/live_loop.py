@@ -33,7 +33,7 @@ from tsss_edge.stream.recorder import Recorder, StreamReport
 from tsss_edge.stream.reuse import Reuse
 from tsss_edge.stream.rollout import Rollout, RolloutPlan
 from tsss_edge.stream.sinks import WindowSink, open_sinks, require_sinks, wants_blend, write_to
-from tsss_edge.stream.sources import Policy, is_live, open_source, require_source
+from tsss_edge.stream.sources import Policy, is_live, open_source, require_sound, require_source
 from tsss_edge.stream.status import StatusLine
 from tsss_edge.stream.thread_plan import open_for_file
 from tsss_edge.stream.truth import TruthFolder
@@ -94,6 +94,8 @@ def stream(
     for written in sinks:
         require_other_place(parse_sink(written), parse_source(source))
     require_source(source)
+    if audio:
+        require_sound(source)
     require_sinks(sinks)
     require_gate(engine, force=force, trusted_key=trusted_key)
     rules = read_rules(promote_when)
@@ -117,6 +119,8 @@ def stream(
         opened = stack.enter_context(
             closing(open_source(source, policy=policy, decode_threads=cores.decoding if cores else decode_threads()))
         )
+        if masks is not None:
+            masks.warn_of_count(getattr(opened, "listed", opened.length))
         sound = parse_source(source).path if audio else None
         outputs = open_sinks(
             sinks,
@@ -125,6 +129,7 @@ def stream(
             classes=backend.classes,
             audio_from=sound,
             colour=getattr(opened, "colour", None),
+            aspect=getattr(opened, "aspect", None),
             preset=encode,
             live=opened.live,
         )

@@ -159,7 +159,7 @@ class Many:
         if self._error is not None:
             raise self._error
         report = self._report(ended)
-        if all(camera.error for camera in report.cameras):
+        if all(camera.state == "FAILED" for camera in report.cameras):
             raise DataError(f"every camera failed; the first: {report.cameras[0].name}: {report.cameras[0].error}")
         return report
 
@@ -253,19 +253,19 @@ def slots_of(cameras: Sequence[CameraSpec], backend: AsyncBackend) -> list[range
 
 
 class _Told:
-    """On stderr: a line when a camera changes its state, and on a terminal one that rewrites itself."""
+    """On stderr: a line when a camera changes its state or what keeps it away, and on a terminal one that rewrites itself."""
 
     def __init__(self, lines: Sequence[CameraLine]) -> None:
-        self._lines, self._states = lines, {line.spec.name: "STREAMING" for line in lines}
+        self._lines, self._told = lines, {line.spec.name: ("STREAMING", "") for line in lines}
         self._terminal = sys.stderr.isatty()
 
     def look(self) -> None:
         """Tell what is new."""
         for line in self._lines:
-            if (state := line.state) != self._states[line.spec.name] and state not in ("OPEN", "ENDED"):
-                self._states[line.spec.name] = state
-                reason = f" ({line.error})" if line.error else ""
-                self._write(f"{line.spec.name}  {state}{reason}\n")
+            state, trouble = news = line.state, line.trouble
+            if news != self._told[line.spec.name] and state not in ("OPEN", "ENDED"):
+                self._told[line.spec.name] = news
+                self._write(f"{line.spec.name}  {state}{f' ({trouble})' if trouble else ''}\n")
         if self._terminal:
             self._write(self._text())
 

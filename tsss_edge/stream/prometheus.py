@@ -52,7 +52,8 @@ class Metrics:
     def _observe(self, camera: str, result: FrameResult) -> None:
         self._frames.labels(camera, result.engine).inc()
         self._age.labels(camera, result.engine).observe(result.age_ms / 1000)
-        self._latency.labels(camera, result.engine).observe(sum(result.stages_ms.values()) / 1000)
+        latency_ms = sum(value for name, value in result.stages_ms.items() if name != "encode")  # as the report's
+        self._latency.labels(camera, result.engine).observe(latency_ms / 1000)
         for name, value in result.stages_ms.items():
             self._stage.labels(camera, result.engine, name).observe(value / 1000)
 

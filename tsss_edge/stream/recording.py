@@ -14,7 +14,7 @@ from tsss_edge.disk import held, settle
 from tsss_edge.errors import DataError
 from tsss_edge.stream.frames import FrameResult, Sink
 from tsss_edge.stream.uris import Uri
-from tsss_edge.stream.video_sink import recording_path, writable
+from tsss_edge.stream.video_sink import growing_path, recording_path, writable
 
 LOG = logging.getLogger("tsss_edge")
 KEEP_FREE_MIB = 32  # of the disk: several seconds of any video, so that the end of the file can still be written
@@ -138,7 +138,7 @@ class _Watch:
                 f"{self._path}: recording stopped, {free >> 20} MiB of the disk are free and {self._keep >> 20} are to stay; "
                 "free some, or record somewhere else"
             )
-        file = recording_path(self._path)
+        file = growing_path(self._path)
         size = file.stat().st_size if file.is_file() else 0
         if size != self._size:
             self._size, self._grew, self._frames = size, now, 0

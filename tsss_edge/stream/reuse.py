@@ -54,6 +54,7 @@ class Changes:
     def __init__(self, reuse: Reuse) -> None:
         self._motion = reuse == "motion"
         self._key: NDArray[np.uint8] | None = None
+        self._frame_hw = (0, 0)  # of the key's frame: two sizes may have one small luma
         self._since = 0  # frames since the network saw one
 
     def look(self, picture: Picture) -> Decision:
@@ -65,7 +66,8 @@ class Changes:
         size = (max(1, width // SMALL), max(1, height // SMALL))
         small = np.asarray(cv2.resize(luma, size, interpolation=cv2.INTER_AREA), np.uint8)
         key, self._since = self._key, self._since + 1
-        if key is None or key.shape != small.shape:
+        if key is None or self._frame_hw != (height, width):
+            self._frame_hw = height, width
             return self._network(small)
         part = changed_part(key, small, (height, width))
         if part is None:

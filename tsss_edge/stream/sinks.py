@@ -22,7 +22,7 @@ from tsss_edge.files import write_bytes
 from tsss_edge.stream.av_writer import WRITABLE, kind_of
 from tsss_edge.stream.frames import FrameResult, Sink
 from tsss_edge.stream.recording import RecordingSink
-from tsss_edge.stream.uris import Uri, parse_sink, printf_pattern
+from tsss_edge.stream.uris import FOLDER_NAME, Uri, parse_sink, printf_pattern, require_apart
 from tsss_edge.stream.video_sink import VideoSink, writable
 
 DEFAULT_FPS = 30.0  # of a video made from a source without a rate (pictures); what jetson-inference uses
@@ -41,7 +41,7 @@ def open_sinks(
     """Open every sink, or none: when one cannot be opened, those before it are closed again.
 
     Args:    fps, size_hw: of the source (`fps` 0: unknown); a video gets the same. audio_from: a file whose sound it gets.
-             encoding: `colour`, `preset` and `live` of `VideoSink`.
+             encoding: `colour`, `aspect`, `preset` and `live` of `VideoSink`.
     Raises:  DataError: unknown or unwritable. UnavailableError: no display, or a sink that we lack.
     """
     with ExitStack() as opened:
@@ -87,7 +87,8 @@ def write_to(sinks: Sequence[Sink], result: FrameResult) -> None:
 
 
 def require_sinks(uris: Sequence[str]) -> None:
-    """Raise what `open_sinks` would raise for a name of no known kind, before anything is opened."""
+    """Raise what `open_sinks` would raise for a name of no known kind, before anything is opened; and DataError for one file twice."""
+    require_apart(uris)
     for text in uris:
         uri = parse_sink(text)
         if uri.scheme == "file" and kind_of(uri.path) is None:
@@ -97,7 +98,7 @@ def require_sinks(uris: Sequence[str]) -> None:
 def _open_file_sink(path: Path, text: str) -> Sink:
     suffix = path.suffix.lower()
     if text.endswith("/") or path.is_dir():
-        return PictureSink(str(path / "%06d.png"))
+        return PictureSink(str(path / FOLDER_NAME))
     if suffix in (".png", ".jpg", ".jpeg"):
         return PictureSink(text)
     raise _unknown_kind(path, text)
@@ -132,8 +133,8 @@ class NullSink:
 class JsonLinesSink:
     """`NAME.jsonl`, or `-` for standard output. Lines are written whole and at once, so that `tail -f` works.
 
-    Keys: `frame` (index at the source), `time_s` (since the first frame), `size` [width, height], `areas` {class name:
-    share of the frame 0-1, only what is there}, `age_ms`, `stages_ms`, `dropped` (so far),
+    Keys: `frame` (its number at the source), `time_s` (since the first frame, by the source's clock), `size` [width, height],
+    `areas` {class name: share of the frame 0-1, only what is there}, `age_ms`, `stages_ms`, `dropped` (so far),
     `parity` (last verdict, where there is a parity watch), `drift` (`field/drift.py`, from the first full window on).
     """
 
@@ -159,11 +160,12 @@ class JsonLinesSink:
 
     def _line(self, result: FrameResult) -> dict[str, Any]:
         frame = result.frame
+        shown = frame.captured if frame.time_s is None else frame.time_s
         if self._started is None:
-            self._started = frame.captured
+            self._started = shown
         line: dict[str, Any] = {
-            "frame": frame.index,
-            "time_s": round(frame.captured - self._started, 4),
+            "frame": frame.number,
+            "time_s": round(shown - self._started, 4),
             "size": [frame.size_hw[1], frame.size_hw[0]],
             "areas": class_areas(result.labels, result.classes or self._classes),
             "age_ms": round(result.age_ms, 3),
@@ -203,7 +205,7 @@ def label_histogram(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 class PictureSink:
-    """`masks/%06d.png` (`.png`: the class ids) or `seen/%06d.jpg` (`.jpg`: the overlay), numbered by frame index.
+    """`masks/%06d.png` (`.png`: the class ids) or `seen/%06d.jpg` (`.jpg`: the overlay), numbered as `Frame.number` says.
 
     A name without a number field takes one picture only: a second one is a DataError, not an overwrite.
     """
@@ -223,17 +225,17 @@ class PictureSink:
             raise DataError(
                 f"{self._folder / self._name}: one name for several frames; use {self._folder}/%06d{Path(self._name).suffix}"
             )
-        path = self._path(result.frame.index)
+        path = self._path(result.frame.number)
         try:
             self._save(path, result)
         except OSError as error:
             raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
         self._written += 1
 
-    def _path(self, index: int) -> Path:
+    def _path(self, number: int) -> Path:
         if self._field is None:
             return self._folder / self._name
-        return self._folder / self._name.replace(self._field, self._field.replace("i", "d") % index, 1)
+        return self._folder / self._name.replace(self._field, self._field.replace("i", "d") % number, 1)
 
     def _save(self, path: Path, result: FrameResult) -> None:
         if not self.wants_overlay:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
@@ -32,6 +33,7 @@ VIDEO_SUFFIXES = (
 )
 
 RECORDED = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".m3u8")  # files whose name may be followed by settings
+FOLDER_NAME = "%06d.png"  # of the masks in a folder
 SOURCE_SCHEMES = ("file", "camera", "v4l2", "csi", "rtsp", "rtsps", "http", "https", "synthetic")
 SINK_SCHEMES = ("file", "jsonl", "display", "null", "rtsp", "rtsps")
 _FOREIGN = {  # jetson-inference has these, we do not: what to use instead
@@ -142,6 +144,24 @@ def require_other_place(sink: Uri, source: Uri) -> None:
     """Raise DataError when a file sink would write over the file, or into the pictures, that the source reads."""
     if (sink.scheme, source.scheme) == ("file", "file") and _place(sink) == _place(source):
         raise DataError(f"{sink.text}: is where {source.shown} is read from; write somewhere else")
+
+
+def require_apart(sinks: Iterable[str]) -> None:
+    """Raise DataError when two sinks write the same file: each would destroy what the other wrote."""
+    seen = dict[str, str]()
+    for uri in map(parse_sink, sinks):
+        if uri.scheme in ("null", "display"):
+            continue
+        place = str(_written(uri)) if uri.scheme in ("file", "jsonl") else uri.text
+        if place in seen:
+            raise DataError(f"{seen[place]} and {uri.shown}: two sinks write the same file; give each its own")
+        seen[place] = uri.shown
+
+
+def _written(uri: Uri) -> Path:
+    """The file, or the pictures, that a sink writes."""
+    path = Path(uri.path)
+    return (path / FOLDER_NAME if uri.path.endswith("/") or path.is_dir() else path).resolve()
 
 
 def _place(uri: Uri) -> Path:

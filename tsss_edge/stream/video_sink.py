@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -41,6 +42,7 @@ class VideoSink:
         size_hw: tuple[int, int],
         audio_from: str | None = None,
         colour: Colour | None = None,
+        aspect: Fraction | None = None,
         preset: Preset = "auto",
         live: bool = False,
     ) -> None:
@@ -52,13 +54,19 @@ class VideoSink:
         if kind != "rtsp":
             with writable(Path(target)):
                 Path(target).parent.mkdir(parents=True, exist_ok=True)
-        self._start_s: float | None = None
         place = target if self._written is None else str(self._written)
         self._target, self._colour = target, colour or DEFAULT_COLOUR
         self._thread: EncodeThread | None = None
         try:
             self._writer = VideoWriter(
-                place, kind=kind, fps=fps, size_hw=size_hw, audio_from=audio_from, colour=self._colour, preset=preset
+                place,
+                kind=kind,
+                fps=fps,
+                size_hw=size_hw,
+                audio_from=audio_from,
+                colour=self._colour,
+                aspect=aspect,
+                preset=preset,
             )
         except DataError:
             self._discard()
@@ -70,13 +78,10 @@ class VideoSink:
     def write(self, result: FrameResult) -> None:
         """Append `result.painted`, at the source's own time where it has one. Raises: DataError: it cannot be written."""
         assert self._thread is not None and result.painted is not None
-        picture, time_s = result.painted, result.frame.time_s
+        picture = result.painted
         if picture_hw(picture) != self._size_hw:
             picture = _letterbox(bgr_of(picture), self._size_hw)
-        if time_s is not None:
-            self._start_s = time_s if self._start_s is None else self._start_s
-            time_s -= self._start_s
-        self._thread.write(picture, time_s)
+        self._thread.write(picture, result.frame.time_s)
 
     @property
     def encode_ms(self) -> float:
@@ -109,6 +114,11 @@ class VideoSink:
 def recording_path(path: Path) -> Path:
     """Where a file is written before it has its name: out.mp4 -> out.recording.mp4."""
     return path.with_name(f"{path.stem}.recording{path.suffix}")
+
+
+def growing_path(path: Path) -> Path:
+    """What grows while `path` is recorded: the file before it has its name; of HLS the list, written anew with each piece."""
+    return recording_path(path) if kind_of(str(path)) in ONE_FILE else path
 
 
 @contextmanager

@@ -129,7 +129,7 @@ class LiveAccuracy:
         self._recent = np.zeros_like(self._total)
         self._ring = np.zeros((MIOU_FRAMES, *self._total.shape), np.int64)
         self._frames = 0
-        self._before: tuple[int, Pair] | None = None  # frame's index, its labels and truth
+        self._before: tuple[int, Pair] | None = None  # frame's number, its labels and truth
         self._flickered = self._stayed = 0  # pixels
 
     def add(self, result: FrameResult) -> float | None:
@@ -139,7 +139,7 @@ class LiveAccuracy:
         pair = self._pair(result)
         if pair is None:
             return None
-        self._compare(result.frame.index, pair)
+        self._compare(result.frame.number, pair)
         counts = confusion(*pair, len(self._total))
         oldest = self._ring[self._frames % MIOU_FRAMES]
         self._recent += counts - oldest
@@ -148,19 +148,19 @@ class LiveAccuracy:
         self._frames += 1
         return float(miou_of(self._recent))
 
-    def _compare(self, index: int, pair: Pair) -> None:
+    def _compare(self, number: int, pair: Pair) -> None:
         """Count pixels of one truth in this frame and the one before, and those of them whose label changed."""
         labels, truth = pair
-        if self._before is not None and self._before[0] == index - 1 and self._before[1][1].shape == truth.shape:
+        if self._before is not None and self._before[0] == number - 1 and self._before[1][1].shape == truth.shape:
             earlier, earlier_truth = self._before[1]
             stayed = (truth == earlier_truth) & (truth != IGNORE)
             self._stayed += int(np.count_nonzero(stayed))
             self._flickered += int(np.count_nonzero(stayed & (labels != earlier)))
-        self._before = index, (labels.copy(), truth.copy())  # both may be a loop's buffers
+        self._before = number, (labels.copy(), truth.copy())  # both may be a loop's buffers
 
     def _pair(self, result: FrameResult) -> Pair | None:
         if self._folder is not None:
-            return self._folder.pair(result.frame.index, result.labels)
+            return self._folder.pair(result.frame.number, result.labels)
         return (result.labels, result.frame.truth) if result.frame.truth is not None else None
 
     @property

@@ -6,6 +6,7 @@ Files give every frame in order. Cameras give the newest frame and come back whe
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -22,7 +23,17 @@ from tsss_edge.stream.uris import VIDEO_SUFFIXES, Uri, parse_source, printf_patt
 Policy = Literal["latest", "block"]
 Feed: TypeAlias = "LiveSource | ReadAhead"  # one source of many: its frames are taken without waiting
 
-__all__ = ["Feed", "LiveSource", "Policy", "Retry", "is_live", "open_feed", "open_source", "require_source"]
+__all__ = [
+    "Feed",
+    "LiveSource",
+    "Policy",
+    "Retry",
+    "is_live",
+    "open_feed",
+    "open_source",
+    "require_sound",
+    "require_source",
+]
 
 
 def open_source(
@@ -46,14 +57,15 @@ def open_source(
 def open_feed(
     uri: str, *, name: str, policy: Policy | None, max_fps: float | None, on_change: Callable[[], None]
 ) -> Feed:
-    """Open one source of many. A live one may come later, comes back as often as it must, and gives `max_fps` frames a second
-    at most; of a file every frame is decoded ahead.
+    """Begin to open one source of many, which gives `max_fps` frames a second at most. A live one may come later and comes back
+    as often as it must; a file is decoded ahead. What goes wrong then is the feed's `error`.
 
-    Raises: DataError, UnavailableError: as `open_source`, but for a live source that does not answer.
+    Raises: DataError: a setting of the address is wrong.
     """
     parsed = parse_source(uri)
     if not is_live(uri, policy):
-        return ReadAhead(open_source(uri, policy=policy, decode_threads=1), name=name, on_change=on_change)
+        opener = partial(open_source, uri, policy=policy, decode_threads=1)
+        return ReadAhead(opener, name=name, max_fps=max_fps, on_change=on_change)
     return LiveSource(
         live_opener(parsed),
         name=name,
@@ -87,6 +99,13 @@ def require_source(uri: str) -> None:
             find_pictures(parsed.path)
         elif not Path(parsed.path).exists():
             raise DataError(f"{parsed.path}: no such file or folder")
+
+
+def require_sound(uri: str) -> None:
+    """Raise DataError unless the source is a video file here: the sound of no other is copied."""
+    parsed = parse_source(uri)
+    if parsed.scheme != "file" or _is_pictures(parsed):
+        raise DataError(f"{parsed.shown}: --audio copies the sound of a video file; this source is none")
 
 
 def is_live(uri: str, policy: Policy | None = None) -> bool:

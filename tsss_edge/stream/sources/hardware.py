@@ -121,7 +121,8 @@ class HardwareReader:
         """Raises: UnavailableError: no first frame comes, or one of another size than the file's."""
         self._reader, self._frames = reader, frames()
         self.name, self.fps, self.length, self.size_hw = reader.name, reader.fps, reader.length, reader.size_hw
-        self.colour, self.decoded = reader.colour, 0
+        self.colour, self.aspect, self.decoded = reader.colour, reader.aspect, 0
+        self._start_s = reader.time_s or 0.0
         self.time_s: float | None = None
         self._first = next(self._frames, None)
         if self._first is None or self._first.frame_hw != self.size_hw:
@@ -133,7 +134,7 @@ class HardwareReader:
         first, self._first = self._first, None
         frame = next(self._frames, None) if first is None else first
         if frame is not None:
-            self.time_s = self.decoded / self.fps if self.fps else None
+            self.time_s = self._start_s + self.decoded / self.fps if self.fps else None
             self.decoded += 1
         return frame
 

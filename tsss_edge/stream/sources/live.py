@@ -19,19 +19,21 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.errors import DataError, TsssEdgeError
+from tsss_edge.errors import DataError, TsssEdgeError, UnavailableError, masked
 from tsss_edge.kernels.yuv import Yuv
 from tsss_edge.stream.frames import Frame, Picture, Source, picture_hw
+from tsss_edge.stream.sources.pace import Pace
 
 
 class Shot(NamedTuple):
-    """One picture as a capture gives it, `time.monotonic()` of its arrival, (H,W) truth if known, and how many pictures before
-    it the camera gave that the capture was too late for."""
+    """One picture as a capture gives it, `time.monotonic()` of its arrival, (H,W) truth if known, how many pictures before
+    it the camera gave that the capture was too late for, and when a played file shows it (None: on arrival)."""
 
     picture: Picture
     captured: float
     truth: NDArray[np.uint8] | None = None
     missed: int = 0
+    time_s: float | None = None
 
 
 class EndOfStream(Exception):
@@ -78,7 +80,8 @@ class LiveSource:
     it returns at once, RECONNECTING, and the camera may come later.
 
     Every frame of the camera is counted once: `arrived` = `taken` + `dropped` (never read, or the capture was too late) +
-    `thinned` (more than `max_fps`) + `waiting`. `reconnects` counts how often the source came back.
+    `thinned` (more than `max_fps`) + `waiting`. `reconnects` counts how often the source came back. `trouble` says why the last
+    attempt to open it failed ("": it did not).
 
     Args: max_fps: frames a second that are wanted; of a faster camera the newest of each period is offered.
           on_change: called on the reader's thread when there is a frame, and when the state changes.
@@ -112,8 +115,8 @@ class LiveSource:
         self._index = 0
         self.dropped = self.missed = self.thinned = self.taken = 0
         self.reconnects = 0
-        self._period = 1 / max_fps if max_fps else 0.0
-        self._due = 0.0
+        self.trouble = ""
+        self._pace = Pace(max_fps)
         self._on_change = on_change
         self._last_frame = self._last_change = time.monotonic()
         self._previous: Picture | None = None
@@ -140,6 +143,7 @@ class LiveSource:
     def _connected(self, capture: Capture, shot: Shot) -> None:
         self.fps = capture.fps
         self.size_hw = picture_hw(shot.picture)
+        self.trouble = ""
         self._put(shot)
 
     @property
@@ -255,7 +259,8 @@ class LiveSource:
             self.dropped += shot.missed
             self._state = "STREAMING"
             if self._wanted(shot.captured):
-                frame = Frame(shot.picture, self._index, shot.captured, truth=shot.truth)
+                time_s = shot.captured if shot.time_s is None else shot.time_s
+                frame = Frame(shot.picture, self._index, shot.captured, truth=shot.truth, time_s=time_s)
                 frame.missed, frame.thinned = self.missed, self.thinned
                 self._slot.append(frame)
             self._index += 1
@@ -264,9 +269,7 @@ class LiveSource:
 
     def _wanted(self, now: float) -> bool:
         """Whether a frame of now is offered. Makes room for it, and counts whichever frame is not offered any more."""
-        due = now >= self._due - self._period / 4  # a camera's beat is not exact
-        if due:
-            self._due = (self._due if now - self._due < self._period else now) + self._period
+        due = self._pace.due(now)
         if not self._latest:
             self.thinned += not due
             return due
@@ -286,7 +289,7 @@ class LiveSource:
 
     def _reconnect(self) -> Capture | None:
         """A new capture that has given a frame; None when we are closed. Raises: DataError: out of attempts."""
-        reason, first = "no picture", not self._index  # of a patient source: it tries at once
+        first = not self._index  # of a patient source: it tries at once
         for attempt in range(self._retry.attempts):
             if not first:
                 self._set_state("RECONNECTING")
@@ -295,15 +298,17 @@ class LiveSource:
             first = False
             try:
                 capture, shot = self._first_shot()
+            except UnavailableError:  # this machine cannot: it will not heal
+                raise
             except (TsssEdgeError, OSError) as error:
-                reason = str(error)
+                self.trouble = masked(str(error))
                 continue
             self.reconnects += bool(self._index)
             self._last_change = shot.captured  # the picture before the gap says nothing about a freeze
             self._connected(capture, shot)
             return capture
         raise DataError(
-            f"{self.name}: lost after {self._index} frames and not back after {self._retry.attempts} attempts ({reason})"
+            f"{self.name}: lost after {self._index} frames and not back after {self._retry.attempts} attempts ({self.trouble})"
         )
 
     def _set_state(self, state: str) -> None:
@@ -319,7 +324,10 @@ class LiveSource:
 
 
 class FilePlayer:
-    """A file played at its own rate, as a camera would give it; so that "latest" on a file drops what is too late."""
+    """A file played at its own rate, as a camera would give it: frames that come too late are passed over and counted.
+
+    One that cannot be read at its rate plays more slowly, and every frame of it is counted all the same.
+    """
 
     def __init__(self, source: Source, *, sleep: Callable[[float], None] = time.sleep) -> None:
         self._source = source
@@ -333,11 +341,14 @@ class FilePlayer:
             raise EndOfStream
         now, period = time.monotonic(), 1.0 / self.fps
         self._due = self._due + period if self._due else now
-        missed = max(0, int((now - self._due) / period))  # a camera would have given these meanwhile
-        self._due += missed * period
-        if self._due > now:
-            self._sleep(self._due - now)
-        return Shot(frame.picture, time.monotonic(), frame.truth, missed)
+        late, missed = int((now - self._due) / period), 0
+        while missed < late and (newer := self._source.read()) is not None:
+            frame, missed = newer, missed + 1
+        if missed:  # what passing over took is forgiven: a slow file would have to catch up with that too
+            self._due += missed * period + time.monotonic() - now
+        if (wait := self._due - time.monotonic()) > 0:
+            self._sleep(wait)
+        return Shot(frame.picture, time.monotonic(), frame.truth, missed, frame.time_s)
 
     def release(self) -> None:
         self._source.close()

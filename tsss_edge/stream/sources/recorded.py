@@ -52,13 +52,18 @@ class _Recorded(ABC):
             return None
         self.state = "STREAMING"
         self.size_hw = picture_hw(picture)
-        frame = Frame(picture, self._index, time.monotonic(), truth=truth, time_s=self._time_s)
+        frame = Frame(picture, self._index, time.monotonic(), truth=truth, time_s=self._time_s, place=self._listed)
         self._index += 1
         return frame
 
     @property
     def _time_s(self) -> float | None:
         """When the last picture is shown, seconds from the start; None where its source has no clock."""
+        return None
+
+    @property
+    def _listed(self) -> int | None:
+        """The place of the last picture in the list that the source is; None where it is none."""
         return None
 
     def _end(self) -> None:
@@ -77,6 +82,7 @@ class VideoSource(_Recorded):
         self._reader = open_reader(path, name=name, threads=decode_threads)
         self.fps, self.length, self.size_hw = self._reader.fps, self._reader.length, self._reader.size_hw
         self.colour = self._reader.colour  # None: BGR
+        self.aspect = self._reader.aspect  # of a pixel
 
     def _picture(self, index: int, out: NDArray[np.uint8] | None) -> Shown:
         return self._reader.read(out), None
@@ -99,12 +105,13 @@ class VideoSource(_Recorded):
 class PictureSource(_Recorded):
     """Picture files, one frame each, in natural order. They may differ in size; `fps` is 0.
 
-    One that cannot be read is named on the log, kept in `unreadable` and passed over, unless none can be read.
+    One that cannot be read is named on the log, kept in `unreadable` and passed over, unless none can be read. `listed` counts all.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
         super().__init__()
         self._paths = list(paths)
+        self.listed = len(self._paths)
         self._place = 0  # in the list, of the next picture
         self.unreadable: list[str] = []
         first = self._next()
@@ -117,6 +124,10 @@ class PictureSource(_Recorded):
     def _picture(self, index: int, out: NDArray[np.uint8] | None) -> Shown:
         first, self._first = self._first, None
         return (self._next() if first is None else first), None
+
+    @property
+    def _listed(self) -> int | None:
+        return self._place - 1
 
     def _next(self) -> NDArray[np.uint8] | None:
         """The next picture that can be read, (H,W,3) BGR; None after the last."""

@@ -8,7 +8,6 @@ import os
 import time
 
 import av
-from av.logging import PANIC, set_level
 
 from tsss_edge.errors import DataError
 from tsss_edge.stream.av_reader import FAULTS
@@ -19,6 +18,8 @@ from tsss_edge.stream.uris import Uri
 
 # RTSP over TCP, without FFmpeg's input buffer. The rate is guessed from 3 frames; from 20, its default, at 5 frames/s it takes 4 s.
 LOW_DELAY = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay|fpsprobesize;3"
+
+MOST_DAMAGED = 100  # packets without a picture between them, then the camera counts as lost
 
 
 class RtspCapture:
@@ -33,14 +34,18 @@ class RtspCapture:
         self._packets = container.demux(stream)
 
     def read(self) -> Shot | None:
-        try:
-            while True:
+        damaged = 0
+        while damaged <= MOST_DAMAGED:
+            try:
                 packet = next(self._packets)
                 captured = time.monotonic()
                 if frames := packet.decode():
                     return Shot(as_bgr(frames[-1].to_ndarray(format="bgr24")), captured)
-        except (StopIteration, *FAULTS):
-            return None
+            except av.error.InvalidDataError:
+                damaged += 1
+            except (StopIteration, *FAULTS):
+                return None
+        return None
 
     def release(self) -> None:
         self._container.close()
@@ -51,7 +56,6 @@ def open_rtsp(uri: Uri) -> RtspCapture:
 
     Raises: DataError: nobody answers, or it is no video.
     """
-    set_level(PANIC)  # what FFmpeg would write becomes our error message
     asked = os.environ.get(capture.FFMPEG_OPTIONS, LOW_DELAY)
     options = dict(pair.split(";", 1) for pair in asked.split("|") if ";" in pair)
     patience_s = capture.NETWORK_TIMEOUT_MS / 1000

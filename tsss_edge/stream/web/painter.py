@@ -59,6 +59,7 @@ class Painter:
         self._picture: _Picture | None = None
         self._view = View()
         self._drawer: Drawer | None = None
+        self._drawn = classes  # of the drawer
         self._dirty = self._closed = False
         self._offered_at = float("-inf")
         self._subscribers: dict[int, Callable[[bytes], None]] = {}
@@ -138,7 +139,8 @@ class Painter:
         if view.unknown and objectness is not None and self._preprocess is not None:
             draw_unknown(image, unknown_mask(labels, objectness, classes, self._preprocess, picture.frame_hw))
         if view.names and view.alpha > 0:
-            if self._drawer is None or self._drawer.frame_hw != labels.shape:
+            if self._drawer is None or self._drawer.frame_hw != labels.shape or self._drawn != classes:
+                self._drawn = classes  # a promoted engine may bring others
                 self._drawer = Drawer(classes, (labels.shape[0], labels.shape[1]))
             self._drawer(image, labels)
         ok, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
