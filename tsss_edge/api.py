@@ -215,6 +215,8 @@ def build_engine(
     source, wanted = _source(model), load_target(target) if isinstance(target, str) else target
     calibration = Path(calib_data) if calib_data is not None else None
     if eval_data is None:
+        if reference is not None:
+            raise ValueError("a reference is for the gate, which needs a labelled set; give --eval-data too")
         from tsss_edge.export.build import build_engine as build_one
 
         return build_one(source, wanted, Path(out), precision=precision, calib_data=calibration)

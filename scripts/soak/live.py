@@ -37,7 +37,7 @@ from tsss_edge.stream.opening import open_engine
 from tsss_edge.stream.recorder import Recorder
 from tsss_edge.stream.sinks import open_sinks
 from tsss_edge.stream.sources import LiveSource, Retry, open_source
-from tsss_edge.stream.sources.live import FilePlayer
+from tsss_edge.stream.sources.player import FilePlayer
 from tsss_edge.stream.sources.recorded import SyntheticSource
 from tsss_edge.stream.status import Status
 from tsss_edge.stream.web import open_web

@@ -115,6 +115,7 @@ def test_a_kit_takes_no_signature(made: Path, tmp_path: Path, run: Run, monkeypa
         (("none.xml",), 1, "none.xml: no record none.json beside it"),
         (("none.xml", "--precision", "int8"), 2, "built again as its record says"),
         (("none.xml", "--eval-data", "data"), 2, "give --reference and --eval-data"),
+        (("net.onnx", "--target", "cpu", "--out", "n", "--reference", "net.pt"), 2, "give --eval-data too"),
     ],
 )
 def test_mistakes(made: Path, run: Run, arguments: tuple[str, ...], code: int, says: str) -> None:

@@ -170,17 +170,22 @@ def test_failure_leaves_nothing_and_an_existing_folder_stays(tmp_path: Path) -> 
 
 def test_parity_step_comes_with_data(tmp_path: Path) -> None:
     data = tmp_path / "set"
-    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+    for folder in ("JPEGImages/day", "SegmentationClass/day", "ImageSets/Segmentation"):
         (data / folder).mkdir(parents=True)
-    for name in ("a", "b"):
+    for name in ("a", "b", "day/c"):  # an id may name a folder
         Image.fromarray(np.zeros((64, 96, 3), np.uint8)).save(data / f"JPEGImages/{name}.jpg")
         Image.fromarray(np.zeros((64, 96), np.uint8)).save(data / f"SegmentationClass/{name}.png")
-    (data / "ImageSets/Segmentation/val.txt").write_text("a\n")
+    (data / "ImageSets/Segmentation/val.txt").write_text("a\nday/c\n")
     (data / "classes.txt").write_text("\n".join(CLASSES.names))
     target = msgspec.structs.replace(load_target("cpu"), precisions=("fp32",))
     kit = write_kit(tiny_onnx(tmp_path / "fused.onnx").path, target, tmp_path / "kit", eval_data=data)
     copied = {str(p.relative_to(tmp_path / "kit/data")) for p in (tmp_path / "kit/data").rglob("*") if p.is_file()}
-    assert copied == {"JPEGImages/a.jpg", "SegmentationClass/a.png", "ImageSets/Segmentation/val.txt", "classes.txt"}
+    pairs = {
+        f"{folder}/{name}"
+        for folder, end in (("JPEGImages", "jpg"), ("SegmentationClass", "png"))
+        for name in (f"a.{end}", f"day/c.{end}")
+    }
+    assert copied == {*pairs, "ImageSets/Segmentation/val.txt", "classes.txt"}
     assert "--split val --max-drop 0.5" in script_text(kit, "w.whl", ())
 
 

@@ -75,6 +75,14 @@ def test_what_is_refused(tmp_path: Path, text: str, error: type[TsssEdgeError], 
         read_cameras(written(tmp_path, text))
 
 
+def test_no_camera_writes_over_what_another_reads(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).touch()
+    text = f"[[camera]]\nname = 'a'\nuri = '{tmp_path}/a.mp4'\nsinks = ['{tmp_path}/b.mp4']\n"
+    with pytest.raises(DataError, match=r"b.mp4: is where .*b.mp4 is read from"):
+        read_cameras(written(tmp_path, f"{text}[[camera]]\nname = 'b'\nuri = '{tmp_path}/b.mp4'\n"))
+
+
 def test_each_camera_is_in_one_shard_and_few_move_when_a_shard_is_added() -> None:
     cameras = tuple(CameraSpec(uri="synthetic://", name=f"cam-{n}") for n in range(1000))
     four = {c.name: k for k in range(4) for c in in_shard(cameras, f"{k}/4")}

@@ -83,6 +83,16 @@ def test_another_engine_is_compared_with_its_own_profile() -> None:
     assert field.report is None  # no profile, no opinion
 
 
+def test_what_was_raised_stays_in_the_report_after_an_engine_without_a_profile(tmp_path: Path) -> None:
+    field, _, _ = watched(WINDOW + 50, tmp_path)
+    before = field.report
+    assert before is not None and before.alarms
+    result = FrameResult(Frame(np.zeros((48, 80, 3), np.uint8), 10_000, 0.0), np.zeros((48, 80), np.uint8), None, None)
+    result.engine, result.classes = "other", CLASSES
+    field.add(result)
+    assert field.report is not None and field.report.alarms == before.alarms
+
+
 def test_collecting_from_the_loop_without_features(tmp_path: Path) -> None:
     kept = collector(tmp_path / "k", period_s=2.0)
     backend = fake(objectness=True)

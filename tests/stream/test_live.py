@@ -16,7 +16,8 @@ from tsss_edge.errors import DataError
 from tsss_edge.stream.av_reader import VideoReader
 from tsss_edge.stream.frames import Frame
 from tsss_edge.stream.sources import LiveSource, Retry, open_source
-from tsss_edge.stream.sources.live import Capture, EndOfStream, FilePlayer, Shot
+from tsss_edge.stream.sources.live import Capture, EndOfStream, Shot
+from tsss_edge.stream.sources.player import FilePlayer
 from tsss_edge.stream.sources.recorded import SyntheticSource
 from tsss_edge.stream.video_sink import VideoSink
 

@@ -221,6 +221,23 @@ def test_a_restart_goes_on_with_the_engine_that_was_in_service(tmp_path: Path) -
     assert set(field.engines) == {"old.xml"}
 
 
+def test_a_restart_goes_on_with_the_old_engine_where_the_new_one_is_gone(tmp_path: Path) -> None:
+    field = Field(tmp_path, RolloutRules(back=BackWhen(frames=100_000, age_ratio=1e9)))
+    wish(field.new, "promote")
+    field.play(100, phase_at(field, 50, "promoted"))
+    serve = field.serve
+
+    def refuse(path: Path) -> Served:
+        if path == field.new:
+            raise DataError("of another driver")
+        return serve(path)
+
+    field.serve = refuse  # type: ignore[method-assign]
+    status = field.play(30)
+    assert (status.phase, status.reason) == ("back", "could not be opened: of another driver")
+    assert set(field.engines) == {"old.xml"}
+
+
 def test_an_engine_built_anew_starts_from_the_beginning(tmp_path: Path) -> None:
     field = Field(tmp_path, RolloutRules(back=BackWhen(frames=100_000, age_ratio=1e9)))
     wish(field.new, "promote")

@@ -354,10 +354,23 @@ def test_the_token_moves_from_the_address_into_a_cookie() -> None:
     assert web.get("/api/status").status_code == 200
 
 
+def test_two_streams_of_one_host_do_not_take_each_other_s_cookie() -> None:
+    """Cookies know no ports."""
+    one, two = (client(f"token{port}", host=f"cam.example:{port}")[0] for port in (8080, 8081))
+    jar = [web.get(f"/?token=token{port}").headers["set-cookie"] for web, port in ((one, 8080), (two, 8081))]
+    kept = {cookie.partition("=")[0]: cookie.partition(";")[0] for cookie in jar}
+    both = {"Cookie": "; ".join(kept.values())}
+    assert [web.get("/", headers=both).status_code for web in (one, two)] == [200, 200]
+
+
+def test_a_port_that_is_none_is_refused() -> None:
+    assert client("s3cret", host="cam.example:99999")[0].get("/").status_code == 400
+
+
 @pytest.mark.parametrize("others", ['a={"x": 1}', "a/b=1", "=", "a=b=c"])
 def test_cookies_of_other_programs_on_the_host_are_in_nobody_s_way(others: str) -> None:
     web, _, _ = client("s3cret", host="cam.example:8080")
-    assert web.get("/", headers={"Cookie": f"{others}; tsss_edge_token=s3cret"}).status_code == 200
+    assert web.get("/", headers={"Cookie": f"{others}; tsss_edge_token_8080=s3cret"}).status_code == 200
     assert web.get("/", headers={"Cookie": others}).status_code == 401
 
 

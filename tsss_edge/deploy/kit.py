@@ -188,11 +188,12 @@ def _copy_split(data: Path, split: str, out: Path) -> None:
     from tsss_edge.data.voc import VocDataset
 
     dataset = VocDataset.open(data)
-    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-        (out / folder).mkdir(parents=True)
+    (out / "ImageSets/Segmentation").mkdir(parents=True)
     for image_id in dataset.ids(split):
         for path in (dataset.image_path(image_id), dataset.mask_path(image_id)):
-            shutil.copyfile(path, out / path.parent.name / path.name)
+            target = out / path.relative_to(dataset.root)  # an id may name a folder
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
     shutil.copyfile(data / f"ImageSets/Segmentation/{split}.txt", out / f"ImageSets/Segmentation/{split}.txt")
     if (data / "classes.txt").is_file():
         shutil.copyfile(data / "classes.txt", out / "classes.txt")

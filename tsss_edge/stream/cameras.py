@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,7 @@ def read_cameras(path: Path) -> tuple[CameraSpec, ...]:
         raise DataError(f"{path}: no [[camera]]; expected at least one")
     cameras = tuple(_camera(path, number, item, content.defaults) for number, item in enumerate(content.camera))
     _require_once(path, [camera.name for camera in cameras])
+    _require_sources_kept(cameras)
     require_apart(sink for camera in cameras for sink in camera.sinks)
     return cameras
 
@@ -125,7 +127,14 @@ def _require_shareable(path: Path, camera: CameraSpec, sink: str) -> None:
     parsed = parse_sink(sink)
     if parsed.scheme == "display" or sink == "-":
         raise DataError(f"{path}: camera {camera.name}: {sink} is for one source; use --web, or NAME.jsonl")
-    require_other_place(parsed, parse_source(camera.uri))
+
+
+def _require_sources_kept(cameras: Sequence[CameraSpec]) -> None:
+    """Raise DataError when a sink of one camera is where another, or it itself, reads from."""
+    sources = [parse_source(camera.uri) for camera in cameras]
+    for sink in (parse_sink(sink) for camera in cameras for sink in camera.sinks):
+        for source in sources:
+            require_other_place(sink, source)
 
 
 def _require_once(path: Path, names: list[str]) -> None:

@@ -77,8 +77,9 @@ class FieldWatch:
 
     @property
     def report(self) -> DriftReport | None:
-        """What was found; None where no drift is looked for."""
-        return DriftReport(samples=self.samples, alarms=tuple(self.alarms)) if self._watch is not None else None
+        """What was found, with what engines before this one raised; None where no drift was looked for."""
+        looked = self._watch is not None or self.alarms
+        return DriftReport(samples=self.samples, alarms=tuple(self.alarms)) if looked else None
 
     def close(self) -> None:
         """Finish what is being kept. Safe to call twice."""

@@ -62,7 +62,7 @@ class Rollout:
             phase="shadow", old=plan.names[0], new=plan.names[1], new_sha256=sha256_file(plan.new)
         )
         if before is not None and before.phase in ("promoted", "settled"):
-            self._open_and_swap(f"in service before the restart ({before.phase})")
+            self._open_or_stay(f"in service before the restart ({before.phase})")
         else:
             if before is not None and before.phase == "back":
                 self.status = msgspec.structs.replace(self.status, phase="back", reason=before.reason)

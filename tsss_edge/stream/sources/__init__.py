@@ -14,7 +14,8 @@ from tsss_edge.data.pictures import is_picture
 from tsss_edge.errors import DataError
 from tsss_edge.stream.frames import Source
 from tsss_edge.stream.sources.capture import open_camera, open_csi, open_network
-from tsss_edge.stream.sources.live import Capture, FilePlayer, LiveSource, Retry
+from tsss_edge.stream.sources.live import Capture, LiveSource, Retry
+from tsss_edge.stream.sources.player import FilePlayer
 from tsss_edge.stream.sources.read_ahead import ReadAhead
 from tsss_edge.stream.sources.recorded import PictureSource, SyntheticSource, VideoSource, find_pictures
 from tsss_edge.stream.sources.rtsp import open_rtsp

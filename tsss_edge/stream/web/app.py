@@ -205,34 +205,31 @@ class Guard:
     def _refusal(self, request: Request) -> Response | None:
         host = request.headers.get("host", "")
         try:
-            name, origin = _host_name(host), urlsplit(request.headers.get("origin") or f"//{host}").netloc
+            parts, origin = urlsplit(f"//{host}"), urlsplit(request.headers.get("origin") or f"//{host}").netloc
+            cookie = f"{COOKIE}_{parts.port or request.url.scheme}"  # a browser keeps one jar for all ports of a host
         except ValueError:  # `Host: [`
             return refusal("not a host name", 400)
-        if self._token is None and not is_loopback(name):
+        if self._token is None and not is_loopback(parts.hostname or ""):
             return refusal("unknown host name", 403)
         if request.method == "POST" and origin != host:
             return refusal("request from another site", 403)
         if self._token is None or request.url.path == "/healthz":
             return None
-        return self._check_token(request, self._token)
+        return self._check_token(request, self._token, cookie)
 
-    def _check_token(self, request: Request, token: str) -> Response | None:
+    def _check_token(self, request: Request, token: str, cookie: str) -> Response | None:
         in_url = parse_qs(request.url.query).get("token", [""])[0]
         if request.url.path == "/" and _same(in_url, token):  # once in the address, from then on in a cookie
             response = Response(status_code=303, headers={"Location": "/", **HEADERS})
-            response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=request.url.scheme == "https")
+            secure = request.url.scheme == "https"
+            response.set_cookie(cookie, token, httponly=True, samesite="strict", secure=secure)
             return response
-        cookie = request.cookies.get(COOKIE, "")  # skips malformed cookies that other programs on this host set
+        kept = request.cookies.get(cookie, "")  # skips malformed cookies that other programs on this host set
         bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if any(_same(given, token) for given in (in_url, cookie, bearer)):
+        if any(_same(given, token) for given in (in_url, kept, bearer)):
             return None
         return refusal("a token is needed: open the address that tsss-edge printed", 401)
 
 
 def _same(given: str, token: str) -> bool:
     return hmac.compare_digest(given.encode(), token.encode())
-
-
-def _host_name(host: str) -> str:
-    """`127.0.0.1:80` -> `127.0.0.1`, `[::1]:80` -> `::1`."""
-    return urlsplit(f"//{host}").hostname or ""
