@@ -72,6 +72,18 @@ def test_what_is_remembered_is_what_the_stages_say(stride: int) -> None:
                 torch.testing.assert_close(a, b, rtol=5e-3, atol=5e-3 * float(a.abs().max()))
 
 
+def test_what_is_kept_has_not_the_precision_of_the_step_that_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where PyTorch looks, and training's autocast is on."""
+    monkeypatch.setattr(frozen, "fast_look", lambda part, like: part)
+    net, x = build_model("lite0", num_classes=2).eval(), torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        plain = net.encoder(x)
+        keep_features(net, msgspec.structs.replace(LITE, freeze=32))
+        with torch.autocast("cpu", torch.bfloat16):
+            found = net.encoder(x)
+    assert all(torch.equal(a.half().float(), b) for a, b in zip(plain, found, strict=True))
+
+
 def test_a_store_forgets_what_a_kill_left_half_written(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path, 4)
     arrays = {bytes([i]) * frozen.KEY: np.full(4, i, np.float16) for i in range(3)}

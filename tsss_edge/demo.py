@@ -209,7 +209,7 @@ def _prove(
     with clock.step("parity: INT8 engine against the PyTorch checkpoint on the validation split"):
         parity = check_parity(int8, method.path, data, max_drop=1.0, report_dir=out / "report")
     with clock.step("bench: network alone, alternating rounds"):
-        bench = bench_engine(int8, duration_s=1.0, compare=(fp32, method.path))
+        bench = bench_engine(int8, duration_s=1.0, compare=(fp32, method.path), compare_device="cpu")
     with clock.step("stream a video of new scenes of these categories, with live mIoU and the parity watch"):
         source = f"synthetic://?size=480x480&frames={STREAM_FRAMES}&fps=30&scene=15"
         sinks = [str(out / "stream.mp4")]

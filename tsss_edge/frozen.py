@@ -97,7 +97,9 @@ class FeatureMemory:
         new = [n for n, key in enumerate(keys) if key not in store]
         fresh: dict[bytes, Halves] = {}
         if new:
-            computed = torch.cat([f.flatten(1) for f in self._look(x)(x[new])], dim=1).half().cpu().numpy()
+            with torch.autocast(x.device.type, enabled=False):  # what is kept is for all stages, not for a step in bf16
+                features = self._look(x)(x[new].float())
+            computed = torch.cat([f.flatten(1) for f in features], dim=1).half().cpu().numpy()
             fresh = dict(zip((keys[n] for n in new), computed, strict=True))
             store.add(fresh)
         found = np.stack([fresh[key] if key in fresh else store[key] for key in keys])

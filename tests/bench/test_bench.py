@@ -13,7 +13,7 @@ from PIL import Image
 from tiny import tiny_meta, written_engine
 
 import tsss_edge.bench
-from tsss_edge.artifacts import Classes, Engine, Preprocess
+from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Classes, Engine, Preprocess
 from tsss_edge.backends.fake import FakeBackend
 from tsss_edge.bench import BenchReport, app_command, bench_engine, parse_app
 from tsss_edge.bench.conditions import Machine, examine_machine, notes_on
@@ -83,6 +83,27 @@ def test_comparison_gives_ratios_by_name(fakes: dict[str, FakeBackend]) -> None:
     slow = report.compare["fake slow"]
     assert slow.latency_ms.p50 >= 20 and slow.ratio == pytest.approx(slow.latency_ms.p50 / report.latency_ms.p50)
     assert "fake slow" in report.summary()
+
+
+def test_a_checkpoint_is_compared_on_the_device_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo's table names the CPU, on a host with a GPU too; engines and ONNX files have devices of their own."""
+    meta = CheckpointMeta(stage="pnet", arch="edge-s", classes=CLASSES, preprocess=SPEC)
+    models = {
+        "net.onnx": SimpleNamespace(path=Path("net.onnx")),
+        "other.onnx": SimpleNamespace(path=Path("other.onnx")),
+        "run": Checkpoint(path=Path("run"), sha256="", meta=meta),
+    }
+    devices: dict[str, str | None] = {}
+
+    def open_fake(model: Any, *, device: str | None = None, threads: int | None = None) -> FakeBackend:
+        devices[model.path.name] = device
+        return FakeBackend(CLASSES, SPEC)
+
+    monkeypatch.setattr(tsss_edge.bench, "load_artifact", lambda path, trust=False: models[path.name])
+    monkeypatch.setattr(tsss_edge.bench, "open_backend", open_fake)
+    others = (Path("other.onnx"), Path("run"))
+    bench_engine(Path("net.onnx"), duration_s=0.01, compare=others, compare_device="cpu", end_to_end=False)
+    assert devices == {"net.onnx": None, "other.onnx": None, "run": "cpu"}
 
 
 def test_bad_duration_and_missing_engine(tmp_path: Path) -> None:

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
+import numpy as np
 import pytest
 from trainkit import write_squares
 from typer.testing import CliRunner
 
+from tsss_edge.artifacts import Checkpoint, CheckpointMeta
 from tsss_edge.cli import app
-from tsss_edge.config import read_toml
+from tsss_edge.config import TrainConfig, read_toml
 from tsss_edge.data.supervision import Supervision
-from tsss_edge.data.voc import VocDataset
+from tsss_edge.data.voc import VocDataset, write_mask
 from tsss_edge.errors import ArtifactError
+from tsss_edge.files import write_json
+from tsss_edge.reproduce import pool, results
 from tsss_edge.reproduce.benchmark import Benchmark, BenchmarkRun
-from tsss_edge.reproduce.foldscore import fitted_score
+from tsss_edge.reproduce.foldscore import NET_SCORE, fitted_score, net_score, object_score
+from tsss_edge.reproduce.pool import Task
 from tsss_edge.reproduce.results import collect, missing, read_benchmark, run_benchmark, seed_runs
+from tsss_edge.reproduce.scores import RowScore, scored
+from tsss_edge.scoring import Views
+from tsss_edge.train.start import fresh_net
 
 ROOT = Path(__file__).parents[2]
 FILE = """
@@ -84,12 +96,64 @@ def test_an_l_net_s_foreground_is_measured_again_for_another_threshold(folder: P
     assert scores[0].weak and scores[0].weak > 0 and scores[1].weak == 0  # all is object, nothing is
 
 
+def test_a_score_is_read_again_only_if_it_would_be_the_same(tmp_path: Path) -> None:
+    """Another list of names, other strong categories or other masks of "val" are another score."""
+    data, config = write_squares(tmp_path / "data", train=2, val=2), TrainConfig(size_hw=(64, 64))
+    meta = CheckpointMeta(
+        stage="supervised", arch="edge-s", classes=VocDataset.open(data).classes, preprocess=config.preprocess
+    )
+    net = Checkpoint.save(tmp_path / "run/best.pt", meta, fresh_net(config, num_classes=4).state_dict())
+    assert [net_score(net, data, names).names for names in (["red"], ["red", "blue"])] == [("red",), ("red", "blue")]
+    assert [object_score(net, data, strong).parted_by for strong in (("red",), ())] == [("red",), ()]
+
+    def row(data: Path, strong: tuple[str, ...]) -> RowScore:
+        dataset = VocDataset.open(data)
+        return scored(net, Views(dataset, dataset.ids("val"), config.preprocess), strong)
+
+    assert [row(data, strong).strong for strong in (("red",), ("red", "blue"))] == [("red",), ("red", "blue")]
+    other = VocDataset.open(shutil.copytree(data, tmp_path / "other"))
+    write_mask(other.mask_path(other.ids("val")[0]), np.ones((64, 64), np.uint8))
+    first, second = (net_score(net, root, ["red", "blue"]) for root in (data, other.root))
+    assert first.val_sha256 != second.val_sha256 and first.per_class != second.per_class
+    assert row(other.root, ("red", "blue")).val_sha256 == second.val_sha256
+    path = net.path.parent / NET_SCORE
+    write_json(path, msgspec.structs.replace(second, headline=-1.0))
+    assert net_score(net, other.root, ["red", "blue"]).headline == -1.0  # nothing has changed: it is read
+    write_json(path, msgspec.structs.replace(second, headline=-1.0, names=(), val_sha256=""))  # of an older version
+    assert net_score(net, other.root, ["red", "blue"]) == second
+
+
 def test_a_report_trains_nothing_and_names_what_is_missing(folder: Path, tmp_path: Path) -> None:
     benchmark = read_benchmark(folder / "squares.toml", folder / "data")
     result = collect(benchmark, folder / "data", folder / "source", tmp_path / "none")
     assert not (tmp_path / "none").exists()
     assert result.ratios == {} and result.miou7 is None and result.rows == ()
     assert {"seed-0/A/lnet", "seed-0/supervised", "seed-0/A/pnet", "seed-0/0/labels"} <= set(result.missing)
+
+
+def test_networks_that_train_side_by_side_share_the_cores(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def spy(*_: object, **__: object) -> Iterator[Callable[[Sequence[Task]], None]]:
+        yield tasks.extend
+
+    tasks: list[Task] = []
+    monkeypatch.setattr(pool, "usable_cores", lambda: 8)
+    monkeypatch.setattr(results, "workers", spy)
+    monkeypatch.setattr(results, "collect", lambda benchmark, *_, **__: benchmark)
+    benchmark = read_benchmark(folder / "squares.toml", folder / "data")
+    benchmark = msgspec.structs.replace(benchmark, train=msgspec.structs.replace(benchmark.train, threads=0))
+    told = run_benchmark(benchmark, folder / "data", None, tmp_path, jobs=2)
+    assert {task.call.func.__self__.config.threads for task in tasks} == {4}
+    assert told == benchmark  # the result holds the settings of the file
+
+
+def test_seeds_are_the_files(folder: Path, tmp_path: Path) -> None:
+    words = ["reproduce", "--data", folder / "data", "--config", folder / "squares.toml", "--out", tmp_path / "out"]
+    found = CliRunner().invoke(app, [*map(str, words), "--seeds", "0"])
+    assert found.exit_code == 2 and "leave --seeds out" in " ".join(found.output.replace("│", " ").split())
+    assert not (tmp_path / "out").exists()
 
 
 def test_rows_choose_the_work_and_what_is_missing(folder: Path, tmp_path: Path) -> None:

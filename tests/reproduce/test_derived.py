@@ -9,6 +9,8 @@ from trainkit import write_squares
 
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import DataError
+from tsss_edge.files import write_bytes
+from tsss_edge.reproduce import derived
 from tsss_edge.reproduce.derived import narrowed, with_noisy_labels, without_categories
 
 
@@ -31,6 +33,18 @@ def test_the_same_seed_makes_the_same_errors(squares: Path, tmp_path: Path) -> N
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     ]
     assert tables[0] == tables[1] != tables[2]
+
+
+def test_who_reads_a_set_that_is_made_again_sees_no_other(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The processes of a benchmark make it again beside each other's trainings."""
+    written: list[Path] = []
+    monkeypatch.setattr(derived, "write_bytes", lambda path, data: (written.append(path), write_bytes(path, data)))
+    with_noisy_labels(squares, tmp_path / "noisy", share=0.2, seed=0)
+    narrowed(squares, tmp_path / "narrow", only=("red", "green"))
+    without_categories(squares, tmp_path / "without", ("green",))
+    assert len(written) == len(set(written)) > 9
 
 
 def test_a_narrowed_set_shows_only_what_it_may(squares: Path, tmp_path: Path) -> None:

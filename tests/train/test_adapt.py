@@ -22,7 +22,7 @@ from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.files import read_json
 from tsss_edge.models import Heads, load_model
 from tsss_edge.scoring import Views, class_matrix
-from tsss_edge.train.adapt import AdaptReport, adapt, explain, repeated
+from tsss_edge.train.adapt import AdaptReport, adapt, explain, repeated, shortened
 from tsss_edge.train.lnet import train_lnet
 from tsss_edge.train.new_row import fit_new_row, widened
 from tsss_edge.train.pnet import PLAIN, class_stage, train_supervised
@@ -132,6 +132,23 @@ def test_collected_frames_join_the_old_set_and_only_labelled_ones(squares: Path,
     assert joined.ids("val") == old.ids("val")
 
 
+def test_it_measures_on_the_masks_of_another_set(squares: Path, old_run: Path, tmp_path: Path) -> None:
+    """The new category has image-level labels alone, in "val" too; the set of --eval-data has its masks."""
+    data = shutil.copytree(squares, tmp_path / "data")
+    dataset = VocDataset.open(data)
+    for image_id in (*dataset.ids("train"), *dataset.ids("val")):
+        if NEW in dataset.image_labels(image_id):
+            dataset.mask_path(image_id).unlink()
+    report = adapt(old_run, data, tmp_path / "a", new_class="blue", eval_data=squares, epochs=1)
+    assert report.images == 6 and report.iou_new is not None
+    made = Checkpoint.load(tmp_path / "a")
+    assert made.meta.metrics["miou"] == pytest.approx(report.miou)
+    shutil.rmtree(data / "SegmentationClass")
+    with pytest.raises(DataError, match="none of the 6 pictures of val has a mask"):
+        adapt(old_run, data, tmp_path / "b", new_class="blue")
+    assert not (tmp_path / "b").exists()
+
+
 def test_explain_gives_the_new_category_what_no_named_one_explains() -> None:
     p = torch.tensor([[0.2, 0.5], [0.1, 0.3], [0.7, 0.2]])  # background, red, green in two cells
     heads = Heads(
@@ -175,6 +192,13 @@ def test_pictures_of_the_new_category_make_a_quarter_of_an_epoch() -> None:
     ids = tuple("abcdefghij")
     assert Counter(repeated(ids, ("i",))) == Counter({**dict.fromkeys(ids, 1), "i": 3})
     assert repeated(ids, ids[:5]) == ids  # they are enough
+
+
+def test_a_second_category_is_learnt_as_long_as_the_first() -> None:
+    once = shortened(TrainConfig(epochs=40, lr=0.004), None)
+    assert (once.epochs, once.lr) == (10, 0.002)
+    assert shortened(once, None, again=True) == once
+    assert shortened(once, 3, again=True).epochs == 3
 
 
 def test_it_refuses_a_folder_that_holds_a_run_before_it_writes(squares: Path, old_run: Path, tmp_path: Path) -> None:

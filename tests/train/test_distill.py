@@ -17,7 +17,7 @@ from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
 from tsss_edge.models import build_model
 from tsss_edge.models.lite import PlainBlock, blocks_of
-from tsss_edge.train.distill import Photographs, relative_error, train_distilled
+from tsss_edge.train.distill import Photographs, Student, relative_error, train_distilled
 from tsss_edge.train.loop import learning_rate
 from tsss_edge.train.start import fresh_net, start_from
 
@@ -76,6 +76,40 @@ def test_a_student_comes_nearer_to_its_teacher(root: Path, tmp_path: Path, arch:
     start_from(net, msgspec.structs.replace(config, init_from=str(tmp_path / "run")))
     name = next(n for n in net.state_dict() if n.startswith("encoder.") and n.endswith("weight"))
     assert torch.equal(net.state_dict()[name], found.state()[name])
+
+
+@pytest.mark.parametrize(
+    ("arch", "teacher", "kinds", "pairs"),
+    [
+        ("plain0", "lite0", ["Identity"] * 3, 16),
+        ("edge-s", "lite0", ["Conv2d"] * 3, 0),  # 112 channels at stride 16 in both, but its features are never below 0
+        ("edge-s", "edge-s", ["Identity"] * 3, 0),
+        ("lite1", "lite0", ["Identity"] * 3, 0),  # as wide, but deeper
+        ("lite2", "lite1", ["Conv2d"] * 3, 0),  # as deep, but wider
+    ],
+)
+def test_what_stands_between_student_and_teacher(arch: str, teacher: str, kinds: list[str], pairs: int) -> None:
+    net, guide = (build_model(name, num_classes=0).eval() for name in (arch, teacher))
+    student = Student(net, guide.encoder, CONFIG)
+    assert [type(adapter).__name__ for adapter in student.adapters] == kinds
+    assert len(student.pairs) == pairs
+
+
+def test_a_student_has_seen_what_its_teacher_has(root: Path, tmp_path: Path) -> None:
+    """So that its weights start no network to which a category is weak whose masks the teacher saw."""
+    teacher = Checkpoint.load(root / "teacher")
+    knows = Checkpoint.save(tmp_path / "t.pt", msgspec.structs.replace(teacher.meta, strong=("red",)), teacher.state())
+    config = msgspec.structs.replace(CONFIG, epochs=1)
+    made = train_distilled(config, [root / "b"], tmp_path / "run", teacher=str(knows.path))
+    assert made.meta.strong == ("red",)
+
+
+@pytest.mark.parametrize("setting", [{"freeze": 8}, {"init_from": "runs/a"}, {"encoder_weights": "imagenet"}])
+def test_settings_that_a_student_does_not_take_are_refused(
+    root: Path, tmp_path: Path, setting: dict[str, object]
+) -> None:
+    with pytest.raises(ArtifactError, match=f"leave {next(iter(setting))} out of its settings"):
+        train_distilled(msgspec.structs.replace(CONFIG, **setting), [root / "a"], tmp_path, teacher="none")
 
 
 def test_it_goes_on_where_it_stopped(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from trainkit import same_weights, write_squares
 
 from tsss_edge import machine
-from tsss_edge.artifacts import Checkpoint
+from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Classes
 from tsss_edge.config import TrainConfig, read_toml
 from tsss_edge.data.voc import write_mask
 from tsss_edge.errors import ArtifactError, DataError, UnavailableError
@@ -28,7 +29,7 @@ from tsss_edge.models import load_model
 from tsss_edge.train import loop
 from tsss_edge.train.loop import Average, Moment, autocast_dtype, learning_rate, pick_device
 from tsss_edge.train.pnet import train_supervised
-from tsss_edge.train.runfolder import Log, to_toml
+from tsss_edge.train.runfolder import Checkpoints, Log, to_toml
 
 
 def test_loss_falls_and_the_run_folder_is_complete(squares: Path, config: TrainConfig, tmp_path: Path) -> None:
@@ -167,6 +168,17 @@ def test_a_resumed_run_may_have_more_epochs(squares: Path, config: TrainConfig, 
         train_supervised(msgspec.structs.replace(config, epochs=1), squares, tmp_path, resume=True)
 
 
+def test_a_run_that_scaled_no_gradients_goes_on_where_they_are_scaled(
+    squares: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Begun on a CPU or with bf16, resumed on a GPU that has FP16 alone."""
+    train_supervised(msgspec.structs.replace(config, epochs=1), squares, tmp_path)
+    scaler = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda enabled: scaler("cpu", enabled=True))
+    train_supervised(msgspec.structs.replace(config, epochs=2), squares, tmp_path, resume=True)
+    assert Checkpoint.load(tmp_path / "last.pt").resume()["beside"]["scaler"]["scale"] > 1
+
+
 def test_runs_older_than_the_hash_of_their_data_go_on(squares: Path, config: TrainConfig, tmp_path: Path) -> None:
     config = msgspec.structs.replace(config, epochs=1)
     train_supervised(config, squares, tmp_path)
@@ -235,6 +247,21 @@ def test_a_mask_is_never_seen_where_it_is_255(config: TrainConfig, tmp_path: Pat
     config = msgspec.structs.replace(config, epochs=1)
     train_supervised(config, data, tmp_path / "run")
     assert json.loads((tmp_path / "run/log.jsonl").read_text())["loss"] == 0
+
+
+def test_a_score_that_is_no_number_is_beaten_by_any(config: TrainConfig, tmp_path: Path) -> None:
+    """As of an epoch whose "val" had nothing to measure; runs that kept such a best go on too."""
+    meta = CheckpointMeta(
+        stage="supervised", arch="edge-s", classes=Classes(names=("a", "b")), preprocess=config.preprocess
+    )
+    net = torch.nn.Linear(1, 1)
+    run = Checkpoints(tmp_path, meta, net, net, {}, {})
+    for epoch, score in ((1, math.nan), (2, 0.5)):
+        run.save(epoch, {"miou": float(epoch)}, score)
+    assert Checkpoint.load(tmp_path).meta.metrics == {"miou": 2.0}
+    run.best = math.nan
+    run.save(3, {}, math.nan)
+    assert (run.restore(), run.best) == (3, -math.inf)
 
 
 def test_learning_rate_warms_up_and_ends_at_zero() -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from trainkit import STRONG, same_weights, write_squares
 
-from tsss_edge.artifacts import Checkpoint, Preprocess
+from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Preprocess, Stage
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.pictures import read_mask
 from tsss_edge.data.supervision import Supervision
@@ -26,12 +26,13 @@ from tsss_edge.label.edges import EdgeFit, sharpened, to_frame
 from tsss_edge.label.write import LabelReport, write_labels
 from tsss_edge.models import load_classifier, load_model
 from tsss_edge.models.discriminator import Discriminator
-from tsss_edge.scoring import Views
+from tsss_edge.scoring import Views, class_matrix
 from tsss_edge.train.all import draft_epochs, last_pnet, train_all, with_epochs
 from tsss_edge.train.lnet import AnyHue, train_lnet
 from tsss_edge.train.loader import Batch
 from tsss_edge.train.pnet import Switches, starting_net, train_pnet
-from tsss_edge.train.runfolder import to_toml
+from tsss_edge.train.runfolder import epochs_done, to_toml
+from tsss_edge.train.start import fresh_net, require_unseen
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +118,19 @@ def test_resume_in_the_middle_of_the_method_equals_one_go(finished: Path, square
     assert same_weights(finished / "best.pt", tmp_path / "run/best.pt")
 
 
+def test_more_epochs_are_p_nets_alone_once_its_labels_are_made(finished: Path, squares: Path, tmp_path: Path) -> None:
+    """Labels that are kept stay those of the networks beside them; these are compared with the settings all the same."""
+    run = shutil.copytree(finished, tmp_path / "run")
+    train_all(msgspec.structs.replace(short(), epochs=8), squares, run, strong=STRONG, resume=True)
+    epochs = {stage: epochs_done(run / stage) for stage in ("lnet", "classifier", "draft", "pnet")}
+    assert epochs == {"lnet": 2, "classifier": 1, "draft": 1, "pnet": 6}
+    for folder, stages in {"labels": ("lnet", "classifier"), "relabels": ("draft",)}.items():
+        made_by = read_json(run / folder / "manifest.json", LabelReport).sha256
+        assert list(made_by.values()) == [Checkpoint.load(run / stage).sha256 for stage in stages]
+    with pytest.raises(ArtifactError, match=r"lnet.*started with other settings or data \(lr\)"):
+        train_all(msgspec.structs.replace(short(), lr=1.0), squares, run, strong=STRONG, resume=True)
+
+
 def test_with_the_discriminator_the_result_differs(finished: Path, squares: Path, tmp_path: Path) -> None:
     options = {"lnet": finished / "draft", "labels": finished / "relabels", "strong": STRONG}
     left = with_epochs(short(), short().epochs - draft_epochs(short()))
@@ -172,6 +186,39 @@ def test_pnet_refuses_a_start_or_labels_that_know_more_masks(finished: Path, squ
     Checkpoint.save(start.path, msgspec.structs.replace(start.meta, strong=("red",)), start.state())
     with pytest.raises(ArtifactError, match=r"labels: has seen masks of green"):
         train_pnet(short(), squares, tmp_path / "p", lnet=blind, labels=finished / "labels", strong=("red",))
+
+
+@pytest.mark.parametrize("setting", ["init_from", "encoder_weights"])
+@pytest.mark.parametrize("stage, strong", [("supervised", ()), ("pnet", ("green", "blue")), ("distilled", ("blue",))])
+def test_l_net_refuses_weights_that_have_seen_masks_of_weak_categories(
+    squares: Path, tmp_path: Path, setting: str, stage: Stage, strong: tuple[str, ...]
+) -> None:
+    net, classes = fresh_net(short(), num_classes=4), VocDataset.open(squares).classes
+    meta = CheckpointMeta(stage=stage, arch="edge-s", classes=classes, preprocess=short().preprocess, strong=strong)
+    path = Checkpoint.save(tmp_path / "best.pt", meta, net.state_dict()).path
+    config = msgspec.structs.replace(short(), **{setting: str(path)})
+    with pytest.raises(ArtifactError, match=r"best.pt: has seen masks of blue, which are weak here"):
+        train_lnet(config, squares, tmp_path / "run", strong=STRONG)
+    assert not (tmp_path / "run").exists()
+    require_unseen(config, VocDataset.open(squares), ("red", "green", "blue"))
+
+
+def test_pictures_of_val_that_have_a_label_alone_are_not_measured(
+    finished: Path, squares: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(squares, tmp_path / "data")
+    dataset = VocDataset.open(data)
+    weak = Supervision(dataset, STRONG).weak_ids("val")
+    for image_id in weak:
+        dataset.mask_path(image_id).unlink()
+    options = {"lnet": finished, "labels": finished / "labels", "strong": STRONG}
+    made = train_pnet(with_epochs(short(), 1), data, tmp_path / "pnet", **options)
+    left = Views(dataset, tuple(i for i in dataset.ids("val") if i not in weak), made.meta.preprocess)
+    assert made.meta.metrics["miou"] == pytest.approx(class_matrix(load_model(made), left).miou)
+    shutil.rmtree(data / "SegmentationClass")
+    with pytest.raises(DataError, match="none of the 6 pictures of val has a mask"):
+        train_all(short(), data, tmp_path / "run", strong=STRONG)
+    assert not (tmp_path / "run").exists()
 
 
 def test_labels_never_go_into_the_set_they_are_made_of(finished: Path, squares: Path, tmp_path: Path) -> None:

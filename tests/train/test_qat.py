@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,7 @@ from tsss_edge.export.onnx_export import export_onnx
 from tsss_edge.models import load_model
 from tsss_edge.models.fused import FusedNet
 from tsss_edge.onnxgraph.qdq import PairOptions
+from tsss_edge.train import qat
 from tsss_edge.train.qat import LR_SHARE, RoundedConv, Rounding, find_checkpoint, load_calibration, rounded, train_qat
 
 KEPT = ("encoder.stages.1.1.second", "decoder.smooth.0")  # layers that stay float, one with its Add
@@ -126,6 +128,39 @@ def test_a_run_gives_an_ordinary_checkpoint(folder: Path, tmp_path: Path) -> Non
     assert "encoder.stem.0.weight" in moved and set(before) == set(after)
     exported = export_onnx(result.path, tmp_path / "fused.onnx")
     assert calibrate(exported, folder / "data", tmp_path / "q.onnx").meta.calibration is not None
+
+
+def test_the_rate_is_a_share_of_the_one_that_trained_the_network(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Checkpoint.load(folder / "best.pt")
+    meta = msgspec.structs.replace(start.meta, training={"lr": 0.1, "optimizer": "muon"})
+    asked: list[TrainConfig] = []
+    monkeypatch.setattr(qat, "find_checkpoint", lambda model: msgspec.structs.replace(start, meta=meta))
+    monkeypatch.setattr(qat, "train", lambda stage, config, out, resume: asked.append(config))
+    for as_trained in (True, False):
+        train_qat(CONFIG, folder / "data", tmp_path, calib=folder / "fused.int8.onnx", as_trained=as_trained)
+    assert [config.optimizer for config in asked] == ["muon", CONFIG.optimizer]
+    assert [config.lr for config in asked] == pytest.approx([0.1 * LR_SHARE, CONFIG.lr * LR_SHARE])
+
+
+def test_a_rate_that_was_given_wins_and_another_network_is_refused(
+    folder: Path, tmp_path: Path, run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def spy(*_: object, as_trained: bool, **__: object) -> Checkpoint:
+        asked.append(as_trained)
+        return Checkpoint.load(folder / "best.pt")
+
+    monkeypatch.setattr(qat, "train_qat", spy)
+    command = ("train", "supervised", "--data", folder / "data", "--qat", folder / "fused.int8.onnx", "--out", tmp_path)
+    for options in ((), ("--lr", "0.1"), ("--set", "optimizer=muon")):
+        assert run(*command, *options)[0] == 0
+    assert asked == [True, False, False]
+    for options in (("--arch", "edge-m"), ("--size", "64")):
+        code, _, err = run(*command, *options)
+        assert code == 2 and "--qat goes on from" in err
 
 
 # -- what does not belong together

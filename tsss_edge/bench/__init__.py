@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import Artifact, Engine, LatencyRecord, Struct, load_artifact
+from tsss_edge.artifacts import Artifact, Checkpoint, Engine, LatencyRecord, Struct, load_artifact
 from tsss_edge.backends import Backend, open_backend
 from tsss_edge.bench.conditions import Machine, examine_machine, notes_on, read_load, read_mhz
 from tsss_edge.bench.power import note_on_record, read_power
@@ -71,6 +71,7 @@ def bench_engine(
     duration_s: float = 3.0,
     threads: int | None = None,
     compare: Sequence[Path | Artifact] = (),
+    compare_device: str | None = None,
     image: Path | None = None,
     end_to_end: bool = True,
     benchmark_app: bool = True,
@@ -82,6 +83,7 @@ def bench_engine(
     Args:    duration_s: seconds of measurement for each network and for the whole frame, after the warm-up.
              threads: CPU threads of every network.
              compare: others to time in alternating rounds; a checkpoint is PyTorch eager FP32, an ONNX file ONNX Runtime.
+             compare_device: PyTorch's, of checkpoints among those others (default: the GPU where there is one).
              image: frame for `end_to_end`, at its own size; default a synthetic scene of 1280x720.
              trust: run an engine whose hash is not the one in its record (its latency is not stored).
              benchmark_app: also run OpenVINO's tool on the same file, where it is installed.
@@ -96,7 +98,10 @@ def bench_engine(
     names = [given.name if isinstance(given, Path) else given.path.name for given in (engine, *compare)]
     first = models[0]
     with ExitStack() as stack:
-        backends = [stack.enter_context(open_backend(model, threads=threads)) for model in models]
+        backends = [stack.enter_context(open_backend(first, threads=threads))]
+        for model in models[1:]:
+            device = compare_device if isinstance(model, Checkpoint) else None
+            backends.append(stack.enter_context(open_backend(model, device=device, threads=threads)))
         timed = time_networks(backends, names, duration_s=duration_s)
         if compare:
             read_power().require_same_mode(power)

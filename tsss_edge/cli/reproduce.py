@@ -9,12 +9,14 @@ import typer
 
 from tsss_edge.cli import options as opt
 
+SEEDS = "0,1,2"
+
 
 def reproduce(
     data: opt.Data,
     out: Annotated[Path, typer.Option(help="Folder of all runs, table.json and table.html.")],
     source: Annotated[Path | None, typer.Option(help="Masks of other categories, for the 0% protocol.")] = None,
-    seeds: Annotated[str, typer.Option(metavar="N,N,...", help="Random seeds.")] = "0,1,2",
+    seeds: Annotated[str | None, typer.Option(metavar="N,N,...", help=f"Random seeds. [default: {SEEDS}]")] = None,
     strong: opt.Strong = None,
     rows: Annotated[str | None, typer.Option(metavar="A,B,...", help="Rows, such as 50:full (default: all).")] = None,
     jobs: Annotated[
@@ -52,7 +54,7 @@ def reproduce(
     from tsss_edge.config import read_toml
 
     if config is not None and "folds" in read_toml(config, dict):
-        chosen_elsewhere = {"--strong": strong, "--arch": arch, "--size": size, "--epochs": epochs}
+        chosen_elsewhere = {"--strong": strong, "--arch": arch, "--size": size, "--epochs": epochs, "--seeds": seeds}
         if given := [name for name, value in chosen_elsewhere.items() if value is not None]:
             raise typer.BadParameter(f"{config} is a benchmark, which says that itself; leave {', '.join(given)} out")
         return benchmark(config, data, source, out, rows, jobs, ray, report, json)
@@ -64,7 +66,7 @@ def reproduce(
     settings = opt.training_settings(config, data, arch, size, epochs, None)
     categories = opt.strong_categories(data, strong, 0.5)
     with opt.usage_errors():  # what goes wrong in the hours after this block is no bad option
-        numbers = seed_numbers(seeds)
+        numbers = seed_numbers(SEEDS if seeds is None else seeds)
         chosen = opt.names(rows) if rows is not None else None
         choose_rows(chosen, with_source=source is not None)
     table = make_table(

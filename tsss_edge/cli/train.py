@@ -50,15 +50,16 @@ def supervised(
     Example: tsss-edge train supervised --data camvid --qat runs/camvid/fused.int8.onnx --out runs/camvid-qat
     """
     if qat is not None:
-        if cutmix or encoder_weights or init_from:
+        if cutmix or encoder_weights or init_from or arch or size:
             raise typer.BadParameter(
-                "--qat goes on from CALIB's checkpoint, without --cutmix, --encoder-weights, --init-from"
+                "--qat goes on from CALIB's checkpoint, without --cutmix, --encoder-weights, --init-from, --arch, --size"
             )
         from tsss_edge.train.qat import QAT_EPOCHS, train_qat
 
         passes = epochs or (None if config else QAT_EPOCHS)
-        settings = opt.training_settings(config, data, arch, size, passes, seed, lr=lr, batch=batch, given=given)
-        _emit(train_qat(settings, data, out, calib=qat, resume=resume), json)
+        settings = opt.training_settings(config, data, None, None, passes, seed, lr=lr, batch=batch, given=given)
+        rate_given = config or lr or any(text.startswith(("lr=", "optimizer=")) for text in given or ())
+        _emit(train_qat(settings, data, out, calib=qat, as_trained=not rate_given, resume=resume), json)
         return
     from tsss_edge.train.pnet import train_supervised
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +29,7 @@ def with_noisy_labels(data: Path, out: Path, *, share: float, seed: int) -> Path
         labels[absent[place][0]].add(absent[place][1])
     kept = {image_id: dataset.image_labels(image_id) for image_id in dataset.ids("val")}
     table = "".join(f"{i},{' '.join(str(c) for c in sorted(found))}\n" for i, found in {**labels, **kept}.items())
-    _link(dataset, out)
-    write_bytes(out / "image_labels.csv", f"id,classes\n{table}".encode())
+    _link(dataset, out, {"image_labels.csv": f"id,classes\n{table}"})
     return out
 
 
@@ -44,8 +43,7 @@ def without_categories(data: Path, out: Path, names: Collection[str]) -> Path:
     ids = [i for i in dataset.ids("train") if not unwanted & dataset.image_labels(i)]
     if not ids:
         raise DataError(f"{data}: every training picture shows one of {', '.join(sorted(names))}; leave out fewer")
-    _link(dataset, out)
-    write_bytes(out / "ImageSets/Segmentation/train.txt", "".join(f"{i}\n" for i in ids).encode())
+    _link(dataset, out, {_list("train"): "".join(f"{i}\n" for i in ids)})
     return out
 
 
@@ -65,14 +63,19 @@ def narrowed(data: Path, out: Path, *, only: Collection[str] = (), train_list: s
         raise DataError(
             f"{data}: no picture of {empty[0]!r} shows only {', '.join(sorted(only))}; name more categories"
         )
-    _link(dataset, out)
-    for name, ids in lists.items():
-        write_bytes(out / f"ImageSets/Segmentation/{name}.txt", "".join(f"{i}\n" for i in ids).encode())
+    _link(dataset, out, {_list(name): "".join(f"{i}\n" for i in ids) for name, ids in lists.items()})
     return out
 
 
-def _link(dataset: VocDataset, out: Path) -> None:
-    """Pictures, masks and annotations as links, lists and class names as copies."""
+def _list(split: str) -> str:
+    return f"ImageSets/Segmentation/{split}.txt"
+
+
+def _link(dataset: VocDataset, out: Path, other: Mapping[str, str]) -> None:
+    """Pictures, masks and annotations as links, lists and class names as copies; `other`: files with a text of their own.
+
+    Each file is written once: who reads the set while it is made again never sees what the original says there.
+    """
     for name in ("JPEGImages", "SegmentationClass", "Annotations"):
         folder = dataset.root / name
         if folder.is_dir() and not (out / name).exists():
@@ -80,5 +83,7 @@ def _link(dataset: VocDataset, out: Path) -> None:
             (out / name).symlink_to(folder.resolve(), target_is_directory=True)
     lists = (dataset.root / "ImageSets/Segmentation").glob("*.txt")
     for path in (*lists, dataset.root / "classes.txt", dataset.root / "image_labels.csv"):
-        if path.is_file():
+        if path.is_file() and path.relative_to(dataset.root).as_posix() not in other:
             write_bytes(out / path.relative_to(dataset.root), path.read_bytes())
+    for name, text in other.items():
+        write_bytes(out / name, text.encode())

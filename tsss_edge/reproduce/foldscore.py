@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from tsss_edge.artifacts import Checkpoint, Struct
@@ -34,6 +35,8 @@ class NetScore(Struct, frozen=True):
     per_class: dict[str, float | None]
     seconds: float  # of training, this network alone
     checkpoint_sha256: str
+    names: tuple[str, ...] = ()  # of the headline mean
+    val_sha256: str = ""  # of what it was measured on; "" in older files, which are measured again
 
 
 class ObjectScore(Struct, frozen=True):
@@ -44,6 +47,13 @@ class ObjectScore(Struct, frozen=True):
     seconds: float
     checkpoint_sha256: str
     above: float = 0.5  # M over which a pixel is an object
+    parted_by: tuple[str, ...] = ()  # categories that part strong pictures from weak ones
+    val_sha256: str = ""  # as in `NetScore`
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What must be the same, or it is another score."""
+        return self.checkpoint_sha256, self.above, self.parted_by, self.val_sha256
 
 
 def ready(checkpoint: Checkpoint) -> SegNet:
@@ -55,10 +65,12 @@ def ready(checkpoint: Checkpoint) -> SegNet:
 
 def net_score(checkpoint: Checkpoint, data: Path, names: Sequence[str]) -> NetScore:
     """Measure a network with a class head, or read what was measured before."""
-    path = checkpoint.path.parent / NET_SCORE
-    if path.is_file() and (kept := read_json(path, NetScore)).checkpoint_sha256 == checkpoint.sha256:
-        return kept
-    dataset = VocDataset.open(data)
+    path, dataset = checkpoint.path.parent / NET_SCORE, VocDataset.open(data)
+    key = checkpoint.sha256, tuple(names), dataset.split_hash("val")
+    if path.is_file():
+        kept = read_json(path, NetScore)
+        if (kept.checkpoint_sha256, kept.names, kept.val_sha256) == key:
+            return kept
     views = Views(dataset, dataset.ids("val"), checkpoint.meta.preprocess)
     found = ((answer.id, answer.labels) for answer in net_answers(ready(checkpoint), views))
     headline, miou, classes = label_scores(found, dataset, names)
@@ -68,6 +80,8 @@ def net_score(checkpoint: Checkpoint, data: Path, names: Sequence[str]) -> NetSc
         per_class=classes,
         seconds=training_seconds(checkpoint.path.parent),
         checkpoint_sha256=checkpoint.sha256,
+        names=key[1],
+        val_sha256=key[2],
     )
     write_json(path, score)
     return score
@@ -87,21 +101,20 @@ def label_scores(
 def object_score(checkpoint: Checkpoint, data: Path, strong: Sequence[str]) -> ObjectScore:
     """Measure an L-Net, or read what was measured before. `strong` parts the validation pictures, not what L-Net saw."""
     dataset = VocDataset.open(data)
+    parts = Supervision(dataset, tuple(strong))
 
     def measure() -> Halves:
         net = ready(checkpoint)
-        return on_both(
-            Supervision(dataset, tuple(strong)),
-            lambda ids: object_iou(net, Views(dataset, ids, checkpoint.meta.preprocess)),
-        )
+        return on_both(parts, lambda ids: object_iou(net, Views(dataset, ids, checkpoint.meta.preprocess)))
 
-    return _once(OBJECT_SCORE, checkpoint, 0.5, measure)
+    return _once(OBJECT_SCORE, checkpoint, parts, 0.5, measure)
 
 
 def fitted_score(run: Path, data: Path, strong: Sequence[str], above: float) -> ObjectScore:
     """As `object_score`, of the foreground as the labels of a fold's folder `run` were made: at their scales, fitted to the picture's
     edges, and an object where it is over `above` (0-1)."""
     checkpoint, dataset, settings = find_labeller(run, ("lnet",)), VocDataset.open(data), settings_of(run)
+    parts = Supervision(dataset, tuple(strong))
 
     def measure() -> Halves:
         annotator = Annotator(checkpoint, require_classifier(checkpoint), config=settings)
@@ -113,26 +126,30 @@ def fitted_score(run: Path, data: Path, strong: Sequence[str], above: float) -> 
                 matrix.update(object_mask(foreground, picture, views.preprocess, settings.edges, above), truth)
             return float(100 * matrix.iou[1])
 
-        return on_both(Supervision(dataset, tuple(strong)), iou)
+        return on_both(parts, iou)
 
-    return _once(FITTED_SCORE, checkpoint, above, measure)
+    return _once(FITTED_SCORE, checkpoint, parts, above, measure)
 
 
-def _once(name: str, checkpoint: Checkpoint, above: float, measure: Callable[[], Halves]) -> ObjectScore:
-    """What the file `name` beside the network says of these weights and this threshold, else what is measured and written there."""
+def _once(
+    name: str, checkpoint: Checkpoint, parts: Supervision, above: float, measure: Callable[[], Halves]
+) -> ObjectScore:
+    """What the file `name` beside the network says of the same weights, pictures, parts and threshold, else what is measured and
+    written there."""
     path = checkpoint.path.parent / name
-    if path.is_file():
-        kept = read_json(path, ObjectScore)
-        if (kept.checkpoint_sha256, kept.above) == (checkpoint.sha256, above):
-            return kept
-    strong, weak = measure()
-    score = ObjectScore(
-        strong=strong,
-        weak=weak,
+    wanted = ObjectScore(
+        strong=None,
+        weak=None,
         seconds=training_seconds(checkpoint.path.parent),
         checkpoint_sha256=checkpoint.sha256,
         above=above,
+        parted_by=parts.strong,
+        val_sha256=parts.dataset.split_hash("val"),
     )
+    if path.is_file() and (kept := read_json(path, ObjectScore)).key == wanted.key:
+        return kept
+    strong, weak = measure()
+    score = msgspec.structs.replace(wanted, strong=strong, weak=weak)
     write_json(path, score)
     return score
 

@@ -106,12 +106,14 @@ def run_benchmark(
 ) -> BenchmarkResult:
     """Do all work that is left, seed by seed, and collect; OUT/benchmark.json is written after every seed.
 
-    Args:   jobs: networks that train at once, a process each. ray: address of a Ray cluster that trains them.
+    Args:   jobs: networks that train at once, a process each; with `train.threads` 0 they share the cores out.
+            ray: address of a Ray cluster that trains them.
             rows: keys such as "50:full" (default: all); the supervised networks are always among them.
     Raises: ValueError: an unknown row. DataError, ArtifactError: as the stages.
     """
-    runs = seed_runs(benchmark, data, source, out, rows)
     threads = threads_each(benchmark.train.threads, jobs, ray=ray)
+    settings = msgspec.structs.replace(benchmark.train, threads=threads)
+    runs = seed_runs(msgspec.structs.replace(benchmark, train=settings), data, source, out, rows)
     with workers(jobs, out / "jobs.log", ray=ray, threads=threads, gpu=benchmark.train.device != "cpu") as do:
         for run in runs:
             for _, layer in groupby(run.steps(first=run is runs[0]), key=lambda step: step.layer):

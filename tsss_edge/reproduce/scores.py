@@ -34,13 +34,18 @@ class RowScore(Struct, frozen=True):
     per_class: dict[str, float | None]
     seconds: float  # of training, this stage alone, validation included
     checkpoint_sha256: str
+    strong: tuple[str, ...] = ()
+    val_sha256: str = ""  # of what it was measured on; "" in older files, which are measured again
 
 
 def scored(checkpoint: Checkpoint, views: Views, strong: Sequence[str], *, flip: bool = False) -> RowScore:
-    """Measure the network on `views`, or read what was measured before. `flip` averages with the mirrored picture."""
+    """Measure the network on `views`, all of "val", or read what was measured before. `flip` averages with the mirrored picture."""
     path = checkpoint.path.parent / ("score-flip.json" if flip else "score.json")
-    if path.is_file() and (kept := read_json(path, RowScore)).checkpoint_sha256 == checkpoint.sha256:
-        return kept
+    key = checkpoint.sha256, tuple(strong), views.dataset.split_hash("val")
+    if path.is_file():
+        kept = read_json(path, RowScore)
+        if (kept.checkpoint_sha256, kept.strong, kept.val_sha256) == key:
+            return kept
     score = measured(checkpoint, views, strong, flip)
     write_json(path, score)
     return score
@@ -60,6 +65,8 @@ def measured(checkpoint: Checkpoint, views: Views, strong: Sequence[str], flip: 
         per_class=per_class(iou, classes.names),
         seconds=training_seconds(checkpoint.path.parent),
         checkpoint_sha256=checkpoint.sha256,
+        strong=tuple(strong),
+        val_sha256=views.dataset.split_hash("val"),
     )
 
 

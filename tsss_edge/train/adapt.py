@@ -35,7 +35,7 @@ from tsss_edge.train.loop import train
 from tsss_edge.train.new_row import fit_new_row, widened
 from tsss_edge.train.pnet import PLAIN, class_stage, visible_masks
 from tsss_edge.train.runfolder import has_begun
-from tsss_edge.train.start import require_background
+from tsss_edge.train.start import masked_val, require_background
 
 SURE = 0.6  # probability from which a pixel gets a label; the others are left out (255)
 EPOCHS, RATE = 0.25, 0.5  # of the run's epochs and learning rate: most of the old weights must stay
@@ -106,9 +106,10 @@ def adapt(
     `data`: classes.txt is the old one with `new_class` as its last line. It should show old categories too, or the network
     forgets them. Their true masks are used where they were strong, the old network's answer elsewhere.
     `collected`: frames of `stream --collect` that `review` labelled; then `data` is the old set, and both are joined in out/data.
-    `eval_data`: set whose "val" is measured on, with the new category's masks; default: that of `data`.
+    `eval_data`: set whose "val" is measured on, with the new category's masks; default: that of `data`. Only its pictures that
+    have a mask are.
     Raises: ArtifactError: `run` has no network with class head and objectness head, or `out` holds a run already.
-            DataError: unusable data, no background, or no training picture shows the new category.
+            DataError: unusable data, no background, no training picture shows the new category, or none of "val" has a mask.
     """
     old = Checkpoint.load(run)
     if old.meta.stage not in ("pnet", "supervised"):
@@ -121,11 +122,12 @@ def adapt(
     new_id = _require_one_more(old, dataset, new_class)
     measured = VocDataset.open(eval_data) if eval_data is not None else dataset
     _require_one_more(old, measured, new_class)
+    val = masked_val(measured)
     supervision = Supervision(dataset, tuple(old.meta.strong))
     shows_new = [i for i in dataset.ids("train") if new_id in supervision.image_labels(i)]
     if not shows_new:
         raise DataError(f"{data}: no training picture names {new_class!r} in its image-level label")
-    config = shortened(msgspec.convert(old.meta.training, TrainConfig), epochs)
+    config = shortened(msgspec.convert(old.meta.training, TrainConfig), epochs, again=bool(old.meta.parent))
     net = load_model(old)
     keep_features(net, config)
     unlabelled = frozenset(
@@ -134,6 +136,7 @@ def adapt(
     _write_labels(
         net, Views(dataset, sorted(unlabelled), config.preprocess), supervision, out / "labels", config.device
     )
+    views = Views(measured, val, config.preprocess)
     wide = widened(net, config, len(dataset.classes))
     stage = class_stage(
         config,
@@ -145,20 +148,22 @@ def adapt(
         labels_of=supervision.image_labels,
         weak=unlabelled,
         ids=repeated(dataset.ids("train"), shows_new),
+        measured=views,
     )
     if not begun:
         fit_new_row(wide, stage.samples, config)
     train(replace(stage, parent=old.sha256), config, out, resume=resume)
-    report = _report(old, Checkpoint.load(out), measured, new_class, len(shows_new))
+    report = _report(old, Checkpoint.load(out), views, new_class, len(shows_new))
     write_json(out / "adapt.json", report)
     return report
 
 
-def shortened(config: TrainConfig, epochs: int | None) -> TrainConfig:
-    """The run's settings with fewer epochs (`epochs`, else a quarter) and a lower learning rate."""
-    chosen = epochs or max(1, round(EPOCHS * config.epochs))
+def shortened(config: TrainConfig, epochs: int | None, *, again: bool = False) -> TrainConfig:
+    """The run's settings with fewer epochs (`epochs`, else a quarter) and a lower learning rate; `again`: they have both already."""
+    share, rate = (1.0, 1.0) if again else (EPOCHS, RATE)
+    chosen = epochs or max(1, round(share * config.epochs))
     return msgspec.structs.replace(
-        config, epochs=chosen, lr=RATE * config.lr, warmup_epochs=min(config.warmup_epochs, 0.25 * chosen)
+        config, epochs=chosen, lr=rate * config.lr, warmup_epochs=min(config.warmup_epochs, 0.25 * chosen)
     )
 
 
@@ -217,8 +222,7 @@ def _known(image_id: str, supervision: Supervision) -> NDArray[np.uint8]:
     return np.full(supervision.dataset.image_hw(image_id), IGNORE, np.uint8)
 
 
-def _report(old: Checkpoint, new: Checkpoint, dataset: VocDataset, new_class: str, pictures: int) -> AdaptReport:
-    views = Views(dataset, dataset.ids("val"), new.meta.preprocess)
+def _report(old: Checkpoint, new: Checkpoint, views: Views, new_class: str, pictures: int) -> AdaptReport:
     before, after = (_counted(checkpoint, views) for checkpoint in (old, new))
     drawn_before, drawn_after = resampled(before.per_image), resampled(after.per_image)
     iou_new = _percent(after.iou[-1])
@@ -235,7 +239,7 @@ def _report(old: Checkpoint, new: Checkpoint, dataset: VocDataset, new_class: st
         iou_new_interval=None if iou_new is None else interval(100 * iou_of(drawn_after)[:, -1]),
         per_class={
             name: Change(before=_percent(a), after=_percent(b))
-            for name, a, b in zip(dataset.classes.names, before.iou, after.iou, strict=True)
+            for name, a, b in zip(views.dataset.classes.names, before.iou, after.iou, strict=True)
         },
         parent=old.sha256,
     )

@@ -22,6 +22,7 @@ from tsss_edge.ranks import held_for_all, meet, this_process
 from tsss_edge.train.classifier import train_classifier
 from tsss_edge.train.lnet import train_lnet
 from tsss_edge.train.pnet import PLAIN, Switches, train_pnet
+from tsss_edge.train.start import masked_val
 
 DRAFT = 0.25  # share of P-Net's epochs that its draft takes
 
@@ -45,9 +46,11 @@ def train_all(
     Args:   source: a set whose masks L-Net learns from, in place of the strong categories' (the 0% protocol).
             relabel: train a draft of P-Net first, for a quarter of its epochs, that labels again.
             lnet_epochs: of L-Net, see `train_labellers`.
-            resume: go on in the stage that was under way; finished stages are not run again.
-    Raises: DataError, ArtifactError: as the stages.
+            resume: go on in the stage that was under way; finished stages are not run again. With more epochs than before P-Net
+            goes on alone, for labels that are complete would not follow the networks that they came from.
+    Raises: DataError, ArtifactError: as the stages. DataError too: no picture of "val" has a mask.
     """
+    masked_val(VocDataset.open(data))  # before the hours that P-Net's first measurement is away
     with held_for_all(out, f"{out}: this run folder"):
         first_round(config, data, out, strong=strong, source=source, lnet_epochs=lnet_epochs, resume=resume)
         return publish(_rounds_of_pnet(config, data, out, strong, switches, relabel=relabel, resume=resume), out)
@@ -100,18 +103,19 @@ def train_labellers(
     L-Net's, or as many with `source`, because without strong pixels it has more to learn.
     """
     of_lnet = lnet_epochs or config.epochs // (4 if source else 2)
-    lnet = train_lnet(with_epochs(config, of_lnet), data, out / "lnet", strong=strong, source=source, resume=resume)
-    settings = with_epochs(config, of_lnet if source else of_lnet // 2)
+    labels = out / "labels" if resume else None
+    settings = before_labels(config, of_lnet, out / "lnet", labels)
+    lnet = train_lnet(settings, data, out / "lnet", strong=strong, source=source, resume=resume)
+    settings = before_labels(config, of_lnet if source else of_lnet // 2, out / "classifier", labels)
     train_classifier(settings, data, out / "classifier", lnet=lnet.path, strong=strong, resume=resume)
 
 
 def second_round(config: TrainConfig, data: Path, out: Path, *, strong: Sequence[str], resume: bool) -> None:
     """Train out/draft on out/labels by cross-entropy alone, for its share of the epochs, and let it label out/relabels."""
-    settings, draft = with_epochs(config, draft_epochs(config)), out / "draft"
+    draft, labels = out / "draft", out / "relabels"
+    settings = before_labels(config, draft_epochs(config), draft, labels if resume else None)
     only_pnet(settings, data, out, draft, strong=strong, switches=PLAIN, resume=resume)
-    label_once(
-        draft, data, out / "relabels", strong=strong, config=settings_of(out), device=config.device, resume=resume
-    )
+    label_once(draft, data, labels, strong=strong, config=settings_of(out), device=config.device, resume=resume)
 
 
 def only_pnet(config: TrainConfig, data: Path, run: Path, out: Path, **options: Any) -> Checkpoint:
@@ -134,6 +138,13 @@ def label_once(run: Path, data: Path, out: Path, *, resume: bool, **options: Any
     """`write_labels` with its `options`, unless `out` is complete and is to be kept."""
     if not (resume and (out / MANIFEST).is_file()):
         write_labels(run, data, out, **options)
+
+
+def before_labels(config: TrainConfig, epochs: int, run: Path, labels: Path | None) -> TrainConfig:
+    """`config` of a stage in `run` that labels: for `epochs`, or where its `labels` are complete for as many as it had."""
+    if labels is not None and (labels / MANIFEST).is_file() and (run / "last.pt").is_file():
+        epochs = int(Checkpoint.load(run / "last.pt").meta.training["epochs"])
+    return with_epochs(config, epochs)
 
 
 def with_epochs(config: TrainConfig, epochs: int) -> TrainConfig:

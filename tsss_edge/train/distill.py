@@ -3,8 +3,8 @@
 lite0 knows photographs but is slow for its FLOPs; plain convolutions are quick. So a student learns what the teacher's encoder
 says. Where the two are built alike (`plain0`: lite0 with plain blocks), each block first learns by itself to give the
 teacher's output for the teacher's input, as LANA does (ECCV 2022), all blocks in one pass; then all of them together, as every
-other student from the start, learn the teacher's features at strides 8, 16 and 32. Channels that differ (edge-s, edge-m) go
-through 1x1 convolutions that are left behind.
+other student from the start, learn the teacher's features at strides 8, 16 and 32. Channels that differ (edge-s, edge-m),
+and features that end in a ReLU where the teacher's do not, go through 1x1 convolutions that are left behind.
 """
 # Letters: N batch, C channel, H, W network input.
 
@@ -30,14 +30,14 @@ from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
 from tsss_edge.frozen import encoder_of
 from tsss_edge.models import SegNet, build_model, load_model, network_input, pick_device
-from tsss_edge.models.lite import blocks_of
+from tsss_edge.models.lite import LiteEncoder, blocks_of
 from tsss_edge.models.pretrained import IMAGENET
 from tsss_edge.ranks import gathered, this_process
 from tsss_edge.scoring import Views
 from tsss_edge.train.distributed import average_gradients
 from tsss_edge.train.loader import Batch, Samples
 from tsss_edge.train.loop import Moment, Stage, train
-from tsss_edge.train.start import load_encoder
+from tsss_edge.train.start import load_encoder, masks_seen
 
 BLOCKS_ALONE = 0.5  # share of training in which blocks learn by themselves, where they can
 COLOR, SCALES = 0.5, (0.5, 2.0)  # of the augmentation, stronger than where labels must stay true
@@ -83,13 +83,19 @@ def train_distilled(
              teacher: "imagenet" (lite0 with its ImageNet weights), or a run or checkpoint.
     Metrics: `feature_error`, mean over the strides of squared error / variance on validation pictures; 0 is the teacher, 1 a
              student that always says the mean. The newest weights are kept.
-    Raises:  DataError: unusable data. ArtifactError: no such teacher, `out` is another run. UnavailableError: no weights.
+    Raises:  DataError: unusable data. ArtifactError: no such teacher, `out` is another run, settings that a student does not take.
+             UnavailableError: no weights.
     """
+    if given := [name for name in ("freeze", "init_from", "encoder_weights") if getattr(config, name)]:
+        raise ArtifactError(
+            f"a student starts fresh and learns as a whole; leave {', '.join(given)} out of its settings"
+        )
     photographs = Photographs.of(data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         net = build_model(config.arch, num_classes=0)
-    guide = load_teacher(teacher, config).to(pick_device(config.device)).eval().requires_grad_(False)
+    guide, seen = load_teacher(teacher, config)
+    guide.to(pick_device(config.device)).eval().requires_grad_(False)
     student = Student(net, guide, config)
     views = Views(photographs, photographs.ids("val")[:JUDGED], config.preprocess)
     stage = Stage(
@@ -104,26 +110,30 @@ def train_distilled(
             seed=config.seed,
         ),
         step=DistillStep(student, guide, config),
+        strong=seen,  # what the teacher learnt from masks, the student learns from it
         validate=lambda averaged: {"feature_error": feature_error(averaged, student, guide, views)},
         beside={"adapters": student.adapters, "adapters_optimizer": student.optimizer},
     )
     return train(stage, config, out, resume=resume)
 
 
-def load_teacher(teacher: str, config: TrainConfig) -> nn.Module:
-    """The encoder that is learned from. Raises: ArtifactError, UnavailableError: as `train_distilled`."""
+def load_teacher(teacher: str, config: TrainConfig) -> tuple[nn.Module, tuple[str, ...]]:
+    """The encoder that is learned from, and the categories whose masks it has seen.
+
+    Raises: ArtifactError, UnavailableError: as `train_distilled`.
+    """
     if teacher != IMAGENET:
         checkpoint = Checkpoint.load(Path(teacher))
         if checkpoint.meta.stage == "classifier":
             raise ArtifactError(f"{checkpoint.path}: is a classifier; give the L-Net or P-Net that belongs to it")
-        return encoder_of(load_model(checkpoint))
+        return encoder_of(load_model(checkpoint)), masks_seen(checkpoint.meta)
     net = build_model("lite0", num_classes=0)
     load_encoder(net, msgspec.structs.replace(config, arch="lite0", encoder_weights=IMAGENET))
-    return encoder_of(net)
+    return encoder_of(net), ()
 
 
 class Student:
-    """The network that learns, and the 1x1 convolutions that bring its features to the teacher's channels."""
+    """The network that learns, and the 1x1 convolutions that bring its features to the teacher's channels and range."""
 
     def __init__(self, net: SegNet, guide: nn.Module, config: TrainConfig) -> None:
         self.net = net
@@ -131,16 +141,18 @@ class Student:
             x = torch.zeros(1, 3, 64, 64)
             ours = [f.shape[1] for f in net.eval().encoder(x)]
             theirs = [f.shape[1] for f in guide(x.to(next(guide.parameters()).device))]
+        same_range = isinstance(net.encoder, LiteEncoder) == isinstance(guide, LiteEncoder)  # all others end in a ReLU
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed + 1)
             self.adapters = nn.ModuleList(
-                nn.Identity() if a == b else nn.Conv2d(a, b, 1) for a, b in zip(ours, theirs, strict=True)
+                nn.Identity() if a == b and same_range else nn.Conv2d(a, b, 1)
+                for a, b in zip(ours, theirs, strict=True)
             )
         learnt = list(self.adapters.parameters()) or [nn.Parameter(torch.zeros(1))]
         self.optimizer = torch.optim.Adam(learnt, lr=config.lr)
-        self.pairs = list(zip(blocks_of(net.encoder), blocks_of(guide), strict=False))
-        if len(self.pairs) != len(blocks_of(guide)):
-            self.pairs = []  # built otherwise: nothing to learn block by block
+        mine, its = blocks_of(net.encoder), blocks_of(guide)
+        built_alike = len(mine) == len(its) and ours == theirs  # else there is nothing to learn block by block
+        self.pairs = list(zip(mine, its, strict=True)) if built_alike else []
 
     def adapted(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Features in the teacher's channels."""

@@ -25,7 +25,14 @@ from tsss_edge.scoring import Views, object_iou
 from tsss_edge.train.loader import Augment, Batch, Samples
 from tsss_edge.train.loop import Moment, Stage, train
 from tsss_edge.train.losses import cell_shares, object_loss
-from tsss_edge.train.start import fresh_net, load_encoder, require_background, start_from, training_split
+from tsss_edge.train.start import (
+    fresh_net,
+    load_encoder,
+    require_background,
+    require_unseen,
+    start_from,
+    training_split,
+)
 
 COLOR = 0.5  # jitter; stronger than in the other stages, which tell categories apart by colour too
 
@@ -44,11 +51,13 @@ def train_lnet(
     Metrics: foreground IoU in percent on validation images of strong categories (`object_iou_strong`) and, for the
     report alone, on those of weak categories (`object_iou_weak`, where they have masks). The newest weights are kept.
     Raises: DataError: unusable data, no background, or no strong image to learn from.
-            ArtifactError: unknown architecture, `out` is another run.
+            ArtifactError: unknown architecture, `out` is another run, or training would start from weights that have seen
+            masks of weak categories.
     """
     dataset = VocDataset.open(data)
     require_background(dataset, "L-Net")
     supervision = Supervision(dataset, tuple(strong))
+    require_unseen(config, dataset, strong)
     net = fresh_net(config, num_classes=0)
     load_encoder(net, config)
     start_from(net, config)

@@ -44,6 +44,7 @@ from tsss_edge.train.start import (
     class_weights,
     fresh_net,
     load_encoder,
+    masked_val,
     require_background,
     start_from,
     take_over,
@@ -87,8 +88,8 @@ def train_pnet(
 
     Args:    lnet: L-Net's run, where P-Net's weights start, or that of an earlier P-Net. labels: folder that
              `write_labels` filled.
-    Metrics: mIoU in percent and pixel accuracy on "val". The newest weights are kept: no mask of a weak category may
-             choose them.
+    Metrics: mIoU in percent and pixel accuracy on pictures of "val" that have a mask. The newest weights are kept: no mask of
+             a weak category may choose them.
     Raises:  DataError: unusable data, or a weak image without label. ArtifactError: another architecture or run, or one
              that has seen masks of categories that are weak here.
     """
@@ -107,6 +108,7 @@ def train_pnet(
         switches=switches or Switches(),
         labels_of=supervision.image_labels,
         weak=weak,
+        measured=Views(dataset, masked_val(dataset), config.preprocess),
     )
     return train(stage, config, out, resume=resume)
 
@@ -145,11 +147,13 @@ def class_stage(
     labels_of: LabelsOf | None = None,
     weak: frozenset[str] = frozenset(),
     ids: Sequence[str] = (),
+    measured: Views | None = None,
 ) -> Stage:
     """The stage of a network that tells categories apart, from any starting weights.
 
     Args: mask_of: what the loss may see of a picture. weak: pictures whose mask is Lw. labels_of: their image-level labels.
           ids: of an epoch, where they are not all of "train" once (see `Samples`).
+          measured: pictures of validation, where they are not all of "val".
     """
     ids = ids or training_split(dataset)
     augment = TrainAugment(config.view_hw, config.preprocess, config.scale_range)
@@ -161,7 +165,7 @@ def class_stage(
         if part is not None:
             beside |= {name: part.net, f"{name}_optimizer": part.optimizer}
     weights = class_weights(dataset, ids, mask_of, config.balance)
-    validation = ClassValidation(Views(dataset, dataset.ids("val"), config.preprocess))
+    validation = ClassValidation(measured or Views(dataset, dataset.ids("val"), config.preprocess))
     return Stage(
         name="pnet",
         net=net,

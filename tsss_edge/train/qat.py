@@ -31,21 +31,26 @@ QAT_EPOCHS = 4  # by default: roundings are learnt fast, and longer training wou
 LR_SHARE = 0.05  # of the learning rate that trained the network (ours)
 
 
-def train_qat(config: TrainConfig, data: Path, out: Path, *, calib: Path, resume: bool = False) -> Checkpoint:
+def train_qat(
+    config: TrainConfig, data: Path, out: Path, *, calib: Path, as_trained: bool = False, resume: bool = False
+) -> Checkpoint:
     """Fine-tune on the masks of all categories with INT8 roundings; "val" chooses best.pt by the mIoU of the rounded net.
 
     Args:    config: architecture and input are the checkpoint's, the learning rate is `LR_SHARE` of the config's.
+             as_trained: optimizer and learning rate are those that the checkpoint says it was trained with, not the config's.
              calib: INT8 ONNX file by `calibrate`, with its `.ranges.json`; its checkpoint is found by hash beside it.
     Raises:  ArtifactError: not an INT8 graph of ours, its table or checkpoint is missing. DataError: unusable data set.
     """
     model, table = load_calibration(calib)
     start = find_checkpoint(model)
+    rate = msgspec.convert(start.meta.training, TrainConfig) if as_trained else config
     config = msgspec.structs.replace(
         config,
         arch=start.meta.arch,
         size_hw=start.meta.preprocess.size_hw,
         fit=start.meta.preprocess.fit,
-        lr=config.lr * LR_SHARE,
+        optimizer=rate.optimizer,
+        lr=rate.lr * LR_SHARE,
     )
     require_same_preprocess(config.preprocess, start.meta.preprocess, str(start.path))
     dataset = VocDataset.open(data)

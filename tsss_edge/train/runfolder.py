@@ -144,6 +144,7 @@ class Checkpoints:
         """Write last.pt after `epochs` epochs, and best.pt first where `score` is the best, or there is none yet."""
         metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}  # an absent class has no IoU
         meta = msgspec.structs.replace(self.meta, metrics=metrics)
+        score = finite_or_least(score)
         if score > self.best or not (self.out / "best.pt").exists():
             self.best = max(score, self.best)
             Checkpoint.save(self.out / "best.pt", meta, self.average.state_dict())
@@ -163,8 +164,10 @@ class Checkpoints:
         try:
             self.net.load_state_dict(checkpoint.state())
             for name, part in self._learners.items():
-                part.load_state_dict(saved["beside"][name])
-            self.best, epochs = float(saved["best"]), int(saved["epoch"])
+                state = saved["beside"][name]
+                if state or name != "scaler":  # one that was off keeps nothing, and one that is on refuses that
+                    part.load_state_dict(state)
+            self.best, epochs = finite_or_least(float(saved["best"])), int(saved["epoch"])
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise ArtifactError(f"{path}: belongs to another kind of run ({error}); choose another --out") from error
         return epochs
@@ -172,6 +175,11 @@ class Checkpoints:
     @property
     def _learners(self) -> dict[str, Stateful]:
         return {"average": self.average, **self.beside}
+
+
+def finite_or_least(score: float) -> float:
+    """`score`, or -inf where nothing could be measured: as a NaN it would never be beaten."""
+    return score if math.isfinite(score) else -math.inf
 
 
 def _grows(key: str, before: Any, now: Any) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tsss_edge.artifacts import IGNORE, Checkpoint, read_torch
+from tsss_edge.artifacts import IGNORE, Checkpoint, CheckpointMeta, read_torch
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.supervision import MaskOf
 from tsss_edge.data.voc import VocDataset
@@ -78,6 +78,32 @@ def start_from(net: SegNet, config: TrainConfig) -> None:
     net.load_state_dict(fits, strict=False)
 
 
+def require_unseen(config: TrainConfig, dataset: VocDataset, strong: Sequence[str]) -> None:
+    """Raise ArtifactError when `config.init_from` or `config.encoder_weights` come of masks of categories that are weak here."""
+    for start in _starts(config):
+        seen = masks_seen(start.meta)
+        if weak := [name for name in dataset.classes.names if name in seen and name not in strong]:
+            raise ArtifactError(
+                f"{start.path}: has seen masks of {', '.join(weak)}, which are weak here; "
+                "start from a network that has not, or name them in --strong"
+            )
+
+
+def _starts(config: TrainConfig) -> Iterator[Checkpoint]:
+    """The checkpoints of ours among the files that training starts from."""
+    if config.init_from:
+        yield Checkpoint.load(Path(config.init_from))
+    if config.encoder_weights not in ("", IMAGENET):
+        path = Path(config.encoder_weights)
+        if isinstance(read_torch(path)[1].get("meta"), str):  # else another project's weights
+            yield Checkpoint.load(path)
+
+
+def masks_seen(meta: CheckpointMeta) -> tuple[str, ...]:
+    """Names of the categories whose masks a checkpoint learnt from: the strong ones, all of a supervised network."""
+    return tuple(meta.classes.names[i] for i in meta.classes.objects) if meta.stage == "supervised" else meta.strong
+
+
 def _misfit(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
     """The first tensor that is missing, too many, or of another shape, in words; "" when all fit."""
     for name in sorted(wanted.keys() | given.keys()):
@@ -120,6 +146,16 @@ def training_split(dataset: VocDataset) -> tuple[str, ...]:
     """Ids of "train", with "val" known to be there too. Raises: DataError: one of them is missing or empty."""
     dataset.ids("val")
     return dataset.ids("train")
+
+
+def masked_val(dataset: VocDataset) -> tuple[str, ...]:
+    """Ids of "val" that have a mask: a picture with an image-level label alone is not measured. Raises: DataError: none has."""
+    ids = dataset.ids("val")
+    if found := tuple(i for i in ids if dataset.mask_path(i).is_file()):
+        return found
+    raise DataError(
+        f"{dataset.root}: none of the {len(ids)} pictures of val has a mask, so nothing can be measured; add some"
+    )
 
 
 def require_background(dataset: VocDataset, what: str) -> None:
