@@ -32,6 +32,7 @@ from tsss_edge.scoring import Mask, Views
 
 SCALES = (1.0, 1.5)
 MULTIPLE = 32  # pixels
+PEAK_SHARE = 0.05  # of a class map, its highest values
 
 
 class LabelConfig(Struct, frozen=True):
@@ -39,6 +40,7 @@ class LabelConfig(Struct, frozen=True):
 
     background_below: float = 0.3  # M; what lies between is left to P-Net's mean teacher
     object_above: float = 0.6  # M
+    peak_floor: float | None = None  # least M that a category is measured by, see `lifted`; None: M as it is
     margin: float = 0.1  # of the best category over the second, as a share of the best
     temperature: float = 1.0  # of the class maps
     sure_above: float = 0.7  # probability, where a P-Net labels
@@ -190,15 +192,33 @@ def transferred(
     """Lw of a picture (H,W,3) RGB of which no pixel is known: (H,W) uint8. `labels`: its image-level categories."""
     foreground = sharpened(evidence.objectness[None], picture, preprocess, config.edges)[0]
     lw = np.full(foreground.shape, IGNORE, np.uint8)
-    lw[foreground < config.background_below] = 0
     if labels:
         categories = np.array(sorted(labels), np.int64)
         spread = spread_maps(evidence, categories, config)
         edges = config.edges if len(categories) > 1 else None  # with one category there is no border between two
         best, sure = winner(sharpened(spread, picture, preprocess, edges), config.margin)
+        if config.peak_floor is not None:
+            foreground = lifted(foreground, best, peaks(evidence, categories), config.peak_floor)
         inside = (foreground > config.object_above) & sure
         lw[inside] = categories.astype(np.uint8)[best[inside]]
+    lw[foreground < config.background_below] = 0
     return lw
+
+
+def peaks(evidence: Evidence, categories: NDArray[np.int64]) -> Floats:
+    """Mean M where the class map of each category is highest: (K,), 0-1."""
+    maps = evidence.maps[categories]
+    highest = maps >= np.quantile(maps, 1 - PEAK_SHARE, axis=(1, 2), keepdims=True)
+    return np.asarray((evidence.objectness * highest).sum(axis=(1, 2)) / highest.sum(axis=(1, 2)), np.float32)
+
+
+def lifted(foreground: Floats, best: NDArray[np.int64], peaks: Floats, floor: float) -> Floats:
+    """M (H,W) as a share of what it is where the pixel's category peaks: the label says that it is there, so M is 1 there (ours).
+
+    L-Net is less sure of categories that it never saw; one that it hardly sees would be labelled as background, and the next
+    network would learn that. best: (H,W) index of each pixel's category; peaks: (K,). A peak under `floor` counts as `floor`.
+    """
+    return np.asarray(np.minimum(foreground / np.maximum(peaks, floor)[best], 1.0), np.float32)
 
 
 def spread_maps(evidence: Evidence, categories: NDArray[np.int64], config: LabelConfig) -> Floats:
