@@ -62,11 +62,12 @@ def test_the_whole_method_from_a_source_set_then_one_more_category(run: Run, tmp
     assert json.loads(out)["stage"] == "pnet"
     log = [json.loads(line) for line in (tmp_path / "run/lnet/log.jsonl").read_text().splitlines()]
     assert log[-1]["object_iou_strong"] is None  # no category is strong with --source
-    code, out, err = run(
-        "label", "--lnet", tmp_path / "run", "--data", data, "--split", "val", "--out", tmp_path / "lw"
-    )
+    label = ("label", "--data", data, "--split", "val", "--out", tmp_path / "lw", "--peak-floor", "0.4", "--lnet")
+    code, out, err = run(*label, tmp_path / "run")
     assert code == 0, err
-    assert (tmp_path / "lw/manifest.json").is_file()
+    assert json.loads((tmp_path / "lw/manifest.json").read_text())["settings"]["peak_floor"] == 0.4
+    code, _, err = run(*label, tmp_path / "run/pnet")
+    assert code == 2 and "a P-Net labels alone" in err
 
     wider = shutil.copytree(data, tmp_path / "wider")
     with (wider / "classes.txt").open("a") as file:

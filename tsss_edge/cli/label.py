@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.options import Data, Json, Split, emit, names, parse_size, usage_errors
+from tsss_edge.cli.options import Data, Json, PeakFloor, Split, emit, names, parse_size, usage_errors
 
 
 def label(
@@ -15,6 +15,7 @@ def label(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for the masks (VOC layout).")],
     split: Split = "train",
+    peak_floor: PeakFloor = None,
     features: Annotated[
         Path | None, typer.Option(metavar="F.onnx", help="Any network's feature map, for L-Net's in self-diffusion.")
     ] = None,
@@ -39,14 +40,17 @@ def label(
     Example: tsss-edge label --lnet runs/method --data runs/synth --out runs/labels
     Example: torchrun --nproc-per-node 4 -m tsss_edge label --lnet runs/method --data runs/synth --out runs/labels
     """
+    from tsss_edge.label.annotate import LabelConfig
     from tsss_edge.label.foundation import Feeding
-    from tsss_edge.label.write import Teachers, write_labels
+    from tsss_edge.label.write import Teachers, find_labeller, write_labels
     from tsss_edge.ranks import this_process
 
     with usage_errors():
         feeding = Feeding(size_hw=parse_size(size) if size else None, mean=three(mean), deviation=three(scale))
         teachers = Teachers(features=features, maps=maps, text=text, feeding=feeding)
-    report = write_labels(lnet, data, out, split=split, teachers=teachers)
+    if peak_floor is not None and find_labeller(lnet).meta.stage == "pnet":
+        raise typer.BadParameter("--peak-floor is of labels by an L-Net; a P-Net labels alone")
+    report = write_labels(lnet, data, out, split=split, config=LabelConfig(peak_floor=peak_floor), teachers=teachers)
     if this_process().writes:
         emit(report, report.summary(), json)
 

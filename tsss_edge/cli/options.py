@@ -80,6 +80,14 @@ InitFrom = Annotated[
 ]
 Resume = Annotated[bool, flag("--resume", "Go on from last.pt in --out.")]
 Strong = Annotated[str | None, typer.Option(metavar="A,B,...", help="Categories with pixel masks.")]
+PeakFloor = Annotated[
+    float | None,
+    typer.Option(
+        min=0.05,
+        max=1,
+        help="Measure objectness by where each named category peaks, but at least by this (photos: 0.4).",
+    ),
+]
 Fraction = Annotated[float, typer.Option(min=0, max=1, help="Or: this share of them, in id order.")]
 
 

@@ -184,6 +184,7 @@ def train_everything(
     mean_teacher: MeanTeacher = False,
     cutmix: CutMix = True,
     relabel: Annotated[bool, typer.Option(help="Let a first P-Net label the weak images again.")] = True,
+    peak_floor: opt.PeakFloor = None,
     arch: opt.Arch = None,
     size: opt.Size = None,
     epochs: opt.Epochs = None,
@@ -205,6 +206,7 @@ def train_everything(
 
     Example: tsss-edge train all --data runs/synth --strong-fraction 0.5 --out runs/method
     """
+    from tsss_edge.label.annotate import LabelConfig
     from tsss_edge.train.all import train_all
     from tsss_edge.train.pnet import Switches
 
@@ -214,7 +216,8 @@ def train_everything(
     chosen = opt.strong_categories(data, strong, strong_fraction, source)
     switches = Switches(adversarial=adversarial, judge=judge, mean_teacher=mean_teacher, cutmix=cutmix)
     parts: dict[str, Any] = {"strong": chosen, "switches": switches, "resume": resume, "relabel": relabel}
-    _emit(train_all(settings, data, out, source=source, lnet_epochs=lnet_epochs, **parts), json)
+    labels = LabelConfig(peak_floor=peak_floor)
+    _emit(train_all(settings, data, out, source=source, lnet_epochs=lnet_epochs, labels=labels, **parts), json)
 
 
 def _emit(checkpoint: Checkpoint, json: str | None) -> None:

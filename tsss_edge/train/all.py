@@ -17,6 +17,7 @@ from tsss_edge.config import TrainConfig
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.disk import atomic_path
+from tsss_edge.label.annotate import LabelConfig
 from tsss_edge.label.write import MANIFEST, settings_of, write_labels
 from tsss_edge.ranks import held_for_all, meet, this_process
 from tsss_edge.train.classifier import train_classifier
@@ -37,6 +38,7 @@ def train_all(
     switches: Switches | None = None,
     relabel: bool = True,
     lnet_epochs: int | None = None,
+    labels: LabelConfig | None = None,
     resume: bool = False,
 ) -> Checkpoint:
     """Run the method into out/{lnet,classifier,labels,draft,relabels,pnet}; P-Net's best.pt and log are copied to `out`.
@@ -45,14 +47,15 @@ def train_all(
 
     Args:   source: a set whose masks L-Net learns from, in place of the strong categories' (the 0% protocol).
             relabel: train a draft of P-Net first, for a quarter of its epochs, that labels again.
-            lnet_epochs: of L-Net, see `train_labellers`.
+            lnet_epochs: of L-Net, see `train_labellers`. labels: when a pixel of the first round is sure.
             resume: go on in the stage that was under way; finished stages are not run again. With more epochs than before P-Net
             goes on alone, for labels that are complete would not follow the networks that they came from.
     Raises: DataError, ArtifactError: as the stages. DataError too: no picture of "val" has a mask.
     """
     masked_val(VocDataset.open(data))  # before the hours that P-Net's first measurement is away
     with held_for_all(out, f"{out}: this run folder"):
-        first_round(config, data, out, strong=strong, source=source, lnet_epochs=lnet_epochs, resume=resume)
+        networks: dict[str, Any] = {"strong": strong, "source": source, "lnet_epochs": lnet_epochs}
+        first_round(config, data, out, **networks, labels=labels, resume=resume)
         return publish(_rounds_of_pnet(config, data, out, strong, switches, relabel=relabel, resume=resume), out)
 
 
@@ -80,11 +83,13 @@ def first_round(
     strong: Sequence[str],
     source: Path | None,
     lnet_epochs: int | None = None,
+    labels: LabelConfig | None = None,
     resume: bool,
 ) -> None:
     """Train out/lnet and out/classifier and let them label, into out/labels. Arguments as `train_all`."""
     train_labellers(config, data, out, strong=strong, source=source, lnet_epochs=lnet_epochs, resume=resume)
-    label_once(out, data, out / "labels", strong=strong, source=source, device=config.device, resume=resume)
+    made: dict[str, Any] = {"strong": strong, "source": source, "config": labels, "device": config.device}
+    label_once(out, data, out / "labels", resume=resume, **made)
 
 
 def train_labellers(

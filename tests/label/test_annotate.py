@@ -1,0 +1,56 @@
+"""Evidence of a picture -> Lw: what counts as object where L-Net is unsure of a category that it never saw."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tsss_edge.artifacts import Preprocess
+from tsss_edge.label.annotate import Evidence, LabelConfig, lifted, peaks, transferred
+
+CAT, PERSON = 1, 2
+
+
+@pytest.fixture
+def evidence() -> Evidence:
+    """A cat that L-Net is sure of (left) and a person of whom it sees the face alone (right), on 8x16; nobody in the lower half."""
+    objectness, maps = np.full((8, 16), 0.02, np.float32), np.full((3, 8, 16), -9.0, np.float32)
+    objectness[:4, :6], objectness[:4, 10:] = 0.95, 0.4
+    maps[CAT, :4, :6], maps[PERSON, :4, 10:] = 4.0, 4.0
+    objectness[0, 12], maps[PERSON, 0, 12] = 0.65, 4.1
+    return Evidence(
+        objectness=objectness,
+        maps=maps,
+        features=np.ones((2, 8, 16), np.float32),
+        colors=np.zeros((3, 8, 16), np.float32),
+    )
+
+
+def labelled(evidence: Evidence, floor: float | None) -> np.ndarray:
+    config = LabelConfig(peak_floor=floor, diffusion=None)
+    picture = np.zeros((8, 16, 3), np.uint8)
+    return transferred(evidence, picture, Preprocess(size_hw=(8, 16)), frozenset({CAT, PERSON}), config)
+
+
+def test_a_named_category_is_there_though_l_net_hardly_sees_it(evidence: Evidence) -> None:
+    as_it_is, measured_by_its_peak = labelled(evidence, None), labelled(evidence, 0.3)
+    assert ((as_it_is == CAT).sum(), (as_it_is == PERSON).sum()) == (24, 1)
+    assert (measured_by_its_peak == PERSON).sum() == 24
+    np.testing.assert_array_equal(measured_by_its_peak == CAT, as_it_is == CAT)
+    assert (measured_by_its_peak[6:] == 0).all()  # where no category is, nothing appears
+
+
+def test_a_peak_that_is_no_more_than_noise_stays_background(evidence: Evidence) -> None:
+    evidence.objectness[:4, 10:] = 0.02  # pytest makes a new one for each test
+    assert not (labelled(evidence, 0.3) == PERSON).any()
+
+
+def test_peaks_are_means_of_m_where_a_map_is_highest(evidence: Evidence) -> None:
+    np.testing.assert_allclose(peaks(evidence, np.array([CAT, PERSON])), [0.95, (23 * 0.4 + 0.65) / 24], rtol=1e-5)
+
+
+def test_m_is_a_share_of_its_category_s_peak_and_never_above_one() -> None:
+    foreground = np.array([[0.2, 0.5, 0.2, 0.02]], np.float32)
+    best = np.array([[0, 0, 1, 1]])
+    found = lifted(foreground, best, np.array([0.4, 0.1], np.float32), 0.2)
+    np.testing.assert_allclose(found, [[0.5, 1.0, 1.0, 0.1]], rtol=1e-6)  # the second peak counts as the floor
