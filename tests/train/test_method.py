@@ -131,6 +131,16 @@ def test_more_epochs_are_p_nets_alone_once_its_labels_are_made(finished: Path, s
         train_all(msgspec.structs.replace(short(), lr=1.0), squares, run, strong=STRONG, resume=True)
 
 
+def test_labels_of_other_settings_or_networks_are_not_kept(finished: Path, squares: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    with pytest.raises(ArtifactError, match="labels of other networks or settings"):
+        train_all(short(), squares, run, strong=STRONG, labels=LabelConfig(peak_floor=0.4), resume=True)
+    meta, state = Checkpoint.load(run / "classifier").meta, Checkpoint.load(run / "classifier").state()
+    Checkpoint.save(run / "classifier/best.pt", msgspec.structs.replace(meta, metrics={"x": 1.0}), state)
+    with pytest.raises(ArtifactError, match="labels of other networks or settings"):
+        train_all(short(), squares, run, strong=STRONG, resume=True)
+
+
 def test_with_the_discriminator_the_result_differs(finished: Path, squares: Path, tmp_path: Path) -> None:
     options = {"lnet": finished / "draft", "labels": finished / "relabels", "strong": STRONG}
     left = with_epochs(short(), short().epochs - draft_epochs(short()))

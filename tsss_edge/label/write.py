@@ -191,6 +191,18 @@ def settings_of(run: Path) -> LabelConfig:
     return read_json(manifest, LabelReport).settings if manifest.is_file() else LabelConfig()
 
 
+def require_current(out: Path, run: Path, config: LabelConfig | None) -> None:
+    """Raise ArtifactError when the finished labels in `out` came of other networks, or settings, than they would come of now."""
+    made, first, config = read_json(out / MANIFEST, LabelReport), find_labeller(run), config or LabelConfig()
+    networks = [first] if first.meta.stage == "pnet" else [first, require_classifier(first)]
+    wanted = config if config.edges else msgspec.structs.replace(config, edges=made.settings.edges)
+    if made.settings != wanted or made.sha256 != {network.meta.stage: network.sha256 for network in networks}:
+        raise ArtifactError(
+            f"{out}: holds labels of other networks or settings than are asked for now; delete it and what was trained on it, "
+            "or choose another --out"
+        )
+
+
 def find_labeller(run: Path, stages: Sequence[str] = ("lnet", "pnet")) -> Checkpoint:
     """The L-Net of a `train lnet` run or, in its sub-folder, of a `train all` run; else the P-Net of the run.
 

@@ -18,7 +18,7 @@ from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.disk import atomic_path
 from tsss_edge.label.annotate import LabelConfig
-from tsss_edge.label.write import MANIFEST, settings_of, write_labels
+from tsss_edge.label.write import MANIFEST, require_current, settings_of, write_labels
 from tsss_edge.ranks import held_for_all, meet, this_process
 from tsss_edge.train.classifier import train_classifier
 from tsss_edge.train.lnet import train_lnet
@@ -140,8 +140,13 @@ def draft_epochs(config: TrainConfig) -> int:
 
 
 def label_once(run: Path, data: Path, out: Path, *, resume: bool, **options: Any) -> None:
-    """`write_labels` with its `options`, unless `out` is complete and is to be kept."""
-    if not (resume and (out / MANIFEST).is_file()):
+    """`write_labels` with its `options`, unless `out` is complete and is to be kept.
+
+    Raises: ArtifactError: it is kept, but came of other networks or settings.
+    """
+    if resume and (out / MANIFEST).is_file():
+        require_current(out, run, options.get("config"))
+    else:
         write_labels(run, data, out, **options)
 
 
