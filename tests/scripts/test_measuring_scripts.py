@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import kernel_bench
+import label_quality
+import numpy as np
 import pytest
 from soak import live as soak
 
@@ -60,3 +62,10 @@ def test_surface_of_the_installed_bindings(tmp_path: Path) -> None:
     subprocess.run(command, check=True)
     told = json.loads((tmp_path / "rtx.json").read_text())
     assert "create_network" in told["names"]["Builder"] and told["wheel"] == "rtx.whl"
+
+
+def test_label_quality_counts_unsure_pixels_as_missed() -> None:
+    """Two classes and a background; of the cat 2 of 4 pixels are found, 1 is unsure, 1 taken for background."""
+    counts = np.array([[10, 0, 0, 0], [1, 2, 0, 1], [0, 0, 0, 0]])  # truth, label; the last column is unsure
+    said = label_quality.line(counts, [1, 2], ("background", "cat", "dog"))
+    assert said == "background 90.9, mean of weak 50.00 (cat 50.0)"
