@@ -192,16 +192,21 @@ def test_a_broken_limit_sends_it_back(tmp_path: Path, rules: BackWhen, options: 
     assert field.engines[-1] == "old.xml" and "new.xml" in field.engines
 
 
-def test_a_new_engine_that_cannot_be_opened_leaves_the_old_one_in_service(tmp_path: Path) -> None:
-    field = Field(tmp_path, RolloutRules())
+def refuse_new(field: Field, why: str) -> None:
+    """From now on the new engine cannot be opened."""
     serve = field.serve
 
     def refuse(path: Path) -> Served:
         if path == field.new:
-            raise DataError("damaged")
+            raise DataError(why)
         return serve(path)
 
     field.serve = refuse  # type: ignore[method-assign]
+
+
+def test_a_new_engine_that_cannot_be_opened_leaves_the_old_one_in_service(tmp_path: Path) -> None:
+    field = Field(tmp_path, RolloutRules())
+    refuse_new(field, "damaged")
     wish(field.new, "promote")
     status = field.play(100, phase_at(field, 50, "back"))
     assert (status.phase, status.reason) == ("back", "could not be opened: damaged")
@@ -225,14 +230,7 @@ def test_a_restart_goes_on_with_the_old_engine_where_the_new_one_is_gone(tmp_pat
     field = Field(tmp_path, RolloutRules(back=BackWhen(frames=100_000, age_ratio=1e9)))
     wish(field.new, "promote")
     field.play(100, phase_at(field, 50, "promoted"))
-    serve = field.serve
-
-    def refuse(path: Path) -> Served:
-        if path == field.new:
-            raise DataError("of another driver")
-        return serve(path)
-
-    field.serve = refuse  # type: ignore[method-assign]
+    refuse_new(field, "of another driver")
     status = field.play(30)
     assert (status.phase, status.reason) == ("back", "could not be opened: of another driver")
     assert set(field.engines) == {"old.xml"}

@@ -228,9 +228,14 @@ def classes_of(path: Path) -> Classes:
         raise DataError(f"{path}: no such file; expected class names, one a line, id 0 first")
     names = tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
     try:
-        return Classes(names=names, background=bool(names) and names[0].strip("_").lower() == "background")
+        return Classes(names=names, background=bool(names) and is_background(names[0]))
     except ValueError as error:
         raise DataError(f"{path}: {error}") from error
+
+
+def is_background(name: str) -> bool:
+    """Whether a class's name says background, as tools write it: `background`, `_background_`, `Background`."""
+    return name.strip("_").lower() == "background"
 
 
 def write_mask(path: Path, mask: NDArray[np.uint8], *, durable: bool = False) -> None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from tsss_edge.errors import DataError
 from tsss_edge.stream.encoders import Preset
 from tsss_edge.stream.sinks import require_sinks
 from tsss_edge.stream.sources import Policy, require_source
-from tsss_edge.stream.uris import parse_sink, parse_source, require_apart, require_other_place
+from tsss_edge.stream.uris import parse_sink, require_apart, require_other_place
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
@@ -84,8 +83,9 @@ def read_cameras(path: Path) -> tuple[CameraSpec, ...]:
         raise DataError(f"{path}: no [[camera]]; expected at least one")
     cameras = tuple(_camera(path, number, item, content.defaults) for number, item in enumerate(content.camera))
     _require_once(path, [camera.name for camera in cameras])
-    _require_sources_kept(cameras)
-    require_apart(sink for camera in cameras for sink in camera.sinks)
+    sinks = [sink for camera in cameras for sink in camera.sinks]
+    require_other_place(sinks, [camera.uri for camera in cameras])
+    require_apart(sinks)
     return cameras
 
 
@@ -127,14 +127,6 @@ def _require_shareable(path: Path, camera: CameraSpec, sink: str) -> None:
     parsed = parse_sink(sink)
     if parsed.scheme == "display" or sink == "-":
         raise DataError(f"{path}: camera {camera.name}: {sink} is for one source; use --web, or NAME.jsonl")
-
-
-def _require_sources_kept(cameras: Sequence[CameraSpec]) -> None:
-    """Raise DataError when a sink of one camera is where another, or it itself, reads from."""
-    sources = [parse_source(camera.uri) for camera in cameras]
-    for sink in (parse_sink(sink) for camera in cameras for sink in camera.sinks):
-        for source in sources:
-            require_other_place(sink, source)
 
 
 def _require_once(path: Path, names: list[str]) -> None:

@@ -37,7 +37,7 @@ from tsss_edge.stream.sources import Policy, is_live, open_source, require_sound
 from tsss_edge.stream.status import StatusLine
 from tsss_edge.stream.thread_plan import open_for_file
 from tsss_edge.stream.truth import TruthFolder
-from tsss_edge.stream.uris import parse_sink, parse_source, require_other_place
+from tsss_edge.stream.uris import parse_source, require_other_place
 from tsss_edge.stream.watch import Checks
 
 PARITY_EVERY = 30
@@ -91,8 +91,7 @@ def stream(
              UnavailableError: this machine lacks what engine, source or sink needs.
     """
     recorder = Recorder()
-    for written in sinks:
-        require_other_place(parse_sink(written), parse_source(source))
+    require_other_place(sinks, [source])
     require_source(source)
     if audio:
         require_sound(source)

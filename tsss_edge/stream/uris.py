@@ -140,10 +140,12 @@ def _parse(text: str, schemes: tuple[str, ...], kind: str, *, foreign: tuple[str
     return Uri(text, scheme, path, dict(parse_qsl(query, keep_blank_values=True)))
 
 
-def require_other_place(sink: Uri, source: Uri) -> None:
-    """Raise DataError when a file sink would write over the file, or into the pictures, that the source reads."""
-    if (sink.scheme, source.scheme) == ("file", "file") and _place(sink) == _place(source):
-        raise DataError(f"{sink.text}: is where {source.shown} is read from; write somewhere else")
+def require_other_place(sinks: Iterable[str], sources: Iterable[str]) -> None:
+    """Raise DataError when a file sink would write over the file, or into the pictures, that one of the sources reads."""
+    read = {_place(source): source for source in map(parse_source, sources) if source.scheme == "file"}
+    for sink in map(parse_sink, sinks):
+        if sink.scheme == "file" and (source := read.get(_place(sink))) is not None:
+            raise DataError(f"{sink.text}: is where {source.shown} is read from; write somewhere else")
 
 
 def require_apart(sinks: Iterable[str]) -> None:

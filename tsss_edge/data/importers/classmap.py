@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import IGNORE, Classes, Struct
 from tsss_edge.data.importers.found import UNLABELLED, VOID, Found, named
+from tsss_edge.data.voc import is_background
 from tsss_edge.errors import DataError
 from tsss_edge.files import edge
 
@@ -73,7 +74,7 @@ def class_map(found: Found, path: Path | None) -> ClassMap:
 def _own_names(found: Found) -> ClassMap:
     if not found.background:
         return ClassMap(_classes(found.names, "the set"), {name: i for i, name in enumerate(found.names)})
-    objects = [name for name in found.names if name.strip("_").lower() != "background"]  # some sets name it as a class
+    objects = [name for name in found.names if not is_background(name)]  # some sets name it as a class
     ids = dict.fromkeys(found.names, 0) | {name: i for i, name in enumerate(objects, start=1)}
     return ClassMap(_classes(("background", *objects), "the set"), ids)
 

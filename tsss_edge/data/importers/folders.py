@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from tsss_edge.artifacts import IGNORE
 from tsss_edge.data.ids import inside
 from tsss_edge.data.importers.found import UNLABELLED, VOID, Found, Item, ids_of, pictures_below
-from tsss_edge.data.importers.pairs import find_pairs, listed, own_lists, split_of
+from tsss_edge.data.importers.pairs import find_pairs
 from tsss_edge.data.pictures import read_mask
-from tsss_edge.data.voc import VOC_NAMES, read_csv, read_text
+from tsss_edge.data.voc import VOC_NAMES, is_background, read_csv, read_text
 from tsss_edge.errors import DataError
 
 JPEG = (".jpg", ".jpeg")
@@ -26,24 +26,23 @@ def read_folders(source: Path, names: Path | None, *, images: str | None = None,
     class a line, the first being id 0 (default: SRC/classes.txt, else class_1, class_2, ... as far as ids go).
     Raises: DataError: no pairs, or a mask is no index picture.
     """
-    pairs, lists = find_pairs(source, images, masks), own_lists(source)
-    masks_of, notes = listed(pairs, lists)
-    values = _values(list(masks_of.values()))
+    pairs = find_pairs(source, images, masks)
+    values = _values(list(pairs.masks.values()))
     binary = values <= {0, IGNORE} and IGNORE in values
     classes, background = _classes(source, names, values, binary=binary)
-    ids = ids_of(masks_of, source)
+    ids = ids_of(pairs.masks, source)
     items = [
         Item(
             id=ids[picture],
             picture=picture,
             mask=functools.partial(_draw, mask, len(classes), background=background, binary=binary),
-            split=split_of(picture, pairs, lists),
+            split=pairs.splits[picture],
             group=str(picture.parent.relative_to(source)),
         )
-        for picture, mask in masks_of.items()
+        for picture, mask in pairs.masks.items()
     ]
     said = ("masks hold 0 and 255 only: 0 is taken as background, 255 as the object",) if binary else ()
-    return Found(names=classes, background=background, items=tuple(items), notes=(*notes, *said))
+    return Found(names=classes, background=background, items=tuple(items), notes=(*pairs.notes, *said))
 
 
 def _values(masks: list[Path]) -> set[int]:
@@ -69,7 +68,7 @@ def _classes(source: Path, names: Path | None, values: set[int], *, binary: bool
             return VOC_NAMES[1:], True  # what every reader of such a folder takes
         return (("object",) if binary else tuple(f"class_{i}" for i in range(1, highest + 1))), True
     every = tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
-    background = bool(every) and every[0].strip("_").lower() == "background"
+    background = bool(every) and is_background(every[0])
     if not binary and highest >= len(every):
         raise DataError(f"{path}: names {len(every)} classes, but the masks hold id {highest}; expected a name a line")
     return (every[1:] if background else every), background

@@ -35,10 +35,10 @@ SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "
 
 @dataclass(frozen=True)
 class Pairs:
-    """Picture -> its mask, with the folder of each, and a note on pictures that have none."""
+    """Picture -> its mask, picture -> its list as the set says (None: it does not), and notes on what is left out."""
 
-    pictures: Path
     masks: dict[Path, Path]
+    splits: dict[Path, str | None]
     notes: tuple[str, ...]
 
 
@@ -54,11 +54,12 @@ def find_pairs(source: Path, images: str | None, masks: str | None) -> Pairs:
         pairs |= _paired(folder, mask_folder)
     found = {picture: mask for picture, mask in pairs.items() if mask is not None}
     folder, mask_folder = next(iter(folders.items()))
+    top = folder if len(folders) == 1 else source
     if not found:
         raise DataError(f"{source}: no picture of {folder.name} has a mask of its name in {mask_folder.name}")
     without = [picture.name for picture, mask in pairs.items() if mask is None]
     notes = (f"{len(without)} pictures have no mask and are left out: {named(without)}",) if without else ()
-    return Pairs(folder if len(folders) == 1 else source, found, notes)
+    return _listed(Pairs(found, {p: _split_below(p, top) for p in found}, notes), top, _own_lists(source))
 
 
 def _paired(folder: Path, mask_folder: Path) -> dict[Path, Path | None]:
@@ -78,7 +79,7 @@ def _paired(folder: Path, mask_folder: Path) -> dict[Path, Path | None]:
     return {picture: mask_of(picture) for picture in pictures_below(folder)}
 
 
-def own_lists(source: Path) -> dict[str, str]:
+def _own_lists(source: Path) -> dict[str, str]:
     """Id -> list, from ImageSets/Segmentation of VOC or CVAT (whose `default` is no list); empty where there is none.
 
     `trainval` counts where there is no train. Raises: DataError: a list is unusable.
@@ -89,22 +90,20 @@ def own_lists(source: Path) -> dict[str, str]:
     return {i: "train" if name == "trainval" else name for name, p in files.items() if p.is_file() for i in read_ids(p)}
 
 
-def split_of(picture: Path, pairs: Pairs, lists: Mapping[str, str]) -> str | None:
-    """The set's own list of a picture (see `own_lists`), else a folder's name above it: `images/train/a.jpg` -> `train`."""
-    below = picture.relative_to(pairs.pictures)
-    if lists:
-        return lists.get(below.with_suffix("").as_posix())
-    return next((SPLITS[part.lower()] for part in below.parts[:-1] if part.lower() in SPLITS), None)
+def _split_below(picture: Path, folder: Path) -> str | None:
+    """`images/train/a.jpg` -> `train`."""
+    parts = picture.parent.relative_to(folder).parts
+    return next((SPLITS[part.lower()] for part in parts if part.lower() in SPLITS), None)
 
 
-def listed(pairs: Pairs, lists: Mapping[str, str]) -> tuple[dict[Path, Path], tuple[str, ...]]:
-    """The pairs that count, and notes: where a set has lists, what stands in none of them is left out."""
+def _listed(pairs: Pairs, top: Path, lists: Mapping[str, str]) -> Pairs:
+    """By a set's own lists (see `_own_lists`), where it has some: they part its pictures, and what stands in none is left out."""
     if not lists:
-        return pairs.masks, pairs.notes
-    chosen = {picture: mask for picture, mask in pairs.masks.items() if split_of(picture, pairs, lists)}
-    left = [picture.name for picture in pairs.masks if picture not in chosen]
+        return pairs
+    splits = {p: lists.get(p.relative_to(top).with_suffix("").as_posix()) for p in pairs.masks}
+    left = [picture.name for picture, split in splits.items() if split is None]
     note = (f"{len(left)} pictures stand in no list of the set and are left out: {named(left)}",) if left else ()
-    return chosen, (*pairs.notes, *note)
+    return Pairs({p: mask for p, mask in pairs.masks.items() if splits[p] is not None}, splits, (*pairs.notes, *note))
 
 
 def _folders(source: Path, images: str | None, masks: str | None) -> dict[Path, Path]:

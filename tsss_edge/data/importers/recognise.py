@@ -29,8 +29,8 @@ def _kind(root: Path) -> str | None:
         return "coco"
     if (root / "labelmap.txt").is_file():
         return "rgb"
-    if mask_folders(root):
-        return "rgb" if _colour_masks(root) else "folders"
+    if masks := mask_folders(root):
+        return "rgb" if _colour_masks(masks[0]) else "folders"
     return "folders --image-labels" if _class_folders(root) else None
 
 
@@ -43,12 +43,11 @@ def _json_head(root: Path) -> bytes:
     return b""
 
 
-def _colour_masks(root: Path) -> bool:
+def _colour_masks(folder: Path) -> bool:
     from tsss_edge.data.importers.found import pictures_below
-    from tsss_edge.data.importers.pairs import mask_folders
     from tsss_edge.data.pictures import opened
 
-    first = next(iter(pictures_below(mask_folders(root)[0])), None)
+    first = next(iter(pictures_below(folder)), None)
     if first is None:
         return False
     with opened(first) as picture:

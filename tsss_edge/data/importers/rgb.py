@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tsss_edge.data.importers.classmap import shipped
 from tsss_edge.data.importers.found import UNLABELLED, VOID, Found, Item, ids_of
-from tsss_edge.data.importers.pairs import find_pairs, listed, own_lists, split_of
+from tsss_edge.data.importers.pairs import find_pairs
 from tsss_edge.data.pictures import opened
 from tsss_edge.data.voc import read_text
 from tsss_edge.errors import DataError
@@ -28,20 +28,18 @@ def read_rgb(source: Path, palette: str | None, *, images: str | None = None, ma
     pairs = find_pairs(source, images, masks)
     taken = [n for n in dict.fromkeys(colours.values()) if n.lower() not in VOIDS and n.lower() != "background"]
     background = any(name.lower() == "background" for name in colours.values())
-    lists = own_lists(source)
-    masks_of, notes = listed(pairs, lists)
-    ids = ids_of(masks_of, source)
+    ids = ids_of(pairs.masks, source)
     items = [
         Item(
             id=ids[picture],
             picture=picture,
             mask=functools.partial(_draw, mask, colours, tuple(taken)),
-            split=split_of(picture, pairs, lists),
+            split=pairs.splits[picture],
             group=str(picture.parent.relative_to(source)),
         )
-        for picture, mask in masks_of.items()
+        for picture, mask in pairs.masks.items()
     ]
-    return Found(names=tuple(taken), background=background, items=tuple(items), notes=notes)
+    return Found(names=tuple(taken), background=background, items=tuple(items), notes=pairs.notes)
 
 
 def _palette_path(source: Path, palette: str | None) -> Path:

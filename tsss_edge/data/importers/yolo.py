@@ -58,13 +58,11 @@ def _splits(config: dict[str, Any], root: Path) -> tuple[dict[Path, str], tuple[
     splits: dict[Path, str] = {}
     notes: list[str] = []
     for split in SPLITS:
-        key = _key(config, split)
-        if key is None:
+        places = _places(config, split)
+        if split == "test" and places and not any(_place(text, root) for text in places):
+            notes.append(f"the test pictures ({', '.join(places)}) are not there and are left out")
             continue
-        if split == "test" and _missing(config[key], root):
-            notes.append(f"the test pictures ({config[key]}) are not there and are left out")
-            continue
-        found = _pictures(config[key], root)
+        found = _pictures(places, root)
         if twice := [path.name for path in found if path in splits]:
             notes.append(
                 f"{len(twice)} pictures of {split} stand in an earlier list too and stay there: {named(twice)}"
@@ -104,9 +102,11 @@ def _root(config: dict[str, Any], yaml: Path) -> Path:
     return named if named.is_dir() else yaml.parent
 
 
-def _key(config: dict[str, Any], split: str) -> str | None:
-    keys = {"val": ("val", "valid"), "train": ("train",), "test": ("test",)}[split]
-    return next((key for key in keys if config.get(key)), None)
+def _places(config: dict[str, Any], split: str) -> list[str]:
+    """What data.yaml says of a list: none, one or several folders and text files."""
+    keys = ("val", "valid") if split == "val" else (split,)
+    told: Any = next((config[key] for key in keys if config.get(key)), [])
+    return [str(text) for text in (told if isinstance(told, list) else [told])]
 
 
 def _place(text: str, root: Path) -> Path | None:
@@ -114,17 +114,13 @@ def _place(text: str, root: Path) -> Path | None:
     return next((p for p in (root / text, root / text.removeprefix("../")) if p.exists()), None)
 
 
-def _missing(places: Any, root: Path) -> bool:
-    return all(_place(str(text), root) is None for text in (places if isinstance(places, list) else [places]))
-
-
-def _pictures(places: Any, root: Path) -> list[Path]:
+def _pictures(places: list[str], root: Path) -> list[Path]:
     """Folders, or text files with one picture a line, below `root`."""
     found: list[Path] = []
-    for text in places if isinstance(places, list) else [places]:
-        place = _place(str(text), root)
+    for text in places:
+        place = _place(text, root)
         if place is None:
-            raise DataError(f"{root / str(text)}: no such folder or list, though data.yaml names it")
+            raise DataError(f"{root / text}: no such folder or list, though data.yaml names it")
         if place.is_dir():
             found += pictures_below(place)
         else:
