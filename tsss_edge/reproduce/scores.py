@@ -46,12 +46,12 @@ def scored(checkpoint: Checkpoint, views: Views, strong: Sequence[str], *, flip:
         kept = read_json(path, RowScore)
         if (kept.checkpoint_sha256, kept.strong, kept.val_sha256) == key:
             return kept
-    score = measured(checkpoint, views, strong, flip)
+    score = measured(checkpoint, views, strong, flip, key[2])
     write_json(path, score)
     return score
 
 
-def measured(checkpoint: Checkpoint, views: Views, strong: Sequence[str], flip: bool) -> RowScore:
+def measured(checkpoint: Checkpoint, views: Views, strong: Sequence[str], flip: bool, val_sha256: str) -> RowScore:
     classes = views.dataset.classes
     net = load_model(checkpoint).to(pick_device(str(checkpoint.meta.training.get("device", "auto"))))
     counts = SplitCounts(len(classes), ("classes", "objects"))
@@ -66,7 +66,7 @@ def measured(checkpoint: Checkpoint, views: Views, strong: Sequence[str], flip: 
         seconds=training_seconds(checkpoint.path.parent),
         checkpoint_sha256=checkpoint.sha256,
         strong=tuple(strong),
-        val_sha256=views.dataset.split_hash("val"),
+        val_sha256=val_sha256,
     )
 
 

@@ -26,6 +26,7 @@ from tsss_edge.data.voc import VocDataset, write_mask
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.files import write_json
 from tsss_edge.frozen import keep_features
+from tsss_edge.label.annotate import training_of
 from tsss_edge.label.edges import to_frame
 from tsss_edge.label.write import label_path
 from tsss_edge.metrics import ConfusionMatrix, Counts, interval, iou_of, resampled
@@ -127,7 +128,7 @@ def adapt(
     shows_new = [i for i in dataset.ids("train") if new_id in supervision.image_labels(i)]
     if not shows_new:
         raise DataError(f"{data}: no training picture names {new_class!r} in its image-level label")
-    config = shortened(msgspec.convert(old.meta.training, TrainConfig), epochs, again=bool(old.meta.parent))
+    config = shortened(training_of(old), epochs, again=bool(old.meta.parent))
     net = load_model(old)
     keep_features(net, config)
     unlabelled = frozenset(
@@ -247,7 +248,7 @@ def _report(old: Checkpoint, new: Checkpoint, views: Views, new_class: str, pict
 
 def _counted(checkpoint: Checkpoint, views: Views) -> ConfusionMatrix:
     net = load_model(checkpoint)
-    keep_features(net, msgspec.convert(checkpoint.meta.training, TrainConfig))
+    keep_features(net, training_of(checkpoint))
     return count(net_answers(net, views), views.mask, SplitCounts(len(views.dataset.classes))).classes
 
 

@@ -20,6 +20,7 @@ from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
 from tsss_edge.export.onnx_export import build_graph
 from tsss_edge.files import sha256_file
+from tsss_edge.label.annotate import training_of
 from tsss_edge.models import SegNet, load_model
 from tsss_edge.models.fused import FusedNet, layer_names, pixel_step
 from tsss_edge.onnxgraph.qdq import LEAST_SCALE, PairOptions, PairPlan, plan
@@ -43,7 +44,7 @@ def train_qat(
     """
     model, table = load_calibration(calib)
     start = find_checkpoint(model)
-    rate = msgspec.convert(start.meta.training, TrainConfig) if as_trained else config
+    rate = training_of(start) if as_trained else config
     config = msgspec.structs.replace(
         config,
         arch=start.meta.arch,
