@@ -66,7 +66,7 @@ def build_in(folder: Path, name: str, sources: EngineSources, precision: Precisi
 
     Raises: ArtifactError, UnavailableError: as `build_engine`.
     """
-    source = sources.graph(precision, folder, _base(name, precision))
+    source = sources.graph(precision, folder, engine_base(Path(name)))
     require_whole(source)
     run_builder = build_ir
     if sources.target.backend != "openvino":
@@ -120,11 +120,6 @@ def engine_base(out: Path) -> str:
     return stem
 
 
-def _base(name: str, precision: Precision) -> str:
-    """fused.int8.xml -> fused."""
-    return Path(name).stem.removesuffix(f".{precision}")
-
-
 class _Claim(msgspec.Struct):
     """What every format of the engine record has: the files that it speaks of, and those kept beside them."""
 
@@ -154,7 +149,7 @@ def require_free_names(path: Path, sources: EngineSources, precision: Precision)
                 f"{record_path}: belongs to {next(iter(claim.files), 'another engine')}; choose another --out name or "
                 f"folder for {path.name}, so that both keep their record"
             )
-    for name in sources.planned(precision, _base(path.name, precision)):
+    for name in sources.planned(precision, engine_base(path)):
         _require_ours(path.parent / name)
 
 
@@ -215,7 +210,7 @@ def dry_run(
 def _dry_row(sources: EngineSources, out: Path, precision: Precision) -> DryRow:
     target = sources.target
     path = engine_path(out, target, precision)
-    base = _base(path.name, precision)
+    base = engine_base(path)
     graph, how = sources.name(precision, base), sources.planned(precision, base)
     command = note = ""
     try:
