@@ -118,6 +118,7 @@ class Tensors(torch.nn.Module):
 ZOO: dict[str, Callable[[], torch.nn.Module]] = {
     "smp-unet-resnet18": lambda: smp("Unet", encoder_name="resnet18"),
     "smp-unet-lite0": lambda: smp_lite0("Unet", decoder_channels=(64, 48, 32, 24, 16)),
+    "smp-fpn-lite0": lambda: smp_lite0("FPN", decoder_pyramid_channels=96, decoder_segmentation_channels=64),
     "smp-fpn-mobilenet": lambda: smp("FPN", encoder_name="mobilenet_v2"),
     "smp-deeplabv3plus-resnet18": lambda: smp("DeepLabV3Plus", encoder_name="resnet18"),
     "torchvision-fcn-resnet50": lambda: torchvision_net("fcn_resnet50"),

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from datakit import STRONG, write_set
 
-from tsss_edge.artifacts import Preprocess
-from tsss_edge.label.annotate import Evidence, LabelConfig, lifted, peaks, transferred
+from tsss_edge.artifacts import IGNORE, Preprocess
+from tsss_edge.data.supervision import Supervision
+from tsss_edge.data.voc import VocDataset
+from tsss_edge.label.annotate import Evidence, LabelConfig, lifted, peaks, transferred, with_known
 
 CAT, PERSON = 1, 2
 
@@ -54,3 +59,23 @@ def test_m_is_a_share_of_its_category_s_peak_and_never_above_one() -> None:
     best = np.array([[0, 0, 1, 1]])
     found = lifted(foreground, best, np.array([0.4, 0.1], np.float32), 0.2)
     np.testing.assert_allclose(found, [[0.5, 1.0, 1.0, 0.1]], rtol=1e-6)  # the second peak counts as the floor
+
+
+def test_no_pixel_beside_the_known_ones_is_of_a_category_that_is_all_known(tmp_path: Path) -> None:
+    """A picture with a strong and a weak category: what Lw calls strong beside the seen mask is wrong, and 255."""
+    write_set(tmp_path)
+    supervision = Supervision(VocDataset.open(tmp_path), STRONG)
+    image_id = "e"  # shows 2 (strong) and weak categories
+    known = supervision.pixel_mask(image_id)
+    lw = with_known(np.full(known.shape, 2, np.uint8), supervision, image_id)
+    np.testing.assert_array_equal(lw, np.where(known == 2, 2, IGNORE))
+    weak = with_known(np.full(known.shape, 3, np.uint8), supervision, image_id)
+    np.testing.assert_array_equal(weak, np.where(known == 2, 2, 3))
+
+
+def test_without_a_mask_any_pixel_may_be_strong(tmp_path: Path) -> None:
+    write_set(tmp_path)
+    (tmp_path / "SegmentationClass/e.png").unlink()
+    supervision = Supervision(VocDataset.open(tmp_path), STRONG)
+    everywhere = np.full(supervision.dataset.image_hw("e"), 2, np.uint8)
+    np.testing.assert_array_equal(with_known(everywhere, supervision, "e"), everywhere)

@@ -2,8 +2,8 @@
 
 M = probability of object (L-Net). A_c = class map of a category that the image-level label names, masked by M and spread by
 self-diffusion (diffusion.py). Where M is high the largest A_c wins, where M is low the background; 255 between, and where two
-categories are about equal. Known pixels stay. The networks look at two scales, plain and mirrored, and M and the A_c are fitted
-to the picture's edges (edges.py; both measured: docs/results/transfer.md).
+categories are about equal. Known pixels stay, and no other pixel takes a category of theirs. The networks look at two scales,
+plain and mirrored, and M and the A_c are fitted to the picture's edges (edges.py; both measured: docs/results/transfer.md).
 """
 # Letters: N batch, C channel, K categories of one picture, H, W network input, h, w grid of the largest scale.
 
@@ -180,10 +180,16 @@ def averaged(pair: Tensor, count: int) -> Tensor:
 
 def annotate(evidence: Evidence, views: Views, image_id: str, supervision: Supervision, config: LabelConfig) -> Mask:
     """Lw of one picture: (H,W) uint8 at the picture's own size, holding only 0, 255 and its image-level categories."""
-    known = supervision.pixel_mask(image_id)
     picture = views.dataset.image(image_id)
     lw = transferred(evidence, picture, views.preprocess, supervision.image_labels(image_id), config)
-    return np.where(known != IGNORE, known, lw)
+    return with_known(lw, supervision, image_id)
+
+
+def with_known(lw: Mask, supervision: Supervision, image_id: str) -> Mask:
+    """Lw with the pixels that may be seen; 255 where it names a category whose pixels are all seen, for it is wrong there (ours)."""
+    known = supervision.pixel_mask(image_id)
+    possible = np.where(np.isin(lw, list(supervision.drawn(image_id))), np.uint8(IGNORE), lw)
+    return np.where(known != IGNORE, known, possible)
 
 
 def transferred(
@@ -268,15 +274,14 @@ class Relabeller:
     def labels(
         self, views: Views, supervision: Supervision, config: LabelConfig, world: World = ALONE
     ) -> Iterator[tuple[str, Mask]]:
-        """(id, labels) of each picture of `views`, in order, as `Annotator.labels`; known pixels stay as they are."""
+        """(id, labels) of each picture of `views`, in order, as `Annotator.labels`."""
         for image_id, logits in self._logits(views, world):
-            known = supervision.pixel_mask(image_id)
             categories = [0, *sorted(supervision.image_labels(image_id))]
             picture, shares = views.dataset.image(image_id), logits[categories].softmax(dim=0).numpy()
             belief = sharpened(shares, picture, views.preprocess, config.edges)
             found = np.array(categories, np.uint8)[belief.argmax(axis=0)]
             found[belief.max(axis=0) <= config.sure_above] = IGNORE
-            yield image_id, np.where(known != IGNORE, known, found)
+            yield image_id, with_known(found, supervision, image_id)
 
     def _logits(self, views: Views, world: World) -> Iterator[tuple[str, Tensor]]:
         for ids, x in views.batches(self._device, world):
