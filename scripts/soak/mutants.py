@@ -204,7 +204,8 @@ class Tree:
         os.dup2(handle, 2)
         os.environ.update(ENVIRONMENT, PYTHONPATH=str(self.root), NUMBA_CACHE_DIR=str(self.root / "numba"))
         sys.dont_write_bytecode = False
-        sys.path = [str(self.root), *(path for path in sys.path if not Path(path).is_relative_to(ROOT))]
+        outside = (p for p in sys.path if not Path(p).is_relative_to(ROOT) or Path(p).is_relative_to(sys.prefix))
+        sys.path = [str(self.root), *outside]
         code = 99
         try:
             code = int(pytest.main(args))

@@ -66,8 +66,12 @@ def test_the_whole_method_from_a_source_set_then_one_more_category(run: Run, tmp
     code, out, err = run(*label, tmp_path / "run")
     assert code == 0, err
     assert json.loads((tmp_path / "lw/manifest.json").read_text())["settings"]["peak_floor"] == 0.4
-    code, _, err = run(*label, tmp_path / "run/pnet")
-    assert code == 2 and "a P-Net labels alone" in err
+    code, _, err = run(*label, tmp_path / "run", "--sure-above", "0.5")
+    assert code == 2 and "of labels by a P-Net" in err
+    code, _, err = run(*label, tmp_path / "run/pnet", "--sure-above", "0.5")
+    assert code == 0, err
+    settings = json.loads((tmp_path / "lw/manifest.json").read_text())["settings"]
+    assert (settings["peak_floor"], settings["sure_above"]) == (0.4, 0.5)
 
     wider = shutil.copytree(data, tmp_path / "wider")
     with (wider / "classes.txt").open("a") as file:

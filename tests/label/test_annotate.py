@@ -11,7 +11,7 @@ from datakit import STRONG, write_set
 from tsss_edge.artifacts import IGNORE, Preprocess
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
-from tsss_edge.label.annotate import Evidence, LabelConfig, lifted, peaks, transferred, with_known
+from tsss_edge.label.annotate import Evidence, LabelConfig, lifted, lifted_shares, mean_peaks, transferred, with_known
 
 CAT, PERSON = 1, 2
 
@@ -51,7 +51,8 @@ def test_a_peak_that_is_no_more_than_noise_stays_background(evidence: Evidence) 
 
 
 def test_peaks_are_means_of_m_where_a_map_is_highest(evidence: Evidence) -> None:
-    np.testing.assert_allclose(peaks(evidence, np.array([CAT, PERSON])), [0.95, (23 * 0.4 + 0.65) / 24], rtol=1e-5)
+    found = mean_peaks(evidence.objectness, evidence.maps[[CAT, PERSON]])
+    np.testing.assert_allclose(found, [0.95, (23 * 0.4 + 0.65) / 24], rtol=1e-5)
 
 
 def test_m_is_a_share_of_its_category_s_peak_and_never_above_one() -> None:
@@ -59,6 +60,16 @@ def test_m_is_a_share_of_its_category_s_peak_and_never_above_one() -> None:
     best = np.array([[0, 0, 1, 1]])
     found = lifted(foreground, best, np.array([0.4, 0.1], np.float32), 0.2)
     np.testing.assert_allclose(found, [[0.5, 1.0, 1.0, 0.1]], rtol=1e-6)  # the second peak counts as the floor
+
+
+def test_shares_by_their_peaks_sum_to_one_and_take_from_the_background_alone() -> None:
+    """Background, cat, person; the person's share is 0.4 at its best, so there it is as sure as can be."""
+    shares = np.array([[[0.05, 0.6, 0.95]], [[0.95, 0.0, 0.03]], [[0.0, 0.4, 0.02]]], np.float32)
+    found = lifted_shares(shares, np.array([0.9, 0.4], np.float32), 0.2)
+    np.testing.assert_allclose(found[:, 0, 0], [0.0, 1.0, 0.0], atol=1e-6)  # a cat
+    np.testing.assert_allclose(found[:, 0, 1], [0.0, 0.0, 1.0], atol=1e-6)  # the person's best pixel: was background
+    before = np.array([0.95, 0.03 / 0.9, 0.05])
+    np.testing.assert_allclose(found[:, 0, 2], before / before.sum(), rtol=1e-5)  # background stays
 
 
 def test_no_pixel_beside_the_known_ones_is_of_a_category_that_is_all_known(tmp_path: Path) -> None:

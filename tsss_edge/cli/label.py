@@ -16,6 +16,9 @@ def label(
     out: Annotated[Path, typer.Option(help="Folder for the masks (VOC layout).")],
     split: Split = "train",
     peak_floor: PeakFloor = None,
+    sure_above: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Of a P-Net: probability over which its answer counts (0.7).")
+    ] = None,
     features: Annotated[
         Path | None, typer.Option(metavar="F.onnx", help="Any network's feature map, for L-Net's in self-diffusion.")
     ] = None,
@@ -48,9 +51,12 @@ def label(
     with usage_errors():
         feeding = Feeding(size_hw=parse_size(size) if size else None, mean=three(mean), deviation=three(scale))
         teachers = Teachers(features=features, maps=maps, text=text, feeding=feeding)
-    if peak_floor is not None and find_labeller(lnet).meta.stage == "pnet":
-        raise typer.BadParameter("--peak-floor is of labels by an L-Net; a P-Net labels alone")
-    report = write_labels(lnet, data, out, split=split, config=LabelConfig(peak_floor=peak_floor), teachers=teachers)
+    if sure_above is not None and find_labeller(lnet).meta.stage != "pnet":
+        raise typer.BadParameter("--sure-above is of labels by a P-Net; an L-Net has --peak-floor")
+    config = LabelConfig(
+        peak_floor=peak_floor, sure_above=LabelConfig().sure_above if sure_above is None else sure_above
+    )
+    report = write_labels(lnet, data, out, split=split, config=config, teachers=teachers)
     if this_process().writes:
         emit(report, report.summary(), json)
 

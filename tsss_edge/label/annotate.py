@@ -40,7 +40,7 @@ class LabelConfig(Struct, frozen=True):
 
     background_below: float = 0.3  # M; what lies between is left to P-Net's mean teacher
     object_above: float = 0.6  # M
-    peak_floor: float | None = None  # least M that a category is measured by, see `lifted`; None: M as it is
+    peak_floor: float | None = None  # least M, or share, that a category is measured by, see `lifted`; None: as it is
     margin: float = 0.1  # of the best category over the second, as a share of the best
     temperature: float = 1.0  # of the class maps
     sure_above: float = 0.7  # probability, where a P-Net labels
@@ -204,18 +204,19 @@ def transferred(
         edges = config.edges if len(categories) > 1 else None  # with one category there is no border between two
         best, sure = winner(sharpened(spread, picture, preprocess, edges), config.margin)
         if config.peak_floor is not None:
-            foreground = lifted(foreground, best, peaks(evidence, categories), config.peak_floor)
+            foreground = lifted(
+                foreground, best, mean_peaks(evidence.objectness, evidence.maps[categories]), config.peak_floor
+            )
         inside = (foreground > config.object_above) & sure
         lw[inside] = categories.astype(np.uint8)[best[inside]]
     lw[foreground < config.background_below] = 0
     return lw
 
 
-def peaks(evidence: Evidence, categories: NDArray[np.int64]) -> Floats:
-    """Mean M where the class map of each category is highest: (K,), 0-1."""
-    maps = evidence.maps[categories]
+def mean_peaks(values: Floats, maps: Floats) -> Floats:
+    """Mean of each value map (K,h,w) where its class map (K,h,w) is highest: (K,). One value map (h,w) serves for all."""
     highest = maps >= np.quantile(maps, 1 - PEAK_SHARE, axis=(1, 2), keepdims=True)
-    return np.asarray((evidence.objectness * highest).sum(axis=(1, 2)) / highest.sum(axis=(1, 2)), np.float32)
+    return np.asarray((values * highest).sum(axis=(1, 2)) / highest.sum(axis=(1, 2)), np.float32)
 
 
 def lifted(foreground: Floats, best: NDArray[np.int64], peaks: Floats, floor: float) -> Floats:
@@ -225,6 +226,17 @@ def lifted(foreground: Floats, best: NDArray[np.int64], peaks: Floats, floor: fl
     network would learn that. best: (H,W) index of each pixel's category; peaks: (K,). A peak under `floor` counts as `floor`.
     """
     return np.asarray(np.minimum(foreground / np.maximum(peaks, floor)[best], 1.0), np.float32)
+
+
+def lifted_shares(shares: Floats, peaks: Floats, floor: float) -> Floats:
+    """As `lifted`, of a network that knows the categories: shares (1+K,H,W), background first -> the same, summing to 1.
+
+    The background keeps what the most certain category leaves, and no more than it had. peaks: (K,).
+    """
+    objects = np.minimum(shares[1:] / np.maximum(peaks, floor)[:, None, None], 1.0)
+    background = np.minimum(shares[:1], 1 - objects.max(axis=0, keepdims=True))
+    together = np.concatenate([background, objects])
+    return np.asarray(together / together.sum(axis=0), np.float32)
 
 
 def spread_maps(evidence: Evidence, categories: NDArray[np.int64], config: LabelConfig) -> Floats:
@@ -279,6 +291,8 @@ class Relabeller:
             categories = [0, *sorted(supervision.image_labels(image_id))]
             picture, shares = views.dataset.image(image_id), logits[categories].softmax(dim=0).numpy()
             belief = sharpened(shares, picture, views.preprocess, config.edges)
+            if config.peak_floor is not None:
+                belief = lifted_shares(belief, mean_peaks(shares[1:], shares[1:]), config.peak_floor)
             found = np.array(categories, np.uint8)[belief.argmax(axis=0)]
             found[belief.max(axis=0) <= config.sure_above] = IGNORE
             yield image_id, with_known(found, supervision, image_id)
