@@ -18,7 +18,7 @@ from av.logging import get_level
 
 from tsss_edge.errors import DataError
 from tsss_edge.stream.av_reader import VideoReader
-from tsss_edge.stream.av_writer import VideoWriter, kind_of
+from tsss_edge.stream.av_writer import VideoWriter, _aac_header, kind_of
 from tsss_edge.stream.frames import bgr_of, picture_hw
 
 SIZE_HW = (96, 128)
@@ -264,6 +264,30 @@ def test_sound_is_copied(tmp_path: Path) -> None:
         found = [bytes(p) for p in after.demux(after.streams.audio[0]) if p.dts is not None]
     assert found == wanted[: len(found)]
     assert len(found) >= 0.9 * len(wanted)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_aac_of_a_transport_stream_is_copied(tmp_path: Path, suffix: str) -> None:
+    """There each packet has its header; a file has one for all, and plays nothing without it."""
+    encode(tmp_path / "in.ts", "libx264", "yuv420p", sound=True)
+    source, out = str(tmp_path / "in.ts"), str(tmp_path / f"out{suffix}")
+    reader = VideoReader(source)
+    writer = VideoWriter(out, kind=suffix, fps=12, size_hw=SIZE_HW, audio_from=source)
+    while (image := reader.read()) is not None:
+        writer.write(image, reader.time_s)
+    writer.close()
+    with av.open(source) as before, av.open(out) as after:
+        wanted = [bytes(p)[7:] for p in before.demux(before.streams.audio[0]) if p.dts is not None]
+        found = [bytes(p) for p in after.demux(after.streams.audio[0]) if p.dts is not None]
+        assert found == wanted[: len(found)]
+        assert len(found) >= 0.9 * len(wanted)
+    with av.open(out) as after:
+        assert sum(1 for _ in after.decode(audio=0)) == len(found)
+
+
+def test_what_is_no_aac_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no header that can be read; leave --audio out"):
+        _aac_header(b"\x00\x01\x02\x03")
 
 
 @pytest.mark.parametrize("start_s", [0.5, 1.5])

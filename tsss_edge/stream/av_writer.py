@@ -109,6 +109,9 @@ class VideoWriter:
         self._audio: _Audio | None = None
         try:
             self._open(fps, threads, audio_from, aspect)
+        except DataError:
+            self._abandon()
+            raise
         except FAULTS as error:
             self._abandon()
             raise DataError(
@@ -256,6 +259,11 @@ class _Audio:
         self._target = target
         self._held: Any = None
         self._start_s = 0.0
+        self._unwrap: Any = None
+        if streams and streams[0].codec_context.name == "aac" and not streams[0].codec_context.extradata:
+            self._held = next(self._packets, None)
+            self._stream.codec_context.extradata = _aac_header(bytes(self._held or b""))
+            self._unwrap = av.bitstream.BitStreamFilterContext("aac_adtstoasc", streams[0])
 
     def begin(self, start_s: float) -> None:
         """The pictures begin at `start_s` of the file: sound that ends earlier is left out."""
@@ -280,11 +288,21 @@ class _Audio:
         assert packet.dts is not None
         packet.pts = (packet.dts if packet.pts is None else packet.pts) - begin
         packet.dts -= begin
-        packet.stream = self._stream
-        self._target.mux(packet)
+        base = packet.time_base  # the filter takes the packet and leaves an empty one
+        for bare in self._unwrap.filter(packet) if self._unwrap is not None else (packet,):
+            bare.stream, bare.time_base = self._stream, base
+            self._target.mux(bare)
 
     def close(self) -> None:
         self._source.close()
+
+
+def _aac_header(packet: bytes) -> bytes:
+    """What a file says once of its AAC, from a packet of a transport stream, which says it each time (ISO 14496-3, 1.6.2.1 and 1.A.3)."""
+    if len(packet) < 4 or packet[0] != 0xFF or packet[1] & 0xF0 != 0xF0:
+        raise DataError("the AAC sound of the source has no header that can be read; leave --audio out")
+    kind, rate, channels = (packet[2] >> 6) + 1, packet[2] >> 2 & 0xF, (packet[2] & 1) << 2 | packet[3] >> 6
+    return (kind << 11 | rate << 7 | channels << 3).to_bytes(2, "big")
 
 
 def kind_of(target: str) -> str | None:
