@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tsss_edge.artifacts import Classes, OnnxModel
 from tsss_edge.errors import ArtifactError
 from tsss_edge.export.foreign import import_module, import_onnx
-from tsss_edge.export.foreign.answers import LabelOutput
+from tsss_edge.export.foreign.answers import LabelOutput, _plane
 from tsss_edge.export.foreign.normalise import Normalisation
 from tsss_edge.export.foreign.proof import imported_runner, original_runner, require_same_labels
 from tsss_edge.files import sha256_file
@@ -341,3 +341,11 @@ def test_a_module_stays_in_the_mode_it_was_in(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ArtifactError, match=r"torch\.onnx cannot export it \(no\)"):
         import_module(net, SIZE_HW, tmp_path / "ours.onnx", classes=CLASSES)
     assert [part.training for part in net.modules()] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("shape", "plane"),
+    [((1, 5, 7), (5, 7)), ((1, 1, 5, 7), (5, 7)), ((1, 5, 7, 1), (5, 7)), ((1, 2, 5, 7), None), ((2, 5, 7), None)],
+)
+def test_planes_of_one_channel(shape: tuple[int, ...], plane: tuple[int, int] | None) -> None:
+    assert _plane(shape) == plane

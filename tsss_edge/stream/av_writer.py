@@ -6,6 +6,7 @@ GIF, MJPEG in AVI, H.264 over RTSP and as HLS likewise come from FFmpeg.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -253,17 +254,19 @@ class _Audio:
 
     def __init__(self, path: str, target: Any) -> None:
         self._source = av.open(path)
-        streams = self._source.streams.audio
-        self._packets = self._source.demux(streams[0]) if streams else iter(())
-        self._stream = target.add_stream_from_template(streams[0]) if streams else None
         self._target = target
+        self._packets: Iterator[Any] = iter(())
+        self._stream: Any = None
         self._held: Any = None
-        self._start_s = 0.0
         self._unwrap: Any = None
-        if streams and streams[0].codec_context.name == "aac" and not streams[0].codec_context.extradata:
-            self._held = next(self._packets, None)
-            self._stream.codec_context.extradata = _aac_header(bytes(self._held or b""))
-            self._unwrap = av.bitstream.BitStreamFilterContext("aac_adtstoasc", streams[0])
+        self._start_s = 0.0
+        for track in self._source.streams.audio[:1]:
+            self._packets = self._source.demux(track)
+            self._stream = target.add_stream_from_template(track)
+            if track.codec_context.name == "aac" and not track.codec_context.extradata:
+                self._held = next(self._packets, None)
+                self._stream.codec_context.extradata = _aac_header(bytes(self._held or b""))
+                self._unwrap = av.bitstream.BitStreamFilterContext("aac_adtstoasc", track)
 
     def begin(self, start_s: float) -> None:
         """The pictures begin at `start_s` of the file: sound that ends earlier is left out."""
