@@ -33,6 +33,7 @@ from tsss_edge.data.voc import VocDataset, write_mask
 from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.files import sha256_file
 from tsss_edge.parity import ParityReport, check_parity
+from tsss_edge.parity.verdict import StageResult, guilty_step
 
 CLASSES = Classes(names=("background", "cat", "dog", "cow"))
 SPEC = Preprocess(size_hw=(64, 96))
@@ -494,3 +495,28 @@ def test_a_gate_cannot_pass_by_being_empty() -> None:
     assert empty_reference(poor, names, 30.0) == ()
     assert "expected at least 50.00 (--min-reference)" in empty_reference(poor, names, 50.0)[0]
     assert empty_reference(stage([0, 0, 1, 1, 2, 0]), names, None) == ()
+
+
+def test_the_step_that_loses_is_named_though_all_is_less_than_a_point_and_another_gains() -> None:
+    mious = {"PyTorch": 70.0, "ONNX": 70.3, "INT8 ONNX": 69.6, "engine": 69.5}
+    steps = zip(mious, mious.values(), (70.0, *mious.values()), strict=False)
+    stages = [StageResult(name, "", "", miou, 70.0 - miou, before - miou, 1.0, 1.0) for name, miou, before in steps]
+    assert guilty_step(stages) == "quantization (ONNX -> INT8 ONNX) loses 0.70 of 0.50 points"
+    stages[-2:] = [msgspec.structs.replace(stages[-1], name="INT8 ONNX", drop=-0.2, step=0.1)]
+    assert guilty_step(stages).startswith("export (PyTorch -> ONNX) gains 0.30")
+
+
+def test_pictures_of_the_report_are_the_references_and_the_engines(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.answers[world.engine.name] = wrong_columns(4)
+    compared: list[tuple[str, str]] = []
+    look_again = tsss_edge.parity.look_again
+
+    def seen(reference: Any, engine: Any, *rest: Any) -> Any:
+        compared.append((reference.name, engine.name))
+        return look_again(reference, engine, *rest)
+
+    monkeypatch.setattr(tsss_edge.parity, "look_again", seen)
+    world.check(report_dir=tmp_path / "report")
+    assert compared == [("PyTorch", "engine")]

@@ -20,7 +20,7 @@ from test_planes import video
 
 from tsss_edge.kernels.yuv import Colour, Yuv
 from tsss_edge.stream.av_reader import VideoReader
-from tsss_edge.stream.encoders import HARDWARE, h264_encoder
+from tsss_edge.stream.encoders import HARDWARE, encoder_opens, h264_encoder
 from tsss_edge.stream.sources import capture, hardware
 from tsss_edge.stream.sources.capture import Nv12Capture, csi_pipeline
 from tsss_edge.stream.sources.hardware import (
@@ -316,3 +316,8 @@ def test_doctor_tells_the_same_as_the_loop() -> None:
     (check,) = video_checks()
     assert decoder_here().why in check.found and h264_encoder().why in check.found
     assert capture.is_jetson(Path("/nowhere")) is False
+
+
+def test_which_encoders_open() -> None:
+    assert encoder_opens("mpeg4")  # FFmpeg's own, in every build
+    assert not encoder_opens("no-such-encoder")
