@@ -16,6 +16,7 @@ import msgspec
 from tsss_edge.artifacts import Checkpoint
 from tsss_edge.label.write import settings_of
 from tsss_edge.reproduce.benchmark import ZERO, Benchmark
+from tsss_edge.reproduce.foldscore import net_score
 from tsss_edge.reproduce.results import read_benchmark
 from tsss_edge.train.all import label_once, with_epochs
 from tsss_edge.train.pnet import train_pnet, train_supervised
@@ -36,7 +37,12 @@ def main() -> None:
     benchmark = read_benchmark(given.config, given.data)
     for fold in given.folds:
         done = again(benchmark, fold, given.data, given.seed_run, given.out, given.sure_above)
-        print(f"{fold}: {done.meta.metrics}", flush=True)
+        score = net_score(done, given.data, benchmark.score)
+        shown = ("background", *benchmark.score)
+        classes = ", ".join(
+            f"{name} {iou:.1f}" for name, iou in score.per_class.items() if name in shown and iou is not None
+        )
+        print(f"{fold}: {score.headline:.2f}, all {score.miou:.2f} ({classes})", flush=True)
 
 
 def again(benchmark: Benchmark, fold: str, data: Path, seed_run: Path, out: Path, sure_above: float) -> Checkpoint:
