@@ -38,6 +38,7 @@ from tsss_edge.stream.process import decode_threads, opencv_threads
 from tsss_edge.stream.recorder import Recorder
 from tsss_edge.stream.sinks import NullSink
 from tsss_edge.stream.sources import open_source
+from tsss_edge.stream.thread_plan import ThreadPlan, open_for_file
 
 ROUNDS = 3
 STREAM_FRAMES = 300  # a round of the loop, or the whole source where that is shorter
@@ -88,7 +89,7 @@ class StreamBench(Struct, frozen=True):
 def bench_stream(engine: Path, source: str, *, naive: Path | None = None, threads: int | None = None) -> StreamBench:
     """Time the live loop on a file or synthetic source.
 
-    Args:    naive: FP32 ONNX file for the naive loop; None leaves that out. threads: of the network.
+    Args:    naive: FP32 ONNX file for the naive loop; None leaves that out. threads: of the network; None: as `stream` plans them.
     Raises:  ArtifactError, UnavailableError: as `open_backend`; no logits. DataError: the source is live, or its frames differ
              in size.
     """
@@ -100,7 +101,8 @@ def bench_stream(engine: Path, source: str, *, naive: Path | None = None, thread
         frames = list(islice(_read(opened), KEPT_FRAMES))
     if len({picture_hw(frame) for frame in frames}) > 1:
         raise DataError(f"{source}: frames of several sizes; a benchmark wants one")
-    with closing(open_engine(engine, live=False, threads=threads)) as backend:
+    backend, plan = _opened(engine, source, threads)
+    with closing(backend):
         _require_logits(backend, engine)
         core_ms = measure_stages(backend, source, frames)
         loops: dict[str, Callable[[], float]] = {
@@ -130,8 +132,15 @@ def bench_stream(engine: Path, source: str, *, naive: Path | None = None, thread
         first_mask_s=time_first_mask(engine, source, cores),
         rounds=ROUNDS,
         machine=machine,
-        notes=(*notes_on(machine), *read_power().notes(power)),
+        notes=(*([plan.why] if plan else []), *notes_on(machine), *read_power().notes(power)),
     )
+
+
+def _opened(engine: Path, source: str, threads: int | None) -> tuple[AsyncBackend, ThreadPlan | None]:
+    """The engine as `stream` opens it for a file."""
+    if threads is None:
+        return open_for_file(engine, source, blend=True)
+    return open_engine(engine, live=False, threads=threads), None
 
 
 def time_stream(backend: AsyncBackend, source: str) -> float:
