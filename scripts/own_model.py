@@ -154,7 +154,7 @@ class Steps:
 
         report = stream(
             self.engine.path, str(self.args.video), [str(self.folder / "out.mp4")],
-            reference=self.float, parity_every=10, max_frames=self.args.frames, threads=1,
+            reference=self.float, parity_every=10, max_frames=self.args.frames, threads=1, force=not self.facts["trained"],
         )  # fmt: skip
         self.facts["streamed"] = msgspec.to_builtins(report).get("frames")
 

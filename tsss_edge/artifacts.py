@@ -478,6 +478,7 @@ class ParityRecord(Struct, frozen=True):
     max_drop: float
     data_sha256: str
     leak: int = 0  # evaluation images that were also calibration images
+    problems: tuple[str, ...] = ()  # why it did not pass; empty in records of older versions too
 
 
 class FieldProfile(Struct, frozen=True):

@@ -169,6 +169,7 @@ def _record_facts(record: EngineRecord) -> dict[str, Any]:
     facts["parity"] = (
         f"{'PASSED' if parity.passed else 'FAILED'}: mIoU {parity.miou_engine:.2f} against "
         f"{parity.miou_reference:.2f} on {parity.images} images, agreement {parity.pixel_agreement:.4f}"
+        + "".join(f"; {problem}" for problem in parity.problems)
         if parity
         else "not checked; run `tsss-edge parity`"
     )

@@ -27,6 +27,7 @@ from tsss_edge.data.pictures import read_mask
 from tsss_edge.data.synthetic import CLASSES as SYNTHETIC
 from tsss_edge.errors import ArtifactError, DataError, GateError
 from tsss_edge.export.build import build_engine
+from tsss_edge.inspection import inspect_path
 from tsss_edge.stream.av_reader import VideoReader
 from tsss_edge.stream.av_writer import VideoWriter
 from tsss_edge.stream.live_loop import stream
@@ -113,6 +114,17 @@ def test_an_engine_whose_gate_failed_is_refused_unless_forced(
         stream(failed_engine, str(make_video()), [str(sink)])
     assert not sink.exists()
     assert stream(failed_engine, str(make_video()), [str(sink)], force=True).frames == 10
+
+
+def test_why_the_gate_failed_is_told(failed_engine: Path, make_video: MakeVideo) -> None:
+    """A reference that calls everything Road has no drop either."""
+    engine = Engine.load(failed_engine)
+    assert engine.record.parity is not None
+    why = ("the reference labels every pixel Road: an engine that agrees with it proves nothing",)
+    engine.with_record(parity=msgspec.structs.replace(engine.record.parity, problems=why))
+    with pytest.raises(GateError, match=r"gate \(the reference labels every pixel Road.*nothing\); build one"):
+        stream(failed_engine, str(make_video()), ["null://"])
+    assert f"; {why[0]}" in str(inspect_path(failed_engine))
 
 
 def test_what_is_no_engine_and_an_engine_that_was_changed(engine: Path, make_video: MakeVideo, tmp_path: Path) -> None:

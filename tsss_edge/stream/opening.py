@@ -66,10 +66,8 @@ def require_gate(path: Path, *, force: bool, trusted_key: Path | None = None) ->
             path,
         )
     if parity is not None and not parity.passed and not force:
-        raise GateError(
-            f"{path}: failed its accuracy gate (mIoU drop {parity.miou_drop:.2f}, allowed {parity.max_drop:g}); "
-            "build one that passes, or pass --force"
-        )
+        reason = "; ".join(parity.problems) or f"mIoU drop {parity.miou_drop:.2f}, allowed {parity.max_drop:g}"
+        raise GateError(f"{path}: failed its accuracy gate ({reason}); build one that passes, or pass --force")
 
 
 def require_shadow(path: Path, engine: Path) -> None:
