@@ -345,6 +345,11 @@ STEPS = (
 
 def test_the_front_holds_what_nothing_beats() -> None:
     assert [s.name for s in pareto_front(STEPS)] == ["INT8 a<b", "INT8 but 1", "FP32"]
+    assert [s.name for s in pareto_front((*STEPS, step("as good and slower", 0.2, 5.0)))] == [
+        "INT8 a<b",
+        "INT8 but 1",
+        "FP32",
+    ]
 
 
 def test_the_plot_names_every_graph_and_the_budget(tmp_path: Path) -> None:

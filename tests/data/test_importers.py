@@ -242,6 +242,14 @@ def test_cityscapes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(dataset.mask("ulm_000000_000019")[0, ::2], expected)
 
 
+def test_cityscapes_names_pictures_without_a_mask(tmp_path: Path) -> None:
+    root = write_cityscapes(tmp_path / "city")
+    assert import_set("cityscapes", root, tmp_path / "whole").notes == ()
+    next(root.glob("gtFine/train/bochum/*.png")).unlink()
+    (note,) = import_set("cityscapes", root, tmp_path / "out").notes
+    assert note.startswith("1 pictures have no mask and are left out: ") and "bochum" in note
+
+
 def test_camvid_in_colours(shared_data: Path, tmp_path: Path) -> None:
     """Real CamVid frames: the SegNet tutorial's colours, painted from its ids, come back as the same ids."""
     source = shared_data / "camvid"

@@ -256,6 +256,10 @@ def test_promote_waits_for_the_stream_and_withdraws_what_nobody_took(tmp_path: P
     field.play(200, lambda result: until(lambda: bool(answers)) if result.frame.index == 100 else None)
     asking.join()
     assert answers[0].phase == "promoted"
+    with pytest.raises(
+        DataError, match="no stream has it as its shadow"
+    ):  # what a stream said that has ended is no answer
+        ask(field.new, "promote", 0.1)
 
 
 def test_engines_of_one_file_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
