@@ -64,13 +64,20 @@ OUTSIDE = ("JoinedStr", "Raise", "AnnAssign")  # in messages and types a change 
 
 
 def places(tree: ast.AST) -> Iterator[ast.AST]:
-    """Nodes that can be changed, in the order of the file; none in messages, types or decorators."""
+    """Nodes that can be changed, in the order of the file; none in messages, types or decorators, nor in what only guards a slip."""
     for node in ast.iter_child_nodes(tree):
-        if type(node).__name__ in OUTSIDE or isinstance(node, ast.arguments):
+        if type(node).__name__ in OUTSIDE or isinstance(node, ast.arguments) or guards(node):
             continue
         if changeable(node):
             yield node
         yield from places(node)
+
+
+def guards(node: ast.AST) -> bool:
+    """`frozen=` of a struct, `strict=` of a zip, `if TYPE_CHECKING`: nothing happens without them while the code is right."""
+    if isinstance(node, ast.keyword):
+        return node.arg in ("frozen", "strict")
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
 def changeable(node: ast.AST) -> bool:
