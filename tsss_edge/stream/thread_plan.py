@@ -2,7 +2,7 @@
 
 On two cores with a fast network two pinned OpenVINO streams starve decoding: 78 frames a second where one stream of one thread gave 142
 (an Intel processor with AMX, docs/results/stream.md). So the network gets its share of the cores, and the other stages the rest. Where one
-thread would leave it behind, it gets both: 37 frames a second became 50 (an AMD processor with AVX2, edge-m; docs/results/front.md).
+thread would leave it behind, it gets both: 37 frames a second became 50 (an AMD processor with AVX2, edge-m; the same page).
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ from tsss_edge.stream.sources import open_source
 
 TRIED_FRAMES, TRIED_CALLS = 6, 4  # of the trial at start: a tenth of a second with a fast network
 NEARLY_ALL = 0.9  # of the work: a network that is so large may keep each of its threads on one core
-CROWDED = (
-    0.85  # of what the cores could do is left where the network has a thread on each and other stages want them too
-)
+CROWDED = 0.85  # share of the cores' work that is left where the network has a thread on each and other stages want them
 
 
 @dataclass(frozen=True)
