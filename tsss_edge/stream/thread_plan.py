@@ -28,7 +28,7 @@ from tsss_edge.stream.sources import open_source
 
 TRIED_FRAMES, TRIED_CALLS = 6, 4  # of the trial at start: a tenth of a second with a fast network
 NEARLY_ALL = 0.9  # of the work: a network that is so large may keep each of its threads on one core
-CROWDED = 0.85  # share of the cores' work that is left where the network has a thread on each and other stages want them
+CROWDED = 0.85  # share of the work that is done where the network has a thread on every core and other stages wait
 
 
 @dataclass(frozen=True)
