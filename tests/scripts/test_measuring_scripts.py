@@ -68,4 +68,4 @@ def test_label_quality_counts_unsure_pixels_as_missed() -> None:
     """Two classes and a background; of the cat 2 of 4 pixels are found, 1 is unsure, 1 taken for background."""
     counts = np.array([[10, 0, 0, 0], [1, 2, 0, 1], [0, 0, 0, 0]])  # truth, label; the last column is unsure
     said = label_quality.line(counts, [1, 2], ("background", "cat", "dog"))
-    assert said == "background 90.9, mean of weak 50.00 (cat 50.0)"
+    assert said == "background 90.9, mean of weak 50.00 (cat 50.0); 92.9% labelled, 92.3% of them rightly"
