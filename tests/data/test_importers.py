@@ -242,6 +242,13 @@ def test_cityscapes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(dataset.mask("ulm_000000_000019")[0, ::2], expected)
 
 
+@pytest.mark.parametrize(("first", "background"), [("cat", False), ("Background", True), ("_background_", True)])
+def test_whether_a_sets_first_class_is_the_background(first: str, background: bool) -> None:
+    """As classes.txt will be read again."""
+    found = Found(names=(first, "dog"), background=False, items=())
+    assert class_map(found, None).classes.background is background
+
+
 def test_cityscapes_names_pictures_without_a_mask(tmp_path: Path) -> None:
     root = write_cityscapes(tmp_path / "city")
     assert import_set("cityscapes", root, tmp_path / "whole").notes == ()

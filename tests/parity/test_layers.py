@@ -12,7 +12,7 @@ import pytest
 from tsss_edge.onnxgraph.ort_pairs import unsigned_form
 from tsss_edge.onnxgraph.qdq import insert_qdq
 from tsss_edge.onnxgraph.view import OnnxGraph
-from tsss_edge.parity.int8_checks import NO_ERROR_DB, LayerReport, compare_layers, decibels
+from tsss_edge.parity.int8_checks import NO_ERROR_DB, LayerError, LayerReport, compare_layers, decibels, guilty_layer
 
 LAYERS = (0, 1, 2)
 
@@ -138,3 +138,11 @@ def test_weights_behind_a_pair_of_nodes_are_read_too() -> None:
     assert paired is not None
     np.testing.assert_array_equal(paired, stored.constant("w1_dq"))
     assert np.abs(paired - weight).max() <= steps.max() / 2 * 1.0001
+
+
+@pytest.mark.parametrize(("worst_db", "named"), [(24.0, False), (12.0, True)])
+def test_weights_that_are_all_coarse_are_no_fault_but_one_that_stands_out_is(worst_db: float, named: bool) -> None:
+    """Seven-bit or per-tensor weights lie under 30 dB everywhere."""
+    every = [(f"conv{i}", worst_db if i == 2 else 25.0) for i in range(5)]
+    layers = [LayerError(name, f"{name}.out", 20.0, 20.0, 0.0, weight_db, None) for name, weight_db in every]
+    assert ("conv2" in guilty_layer(layers)) is named and bool(guilty_layer(layers)) is named

@@ -106,6 +106,6 @@ def _rest(file: ClassFile, ours: list[str], left: list[str], path: Path) -> int:
 
 def _classes(names: tuple[str, ...], where: str) -> Classes:
     try:
-        return Classes(names=names, background=bool(names) and names[0] == "background")
+        return Classes(names=names, background=bool(names) and is_background(names[0]))
     except ValueError as error:
         raise DataError(f"{where}: {error}; merge or choose classes with `--classes FILE`") from error
