@@ -130,6 +130,9 @@ def test_a_list_keeps_its_pictures_and_the_rest_judges(tmp_path: Path, model: On
     (tmp_path / "mine.txt").write_text("".join(f"t{i}\n" for i in range(9)))
     chosen, held = choose_pictures(model, data, calib_set=str(tmp_path / "mine.toml"), size=1, seed=0, hold_back=True)
     assert len(chosen.ids) == 9 and held == ("t9",)
+    given = {"calib_set": str(tmp_path / "mine.toml"), "size": 1, "seed": 0}
+    chosen, held = choose_pictures(model, data, hold_back=False, **given)  # type: ignore[arg-type]
+    assert len(chosen.ids) == 9 and held == ()
 
 
 def test_noise_cannot_judge(tmp_path: Path, model: OnnxModel, data: Path) -> None:

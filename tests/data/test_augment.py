@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsss_edge.artifacts import Fit, Preprocess
-from tsss_edge.data.augment import TrainAugment
+from tsss_edge.data.augment import TrainAugment, _recolor
 
 SMALL = Preprocess(size_hw=(64, 96))
 
@@ -152,3 +152,9 @@ def test_a_sliver_survives() -> None:
     )
     assert view.shape == (64, 96, 3)
     assert labels.shape == (64, 96)
+
+
+def test_colours_at_rest_stay() -> None:
+    """Draws of one half: no contrast, no saturation, no hue, no brightness, no gamma."""
+    image = np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)
+    np.testing.assert_allclose(_recolor(image, 1.0, np.full(5, 0.5)).astype(int), image, atol=1)

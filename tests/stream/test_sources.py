@@ -13,7 +13,7 @@ from streamkit import MakeVideo, gray_image
 
 from tsss_edge.errors import DataError, UnavailableError
 from tsss_edge.stream.frames import Frame, Source
-from tsss_edge.stream.sources import Policy, is_live, open_source
+from tsss_edge.stream.sources import Policy, is_live, open_source, require_source
 from tsss_edge.stream.sources.capture import csi_pipeline, has_gstreamer
 from tsss_edge.stream.sources.recorded import SCENE_FRAMES, SyntheticSource, find_pictures
 from tsss_edge.stream.uris import parse_source
@@ -232,3 +232,13 @@ def test_live_is_known_before_a_source_is_opened(
 def test_cameras_and_network_streams_are_live_and_remote_files_are_not() -> None:
     assert is_live("0") and is_live("csi://0") and is_live("rtsp://host/cam") and is_live("http://host/video.mjpg")
     assert not is_live("https://host/v.mp4?signature=1")
+
+
+def test_what_is_not_there_is_told_before_an_engine_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "v.mp4").write_bytes(b"")
+    for there in (str(tmp_path / "v.mp4"), "rtsp://127.0.0.1/gate", "synthetic://"):
+        require_source(there)
+    with pytest.raises(DataError, match="no such file or folder"):
+        require_source(str(tmp_path / "none.mp4"))
+    with pytest.raises(DataError):
+        require_source(str(tmp_path))  # a folder without pictures
