@@ -66,7 +66,7 @@ class CameraLine:
         self.error: TsssEdgeError | None = None
         self._classes, self._changed = classes, changed
         self._free = deque(slots)
-        self._in_flight, self._most = 0, 2 if is_live(spec.uri, spec.policy) else len(slots) - 1
+        self._in_flight, self._most = 0, 1 if is_live(spec.uri, spec.policy) else len(slots) - 1
         self._results: queue.SimpleQueue[tuple[int, Future[FrameResult]] | None] = queue.SimpleQueue()
         self._sinks: list[Sink] | None = None
         self._ended = False
