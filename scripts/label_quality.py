@@ -18,11 +18,12 @@ import msgspec
 import numpy as np
 import torch
 
-from tsss_edge.artifacts import IGNORE, Checkpoint
+from tsss_edge.artifacts import Checkpoint
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.label.annotate import Annotator, LabelConfig, Relabeller
 from tsss_edge.label.write import find_labeller, require_classifier, settings_of
+from tsss_edge.metrics import confusion, iou_of
 from tsss_edge.scoring import Views
 
 
@@ -38,12 +39,13 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     floors = [float(text) or None for text in given.peak_floors.split(",")]
-    sure = [float(text) for text in given.sure_above.split(",")] if given.draft else [settings_of(given.run).sure_above]
+    dataset, settings = VocDataset.open(given.data), settings_of(given.run)
+    sure = [float(text) for text in given.sure_above.split(",")] if given.draft else [settings.sure_above]
     for floor in floors:
         for share in sure:
-            config = msgspec.structs.replace(settings_of(given.run), peak_floor=floor, sure_above=share)
+            config = msgspec.structs.replace(settings, peak_floor=floor, sure_above=share)
             told = f"peak floor {floor}, sure above {share}" if given.draft else f"peak floor {floor}"
-            print(f"{told}: {counted(given.run, VocDataset.open(given.data), given.split, config, draft=given.draft)}")
+            print(f"{told}: {counted(given.run, dataset, given.split, config, draft=given.draft)}")
 
 
 def counted(run: Path, dataset: VocDataset, split: str, config: LabelConfig, *, draft: bool) -> str:
@@ -54,9 +56,7 @@ def counted(run: Path, dataset: VocDataset, split: str, config: LabelConfig, *, 
     size = len(dataset.classes)
     counts = np.zeros((size, size + 1), np.int64)  # truth, label; the last column is unsure
     for image_id, lw in labels(run, lnet, views, supervision, config, draft=draft):
-        truth = dataset.mask(image_id)
-        pairs = truth[truth != IGNORE].astype(int) * (size + 1) + np.minimum(lw[truth != IGNORE], size)
-        counts += np.bincount(pairs, minlength=counts.size).reshape(counts.shape)
+        counts += confusion(lw, dataset.mask(image_id), size)
     weak = [i for i in dataset.classes.objects if dataset.classes.names[i] not in lnet.meta.strong]
     return line(counts, weak, dataset.classes.names)
 
@@ -73,7 +73,7 @@ def labels(
 def line(counts: np.ndarray, weak: Sequence[int], names: Sequence[str]) -> str:
     """IoU in percent of the background and of weak categories that occur, 255 as missed; how much is labelled, and rightly."""
     hit, sure = np.diag(counts[:, :-1]), counts[:, :-1].sum()
-    iou = 100 * hit / np.maximum(1, counts.sum(1) + counts[:, :-1].sum(0) - hit)
+    iou = 100 * iou_of(counts)
     there = [i for i in weak if counts[i].any()]
     parts = ", ".join(f"{names[i]} {iou[i]:.1f}" for i in there)
     pixels = f"{100 * sure / counts.sum():.1f}% labelled, {100 * hit.sum() / max(1, sure):.1f}% of them rightly"

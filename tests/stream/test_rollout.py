@@ -256,9 +256,8 @@ def test_promote_waits_for_the_stream_and_withdraws_what_nobody_took(tmp_path: P
     field.play(200, lambda result: until(lambda: bool(answers)) if result.frame.index == 100 else None)
     asking.join()
     assert answers[0].phase == "promoted"
-    with pytest.raises(
-        DataError, match="no stream has it as its shadow"
-    ):  # what a stream said that has ended is no answer
+    # What a stream said that has ended is no answer.
+    with pytest.raises(DataError, match="no stream has it as its shadow"):
         ask(field.new, "promote", 0.1)
 
 
