@@ -19,6 +19,7 @@ from tsss_edge.backends.batching import BatchingBackend
 from tsss_edge.backends.fake import FakeBackend
 from tsss_edge.errors import DataError, UnavailableError
 from tsss_edge.stream import av_writer, sources
+from tsss_edge.stream.camera_line import CameraLine
 from tsss_edge.stream.cameras import CameraSpec
 from tsss_edge.stream.encoders import Encoder, Preset, h264_encoder
 from tsss_edge.stream.engine_slot import Served
@@ -300,6 +301,26 @@ def test_an_engine_is_replaced_under_all_cameras_without_losing_a_frame(tmp_path
     assert report.frames == 450 and report.dropped == 0
     assert names.count("new") > 100 < names.count("old") and len(names) == 450
     assert old.closed and report.engine == "new"
+
+
+@pytest.mark.parametrize(("live", "most"), [(True, 1), (False, 3)])
+def test_frames_in_the_engine_at_once(beats: dict[str, Capture], make_video: MakeVideo, live: bool, most: int) -> None:
+    """A live camera has one, so that no frame grows old in a queue; a file, of which every frame counts, all slots but one."""
+    beats["1"] = Beat(0.001)
+    spec = camera("1") if live else CameraSpec(uri=str(make_video(frames=60)), name="v")
+    line = CameraLine(spec, range(4), CLASSES, changed=lambda: None)
+    turns = []
+    try:
+        wait_for(lambda: line.source.waiting > 0)
+        while line.ready():
+            turns.append(line.take())
+        assert len(turns) == most
+        line.ran()
+        assert line.ready()
+    finally:
+        for _, expected in turns:
+            expected.set_exception(DataError("this test has no engine"))
+        line.close()
 
 
 def test_one_file_uses_all_requests_of_the_engine(make_video: MakeVideo) -> None:
