@@ -49,11 +49,14 @@ class TrainConfig(Struct, frozen=True):
     val_every: int = 1  # epochs
     encoder_weights: str = ""  # file, or "imagenet" for a lite architecture
     init_from: str = ""  # run or checkpoint whose weights training starts from, as far as they fit
+    encoder_lr: float = (
+        1.0  # share of the learning rate that the encoder takes; a pretrained one learns better with less
+    )
     freeze: Literal[0, 8, 16, 32] = 0  # encoder stages up to this stride keep their weights and statistics
     views: int = 0  # augmented views of each picture, the same in every stage; 0: new ones in every epoch
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "lr", "val_every"):
+        for name in ("epochs", "batch", "lr", "encoder_lr", "val_every"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         for name in ("seed", "threads", "warmup_epochs", "weight_decay", "balance", "jaccard", "views"):

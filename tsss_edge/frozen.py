@@ -68,7 +68,7 @@ def encoder_of(net: nn.Module) -> nn.Module:
     """The encoder of a network, or of the network inside. Raises: ArtifactError: there is none."""
     found = next((m for m in net.modules() if isinstance(m, SegNet)), None)
     if found is None:
-        raise ArtifactError("freeze: not possible in this stage; set freeze = 0")
+        raise ArtifactError("this stage has no encoder of ours; set freeze = 0 and encoder_lr = 1")
     return found.encoder
 
 

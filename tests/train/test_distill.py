@@ -18,7 +18,7 @@ from tsss_edge.errors import ArtifactError
 from tsss_edge.models import build_model
 from tsss_edge.models.lite import PlainBlock, blocks_of
 from tsss_edge.train.distill import Photographs, Student, relative_error, train_distilled
-from tsss_edge.train.loop import learning_rate
+from tsss_edge.train.optimizers import learning_rate
 from tsss_edge.train.start import fresh_net, start_from
 
 CONFIG = TrainConfig(
@@ -104,7 +104,9 @@ def test_a_student_has_seen_what_its_teacher_has(root: Path, tmp_path: Path) -> 
     assert made.meta.strong == ("red",)
 
 
-@pytest.mark.parametrize("setting", [{"freeze": 8}, {"init_from": "runs/a"}, {"encoder_weights": "imagenet"}])
+@pytest.mark.parametrize(
+    "setting", [{"freeze": 8}, {"init_from": "runs/a"}, {"encoder_weights": "imagenet"}, {"encoder_lr": 0.1}]
+)
 def test_settings_that_a_student_does_not_take_are_refused(
     root: Path, tmp_path: Path, setting: dict[str, object]
 ) -> None:

@@ -27,7 +27,7 @@ from tsss_edge.data.voc import write_mask
 from tsss_edge.errors import ArtifactError, DataError, UnavailableError
 from tsss_edge.models import load_model
 from tsss_edge.train import loop
-from tsss_edge.train.loop import Average, Moment, autocast_dtype, learning_rate, pick_device
+from tsss_edge.train.loop import Average, autocast_dtype, pick_device
 from tsss_edge.train.pnet import train_supervised
 from tsss_edge.train.runfolder import Checkpoints, Log, to_toml
 
@@ -264,26 +264,6 @@ def test_a_score_that_is_no_number_is_beaten_by_any(config: TrainConfig, tmp_pat
     assert (run.restore(), run.best) == (3, -math.inf)
 
 
-def test_learning_rate_warms_up_and_ends_at_zero() -> None:
-    config = TrainConfig(epochs=10, lr=1.0, warmup_epochs=1.0)
-    rates = [learning_rate(config, Moment(step, step / 100), 10) for step in (0, 4, 9, 50, 99)]
-    assert rates[0] == pytest.approx(0.1)
-    assert rates[1] == pytest.approx(0.5, abs=0.01)
-    assert rates[3] == pytest.approx(0.5)
-    assert rates[4] < 1e-3
-    assert rates[2] == max(rates)
-
-
-def test_average_moves_by_one_minus_decay() -> None:
-    net = torch.nn.Linear(1, 1)
-    average = Average(net, 0.9)
-    with torch.no_grad():
-        net.weight += 1
-    before = average.net.weight.item()
-    average.update(net, step=10_000)
-    assert average.net.weight.item() == pytest.approx(before + 0.1, abs=1e-6)
-
-
 @pytest.mark.parametrize("flags, trains_in", [("avx2 fma", torch.float32), ("avx2 avx512_bf16", torch.bfloat16)])
 def test_a_cpu_trains_in_bf16_only_if_it_multiplies_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str, trains_in: torch.dtype
@@ -292,5 +272,17 @@ def test_a_cpu_trains_in_bf16_only_if_it_multiplies_it(
     monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
     cpu = torch.device("cpu")
     assert autocast_dtype(TrainConfig(arch="edge-s"), cpu) == trains_in
-    assert autocast_dtype(TrainConfig(arch="lite0"), cpu) == torch.float32
+    assert autocast_dtype(TrainConfig(arch="lite0"), cpu) == trains_in
     assert autocast_dtype(TrainConfig(arch="edge-s", amp=False), cpu) == torch.float32
+
+
+def test_depthwise_convolutions_stay_in_float32_where_the_rest_is_bfloat16() -> None:
+    x = torch.randn(1, 8, 6, 6)
+    plain, depthwise = torch.nn.Conv2d(8, 8, 3, padding=1), torch.nn.Conv2d(8, 8, 3, padding=1, groups=8)
+    with loop.mixed_precision(torch.device("cpu"), torch.bfloat16):
+        first = plain(x)
+        second = depthwise(first)
+    assert first.dtype == torch.bfloat16
+    assert second.dtype == torch.float32 and torch.equal(second, depthwise(first.float()))
+    with loop.mixed_precision(torch.device("cpu"), torch.float32):
+        assert torch.equal(plain(x), torch.nn.functional.conv2d(x, plain.weight, plain.bias, padding=1))

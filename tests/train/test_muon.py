@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tsss_edge.train import loop
-from tsss_edge.train.loop import MATRIX_LR, Muon, orthogonalize
+from tsss_edge.train import optimizers
+from tsss_edge.train.optimizers import MATRIX_LR, Muon, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(16, 144), (64, 16), (48, 48)])
@@ -26,7 +26,7 @@ def test_all_directions_move_about_equally_far(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("has_bf16", [False, True])
 def test_a_cpu_multiplies_bfloat16_only_if_it_can(monkeypatch: pytest.MonkeyPatch, has_bf16: bool) -> None:
     """Emulated, it is 16 times as slow. What comes of bfloat16 has eight bits a value."""
-    monkeypatch.setattr(loop, "_cpu_has_bf16", lambda: has_bf16)
+    monkeypatch.setattr(optimizers, "_cpu_has_bf16", lambda: has_bf16)
     got = orthogonalize(torch.randn(8, 24, generator=torch.Generator().manual_seed(0)))
     assert got.dtype == torch.float32
     assert torch.equal(got, got.bfloat16().float()) == has_bf16

@@ -86,7 +86,8 @@ def train_distilled(
     Raises:  DataError: unusable data. ArtifactError: no such teacher, `out` is another run, settings that a student does not take.
              UnavailableError: no weights.
     """
-    if given := [name for name in ("freeze", "init_from", "encoder_weights") if getattr(config, name)]:
+    others, plain = ("freeze", "init_from", "encoder_weights", "encoder_lr"), TrainConfig()
+    if given := [name for name in others if getattr(config, name) != getattr(plain, name)]:
         raise ArtifactError(
             f"a student starts fresh and learns as a whole; leave {', '.join(given)} out of its settings"
         )
