@@ -49,6 +49,9 @@ class TrainConfig(Struct, frozen=True):
     val_every: int = 1  # epochs
     encoder_weights: str = ""  # file, or "imagenet" for a lite architecture
     init_from: str = ""  # run or checkpoint whose weights training starts from, as far as they fit
+    teachers: tuple[
+        str, ...
+    ] = ()  # runs whose answers a supervised network learns beside its masks, see train/teachers.py
     encoder_lr: float = (
         1.0  # share of the learning rate that the encoder takes; a pretrained one learns better with less
     )

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from tsss_edge.config import TrainConfig
+from tsss_edge.train.duel import STRONG_TARGET, Duel, weak_share
 from tsss_edge.train.loader import Batch
 from tsss_edge.train.loop import Moment
-from tsss_edge.train.pnet import STRONG_TARGET, ClassStep, Duel, Switches, weak_share
+from tsss_edge.train.pnet import ClassStep, Switches
 from tsss_edge.train.start import fresh_net
 
 CONFIG = TrainConfig(size_hw=(64, 64), batch=2, threads=1, amp=False)

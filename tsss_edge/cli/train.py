@@ -18,6 +18,10 @@ Source = Annotated[Path | None, typer.Option(help="Take L-Net's masks from anoth
 Adversarial = Annotated[bool, typer.Option(help="Train with the discriminator.")]
 JudgeLw = Annotated[bool, opt.flag("--judge", "Let a D that judges quality weigh the transferred labels.")]
 MeanTeacher = Annotated[bool, typer.Option(help="Let the averaged network correct the labels of weak images.")]
+Teacher = Annotated[
+    str | None,
+    typer.Option(metavar="RUN,RUN,...", help="Learn the answers of these networks beside the masks."),
+]
 CutMix = Annotated[bool, typer.Option(help="Paste rectangles of other pictures in (arXiv 1905.04899).")]
 
 
@@ -36,6 +40,7 @@ def supervised(
     seed: opt.Seed = None,
     encoder_weights: opt.Encoder = None,
     init_from: opt.InitFrom = None,
+    teacher: Teacher = None,
     cutmix: CutMix = False,
     qat: Annotated[
         Path | None, typer.Option(metavar="CALIB", help="Fine-tune for this INT8 ONNX file, from its own checkpoint.")
@@ -47,12 +52,14 @@ def supervised(
 
     Example: tsss-edge train supervised --data camvid --arch edge-s --size 480x352 --epochs 40 --out runs/camvid
 
+    Example: tsss-edge train supervised --data camvid --arch edge-m --teacher runs/camvid-lite0 --out runs/camvid-student
+
     Example: tsss-edge train supervised --data camvid --qat runs/camvid/fused.int8.onnx --out runs/camvid-qat
     """
     if qat is not None:
-        if cutmix or encoder_weights or init_from or arch or size:
+        if cutmix or encoder_weights or init_from or arch or size or teacher:
             raise typer.BadParameter(
-                "--qat goes on from CALIB's checkpoint, without --cutmix, --encoder-weights, --init-from, --arch, --size"
+                "--qat goes on from CALIB's checkpoint, without --cutmix, --encoder-weights, --init-from, --teacher, --arch, --size"
             )
         from tsss_edge.train.qat import QAT_EPOCHS, train_qat
 
@@ -61,11 +68,15 @@ def supervised(
         rate_given = config or lr or any(text.startswith(("lr=", "optimizer=")) for text in given or ())
         _emit(train_qat(settings, data, out, calib=qat, as_trained=not rate_given, resume=resume), json)
         return
+    from msgspec.structs import replace
+
     from tsss_edge.train.pnet import train_supervised
 
     settings = opt.training_settings(
         config, data, arch, size, epochs, seed, encoder_weights, init_from, lr=lr, batch=batch, given=given
     )
+    if teacher:
+        settings = replace(settings, teachers=tuple(opt.names(teacher)))
     _emit(train_supervised(settings, data, out, cutmix=cutmix, resume=resume), json)
 
 

@@ -164,7 +164,11 @@ def shortened(config: TrainConfig, epochs: int | None, *, again: bool = False) -
     share, rate = (1.0, 1.0) if again else (EPOCHS, RATE)
     chosen = epochs or max(1, round(share * config.epochs))
     return msgspec.structs.replace(
-        config, epochs=chosen, lr=rate * config.lr, warmup_epochs=min(config.warmup_epochs, 0.25 * chosen)
+        config,
+        epochs=chosen,
+        lr=rate * config.lr,
+        warmup_epochs=min(config.warmup_epochs, 0.25 * chosen),
+        teachers=(),  # they do not know the new category
     )
 
 

@@ -21,7 +21,7 @@ from tsss_edge import __version__
 from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Classes
 from tsss_edge.artifacts import Stage as StageName
 from tsss_edge.config import TrainConfig
-from tsss_edge.errors import DataError
+from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.files import as_json_reads, write_bytes
 from tsss_edge.frozen import freeze_stages, keep_features
 from tsss_edge.machine import has_bf16, progress
@@ -79,6 +79,8 @@ def train(stage: Stage, config: TrainConfig, out: Path, *, resume: bool = False)
     Raises: DataError: a picture or mask is damaged, or the loss became NaN (the batch's ids are named).
             ArtifactError: `out` holds another run, or was started with other settings. BusyError: another process trains there.
     """
+    if config.teachers and stage.name != "supervised":
+        raise ArtifactError("only a supervised network learns from teachers; leave teachers out of the settings")
     device = pick_device(config.device)
     world = join_training(device, stage.samples.batch)
     with held_for_all(out, f"{out}: this run folder"):

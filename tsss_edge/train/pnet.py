@@ -31,10 +31,9 @@ from tsss_edge.errors import ArtifactError, DataError
 from tsss_edge.files import read_json
 from tsss_edge.label.write import MANIFEST, LabelReport, find_classifier, find_labeller, label_path
 from tsss_edge.models import SegNet, load_classifier, network_input
-from tsss_edge.models.discriminator import Discriminator
 from tsss_edge.scoring import Views
 from tsss_edge.train.board import ClassValidation
-from tsss_edge.train.distributed import average_gradients
+from tsss_edge.train.duel import Duel
 from tsss_edge.train.judge import HEARD_FROM, HEARD_FULL, QualityJudge
 from tsss_edge.train.loader import Batch, LabelsOf, Samples
 from tsss_edge.train.loop import Moment, Stage, train
@@ -50,11 +49,10 @@ from tsss_edge.train.start import (
     take_over,
     training_split,
 )
+from tsss_edge.train.teachers import ANSWERS_WEIGHT, Teachers, answers_loss
 
 OBJECT_WEIGHT = 0.5  # of the objectness loss beside the class loss
 ADVERSARIAL_WEIGHT = 0.01
-STRONG_TARGET = 0.9
-D_LR = 3e-4
 D_ALONE, D_FULL = 0.1, 0.2  # share of training until S listens to D at all, and fully
 
 
@@ -180,7 +178,16 @@ def class_stage(
             weak=weak,
             views=config.views,
         ),
-        step=ClassStep(net, config, weights, duel, switches, objectness=dataset.classes.background, judge=judge),
+        step=ClassStep(
+            net,
+            config,
+            weights,
+            duel,
+            switches,
+            objectness=dataset.classes.background,
+            judge=judge,
+            teachers=Teachers.of(config, dataset.classes),
+        ),
         validate=validation,
         shows=validation,
         strong=strong,
@@ -242,45 +249,6 @@ def visible_masks(supervision: Supervision, labels: Path, labelled: frozenset[st
     return mask_of
 
 
-class Duel:
-    """D, its optimizer, and what each side minimises."""
-
-    def __init__(self, config: TrainConfig) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed + 1)
-            self.net = Discriminator()
-        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=D_LR, betas=(0.5, 0.99))
-
-    def learn(self, image: Tensor, probabilities: Tensor, weak: Tensor) -> Tensor:
-        """One step of D on detached predictions: strong cells to 0.9, weak ones to 0. Returns its loss.
-
-        Args: weak: (N,1,h,w) on any grid, 1 where the cell comes of a weak picture.
-        """
-        self.net.requires_grad_(True)
-        score = self.net(image, probabilities.detach()).float()
-        target = STRONG_TARGET * (1 - weak_share(weak, score))
-        loss = F.binary_cross_entropy_with_logits(score, target)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        average_gradients(self.net.parameters())
-        self.optimizer.step()
-        return loss
-
-    def fool(self, image: Tensor, probabilities: Tensor, weak: Tensor) -> Tensor:
-        """S's loss: its predictions in weak cells should be taken for strong ones (non-saturating, arXiv 1406.2661)."""
-        if not bool(weak.any()):
-            return probabilities.new_zeros(())
-        self.net.requires_grad_(False)
-        score = self.net(image, probabilities).float()
-        share = weak_share(weak, score)
-        return (share * F.softplus(-score)).sum() / share.sum()
-
-
-def weak_share(weak: Tensor, score: Tensor) -> Tensor:
-    """(N,1,h,w), 1 in weak cells -> the share of them in each cell of D's `score`: (N,1,h/2,w/2)."""
-    return F.adaptive_avg_pool2d(weak, (score.shape[-2], score.shape[-1]))
-
-
 class ClassStep:
     """Cross-entropy and, where there is a background, objectness on what may be seen of every image; and the duel with D."""
 
@@ -294,8 +262,10 @@ class ClassStep:
         *,
         objectness: bool,
         judge: QualityJudge | None = None,
+        teachers: Teachers | None = None,
     ) -> None:
         self._net, self._config, self._weights, self._duel = net, config, weights, duel
+        self._teachers = teachers
         self._switches, self._objectness, self._judge = switches, objectness, judge
 
     def __call__(self, batch: Batch, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
@@ -315,6 +285,9 @@ class ClassStep:
         if self._objectness:
             parts["object"] = object_loss(objectness, shares)
             loss = loss + OBJECT_WEIGHT * parts["object"]
+        if self._teachers is not None:
+            parts["answers"] = answers_loss(logits, self._teachers.answers(x))
+            loss = loss + ANSWERS_WEIGHT * parts["answers"]
         if judged is not None:
             parts["judge"] = lost
         if self._duel is not None:
