@@ -161,6 +161,7 @@ class CameraLine:
                 preset=self.spec.encode,
             )
         result.dropped = self.recorder.dropped_before(result)
+        result.paint()
         write_to((*self._sinks, *self.extra), result)
         self.recorder.add(result)
 

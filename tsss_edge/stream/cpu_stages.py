@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Collection
 from contextlib import nullcontext, suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -115,14 +116,13 @@ class CpuStages:
         done.fit(frame.picture, blend=blend)
         with timed(stages_ms, "upsample_argmax"):
             self.segment(done, frame.size_hw)
-        if blend:
-            with timed(stages_ms, "overlay"):
-                self._paint(done, frame.picture)
         given = {name: array[0] for name, array in done.outputs.items()}
         objectness = given["objectness"][0] if "objectness" in given else None
-        blended = done.blended if blend else None
         logits, features = given.get("logits"), given.get("features")
-        return FrameResult(frame, done.labels, objectness, blended, stages_ms, logits=logits, features=features)
+        result = FrameResult(frame, done.labels, objectness, None, stages_ms, logits=logits, features=features)
+        if blend:
+            result.painter = partial(self._paint, done, frame.picture, stages_ms)
+        return result
 
     def free(self, slot: int) -> None:
         """Nothing: the arrays stay for the next frame."""
@@ -160,23 +160,28 @@ class CpuStages:
         logits: NDArray[Any] = slot.outputs["logits"][0]
         return logits
 
-    def _paint(self, slot: CpuSlot, picture: Picture) -> None:
-        kind, classes = kind_of_picture(picture), self._backend.classes
+    def _paint(self, slot: CpuSlot, picture: Picture, stages_ms: dict[str, float]) -> Picture:
+        with timed(stages_ms, "overlay"):
+            if isinstance(picture, Yuv):
+                assert isinstance(slot.blended, Yuv)
+                picture.copy_to(slot.blended)
+            else:
+                np.copyto(slot.blended, picture)  # type: ignore[arg-type]
+            self._overlay_for(kind_of_picture(picture))(slot.blended, slot.labels)  # type: ignore[arg-type]
+        return slot.blended
+
+    def _overlay_for(self, kind: Kind) -> Overlaying:
         if (plan := self._overlay.get(kind)) is None:
             forget_all_but(self._overlay, KEPT_SIZES - 1)
-            (frame_hw, colour), palette, shown = kind, classes.palette, classes.objects
+            (frame_hw, colour), classes = kind, self._backend.classes
+            palette, shown = classes.palette, classes.objects
             plan = (
                 OverlayPlan(frame_hw, palette, shown=shown)
                 if colour is None
                 else YuvOverlayPlan(frame_hw, palette, colour, shown=shown)
             )
             self._overlay[kind] = plan
-        if isinstance(picture, Yuv):
-            assert isinstance(slot.blended, Yuv)
-            picture.copy_to(slot.blended)
-        else:
-            np.copyto(slot.blended, picture)  # type: ignore[arg-type]
-        plan(slot.blended, slot.labels)  # type: ignore[arg-type]
+        return plan
 
 
 def kind_of_picture(picture: Picture) -> Kind:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -71,7 +72,9 @@ class FrameResult:
     frame: Frame
     labels: NDArray[np.uint8]  # (H,W) class ids at frame resolution
     objectness: NDArray[np.float32] | None  # (H/8,W/8) logits of the network input, None without that head
-    painted: Picture | None  # the frame blended with the palette, in the frame's own kind; None when no sink wants it
+    painted: (
+        Picture | None
+    )  # the frame blended with the palette, in the frame's own kind; None when no sink wants it, or until `paint`
     stages_ms: dict[str, float] = field(default_factory=dict)
     age_ms: float = 0.0  # from capture to mask
     parity: dict[str, Any] | None = None  # last verdict of the parity watch
@@ -82,7 +85,13 @@ class FrameResult:
     collected: CollectStatus | None = None  # how full the folder of collected frames is
     engine: str = ""  # that made it
     classes: Classes | None = None  # of that engine
+    painter: Callable[[], Picture] | None = None  # what `painted` still waits for
     _bgr: NDArray[np.uint8] | None = field(default=None, init=False, repr=False)
+
+    def paint(self) -> None:
+        """Make `painted` where a sink wants it. The thread of the sinks calls it, so that labels of the next frame are found meanwhile."""
+        if self.painter is not None:
+            self.painted, self.painter = self.painter(), None
 
     @property
     def overlay(self) -> NDArray[np.uint8] | None:

@@ -221,6 +221,7 @@ def run(
                 for result in results:
                     with interrupts.held():  # a frame is in every file and every count, or in none
                         result.dropped = recorder.dropped_before(result)
+                        result.paint()
                         if pen is not None and blend:
                             pen.write(result)
                         _deliver(result, sinks, checks)

@@ -100,7 +100,7 @@ def _through(stages: CpuStages, frame: Frame) -> float:
     def run() -> None:
         stages.start(0, frame.picture, {})
         stages.wait(0, {})
-        stages.result(0, frame, {})
+        stages.result(0, frame, {}).paint()
 
     return _cpu_ms(run, 1)
 
