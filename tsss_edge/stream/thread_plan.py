@@ -1,8 +1,9 @@
 """How the cores are shared between the network and everything around it, from what a frame was measured to cost.
 
 On two cores with a fast network two pinned OpenVINO streams starve decoding: 78 frames a second where one stream of one thread gave 142
-(an Intel processor with AMX, docs/results/stream.md). So the network gets its share of the cores, and the other stages the rest. Where one
-thread would leave it behind, it gets both: 37 frames a second became 50 (an AMD processor with AVX2, edge-m; the same page).
+(an Intel processor with AMX, docs/results/stream.md). So the network gets its share of the cores, and the other stages the rest. A thread that
+needs nearly all of a core waits for it, so the share is taken a tenth too large: with 0.47 of the work two threads gave 171 frames a second in place
+of 156, with 0.72 of it 50 in place of 37, with 0.25 and 0.33 as many as one (two AMD processors; the same page).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from tsss_edge.stream.sources import open_source
 
 TRIED_FRAMES, TRIED_CALLS = 6, 4  # of the trial at start: a tenth of a second with a fast network
 NEARLY_ALL = 0.9  # of the work: a network that is so large may keep each of its threads on one core
-CROWDED = 0.85  # share of the work that is done where the network has a thread on every core and other stages wait
+SLACK = 1.1  # times its share of the cores that the network's threads may have, because other stages take turns with them
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,11 @@ class ThreadPlan:
 def plan_threads(cores: int, network_ms: float, around_ms: float) -> ThreadPlan:
     """For a file on `cores`. network_ms, around_ms: CPU time a frame of the network and of all other stages together.
 
-    The network's threads are its share of the cores, rounded up. All cores only where one thread fewer would hold it back more than
-    crowding costs: of two it gets both from 0.59 of the work on. Each thread is a stream up to `MAX_STREAMS`. What is left decodes, a
-    quarter of the cores at most.
+    The network's threads are `SLACK` times its share of the cores, rounded up: of two it gets both from 0.46 of the work on. Each
+    thread is a stream up to `MAX_STREAMS`. What is left decodes, a quarter of the cores at most.
     """
     share = network_ms / (network_ms + around_ms)
-    threads = max(1, math.ceil(cores * share))
-    if threads == cores > 1 and share < NEARLY_ALL and (cores - 1) / share >= CROWDED * cores:
-        threads -= 1
+    threads = min(cores, max(1, math.ceil(SLACK * cores * share)))
     streams = min(threads, MAX_STREAMS)
     decoding = max(1, min(cores - threads, cores // 4))
     pinned = share >= NEARLY_ALL
