@@ -1,9 +1,9 @@
 """How the cores are shared between the network and everything around it, from what a frame was measured to cost.
 
-On two cores with a fast network two pinned OpenVINO streams starve decoding: 78 frames a second where one stream of one thread gave 142
-(an Intel processor with AMX, docs/results/stream.md). So the network gets its share of the cores, and the other stages the rest. A thread that
-needs nearly all of a core waits for it, so the share is taken a tenth too large: with 0.47 of the work two threads gave 171 frames a second in place
-of 156, with 0.72 of it 50 in place of 37, with 0.25 and 0.33 as many as one (two AMD processors; the same page).
+On two cores with a fast network two pinned OpenVINO streams starve decoding: 78 frames a second where one stream of one thread gave
+142 (an Intel processor with AMX, docs/results/stream.md). So the network gets its share of the cores, and the other stages the rest. A
+thread that needs nearly all of a core waits for it, so the share is taken a tenth too large: with 0.47 of the work two threads gave 171
+frames a second in place of 156, with 0.72 of it 50 in place of 37, with 0.25 and 0.33 as many as one (two AMD processors; same page).
 """
 
 from __future__ import annotations
