@@ -29,7 +29,7 @@ from tsss_edge.stream.sources import open_source
 
 TRIED_FRAMES, TRIED_CALLS = 6, 4  # of the trial at start: a tenth of a second with a fast network
 NEARLY_ALL = 0.9  # of the work: a network that is so large may keep each of its threads on one core
-SLACK = 1.1  # times its share of the cores that the network's threads may have, because other stages take turns with them
+SLACK = 1.1  # times its share of the cores that the network may have: other stages take turns with its threads
 
 
 @dataclass(frozen=True)
