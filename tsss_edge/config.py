@@ -49,12 +49,8 @@ class TrainConfig(Struct, frozen=True):
     val_every: int = 1  # epochs
     encoder_weights: str = ""  # file, or "imagenet" for a lite architecture
     init_from: str = ""  # run or checkpoint whose weights training starts from, as far as they fit
-    teachers: tuple[
-        str, ...
-    ] = ()  # runs whose answers a supervised network learns beside its masks, see train/teachers.py
-    encoder_lr: float = (
-        1.0  # share of the learning rate that the encoder takes; a pretrained one learns better with less
-    )
+    teachers: tuple[str, ...] = ()  # runs whose answers a supervised network learns (train/teachers.py)
+    encoder_lr: float = 1.0  # share of `lr` that the encoder takes; pretrained weights are near the goal
     freeze: Literal[0, 8, 16, 32] = 0  # encoder stages up to this stride keep their weights and statistics
     views: int = 0  # augmented views of each picture, the same in every stage; 0: new ones in every epoch
 

@@ -72,9 +72,7 @@ class FrameResult:
     frame: Frame
     labels: NDArray[np.uint8]  # (H,W) class ids at frame resolution
     objectness: NDArray[np.float32] | None  # (H/8,W/8) logits of the network input, None without that head
-    painted: (
-        Picture | None
-    )  # the frame blended with the palette, in the frame's own kind; None when no sink wants it, or until `paint`
+    painted: Picture | None  # the blended frame, in the frame's own kind; None until `paint`, or where no sink wants it
     stages_ms: dict[str, float] = field(default_factory=dict)
     age_ms: float = 0.0  # from capture to mask
     parity: dict[str, Any] | None = None  # last verdict of the parity watch
