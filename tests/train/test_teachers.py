@@ -16,7 +16,7 @@ from tsss_edge.errors import ArtifactError
 from tsss_edge.models import build_model
 from tsss_edge.train.lnet import train_lnet
 from tsss_edge.train.pnet import train_supervised
-from tsss_edge.train.teachers import Teachers, answers_loss
+from tsss_edge.train.teachers import TeacherNets, answers_loss
 
 TEACHERS_CLASS = 2
 
@@ -52,7 +52,7 @@ def test_of_several_teachers_the_mean_of_their_probabilities_counts() -> None:
     x = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         wanted = sum(net(x)[0].softmax(dim=1) for net in nets) / 2
-    got = Teachers(nets).answers(x)
+    got = TeacherNets(nets).answers(x)
     torch.testing.assert_close(got, wanted)
     assert got.shape == (2, 3, 8, 8) and not got.requires_grad
 

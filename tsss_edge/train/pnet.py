@@ -49,7 +49,7 @@ from tsss_edge.train.start import (
     take_over,
     training_split,
 )
-from tsss_edge.train.teachers import ANSWERS_WEIGHT, Teachers, answers_loss
+from tsss_edge.train.teachers import ANSWERS_WEIGHT, TeacherNets, answers_loss
 
 OBJECT_WEIGHT = 0.5  # of the objectness loss beside the class loss
 ADVERSARIAL_WEIGHT = 0.01
@@ -186,7 +186,7 @@ def class_stage(
             switches,
             objectness=dataset.classes.background,
             judge=judge,
-            teachers=Teachers.of(config, dataset.classes),
+            teachers=TeacherNets.of(config, dataset.classes),
         ),
         validate=validation,
         shows=validation,
@@ -262,7 +262,7 @@ class ClassStep:
         *,
         objectness: bool,
         judge: QualityJudge | None = None,
-        teachers: Teachers | None = None,
+        teachers: TeacherNets | None = None,
     ) -> None:
         self._net, self._config, self._weights, self._duel = net, config, weights, duel
         self._teachers = teachers

@@ -22,14 +22,14 @@ from tsss_edge.models import SegNet, load_model
 ANSWERS_WEIGHT = 1.0  # beside the cross-entropy of the masks
 
 
-class Teachers:
+class TeacherNets:
     """Networks of the same classes and input values, in eval mode."""
 
     def __init__(self, nets: Sequence[SegNet]) -> None:
         self._nets = [net.eval().requires_grad_(False) for net in nets]
 
     @classmethod
-    def of(cls, config: TrainConfig, classes: Classes) -> Teachers | None:
+    def of(cls, config: TrainConfig, classes: Classes) -> TeacherNets | None:
         """Those of the settings, None without any.
 
         Raises: ArtifactError: no such run, one without classes, or with others, or that sees other input values.
