@@ -119,9 +119,10 @@ def test_only_cameras_that_need_it_get_blended_pictures(tmp_path: Path, make_vid
 
 
 def test_a_full_machine_is_shared_by_priority_and_every_drop_is_counted(beats: dict[str, Capture]) -> None:
-    """Three cameras of 200 frames a second on an engine of about 100: 1/6, 1/6 and 4/6 of them."""
+    """Three cameras of 200 frames a second on an engine of about 40: 1/6, 1/6 and 4/6 of them. It is so slow that each camera has
+    its next frame ready in time on a busy machine too."""
     beats.update({n: Beat(0.005) for n in "123"})
-    report = play(fake(slots=1, latency_ms=9), camera("1"), camera("2"), camera("3", priority=4), max_frames=120)
+    report = play(fake(slots=1, latency_ms=25), camera("1"), camera("2"), camera("3", priority=4), max_frames=120)
     one, two, three = (c.frames for c in report.cameras)
     assert abs(one - two) <= 3 and abs(three - 4 * one) <= 12
     require_sums(report)
