@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -180,9 +180,8 @@ def describe(stage: Stage, config: TrainConfig) -> CheckpointMeta:
 @contextmanager
 def mixed_precision(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """Autocast to `dtype`, nothing for float32; on a CPU without depthwise convolutions."""
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32), ExitStack() as stack:
-        if device.type == "cpu" and dtype == torch.bfloat16:
-            stack.enter_context(FloatDepthwise())
+    without = FloatDepthwise() if device.type == "cpu" and dtype == torch.bfloat16 else nullcontext()
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32), without:
         yield
 
 

@@ -24,13 +24,11 @@ def make_optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.Optimizer
 
     Raises: ArtifactError: `encoder_lr` in a stage without an encoder.
     """
-    groups = _groups([p for p in net.parameters() if p.requires_grad], config)
-    if config.encoder_lr != 1:
-        encoder = {*encoder_of(net).parameters()}
-        mine, others = (
-            [p for p in net.parameters() if p.requires_grad and (p in encoder) == of] for of in (True, False)
-        )
-        groups = _groups(others, config) + _groups(mine, config, share=config.encoder_lr)
+    learnt = [p for p in net.parameters() if p.requires_grad]
+    encoder = set(encoder_of(net).parameters()) if config.encoder_lr != 1 else set()
+    groups = _groups([p for p in learnt if p not in encoder], config)
+    if encoder:
+        groups += _groups([p for p in learnt if p in encoder], config, share=config.encoder_lr)
     if config.optimizer == "muon":
         return Muon(groups, lr=config.lr, weight_decay=config.weight_decay)
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99), fused=True)

@@ -1,7 +1,7 @@
 """Trained networks whose answers a supervised network learns beside its masks.
 
 Distillation of answers (Hinton and others, arXiv 1503.02531) cell by cell: a mask names one class, a teacher says how much of
-each others it sees, and it says so beyond the masks too. Of several teachers the mean of their probabilities counts.
+the others it sees, and it says so beyond the masks too. Of several teachers the mean of their probabilities counts.
 """
 # Letters: N batch, K class, H, W network input, h = H/8, w = W/8.
 
@@ -17,13 +17,13 @@ from torch import Tensor
 from tsss_edge.artifacts import Checkpoint, Classes
 from tsss_edge.config import TrainConfig
 from tsss_edge.errors import ArtifactError
-from tsss_edge.models import SegNet, load_model
+from tsss_edge.models import SegNet, load_model, pick_device
 
 ANSWERS_WEIGHT = 1.0  # beside the cross-entropy of the masks
 
 
 class TeacherNets:
-    """Networks of the same classes and input values, in eval mode."""
+    """Networks of the same classes and input values, in eval mode, where the student is trained."""
 
     def __init__(self, nets: Sequence[SegNet]) -> None:
         self._nets = [net.eval().requires_grad_(False) for net in nets]
@@ -47,13 +47,12 @@ class TeacherNets:
                     f"{checkpoint.path}: sees values times {meta.preprocess.scale:g}, this run times "
                     f"{config.preprocess.scale:g}; a teacher must see what the student sees"
                 )
-        return cls([load_model(c) for c in found]) if found else None
+        device = pick_device(config.device)
+        return cls([load_model(c).to(device) for c in found]) if found else None
 
     @torch.no_grad()
     def answers(self, x: Tensor) -> Tensor:
         """(N,3,H,W) network input -> (N,K,h,w) mean probabilities, float32."""
-        for net in self._nets:
-            net.to(x.device)
         return torch.stack([net(x)[0].float().softmax(dim=1) for net in self._nets]).mean(dim=0)
 
 
