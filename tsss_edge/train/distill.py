@@ -37,7 +37,7 @@ from tsss_edge.scoring import Views
 from tsss_edge.train.distributed import average_gradients
 from tsss_edge.train.loader import Batch, Samples
 from tsss_edge.train.loop import Moment, Stage, train
-from tsss_edge.train.start import load_encoder, masks_seen
+from tsss_edge.train.start import fresh_net, load_encoder, masks_seen
 
 BLOCKS_ALONE = 0.5  # share of training in which blocks learn by themselves, where they can
 COLOR, SCALES = 0.5, (0.5, 2.0)  # of the augmentation, stronger than where labels must stay true
@@ -92,9 +92,7 @@ def train_distilled(
             f"a student starts fresh and learns as a whole; leave {', '.join(given)} out of its settings"
         )
     photographs = Photographs.of(data)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        net = build_model(config.arch, num_classes=0)
+    net = fresh_net(config, num_classes=0)
     guide, seen = load_teacher(teacher, config)
     guide.to(pick_device(config.device)).eval().requires_grad_(False)
     student = Student(net, guide, config)
