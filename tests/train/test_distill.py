@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -17,7 +18,7 @@ from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
 from tsss_edge.models import build_model
 from tsss_edge.models.lite import PlainBlock, blocks_of
-from tsss_edge.train.distill import Photographs, Student, relative_error, train_distilled
+from tsss_edge.train.distill import Photographs, Student, relative_error, to_learn_from, train_distilled
 from tsss_edge.train.optimizers import learning_rate
 from tsss_edge.train.start import fresh_net, start_from
 
@@ -53,6 +54,22 @@ def test_pictures_of_several_sets_are_one_and_their_masks_stay_closed(root: Path
     assert len(both.ids("train")) == 12 + 4 and len(both.ids("val")) == 6
     assert both.image("1/im000").shape == (64, 64, 3)
     assert set(np.unique(both.nothing("1/im000"))) == {255}
+
+
+def test_every_listed_picture_is_learnt_from_but_those_of_val_and_test(root: Path, tmp_path: Path) -> None:
+    """Lists of pictures without masks too (CCP's "weak"); a set of "val" alone is there to be used (DAVIS)."""
+    shutil.copytree(root / "a", tmp_path / "a")
+    lists = tmp_path / "a/ImageSets/Segmentation"
+    ids = (lists / "train.txt").read_text().split()
+    val = (lists / "val.txt").read_text().split()
+    (lists / "train.txt").write_text("\n".join(ids[:8]))
+    (lists / "weak.txt").write_text("\n".join(ids[6:11]))
+    (lists / "test.txt").write_text(ids[11])
+    (lists / "trainval.txt").write_text("\n".join(ids[:8] + val))
+    assert sorted(to_learn_from(VocDataset.open(tmp_path / "a"))) == sorted(ids[:11])
+    for other in ("train", "weak", "test", "trainval"):
+        (lists / f"{other}.txt").unlink()
+    assert to_learn_from(VocDataset.open(tmp_path / "a")) == val
 
 
 def test_plain0_is_lite0_with_plain_blocks_of_the_same_channels() -> None:

@@ -164,6 +164,9 @@ def distill(
     arch: opt.Arch = None,
     size: opt.Size = None,
     epochs: opt.Epochs = None,
+    lr: opt.Lr = None,
+    batch: opt.Batch = None,
+    given: opt.Given = None,
     config: opt.Config = None,
     seed: opt.Seed = None,
     resume: opt.Resume = False,
@@ -178,7 +181,7 @@ def distill(
     folders = [Path(name) for name in opt.names(data)]
     if not folders:
         raise typer.BadParameter("--data: name at least one set")
-    settings = opt.training_settings(config, folders[0], arch, size, epochs, seed)
+    settings = opt.training_settings(config, folders[0], arch, size, epochs, seed, lr=lr, batch=batch, given=given)
     _emit(train_distilled(settings, folders, out, teacher=teacher, resume=resume), json)
 
 

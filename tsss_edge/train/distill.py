@@ -41,6 +41,7 @@ from tsss_edge.train.start import fresh_net, load_encoder, masks_seen
 
 BLOCKS_ALONE = 0.5  # share of training in which blocks learn by themselves, where they can
 COLOR, SCALES = 0.5, (0.5, 2.0)  # of the augmentation, stronger than where labels must stay true
+HELD_BACK = ("val", "test")  # lists whose pictures no student sees
 JUDGED = 64  # validation pictures that the error is measured on
 
 
@@ -57,11 +58,11 @@ class Photographs(VocDataset):
         return cls(root=parts[0].root, classes=parts[0].classes, parts=parts)
 
     def ids(self, split: str) -> tuple[ImageId, ...]:
-        """Of "train": all parts, each with its list "train" or, without one, its first list. Of another split: the first part's."""
+        """Of "train": of each part all listed pictures that are in neither its "val" nor its "test"; of one that lists nothing
+        else, these. Of another split: the first part's."""
         if split != "train":
             return tuple(ImageId(f"0/{i}") for i in self.parts[0].ids(split))
-        found = ((n, p.ids("train" if "train" in p.splits else p.splits[0])) for n, p in enumerate(self.parts))
-        return tuple(ImageId(f"{n}/{i}") for n, ids in found for i in ids)
+        return tuple(ImageId(f"{n}/{i}") for n, part in enumerate(self.parts) for i in to_learn_from(part))
 
     def image_path(self, image_id: str) -> Path:
         """Path of a picture."""
@@ -71,6 +72,15 @@ class Photographs(VocDataset):
     def nothing(self, image_id: str) -> NDArray[np.uint8]:
         """A mask without labels, at the picture's size."""
         return np.full(read_size(self.image_path(image_id)), IGNORE, np.uint8)
+
+
+def to_learn_from(part: VocDataset) -> list[str]:
+    """Each listed picture once, without those of HELD_BACK; of a set that lists nothing else, all. A list of training pictures may
+    leave out those without masks, and they are wanted here."""
+    lists = {split: part.ids(split) for split in part.splits}
+    held_back = {i for split in HELD_BACK for i in lists.get(split, ())}
+    listed = dict.fromkeys(i for ids in lists.values() for i in ids)
+    return [i for i in listed if i not in held_back] or list(listed)
 
 
 def train_distilled(
