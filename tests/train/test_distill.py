@@ -81,13 +81,16 @@ def test_plain0_is_lite0_with_plain_blocks_of_the_same_channels() -> None:
     assert [f.shape for f in lite.encoder(x)] == [f.shape for f in plain.encoder(x)]
 
 
-@pytest.mark.parametrize("arch", ["plain0", "edge-s"])
-def test_a_student_comes_nearer_to_its_teacher(root: Path, tmp_path: Path, arch: str) -> None:
+@pytest.mark.parametrize(("arch", "blocks_first"), [("plain0", 0.5), ("plain0", 0.0), ("edge-s", 0.0)])
+def test_a_student_comes_nearer_to_its_teacher(root: Path, tmp_path: Path, arch: str, blocks_first: float) -> None:
     """Squared error as a share of the variance: 1 is a student that says the mean."""
     config = msgspec.structs.replace(CONFIG, arch=arch, epochs=12, lr=4e-3)
-    found = train_distilled(config, [root / "a", root / "b"], tmp_path / "run", teacher=str(root / "teacher"))
+    sets, teacher = [root / "a", root / "b"], str(root / "teacher")
+    found = train_distilled(config, sets, tmp_path / "run", teacher=teacher, blocks_first=blocks_first)
     assert found.meta.stage == "distilled"
-    errors = [json.loads(line)["feature_error"] for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert ("blocks" in log[0]) == (blocks_first > 0)
+    errors = [entry["feature_error"] for entry in log]
     assert errors[-1] < 0.97 < errors[0]
     net = fresh_net(config, num_classes=4)
     start_from(net, msgspec.structs.replace(config, init_from=str(tmp_path / "run")))

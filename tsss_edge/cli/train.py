@@ -161,6 +161,9 @@ def distill(
     data: Annotated[str, typer.Option(metavar="DIR,DIR,...", help="Photographs: sets in VOC layout, labels unread.")],
     out: opt.Out,
     teacher: Annotated[str, typer.Option(help="`imagenet` (lite0), or a run that has seen photographs.")] = "imagenet",
+    blocks_first: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of training in which plain0's blocks learn by themselves.")
+    ] = 0.0,
     arch: opt.Arch = None,
     size: opt.Size = None,
     epochs: opt.Epochs = None,
@@ -182,7 +185,8 @@ def distill(
     if not folders:
         raise typer.BadParameter("--data: name at least one set")
     settings = opt.training_settings(config, folders[0], arch, size, epochs, seed, lr=lr, batch=batch, given=given)
-    _emit(train_distilled(settings, folders, out, teacher=teacher, resume=resume), json)
+    made = train_distilled(settings, folders, out, teacher=teacher, blocks_first=blocks_first, resume=resume)
+    _emit(made, json)
 
 
 @app.command(name="all")

@@ -1,10 +1,10 @@
 """Photographs without labels + a network that has seen many more -> the encoder of another one that sees alike.
 
-lite0 knows photographs but is slow for its FLOPs; plain convolutions are quick. So a student learns what the teacher's encoder
-says. Where the two are built alike (`plain0`: lite0 with plain blocks), each block first learns by itself to give the
-teacher's output for the teacher's input, as LANA does (ECCV 2022), all blocks in one pass; then all of them together, as every
-other student from the start, learn the teacher's features at strides 8, 16 and 32. Channels that differ (edge-s, edge-m),
-and features that end in a ReLU where the teacher's do not, go through 1x1 convolutions that are left behind.
+lite0 knows photographs but is slow for its FLOPs where depthwise convolutions are; plain ones are quick everywhere. So a student
+learns what the teacher's encoder says at strides 8, 16 and 32. Channels that differ (edge-s, edge-m), and features that end in a ReLU
+where the teacher's do not, go through 1x1 convolutions that are left behind. Where the two are built alike (`plain0`: lite0 with
+plain blocks), each block can learn by itself first to give the teacher's output for the teacher's input, as LANA does (ECCV 2022),
+all blocks in one pass. It does not pay (docs/results/photos.md), so it is off unless asked for.
 """
 # Letters: N batch, C channel, H, W network input.
 
@@ -39,7 +39,6 @@ from tsss_edge.train.loader import Batch, Samples
 from tsss_edge.train.loop import Moment, Stage, train
 from tsss_edge.train.start import fresh_net, load_encoder, masks_seen
 
-BLOCKS_ALONE = 0.5  # share of training in which blocks learn by themselves, where they can
 COLOR, SCALES = 0.5, (0.5, 2.0)  # of the augmentation, stronger than where labels must stay true
 HELD_BACK = ("val", "test")  # lists whose pictures no student sees
 JUDGED = 64  # validation pictures that the error is measured on
@@ -84,13 +83,20 @@ def to_learn_from(part: VocDataset) -> list[str]:
 
 
 def train_distilled(
-    config: TrainConfig, data: Sequence[Path], out: Path, *, teacher: str = IMAGENET, resume: bool = False
+    config: TrainConfig,
+    data: Sequence[Path],
+    out: Path,
+    *,
+    teacher: str = IMAGENET,
+    blocks_first: float = 0.0,
+    resume: bool = False,
 ) -> Checkpoint:
     """Train the encoder of `config.arch` to see as the teacher's does. Its decoder and head stay fresh: go on with
     `--init-from OUT`.
 
     Args:    data: sets in VOC layout; their masks are not opened. The first needs "val" for the metric.
              teacher: "imagenet" (lite0 with its ImageNet weights), or a run or checkpoint.
+             blocks_first: share of training in which blocks learn by themselves, where student and teacher have the same ones.
     Metrics: `feature_error`, mean over the strides of squared error / variance on validation pictures; 0 is the teacher, 1 a
              student that always says the mean. The newest weights are kept.
     Raises:  DataError: unusable data. ArtifactError: no such teacher, `out` is another run, settings that a student does not take.
@@ -118,9 +124,10 @@ def train_distilled(
             batch=config.batch,
             seed=config.seed,
         ),
-        step=DistillStep(student, guide, config),
+        step=DistillStep(student, guide, config, blocks_first),
         strong=seen,  # what the teacher learnt from masks, the student learns from it
         validate=lambda averaged: {"feature_error": feature_error(averaged, student, guide, views)},
+        options={"blocks_first": blocks_first},
         beside={"adapters": student.adapters, "adapters_optimizer": student.optimizer},
     )
     return train(stage, config, out, resume=resume)
@@ -181,14 +188,15 @@ class Student:
 
 
 class DistillStep:
-    """Blocks by themselves first, where student and teacher have the same ones; then all together."""
+    """All blocks together; by themselves in the first share `blocks_first`, where student and teacher have the same ones."""
 
-    def __init__(self, student: Student, guide: nn.Module, config: TrainConfig) -> None:
+    def __init__(self, student: Student, guide: nn.Module, config: TrainConfig, blocks_first: float) -> None:
         self._student, self._guide, self._config = student, guide, config
+        self._blocks_first = blocks_first if student.pairs else 0.0
 
     def __call__(self, batch: Batch, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
         x = network_input(batch.images, self._config.preprocess.scale)
-        if self._student.pairs and moment.done < BLOCKS_ALONE:
+        if moment.done < self._blocks_first:
             loss = self._blocks(x)
             return loss, {"blocks": loss}
         with torch.no_grad():
