@@ -8,15 +8,13 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import onnx
 import pytest
 from tiny import CLASSES, PREPROCESS, pictures, tiny_onnx
 
 from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Engine
 from tsss_edge.backends import AsyncBackend, Backend, open_backend
-from tsss_edge.backends.base import output_specs
 from tsss_edge.backends.fake import FakeBackend
-from tsss_edge.backends.ov import OpenVinoBackend, compile_options, read_ir, take_any_size
+from tsss_edge.backends.ov import OpenVinoBackend, compile_options
 from tsss_edge.config import load_target
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.export.build import build_engine
@@ -92,44 +90,6 @@ def test_openvino_answers_as_the_fake_and_as_its_record_says(engine: Path) -> No
 def test_openvino_int8_answers_as_the_fake(tmp_path: Path) -> None:
     with open_backend(build(tmp_path, "int8"), threads=1) as backend:
         assert (backend.infer(pictures())["logits"].argmax(1) == expected_classes(pictures())).all()
-
-
-def test_openvino_looks_at_a_part_of_a_picture(engine: Path) -> None:
-    """All outputs, of several sizes in turn; the network of whole pictures stays what it is."""
-    whole = pictures()
-    with open_backend(engine) as backend:
-        assert isinstance(backend, OpenVinoBackend)
-        wanted = {name: array.copy() for name, array in backend.infer(whole).items()}
-        with backend.for_parts() as parts:
-            for top, left, height, width in ((0, 32, 64, 32), (32, 0, 32, 96), (0, 0, 64, 96), (0, 32, 64, 32)):
-                found = parts.infer(whole[:, top : top + height, left : left + width])
-                assert set(found) == {"logits", "labels", "objectness"}
-                for name, array in found.items():
-                    s = 1 if name == "labels" else 8
-                    cut = np.s_[..., top // s : (top + height) // s, left // s : (left + width) // s]
-                    inner = np.s_[
-                        ..., 8 // s : -8 // s, 8 // s : -8 // s
-                    ]  # labels are upsampled: a border has no neighbours
-                    np.testing.assert_allclose(array[inner], wanted[name][cut][inner], rtol=0, atol=1e-5)
-            with pytest.raises(ValueError, match="multiples of 32"):
-                parts.infer(whole[:, :40])
-        np.testing.assert_array_equal(backend.infer(whole)["logits"], wanted["logits"])
-
-
-def test_a_network_of_one_size_takes_no_parts(tmp_path: Path) -> None:
-    """One whose outputs do not shrink with its input."""
-    model = tiny_onnx(tmp_path / "tiny.onnx")
-    graph = onnx.load(model.path)
-    fixed = onnx.helper.make_tensor("fixed", onnx.TensorProto.INT64, [4], [0, len(CLASSES), 8, 12])
-    graph.graph.initializer.append(fixed)
-    last = next(n for n in graph.graph.node if "logits" in n.output)
-    last.output[list(last.output).index("logits")] = "free"
-    graph.graph.node.append(onnx.helper.make_node("Reshape", ["free", "fixed"], ["logits"]))
-    onnx.save(graph, model.path)
-    ir = read_ir(model.path)
-    outputs = output_specs(CLASSES, PREPROCESS, head="logits", objectness=False)
-    with pytest.raises(UnavailableError, match="one size alone"):
-        take_any_size(ir, PREPROCESS.size_hw, outputs)
 
 
 def test_openvino_slots_do_not_mix(engine: Path) -> None:

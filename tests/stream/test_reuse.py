@@ -10,39 +10,23 @@ import numpy as np
 import pytest
 from loopkit import CLASSES, PREPROCESS, fake
 
-from tsss_edge.artifacts import Preprocess
 from tsss_edge.backends.fake import FakeBackend
-from tsss_edge.errors import UnavailableError
 from tsss_edge.kernels.yuv import Colour, Yuv
 from tsss_edge.stream.frames import Frame, FrameResult
 from tsss_edge.stream.live_loop import run
 from tsss_edge.stream.recorder import Recorder
-from tsss_edge.stream.reuse import (
-    KEYFRAME,
-    WHOLE_EVERY,
-    Changes,
-    Decision,
-    Rectangle,
-    Reuse,
-    ReuseStages,
-    Step,
-    changed_part,
-    move_labels,
-    put_part,
-    seen_part,
-)
+from tsss_edge.stream.reuse import KEYFRAME, Changes, Reuse, Step, changed_part, move_labels
 
 SIZE_HW = (192, 288)
-LARGE_HW = (256, 480)
 
 
-def scene(x: int, noise: int = 0, size_hw: tuple[int, int] = SIZE_HW) -> Yuv:
+def scene(x: int, noise: int = 0) -> Yuv:
     """A gray frame with a textured square of 64 pixels whose left edge is at `x`; noise of a sensor."""
     rng = np.random.default_rng(x + 999 * noise)
-    y = np.full(size_hw, 60, np.int16)
+    y = np.full(SIZE_HW, 60, np.int16)
     y[64:128, x : x + 64] = np.random.default_rng(1).integers(205, 250, (4, 4)).repeat(16, 0).repeat(16, 1)
-    y += rng.integers(-noise, noise + 1, size_hw, dtype=np.int16)
-    picture = Yuv.empty(size_hw, Colour())
+    y += rng.integers(-noise, noise + 1, SIZE_HW, dtype=np.int16)
+    picture = Yuv.empty(SIZE_HW, Colour())
     picture.y[...], picture.u[...], picture.v[...] = y, 128, 128
     return picture
 
@@ -50,18 +34,17 @@ def scene(x: int, noise: int = 0, size_hw: tuple[int, int] = SIZE_HW) -> Yuv:
 class Scenes:
     """A file-like source of scenes."""
 
-    live, fps, state = False, 25.0, "STREAMING"
+    live, fps, size_hw, state = False, 25.0, SIZE_HW, "STREAMING"
 
-    def __init__(self, places: list[int], *, noise: int = 0, size_hw: tuple[int, int] = SIZE_HW) -> None:
+    def __init__(self, places: list[int], *, noise: int = 0) -> None:
         self.length: int | None = len(places)
-        self.size_hw = size_hw
         self._places, self._noise, self._next = places, noise, 0
 
     def read(self, out: np.ndarray | None = None) -> Frame | None:
         if self._next == self.length:
             return None
         self._next += 1
-        return Frame(scene(self._places[self._next - 1], self._noise, self.size_hw), self._next - 1, time.monotonic())
+        return Frame(scene(self._places[self._next - 1], self._noise), self._next - 1, time.monotonic())
 
     def close(self) -> None:
         pass
@@ -115,71 +98,6 @@ def test_motion_takes_every_fourth_frame_and_moves_the_labels() -> None:
         assert 1 - moved < 0.5 * (1 - stayed)
 
 
-def play_large(places: list[int], reuse: Reuse) -> tuple[Kept, FakeBackend]:
-    """As `play`, in frames that the network sees in their own size."""
-    sink = Kept()
-    backend = FakeBackend(CLASSES, Preprocess(size_hw=LARGE_HW), objectness=True, slots=2)
-    assert run(Scenes(places, size_hw=LARGE_HW), backend, [sink], Recorder(), reuse=reuse) == "source"
-    return sink, backend
-
-
-def test_the_network_sees_the_changed_part_alone() -> None:
-    """The square moves; labels are those of a loop whose network sees every frame whole."""
-    places = [0, 0, 32, 64, 96, 96, 128]
-    (wanted, _), (found, backend) = play_large(places, "off"), play_large(places, "part")
-    assert networks(found) == [0, 2, 3, 4, 6]
-    assert backend.calls == 1 and backend.twin is not None and backend.twin.calls == 4 and backend.twin.closed
-    for a, b in zip(wanted.labels, found.labels, strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_a_large_part_and_every_64th_frame_are_seen_whole() -> None:
-    sink, backend = play_large([0, 400, 0], "part")  # from one side to the other
-    assert networks(sink) == [0, 1, 2] and backend.calls == 3
-    _, backend = play_large([4 * n for n in range(WHOLE_EVERY + 2)], "part")
-    assert backend.calls == 2
-
-
-def test_an_engine_of_one_size_is_told_to_take_another_switch() -> None:
-    class OneSize:
-        name, slots, preprocess = "tensorrt int8", 1, PREPROCESS
-
-    with pytest.raises(UnavailableError, match="this is tensorrt int8; take --reuse still"):
-        ReuseStages(OneSize(), blend=False, reuse="part")  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("fit", "part", "core", "window"),
-    [
-        ("stretch", (64, 96, 96, 64), (32, 32, 64, 64), (0, 0, 128, 128)),  # twice as large as the input
-        ("stretch", (0, 0, 32, 32), (0, 0, 32, 32), (0, 0, 64, 64)),
-        ("letterbox", (64, 96, 96, 64), (96, 32, 64, 64), (64, 0, 128, 128)),  # 64 rows of black above
-        ("crop", (64, 0, 96, 64), None, None),  # left of what is cut out
-        ("stretch", (0, 0, 384, 480), None, None),  # more than LARGEST_PART
-    ],
-)
-def test_where_the_network_looks(fit: Any, part: Rectangle, core: Rectangle | None, window: Rectangle | None) -> None:
-    sizes = {
-        "stretch": ((192, 320), (384, 640)),
-        "letterbox": ((320, 320), (384, 640)),
-        "crop": ((192, 192), (384, 640)),
-    }
-    input_hw, frame_hw = sizes[fit]
-    found = seen_part(part, Preprocess(size_hw=input_hw, fit=fit).place(frame_hw), input_hw)
-    assert found == (None if core is None else (core, window))
-
-
-def test_parts_go_into_outputs_of_any_stride() -> None:
-    whole = {"logits": np.zeros((1, 2, 8, 12)), "labels": np.zeros((1, 64, 96)), "features": np.zeros((1, 5, 2, 3))}
-    part = {"logits": np.ones((1, 2, 8, 8)), "labels": np.ones((1, 64, 64)), "features": np.ones((1, 5, 2, 2))}
-    decision = Decision(Step.PART, np.empty(0, np.uint8), core=(32, 64, 32, 32), window=(0, 32, 64, 64))
-    put_part(whole, part, decision, (64, 96))
-    for stride, name in ((8, "logits"), (1, "labels"), (32, "features")):
-        wanted = np.zeros((64 // stride, 96 // stride))
-        wanted[32 // stride :, 64 // stride :] = 1
-        assert (whole[name] == wanted).all()
-
-
 def test_off_is_the_loop_as_it_was() -> None:
     sink, _ = play([16, 16, 28], "off")
     assert networks(sink) == [0, 1, 2]
@@ -220,7 +138,7 @@ def test_labels_outside_of_the_changed_part_stay() -> None:
     assert outside.any() and (out[outside] == labels[outside]).all()
 
 
-@pytest.mark.parametrize("reuse", ["still", "part", "motion"])
+@pytest.mark.parametrize("reuse", ["still", "motion"])
 def test_the_report_names_it(reuse: Reuse) -> None:
     recorder = Recorder()
     run(Scenes([16] * 3), FakeBackend(CLASSES, PREPROCESS, slots=2), [], recorder, reuse=reuse)

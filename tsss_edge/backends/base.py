@@ -13,7 +13,6 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-PART_MULTIPLE = 32  # of height and width of a part: the stride of the deepest features
 STRIDE = 8  # of the logits and objectness grids against the network input (design: decoder at stride 8)
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -80,15 +78,6 @@ class AsyncBackend(Backend, Protocol):
     def wait(self, slot: int) -> Outputs: ...
 
 
-@runtime_checkable
-class Sizable(Protocol):
-    """An `AsyncBackend` whose network takes a part of a picture too, as one without global context can."""
-
-    def for_parts(self) -> AsyncBackend:
-        """The same network once more, which takes (1,h,w,3) of `PART_MULTIPLE` up to `preprocess.size_hw`; sides of its outputs
-        shrink in the same ratio. Raises: UnavailableError: it cannot."""
-
-
 class Closing:
     """Context manager that calls `close`."""
 
@@ -108,34 +97,6 @@ def require_images(images: NDArray[Any], size_hw: tuple[int, int]) -> None:
     """Raise ValueError unless `images` is (N,H,W,3) uint8 at `size_hw`."""
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (*size_hw, 3) or not images.shape[0]:
         raise ValueError(f"expected (N,{size_hw[0]},{size_hw[1]},3) uint8, got {images.shape} {images.dtype}")
-
-
-def require_parts(images: NDArray[Any], size_hw: tuple[int, int]) -> None:
-    """Raise ValueError unless `images` is (1,h,w,3) uint8, as `Sizable.for_parts` says."""
-    shape = images.shape
-    fits = len(shape) == 4 and shape[0] == 1 and shape[3] == 3
-    fits = fits and all(0 < s <= full and s % PART_MULTIPLE == 0 for s, full in zip(shape[1:3], size_hw, strict=True))
-    if images.dtype != np.uint8 or not fits:
-        raise ValueError(
-            f"expected (1,h,w,3) uint8, sides multiples of {PART_MULTIPLE} up to {size_hw}, got {images.shape} {images.dtype}"
-        )
-
-
-def part_specs(
-    specs: tuple[TensorSpec, ...], size_hw: tuple[int, int], part_hw: tuple[int, int]
-) -> tuple[TensorSpec, ...]:
-    """Outputs of one part of a picture: their last two sides shrink as the input's do."""
-    return tuple(
-        msgspec.structs.replace(
-            s,
-            shape=(
-                1,
-                *s.shape[1:-2],
-                *(n * p // full for n, p, full in zip(s.shape[-2:], part_hw, size_hw, strict=True)),
-            ),
-        )
-        for s in specs
-    )
 
 
 def output_specs(

@@ -10,16 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Classes, Head, Preprocess, TensorSpec
-from tsss_edge.backends.base import (
-    STRIDE,
-    Closing,
-    Outputs,
-    allocate,
-    output_specs,
-    part_specs,
-    require_images,
-    require_parts,
-)
+from tsss_edge.backends.base import STRIDE, Closing, Outputs, allocate, output_specs, require_images
 
 Answer = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
 
@@ -43,7 +34,6 @@ class FakeBackend(Closing):
 
     Args:    answer: (images, K) -> (N,H/8,W/8) uint8; the default is by brightness, see `brightness_cells`.
              latency_ms: time from `start` to the result; slots run side by side.
-             parts: take parts of pictures, see `Sizable`.
              fail_at: raise RuntimeError at this call (0 is the first), for tests of what happens then.
     """
 
@@ -58,7 +48,6 @@ class FakeBackend(Closing):
         latency_ms: float = 0.0,
         slots: int = 1,
         fail_at: int | None = None,
-        parts: bool = False,
     ) -> None:
         self.name = "fake"
         self.classes = classes
@@ -71,9 +60,6 @@ class FakeBackend(Closing):
         self._answer = answer
         self._latency_s = latency_ms / 1000
         self._fail_at = fail_at
-        self._parts = parts
-        self.twin: FakeBackend | None = None  # that takes parts
-        self._options: dict[str, Any] = {"head": head, "objectness": objectness, "answer": answer}
         self._arrays: list[dict[str, NDArray[Any]]] = [{} for _ in range(slots)]
         self._ready_at: list[float | None] = [None] * slots
 
@@ -81,7 +67,7 @@ class FakeBackend(Closing):
         """Begin (N,H,W,3) uint8 RGB in `slot`. The pictures are read before this returns."""
         assert not self.closed, "used after close"
         assert self._ready_at[slot] is None, f"slot {slot} started twice without wait"
-        (require_parts if self._parts else require_images)(images, self.preprocess.size_hw)
+        require_images(images, self.preprocess.size_hw)
         if self.calls == self._fail_at:
             raise RuntimeError(f"fake failure at call {self.calls}")
         self.calls += 1
@@ -102,20 +88,14 @@ class FakeBackend(Closing):
         self.start(0, images)
         return self.wait(0)
 
-    def for_parts(self) -> FakeBackend:
-        """As `Sizable`."""
-        self.twin = FakeBackend(self.classes, self.preprocess, slots=self.slots, parts=True, **self._options)
-        return self.twin
-
     def close(self) -> None:
         self.closed = True
 
     def _fill(self, slot: int, images: NDArray[np.uint8]) -> None:
         n = images.shape[0]
         arrays = self._arrays[slot]
-        specs = part_specs(self.outputs, self.preprocess.size_hw, images.shape[1:3]) if self._parts else self.outputs
-        if self._parts or any(a.shape[0] != n for a in arrays.values()) or not arrays:
-            arrays = self._arrays[slot] = allocate(specs, n)
+        if any(a.shape[0] != n for a in arrays.values()) or not arrays:
+            arrays = self._arrays[slot] = allocate(self.outputs, n)
         ids = self._answer(images, len(self.classes))
         if "logits" in arrays:
             channel = np.arange(len(self.classes))[None, :, None, None]

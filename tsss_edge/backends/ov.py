@@ -6,7 +6,6 @@ allocation and no copy here.
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Engine, Precision, TensorSpec
-from tsss_edge.backends.base import (
-    PART_MULTIPLE,
-    Closing,
-    Outputs,
-    allocate,
-    import_extra,
-    openvino_core,
-    part_specs,
-    require_images,
-    require_parts,
-)
+from tsss_edge.backends.base import Closing, Outputs, allocate, import_extra, openvino_core, require_images
 from tsss_edge.errors import ArtifactError, UnavailableError
 
 FEATURE_STRIDE = 32  # of the encoder's last stage, in every architecture of ours
@@ -89,27 +78,6 @@ def expose_features(model: Any, size_hw: tuple[int, int]) -> TensorSpec | None:
     return TensorSpec(name="features", dtype="float32", shape=(count, found.get_partial_shape()[1].get_length(), *grid))
 
 
-def take_any_size(model: Any, size_hw: tuple[int, int], outputs: tuple[TensorSpec, ...]) -> None:
-    """Let a network of one size take every smaller one of `PART_MULTIPLE`.
-
-    Raises: UnavailableError: its outputs do not shrink as its input does (a constant in it is of one size).
-    """
-    part_hw = (PART_MULTIPLE, PART_MULTIPLE)
-    wanted = {spec.name: list(spec.shape) for spec in part_specs(outputs, size_hw, part_hw)}
-    try:
-        model.reshape([1, *part_hw, 3])
-        found = {
-            name: [int(d.to_string()) for d in port.partial_shape] for port in model.outputs for name in port.names
-        }
-        model.reshape([1, *((PART_MULTIPLE, side) for side in size_hw), 3])
-    except (RuntimeError, ValueError) as error:
-        raise UnavailableError(f"this network takes pictures of one size alone: {last_line(error)}") from error
-    if any(found.get(name) != shape for name, shape in wanted.items()):
-        raise UnavailableError(
-            "this network takes pictures of one size alone: its outputs do not shrink with its input"
-        )
-
-
 def compile_ir(model: Any, device: str, options: dict[str, str | int | bool]) -> Any:
     """Compile for `device`. Raises: UnavailableError: there is no such device, or it cannot run the network."""
     core = openvino_core()
@@ -140,12 +108,10 @@ class OpenVinoBackend(Closing):
         slots: int = 1,
         pinned: bool = True,
         features: bool = False,
-        parts: bool = False,
     ) -> None:
         """Compile the network of an engine (`.xml`). pinned: each of its threads stays on a core, as OpenVINO has it.
 
         Args:   features: give the encoder's features too, as output `features` (N,C,h,w) float32, where it has such a stage.
-                parts: take parts of pictures, see `for_parts`.
         Raises: ArtifactError: of another back end, damaged. UnavailableError: no OpenVINO, no such device.
         """
         path, record = engine.path, engine.record
@@ -163,29 +129,16 @@ class OpenVinoBackend(Closing):
             raise ArtifactError(f"{path}: has no output {', '.join(missing)} though its record says so; build it again")
         if features and (spec := expose_features(model, self.preprocess.size_hw)) is not None:
             self.outputs = (*self.outputs, spec)
-        self._size_hw = self.preprocess.size_hw
-        self._parts = parts
-        if parts:
-            take_any_size(model, self._size_hw, self.outputs)
         options = compile_options(record.precision, slots=slots, threads=threads, device=device, pinned=pinned)
         self._compiled = compile_ir(model, device, options)
-        self._slots = [_Slot(self._compiled.create_infer_request(), self.outputs, self._size_hw) for _ in range(slots)]
-        self._batch = 1 if parts else record.inputs[0].shape[0]
-        self._for_parts = partial(
-            OpenVinoBackend,
-            engine,
-            device=device,
-            threads=threads,
-            slots=slots,
-            pinned=pinned,
-            features=features,
-            parts=True,
-        )
+        self._slots = [_Slot(self._compiled.create_infer_request(), self.outputs) for _ in range(slots)]
+        self._size_hw = self.preprocess.size_hw
+        self._batch = record.inputs[0].shape[0]
         self.min_batch = max(1, self._batch)
 
     def start(self, slot: int, images: NDArray[np.uint8]) -> None:
         """Begin (N,H,W,3) uint8 RGB in `slot` and return. `images` is read while the network runs: leave it alone."""
-        (require_parts if self._parts else require_images)(images, self._size_hw)
+        require_images(images, self._size_hw)
         if self._batch > 0 and images.shape[0] != self._batch:
             raise ValueError(f"this engine takes batches of {self._batch}, got {images.shape[0]}")
         self._slots[slot].start(images)
@@ -200,10 +153,6 @@ class OpenVinoBackend(Closing):
         self.start(0, images)
         return self.wait(0)
 
-    def for_parts(self) -> OpenVinoBackend:
-        """As `Sizable`. Measured: on a part it costs what a network of that size costs, and gives the same numbers."""
-        return self._for_parts()
-
     def close(self) -> None:
         """Wait for what is in flight and let the network go."""
         for slot in self._slots:
@@ -215,11 +164,11 @@ class OpenVinoBackend(Closing):
 class _Slot:
     """One infer request with the arrays its tensors point to (they must outlive the request's use of them)."""
 
-    def __init__(self, request: Any, specs: tuple[TensorSpec, ...], size_hw: tuple[int, int]) -> None:
+    def __init__(self, request: Any, specs: tuple[TensorSpec, ...]) -> None:
         self.request = request
-        self._specs, self._size_hw = specs, size_hw
+        self._specs = specs
         self.arrays: dict[str, NDArray[Any]] = {}
-        self._shape: tuple[int, ...] = ()
+        self._batch = 0
         self._input: NDArray[np.uint8] | None = None
         self._bound: tuple[int, tuple[int, ...]] | None = None
 
@@ -236,11 +185,8 @@ class _Slot:
         ov = import_extra("openvino", "cpu")
         self._input = images  # keeps the memory alive as long as the request points to it
         self.request.set_input_tensor(ov.Tensor(images, shared_memory=True))
-        if images.shape != self._shape:
-            self._shape = images.shape
-            part_hw = images.shape[1], images.shape[2]
-            whole = part_hw == self._size_hw
-            specs = self._specs if whole else part_specs(self._specs, self._size_hw, part_hw)
-            self.arrays = allocate(specs, images.shape[0])
+        if images.shape[0] != self._batch:
+            self._batch = images.shape[0]
+            self.arrays = allocate(self._specs, self._batch)
             for name, array in self.arrays.items():
                 self.request.set_tensor(name, ov.Tensor(array, shared_memory=True))

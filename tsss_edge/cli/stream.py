@@ -68,10 +68,8 @@ def stream(
         ),
     ] = "auto",
     reuse: Annotated[
-        Literal["off", "still", "part", "motion"],
-        typer.Option(
-            help="Frames without network: unchanged ones (still); the changed part alone (part); moved ones (motion)."
-        ),
+        Literal["off", "still", "motion"],
+        typer.Option(help="Frames without network: unchanged ones (still), also moved ones (motion)."),
     ] = "off",
     smooth: Annotated[
         float,

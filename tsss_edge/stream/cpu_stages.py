@@ -91,7 +91,7 @@ class CpuStages:
             with timed(stages_ms, "preprocess"):
                 self._resize(request, picture)
             self._slots[slot].started = time.monotonic()
-            self.begin(slot, request)
+            self._backend.start(request, self._inputs[request])
         except BaseException:
             self._idle.append(request)  # a frame that fails costs the engine no request
             raise
@@ -102,21 +102,13 @@ class CpuStages:
         done = self._slots[slot]
         request, done.request = done.request, -1
         try:
-            self.take(done, request)
+            done.keep(self._backend.wait(request))
         finally:
             self._idle.append(request)
         stages_ms["network"] = (time.monotonic() - done.started) * 1000
         if self._finite < FINITE_FRAMES:
             require_finite(done.outputs)
             self._finite += 1
-
-    def begin(self, slot: int, request: int) -> None:
-        """Start the network on the input of `request`, for `slot`."""
-        self._backend.start(request, self._inputs[request])
-
-    def take(self, slot: CpuSlot, request: int) -> None:
-        """Wait for the outputs of `request`, and copy them."""
-        slot.keep(self._backend.wait(request))
 
     def result(self, slot: int, frame: Frame, stages_ms: dict[str, float]) -> FrameResult:
         """The result of `frame`, in the arrays of its slot."""
@@ -140,7 +132,7 @@ class CpuStages:
         for slot in self._slots:
             if slot.request >= 0:
                 with suppress(TsssEdgeError):  # nobody wants these answers, so their failure is nobody's
-                    self.take(slot, slot.request)
+                    self._backend.wait(slot.request)
                 slot.request = -1
 
     def _resize(self, request: int, picture: Picture) -> None:
