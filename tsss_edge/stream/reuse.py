@@ -63,8 +63,7 @@ class Changes:
             picture.y if isinstance(picture, Yuv) else np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), np.uint8)
         )
         height, width = luma.shape
-        size = (max(1, width // SMALL), max(1, height // SMALL))
-        small = np.asarray(cv2.resize(luma, size, interpolation=cv2.INTER_AREA), np.uint8)
+        small = shrunk(luma)
         key, self._since = self._key, self._since + 1
         if key is None or self._frame_hw != (height, width):
             self._frame_hw = height, width
@@ -79,6 +78,13 @@ class Changes:
     def _network(self, small: NDArray[np.uint8]) -> Decision:
         self._key, self._since = small, 0
         return Decision(Step.NETWORK, small)
+
+
+def shrunk(luma: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Means of squares of SMALL pixels. A last row or column that fills no square is left out: OpenCV is then 4 times as fast."""
+    height, width = (max(1, side // SMALL) for side in luma.shape)
+    whole = luma[: height * SMALL, : width * SMALL]
+    return np.asarray(cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def changed_part(
