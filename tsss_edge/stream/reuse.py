@@ -4,7 +4,7 @@ A switch, off by default. The luma plane is looked at in blocks of 32 pixels, th
 
 - "still": a frame without a changed block since the last frame that the network saw keeps that frame's labels.
 - "motion": besides, only every `KEYFRAME`-th frame that changed goes through the network. Between, the part around the changed blocks
-  takes its labels from where optical flow (OpenCV's DIS, ultrafast) says that it came from; the rest keeps them.
+  takes its labels from where optical flow (OpenCV's DIS, ultrafast) says that it came from in the frame before; the rest keeps them.
 """
 # Letters: H, W frame.
 
@@ -40,7 +40,7 @@ class Step(Enum):
 
 
 class Decision(NamedTuple):
-    """A step; for MOVE the frame's small luma, that of the frame the network saw, and the changed part (y, x, height, width)."""
+    """A step; for MOVE the frame's small luma, that of the frame before, and the changed part (y, x, height, width)."""
 
     step: Step
     small: NDArray[np.uint8]
@@ -73,6 +73,7 @@ class Changes:
             return Decision(Step.KEEP, small)
         if not self._motion or self._since >= KEYFRAME:
             return self._network(small)
+        self._key = small  # from frame to frame things move little; flow finds that better than the way from the network's frame
         return Decision(Step.MOVE, small, key, part)
 
     def _network(self, small: NDArray[np.uint8]) -> Decision:
@@ -106,7 +107,7 @@ def changed_part(
 
 
 def move_labels(labels: NDArray[np.uint8], decision: Decision, out: NDArray[np.uint8], flow: Any) -> None:
-    """Write `labels`, (H,W) of the frame that the network saw, into `out` as that frame's things have moved. flow: a DIS object."""
+    """Write `labels`, (H,W) of the frame before, into `out` as that frame's things have moved. flow: a DIS object."""
     np.copyto(out, labels)
     y, x, height, width = decision.part
     top, left = y // SMALL, x // SMALL
@@ -127,7 +128,7 @@ class ReuseStages(CpuStages):
         self.name = f"{self.name}, reuse {reuse}"
         self._changes = Changes(reuse)
         self._decisions: dict[int, Decision] = {}  # by slot
-        self._labels = np.empty((0, 0), np.uint8)  # of the last frame that the network saw
+        self._labels = np.empty((0, 0), np.uint8)  # of the frame before
         self._outputs: dict[str, NDArray[Any]] = {}
         self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
 
@@ -159,3 +160,4 @@ class ReuseStages(CpuStages):
             np.copyto(slot.labels, self._labels)
         else:
             move_labels(self._labels, decision, slot.labels, self._flow)
+            np.copyto(self._labels, slot.labels)
