@@ -34,7 +34,7 @@ from tsss_edge.files import read_json, write_json
 from tsss_edge.review.session import LabelAnswer, ReviewSession
 from tsss_edge.stream.asking import ask
 from tsss_edge.train.adapt import adapt
-from tsss_edge.train.pnet import train_supervised
+from tsss_edge.train.supervised import train_supervised
 
 WANTED = 100  # frames to label
 HOUR = 3600

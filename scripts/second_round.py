@@ -19,7 +19,8 @@ from tsss_edge.reproduce.benchmark import ZERO, Benchmark
 from tsss_edge.reproduce.foldscore import net_score
 from tsss_edge.reproduce.results import read_benchmark
 from tsss_edge.train.all import label_once, with_epochs
-from tsss_edge.train.pnet import train_pnet, train_supervised
+from tsss_edge.train.pnet import train_pnet
+from tsss_edge.train.supervised import train_supervised
 
 SUPERVISED = "supervised"
 

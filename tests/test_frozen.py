@@ -16,8 +16,8 @@ from tsss_edge.config import TrainConfig
 from tsss_edge.errors import ArtifactError
 from tsss_edge.frozen import FeatureStore, freeze_stages, keep_features
 from tsss_edge.models import build_model
-from tsss_edge.train.pnet import train_supervised
 from tsss_edge.train.start import fresh_net, start_from
+from tsss_edge.train.supervised import train_supervised
 
 LITE = TrainConfig(
     arch="lite0", size_hw=(64, 64), epochs=2, batch=4, threads=1, warmup_epochs=0.5, freeze=16, views=1, val_every=9

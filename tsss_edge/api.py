@@ -109,7 +109,7 @@ def train(
     """
     chosen = training_settings(Path(data), config, **settings)
     if strong is None:
-        from tsss_edge.train.pnet import train_supervised
+        from tsss_edge.train.supervised import train_supervised
 
         return train_supervised(chosen, Path(data), Path(out), resume=resume, **(options or {}))
     from tsss_edge.train.all import train_all

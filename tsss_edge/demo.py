@@ -143,7 +143,7 @@ def _train(out: Path, data: Path, clock: _Clock, seed: int) -> tuple[Checkpoint,
     from tsss_edge.files import read_json
     from tsss_edge.reproduce.pool import Task, threads_each, workers
     from tsss_edge.train.all import train_all, train_labellers
-    from tsss_edge.train.pnet import train_supervised
+    from tsss_edge.train.supervised import train_supervised
 
     with clock.step("data: 20 categories, image-level labels for all, masks used for half of them"):
         write_synthetic(data, seed=seed)

@@ -21,7 +21,7 @@ from tsss_edge.errors import TsssEdgeError
 from tsss_edge.export.build import build_engine
 from tsss_edge.onnxgraph.qdq import PairOptions
 from tsss_edge.scoring import evaluate
-from tsss_edge.train.pnet import train_supervised
+from tsss_edge.train.supervised import train_supervised
 
 UNSEEN = "unseen"  # the split of the sequence that was left out
 

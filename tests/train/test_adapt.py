@@ -25,7 +25,8 @@ from tsss_edge.scoring import Views, class_matrix
 from tsss_edge.train.adapt import AdaptReport, adapt, explain, repeated, shortened
 from tsss_edge.train.lnet import train_lnet
 from tsss_edge.train.new_row import fit_new_row, widened
-from tsss_edge.train.pnet import PLAIN, class_stage, train_supervised
+from tsss_edge.train.pnet import PLAIN, class_stage
+from tsss_edge.train.supervised import train_supervised
 
 NEW = 3  # "blue"
 

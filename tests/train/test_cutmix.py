@@ -11,7 +11,7 @@ from trainkit import same_weights
 from tsss_edge.config import TrainConfig
 from tsss_edge.errors import ArtifactError
 from tsss_edge.train.losses import cut_and_mix
-from tsss_edge.train.pnet import train_supervised
+from tsss_edge.train.supervised import train_supervised
 
 
 def test_cutmix_pastes_the_same_rectangle_of_the_neighbour_into_picture_and_target() -> None:

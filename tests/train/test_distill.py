@@ -14,11 +14,12 @@ from trainkit import same_weights, write_squares
 
 from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Classes
 from tsss_edge.config import TrainConfig
+from tsss_edge.data.photographs import Photographs, to_learn_from
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
 from tsss_edge.models import build_model
 from tsss_edge.models.lite import PlainBlock, blocks_of
-from tsss_edge.train.distill import Photographs, Student, relative_error, to_learn_from, train_distilled
+from tsss_edge.train.distill import Student, relative_error, train_distilled
 from tsss_edge.train.optimizers import learning_rate
 from tsss_edge.train.start import fresh_net, start_from
 

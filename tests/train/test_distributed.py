@@ -25,8 +25,8 @@ from tsss_edge.train.distributed import average_gradients, join_training, mean_o
 from tsss_edge.train.judge import QualityJudge
 from tsss_edge.train.loader import Samples
 from tsss_edge.train.loop import epoch_seed
-from tsss_edge.train.pnet import train_supervised
 from tsss_edge.train.runfolder import to_toml
+from tsss_edge.train.supervised import train_supervised
 
 TOLERANCE = 1e-3  # of the loss of an epoch, relative: sums in another order, over 6 steps (measured: at most 2e-5)
 

@@ -28,8 +28,8 @@ from tsss_edge.errors import ArtifactError, DataError, UnavailableError
 from tsss_edge.models import load_model
 from tsss_edge.train import loop
 from tsss_edge.train.loop import Average, autocast_dtype, pick_device
-from tsss_edge.train.pnet import train_supervised
 from tsss_edge.train.runfolder import Checkpoints, Log, to_toml
+from tsss_edge.train.supervised import train_supervised
 
 
 def test_loss_falls_and_the_run_folder_is_complete(squares: Path, config: TrainConfig, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from trainkit import write_squares
 
 from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Classes, Preprocess
 from tsss_edge.config import TrainConfig
@@ -15,7 +16,7 @@ from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
 from tsss_edge.models import build_model
 from tsss_edge.train.lnet import train_lnet
-from tsss_edge.train.pnet import train_supervised
+from tsss_edge.train.supervised import supervised_stage, train_supervised
 from tsss_edge.train.teachers import TeacherNets, answers_loss
 
 TEACHERS_CLASS = 2
@@ -76,6 +77,34 @@ def test_a_student_learns_what_its_teacher_says(
         with torch.no_grad():
             seen[name] = net(x)[0].softmax(dim=1)[:, TEACHERS_CLASS].mean().item()
     assert seen["taught"] > seen["plain"] + 0.1
+
+
+def test_pictures_without_labels_teach_what_the_teacher_says_of_them(
+    squares: Path, config: TrainConfig, teacher: Path, tmp_path: Path
+) -> None:
+    """Masks of the other set are not opened; an epoch has the pictures of both; val is the first one's."""
+    write_squares(tmp_path / "more", train=8)
+    for mask in (tmp_path / "more/SegmentationClass").glob("*.png"):
+        mask.write_bytes(b"not read")
+    taught = msgspec.structs.replace(config, teachers=(str(teacher),))
+    dataset = VocDataset.open(squares)
+    net = build_model("edge-s", num_classes=len(dataset.classes))
+    stage = supervised_stage(taught, dataset, net, unlabelled=[tmp_path / "more"])
+    alone = len(dataset.ids("train"))
+    assert len(stage.samples.ids) == alone + 8
+    found = {i: mask for b in stage.samples.batches(0, threads=1) for i, mask in zip(b.ids, b.masks, strict=True)}
+    assert all((mask == 255).all() for i, mask in found.items() if i.startswith("1/"))
+    assert any((mask != 255).any() for i, mask in found.items() if i.startswith("0/"))
+    made = train_supervised(taught, squares, tmp_path / "run", unlabelled=[tmp_path / "more"])
+    assert made.meta.stage == "supervised"
+    with pytest.raises(ArtifactError, match="other settings or data"):
+        train_supervised(taught, squares, tmp_path / "run", resume=True)
+
+
+def test_pictures_without_labels_want_a_teacher(squares: Path, config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="give --teacher too"):
+        train_supervised(config, squares, tmp_path / "run", unlabelled=[squares])
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,9 @@ def supervised(
     encoder_weights: opt.Encoder = None,
     init_from: opt.InitFrom = None,
     teacher: Teacher = None,
+    unlabelled: Annotated[
+        str | None, typer.Option(metavar="DIR,DIR,...", help="Sets whose pictures --teacher answers; labels unread.")
+    ] = None,
     cutmix: CutMix = False,
     qat: Annotated[
         Path | None, typer.Option(metavar="CALIB", help="Fine-tune for this INT8 ONNX file, from its own checkpoint.")
@@ -57,9 +60,10 @@ def supervised(
     Example: tsss-edge train supervised --data camvid --qat runs/camvid/fused.int8.onnx --out runs/camvid-qat
     """
     if qat is not None:
-        if cutmix or encoder_weights or init_from or arch or size or teacher:
+        if cutmix or encoder_weights or init_from or arch or size or teacher or unlabelled:
             raise typer.BadParameter(
-                "--qat goes on from CALIB's checkpoint, without --cutmix, --encoder-weights, --init-from, --teacher, --arch, --size"
+                "--qat goes on from CALIB's checkpoint, without --cutmix, --encoder-weights, --init-from, --teacher, --unlabelled, "
+                "--arch, --size"
             )
         from tsss_edge.train.qat import QAT_EPOCHS, train_qat
 
@@ -70,14 +74,15 @@ def supervised(
         return
     from msgspec.structs import replace
 
-    from tsss_edge.train.pnet import train_supervised
+    from tsss_edge.train.supervised import train_supervised
 
     settings = opt.training_settings(
         config, data, arch, size, epochs, seed, encoder_weights, init_from, lr=lr, batch=batch, given=given
     )
     if teacher:
         settings = replace(settings, teachers=tuple(opt.names(teacher)))
-    _emit(train_supervised(settings, data, out, cutmix=cutmix, resume=resume), json)
+    others = [Path(name) for name in opt.names(unlabelled or "")]
+    _emit(train_supervised(settings, data, out, unlabelled=others, cutmix=cutmix, resume=resume), json)
 
 
 @app.command()

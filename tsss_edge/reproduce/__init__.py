@@ -24,7 +24,8 @@ from tsss_edge.reproduce.scores import Ladder, RowScore, ladder, scored
 from tsss_edge.reproduce.table import SUPERVISED, Seed, Table, tabulate, write_page
 from tsss_edge.scoring import Views
 from tsss_edge.train.all import first_round, last_pnet, only_pnet, second_round
-from tsss_edge.train.pnet import PLAIN, Switches, train_supervised
+from tsss_edge.train.pnet import PLAIN, Switches
+from tsss_edge.train.supervised import train_supervised
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from tsss_edge.reproduce.derived import narrowed, with_noisy_labels, without_cat
 from tsss_edge.train.all import draft_epochs, label_once, with_epochs
 from tsss_edge.train.classifier import train_classifier
 from tsss_edge.train.lnet import train_lnet
-from tsss_edge.train.pnet import PLAIN, Switches, train_pnet, train_supervised
+from tsss_edge.train.pnet import PLAIN, Switches, train_pnet
+from tsss_edge.train.supervised import train_supervised
 
 ZERO = "0"  # name of the fold in which nothing is strong
 NOISE = 0.1  # share of wrong image-level labels in the rows that have them

@@ -92,7 +92,7 @@ def unsure_loss(logits: Tensor, shares: Tensor, candidates: Tensor) -> Tensor:
 
     Args: logits: (N,K,h,w). shares: (N,K,h,w) or on a finer grid. candidates: (N,K,h,w), as `candidate_cells`.
     """
-    known = F.adaptive_avg_pool2d(shares.sum(dim=1, keepdim=True), logits.shape[-2:])
+    known = F.adaptive_avg_pool2d(shares.sum(dim=1, keepdim=True), (logits.shape[2], logits.shape[3]))
     unsure = 1 - known
     size = unsure.sum() / mean_of_processes(known.sum()).clamp(min=1.0)
     return size * partial_label_loss(logits.float(), unsure, candidates)

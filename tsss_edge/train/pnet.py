@@ -1,6 +1,8 @@
 """True masks of strong images + transferred labels of weak images -> P-Net: all categories, and objectness beside them.
 
-With nothing weak this is the supervised baseline. Our reading of the paper (Xiao et al., arXiv 1711.06828): S, started from L-Net,
+With nothing weak this is the supervised baseline (supervised.py).
+
+Our reading of the paper (Xiao et al., arXiv 1711.06828): S, started from L-Net,
 learns by cross-entropy from true masks and Lw. D tells predictions on strong images from those on weak ones, and S learns to make
 the second look like the first. Ours: S starts from the classifier, or from the draft that labelled again. D judges structure, not
 category (models/discriminator.py), cell by cell. D is off unless asked for; it works alone for the first tenth of training and gains
@@ -11,7 +13,6 @@ object of no known category stays visible. What each part gives: docs/results/tr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -51,10 +52,8 @@ from tsss_edge.train.runfolder import Stateful
 from tsss_edge.train.start import (
     class_weights,
     fresh_net,
-    load_encoder,
     masked_val,
     require_background,
-    start_from,
     take_over,
     training_split,
 )
@@ -119,29 +118,6 @@ def train_pnet(
         measured=Views(dataset, masked_val(dataset), config.preprocess),
     )
     return train(stage, config, out, resume=resume)
-
-
-def train_supervised(
-    config: TrainConfig, data: Path, out: Path, *, cutmix: bool = False, resume: bool = False
-) -> Checkpoint:
-    """Train on the masks of all categories of `data`'s split "train"; "val" chooses best.pt by mIoU.
-
-    A set without a background has no "object or not": its objectness head stays untrained and is no part of the loss.
-    Raises: DataError: unusable data set, picture or mask. ArtifactError: unknown architecture, `out` is another run.
-    """
-    dataset = VocDataset.open(data)
-    net = fresh_net(config, num_classes=len(dataset.classes))
-    load_encoder(net, config)
-    start_from(net, config)
-    return train(supervised_stage(config, dataset, net, cutmix=cutmix), config, out, resume=resume)
-
-
-def supervised_stage(config: TrainConfig, dataset: VocDataset, net: nn.Module, *, cutmix: bool = False) -> Stage:
-    """P-Net's training of `net`, which gives `Heads`, with nothing weak."""
-    names = tuple(dataset.classes.names[i] for i in dataset.classes.objects)
-    switches = Switches(cutmix=cutmix)
-    stage = class_stage(config, dataset, net, strong=names, mask_of=dataset.mask, switches=switches)
-    return replace(stage, name="supervised", key="miou")
 
 
 def class_stage(

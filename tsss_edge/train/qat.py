@@ -26,7 +26,7 @@ from tsss_edge.models.fused import FusedNet, layer_names, pixel_step
 from tsss_edge.onnxgraph.qdq import LEAST_SCALE, PairOptions, PairPlan, plan
 from tsss_edge.onnxgraph.view import LEVELS, OnnxGraph
 from tsss_edge.train.loop import train
-from tsss_edge.train.pnet import supervised_stage
+from tsss_edge.train.supervised import supervised_stage
 
 QAT_EPOCHS = 4  # by default: roundings are learnt fast, and longer training would be training, not repair (ours)
 LR_SHARE = 0.05  # of the learning rate that trained the network (ours)
