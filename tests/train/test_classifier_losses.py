@@ -7,8 +7,7 @@ import math
 import pytest
 import torch
 
-from tsss_edge.train.classifier import fair_share_loss, hidden_categories, object_targets
-from tsss_edge.train.losses import partial_label_loss
+from tsss_edge.train.classifier import fair_share_loss, hidden_categories, object_targets, partial_label_loss
 
 
 def cells(*columns: list[float]) -> torch.Tensor:
@@ -17,8 +16,8 @@ def cells(*columns: list[float]) -> torch.Tensor:
 
 
 def test_partial_labels_ask_for_one_of_the_picture_s_categories() -> None:
-    maps = cells([1.0, 2.0, 0.0])
-    two_of_three = cells([1.0, 1.0, 0.0])
+    maps = cells([0.0, 1.0, 2.0, 0.0])  # background, three categories
+    two_of_three = torch.tensor([[0.0, 1.0, 1.0, 0.0]])
     weight = torch.ones(1, 1, 1, 1)
     e = math.e
     expected = -math.log((e + e**2) / (1 + e + e**2))
@@ -27,9 +26,9 @@ def test_partial_labels_ask_for_one_of_the_picture_s_categories() -> None:
 
 
 def test_partial_labels_leave_it_open_which_one() -> None:
-    both = cells([1.0, 1.0, 0.0])
+    both = torch.tensor([[0.0, 1.0, 1.0, 0.0]])
     weight = torch.ones(1, 1, 1, 1)
-    one, other = cells([5.0, -5.0, -5.0]), cells([-5.0, 5.0, -5.0])
+    one, other = cells([0.0, 5.0, -5.0, -5.0]), cells([0.0, -5.0, 5.0, -5.0])
     assert partial_label_loss(one, weight, both).item() == pytest.approx(partial_label_loss(other, weight, both).item())
 
 

@@ -26,7 +26,7 @@ from tsss_edge.ranks import gathered, this_process
 from tsss_edge.scoring import Views
 from tsss_edge.train.loader import Batch, LabelsOf, Samples
 from tsss_edge.train.loop import Moment, Stage, train
-from tsss_edge.train.losses import cell_shares, class_loss, object_loss, partial_label_loss
+from tsss_edge.train.losses import cell_shares, class_loss, object_loss
 from tsss_edge.train.start import fresh_net, require_background, take_over, training_split
 
 IMAGE_WEIGHT, PIXEL_WEIGHT, PARTIAL_WEIGHT, FAIR_WEIGHT, OBJECT_WEIGHT = 0.3, 1.0, 1.0, 0.5, 0.5  # of the losses (ours)
@@ -91,7 +91,7 @@ class ClassifierStep:
         parts = {
             "image": image_level * (scores.shape[1] - 1) ** 0.5,  # a sum drowns the pixels, a mean the categories
             "pixels": class_loss(maps[:, 1:], shares[:, 1:]),
-            "partial": partial_label_loss(maps[:, 1:], unknown, hidden[:, 1:, None, None]),
+            "partial": partial_label_loss(maps, unknown, hidden),
             "fair": fair_share_loss(maps, unknown, hidden),
             "object": object_loss(objectness, object_targets(shares, foreground)),
         }
@@ -141,6 +141,19 @@ def fair_share_loss(maps: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     share = (p * w).sum(dim=(2, 3)) / w.sum(dim=(2, 3))
     target = labels[several, 1:] / inside[several, None]
     return -(target * share.clamp(min=1e-4).log()).sum(dim=1).mean()
+
+
+def partial_label_loss(maps: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """-log of the probability that a cell shows *one of the picture's* categories, a mean over `weight` (ours).
+
+    So a picture with one category is as good as a mask of its foreground. In a picture with several, what other pictures taught
+    decides, as in learning from partial labels (Cour et al., JMLR 12, 2011).
+    Args: maps: (N,K,h,w), column 0 unused. weight: (N,1,h,w), 0-1. labels: (N,K), 0 or 1.
+    """
+    log_p = F.log_softmax(maps[:, 1:], dim=1)
+    absent = (labels[:, 1:] == 0)[:, :, None, None]
+    inside = torch.logsumexp(log_p.masked_fill(absent, -1e4), dim=1, keepdim=True).clamp(min=-50.0)
+    return -(weight * inside).sum() / weight.sum().clamp(min=1.0)
 
 
 @torch.inference_mode()

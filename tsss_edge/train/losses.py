@@ -75,37 +75,6 @@ def category_losses(
     return parts["class"] + jaccard * parts["jaccard"], parts
 
 
-def partial_label_loss(logits: Tensor, weight: Tensor, candidates: Tensor) -> Tensor:
-    """-log of the probability that a cell shows *one of the candidates*, a mean over `weight`: learning from partial labels
-    (Cour et al., JMLR 12, 2011).
-
-    A picture's label with one category is as good as a mask of its foreground; with several, what other pictures taught decides.
-    Args: logits: (N,K,h,w). weight: (N,1,h,w), 0-1. candidates: (N,K,h,w) or (N,K,1,1), 0 or 1.
-    """
-    log_p = F.log_softmax(logits, dim=1)
-    inside = torch.logsumexp(log_p.masked_fill(candidates == 0, -1e4), dim=1, keepdim=True).clamp(min=-50.0)
-    return -(weight * inside).sum() / weight.sum().clamp(min=1.0)
-
-
-def unsure_loss(logits: Tensor, shares: Tensor, candidates: Tensor) -> Tensor:
-    """What pixels without a label say still: they show one of their picture's candidates. Each counts as a labelled pixel does.
-
-    Args: logits: (N,K,h,w). shares: (N,K,h,w) or on a finer grid. candidates: (N,K,h,w), as `candidate_cells`.
-    """
-    known = F.adaptive_avg_pool2d(shares.sum(dim=1, keepdim=True), (logits.shape[2], logits.shape[3]))
-    unsure = 1 - known
-    size = unsure.sum() / mean_of_processes(known.sum()).clamp(min=1.0)
-    return size * partial_label_loss(logits.float(), unsure, candidates)
-
-
-def candidate_cells(batch: Batch, cells: tuple[int, int]) -> Tensor:
-    """(N,K,*cells), 0 or 1: what a pixel may show. In a weak picture the background and its label's categories; in others,
-    whose unlabelled pixels are object borders and what annotators could not tell, anything."""
-    candidates = torch.where(batch.weak[:, None], batch.labels, torch.ones_like(batch.labels))
-    candidates[:, 0] = 1
-    return candidates[:, :, None, None].repeat(1, 1, *cells)
-
-
 def object_loss(objectness: Tensor, shares: Tensor) -> Tensor:
     """Binary cross-entropy of object (any class but 0) against background, a mean over labelled pixels.
 

@@ -38,16 +38,7 @@ from tsss_edge.train.duel import Duel
 from tsss_edge.train.judge import HEARD_FROM, HEARD_FULL, QualityJudge
 from tsss_edge.train.loader import Batch, LabelsOf, Samples
 from tsss_edge.train.loop import Moment, Stage, train
-from tsss_edge.train.losses import (
-    candidate_cells,
-    category_losses,
-    cell_shares,
-    cut_and_mix,
-    object_loss,
-    refine,
-    unsure_loss,
-    upsample_to,
-)
+from tsss_edge.train.losses import category_losses, cell_shares, cut_and_mix, object_loss, refine, upsample_to
 from tsss_edge.train.runfolder import Stateful
 from tsss_edge.train.start import (
     class_weights,
@@ -73,7 +64,6 @@ class Switches(Struct, frozen=True):
         False  # D that judges quality weighs the pixels of Lw (train/judge.py); beside the other D or without it
     )
     mean_teacher: bool = False
-    partial: bool = False  # `unsure_loss`
     cutmix: bool = True
 
 
@@ -262,16 +252,12 @@ class ClassStep:
         judged = self._judged(x, shares, batch, moment) if self._judge is not None else None
         if judged is not None:
             shares, lost = judged
-        cells = (x.shape[-2] // 8, x.shape[-1] // 8)
-        weak, candidates = weak_cells(batch.weak, cells), candidate_cells(batch, cells)
+        weak = weak_cells(batch.weak, x)
         if self._switches.cutmix:
-            x, shares, weak, candidates = cut_and_mix(self._config.seed, moment.step, x, shares, weak, candidates)
+            x, shares, weak = cut_and_mix(self._config.seed, moment.step, x, shares, weak)
         logits, objectness = self._net(x)
         weights = self._weights.to(shares.device) if self._weights is not None else None
         loss, parts = category_losses(logits, shares, weights, self._config.jaccard)
-        if self._switches.partial:
-            parts["unsure"] = unsure_loss(logits, shares, candidates)
-            loss = loss + parts["unsure"]
         if self._objectness:
             parts["object"] = object_loss(objectness, shares)
             loss = loss + OBJECT_WEIGHT * parts["object"]
@@ -305,6 +291,7 @@ class ClassStep:
         return weighed, lost
 
 
-def weak_cells(weak: Tensor, cells: tuple[int, int]) -> Tensor:
-    """(N,) bool -> (N,1,*cells), 1 in the cells of weak pictures."""
-    return weak.float()[:, None, None, None].repeat(1, 1, *cells)
+def weak_cells(weak: Tensor, x: Tensor) -> Tensor:
+    """(N,) bool and the pictures (N,3,H,W) -> (N,1,H/8,W/8), 1 in the cells of weak pictures."""
+    cells = (x.shape[-2] // 8, x.shape[-1] // 8)
+    return weak.to(x.dtype)[:, None, None, None].repeat(1, 1, *cells)
