@@ -11,7 +11,7 @@ from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import DataError
 from tsss_edge.files import write_bytes
 from tsss_edge.reproduce import derived
-from tsss_edge.reproduce.derived import narrowed, with_noisy_labels, without_categories
+from tsss_edge.reproduce.derived import narrowed, with_masks, with_noisy_labels, without_categories
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,22 @@ def test_a_narrowed_set_shows_only_what_it_may(squares: Path, tmp_path: Path) ->
     assert VocDataset.open(narrowed(squares, tmp_path / "b", train_list="few")).ids("train") == whole.ids("train")[:3]
     with pytest.raises(DataError, match="no such split"):
         narrowed(squares, tmp_path / "c", train_list="many")
+
+
+def test_the_supervised_network_learns_from_pictures_with_masks(tmp_path: Path) -> None:
+    """As in CCP, where most photos have labels alone."""
+    some = VocDataset.open(write_squares(tmp_path / "some", train=6))
+    ids = some.ids("train")
+    rows = "".join(f"{i},{' '.join(str(c) for c in some.image_labels(i))}\n" for i in ids)
+    assert with_masks(some.root, tmp_path / "a") == some.root and not (tmp_path / "a").exists()
+    (some.root / "image_labels.csv").write_text(f"id,classes\n{rows}")
+    for image_id in ids[::2]:
+        some.mask_path(image_id).unlink()
+    assert VocDataset.open(with_masks(some.root, tmp_path / "b")).ids("train") == ids[1::2]
+    for image_id in ids[1::2]:
+        some.mask_path(image_id).unlink()
+    with pytest.raises(DataError, match="no picture of train has a mask"):
+        with_masks(some.root, tmp_path / "c")
 
 
 def test_pictures_of_a_category_are_left_out(squares: Path, tmp_path: Path) -> None:

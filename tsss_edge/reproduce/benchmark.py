@@ -19,7 +19,7 @@ import msgspec
 from tsss_edge.artifacts import Checkpoint, Struct
 from tsss_edge.config import TrainConfig
 from tsss_edge.label.annotate import LabelConfig
-from tsss_edge.reproduce.derived import narrowed, with_noisy_labels, without_categories
+from tsss_edge.reproduce.derived import narrowed, with_masks, with_noisy_labels, without_categories
 from tsss_edge.train.all import draft_epochs, label_once, with_epochs
 from tsss_edge.train.classifier import train_classifier
 from tsss_edge.train.lnet import train_lnet
@@ -234,9 +234,10 @@ class BenchmarkRun:
         return ("supervised", "supervised-long") if self.benchmark.epochs.long else ("supervised",)
 
     def supervised(self, name: str) -> Checkpoint:
-        """The supervised network of as many epochs as P-Net, or of as many steps as all parts of the method."""
+        """The supervised network of as many epochs as P-Net, or of as many steps as all parts of the method; on pictures with masks."""
         epochs = self.benchmark.epochs.long if name == "supervised-long" else self.benchmark.epochs.pnet
-        return train_supervised(with_epochs(self.config, epochs), self.data, self.out / name, resume=True)
+        data = with_masks(self.data, self.out / "masked")
+        return train_supervised(with_epochs(self.config, epochs), data, self.out / name, resume=True)
 
     def classifier(self, fold: str) -> Checkpoint:
         """The fold's classifier; after its L-Net."""

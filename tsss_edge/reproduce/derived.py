@@ -47,6 +47,22 @@ def without_categories(data: Path, out: Path, names: Collection[str]) -> Path:
     return out
 
 
+def with_masks(data: Path, out: Path) -> Path:
+    """The set itself where every picture of "train" has a mask; else one of those that have one, at `out`. Returns its folder.
+
+    Raises: DataError: none has.
+    """
+    dataset = VocDataset.open(data)
+    every = dataset.ids("train")
+    ids = [i for i in every if dataset.mask_path(i).is_file()]
+    if not ids:
+        raise DataError(f"{data}: no picture of train has a mask, so there is no supervised network to compare with")
+    if len(ids) == len(every):
+        return data
+    _link(dataset, out, {_list("train"): "".join(f"{i}\n" for i in ids)})
+    return out
+
+
 def narrowed(data: Path, out: Path, *, only: Collection[str] = (), train_list: str = "train") -> Path:
     """The set with another list as "train" and, with `only`, without every picture whose image-level label names another
     category, in "train" and "val": no mask of those can then be looked at, by accident or for a score. Returns `out`.
