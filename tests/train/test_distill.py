@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from trainkit import same_weights, write_squares
 
 from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Classes
@@ -55,6 +56,22 @@ def test_pictures_of_several_sets_are_one_and_their_masks_stay_closed(root: Path
     assert len(both.ids("train")) == 12 + 4 and len(both.ids("val")) == 6
     assert both.image("1/im000").shape == (64, 64, 3)
     assert set(np.unique(both.nothing("1/im000"))) == {255}
+
+
+def test_a_picture_is_turned_as_its_own_set_turns_it(tmp_path: Path) -> None:
+    """A mask that was made on the stored pixels of a picture with an EXIF turn: both stay as they are stored."""
+    some = VocDataset.open(write_squares(tmp_path / "some"))
+    first = some.ids("train")[0]
+    some.image_path(first).unlink()
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a quarter of a turn
+    Image.new("RGB", (64, 32)).save(some.root / f"JPEGImages/{first}.jpg", exif=turned)
+    for size, wanted in (((64, 32), (32, 64)), ((32, 64), (64, 32))):
+        Image.new("L", size).save(some.mask_path(first))
+        both = Photographs.of([some.root])
+        assert (
+            both.image(f"0/{first}").shape[:2] == both.nothing(f"0/{first}").shape == some.mask(first).shape == wanted
+        )
 
 
 def test_every_listed_picture_is_learnt_from_but_those_of_val_and_test(root: Path, tmp_path: Path) -> None:

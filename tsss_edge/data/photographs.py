@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import IGNORE
 from tsss_edge.data.ids import ImageId
-from tsss_edge.data.pictures import read_size
 from tsss_edge.data.voc import VocDataset
 
 HELD_BACK = ("val", "test")  # lists whose pictures no student sees
@@ -38,12 +37,26 @@ class Photographs(VocDataset):
 
     def image_path(self, image_id: str) -> Path:
         """Path of a picture."""
-        place, _, name = image_id.partition("/")
-        return self.parts[int(place)].image_path(name)
+        part, name = self._found(image_id)
+        return part.image_path(name)
+
+    def image(self, image_id: str) -> NDArray[np.uint8]:
+        """The picture, as its own set turns it (EXIF, and how its mask was made)."""
+        part, name = self._found(image_id)
+        return part.image(name)
+
+    def image_hw(self, image_id: str) -> tuple[int, int]:
+        """(height, width) of what `image` gives."""
+        part, name = self._found(image_id)
+        return part.image_hw(name)
 
     def nothing(self, image_id: str) -> NDArray[np.uint8]:
         """A mask without labels, at the picture's size."""
-        return np.full(read_size(self.image_path(image_id)), IGNORE, np.uint8)
+        return np.full(self.image_hw(image_id), IGNORE, np.uint8)
+
+    def _found(self, image_id: str) -> tuple[VocDataset, str]:
+        place, _, name = image_id.partition("/")
+        return self.parts[int(place)], name
 
 
 def to_learn_from(part: VocDataset) -> list[str]:

@@ -4,7 +4,7 @@ lite0 knows photographs but is slow for its FLOPs where depthwise convolutions a
 learns what the teacher's encoder says at strides 8, 16 and 32. Channels that differ (edge-s, edge-m), and features that end in a ReLU
 where the teacher's do not, go through 1x1 convolutions that are left behind. Where the two are built alike (`plain0`: lite0 with
 plain blocks), each block can learn by itself first to give the teacher's output for the teacher's input, as LANA does (ECCV 2022),
-all blocks in one pass. It does not pay (docs/results/photos.md), so it is off unless asked for.
+all blocks in one pass. It does not pay (docs/training.md), so it is off unless asked for.
 """
 # Letters: N batch, C channel, H, W network input.
 
