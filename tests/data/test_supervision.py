@@ -14,7 +14,6 @@ from tsss_edge.artifacts import Classes
 from tsss_edge.data.pictures import read_mask
 from tsss_edge.data.supervision import Supervision, strong_from_fraction
 from tsss_edge.data.voc import VocDataset, write_mask
-from tsss_edge.errors import DataError
 
 SEEN = {  # of the five images of datakit.py
     "a": [0, 1, 1, 2],
@@ -97,9 +96,15 @@ def test_masks_of_weak_images_need_not_exist(tiny: Path) -> None:
     for image_id in "bc":
         (tiny / f"SegmentationClass/{image_id}.png").unlink()
         assert (opened(tiny).pixel_mask(image_id) == np.full((8, 16), 255)).all()
+
+
+def test_a_picture_without_mask_is_weak_whatever_its_label_names(tiny: Path) -> None:
+    """As a tagged photo that shows strong categories alone."""
+    assert "a" in opened(tiny).strong_ids("train")
     (tiny / "SegmentationClass/a.png").unlink()
-    with pytest.raises(DataError, match="image a has no mask"):
-        opened(tiny).pixel_mask("a")
+    without = opened(tiny)
+    assert "a" in without.weak_ids("train") and "a" not in without.strong_ids("train")
+    assert (without.pixel_mask("a") == 255).all() and not without.drawn("a")
 
 
 def test_a_mask_with_weak_categories_only_is_not_even_opened(tiny: Path) -> None:

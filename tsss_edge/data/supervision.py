@@ -1,7 +1,7 @@
 """A dataset and its strong categories -> the pixel labels a loss may see. Nothing else hands masks to training.
 
-The rule (arXiv 1711.06828, section 3; details are ours): an image whose image-level label names a weak category is weak. Of its
-mask only pixels of strong categories that the label names may be seen. Everything else is 255, the background too, because its
+The rule (arXiv 1711.06828, section 3; details are ours): an image whose image-level label names a weak category is weak, and one
+without a mask. Of a mask only pixels of strong categories that the label names may be seen. Everything else is 255, the background too, because its
 edge would tell the shape of an unlabelled object. Other images are strong, and their whole mask may be seen. A weak category
 that the label left out is hidden all the same.
 """
@@ -43,11 +43,11 @@ class Supervision:
         return self._labels[image_id]
 
     def is_weak(self, image_id: str) -> bool:
-        """Whether the image-level label names a weak category."""
-        return not self.image_labels(image_id) <= self._strong
+        """Whether the image-level label names a weak category, or there is no mask: what such a picture shows is known by name alone."""
+        return not self.image_labels(image_id) <= self._strong or not self.dataset.mask_path(image_id).is_file()
 
     def strong_ids(self, split: str) -> tuple[str, ...]:
-        """Images of a split whose label names strong categories only, in the list's order."""
+        """Images of a split that have a mask and whose label names strong categories only, in the list's order."""
         return tuple(i for i in self.dataset.ids(split) if not self.is_weak(i))
 
     def weak_ids(self, split: str) -> tuple[str, ...]:
