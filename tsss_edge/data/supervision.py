@@ -1,9 +1,9 @@
 """A dataset and its strong categories -> the pixel labels a loss may see. Nothing else hands masks to training.
 
-The rule (arXiv 1711.06828, section 3; details are ours): an image whose image-level label names a weak category is weak, and one
-without a mask. Of a mask only pixels of strong categories that the label names may be seen. Everything else is 255, the background too, because its
-edge would tell the shape of an unlabelled object. Other images are strong, and their whole mask may be seen. A weak category
-that the label left out is hidden all the same.
+The rule (arXiv 1711.06828, section 3; details are ours): an image whose image-level label names a weak category is weak, and so is
+one without a mask. Of a weak image's mask only pixels of strong categories that the label names may be seen. Everything else is
+255, the background too, because its edge would tell the shape of an unlabelled object. Other images are strong, and their whole
+mask may be seen. A weak category that the label left out is hidden all the same.
 """
 
 from __future__ import annotations
