@@ -92,7 +92,8 @@ def play(backend: AsyncBackend, clip: Path, switch: Reuse, name: str | None) -> 
     )
     with closing(open_source(str(clip), policy="block", decode_threads=1)) as source:
         run(source, backend, [clock], recorder, reuse=switch, checks=checks)
-    return clock, checks.per_class[name] if checks is not None and name is not None else 0.0
+    iou = (checks.per_class or {}) if checks is not None else {}
+    return clock, iou.get(name or "", 0.0)
 
 
 if __name__ == "__main__":

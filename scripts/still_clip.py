@@ -42,7 +42,7 @@ def main() -> None:
     args.out.mkdir(parents=True)
     objects = [(read_mask(mask) == 1).astype(np.uint8) for mask in masks]
     gone = cv2.dilate(objects[0], np.ones((AROUND, AROUND), np.uint8))
-    background = cv2.inpaint(frames[0], gone, 5, cv2.INPAINT_TELEA)
+    background = np.asarray(cv2.inpaint(frames[0], gone, 5, cv2.INPAINT_TELEA), np.uint8)
     frames, objects = ([shrunk(picture, args.size) for picture in pictures] for pictures in (frames, objects))
     for path, shown in zip(masks, objects, strict=True):
         Image.fromarray(shown).save(args.out / path.name)
@@ -72,7 +72,7 @@ def read_frames(path: Path) -> Iterator[Picture]:
     """RGB frames of a video."""
     with av.open(str(path)) as video:
         for frame in video.decode(video=0):
-            yield frame.to_ndarray(format="rgb24")
+            yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
 
 
 def write_frames(path: Path, frames: Iterator[Picture]) -> None:
