@@ -36,19 +36,14 @@ class Photographs(VocDataset):
         return tuple(ImageId(f"{n}/{i}") for n, part in enumerate(self.parts) for i in to_learn_from(part))
 
     def image_path(self, image_id: str) -> Path:
-        """Path of a picture."""
+        """Path of a picture, in its own set."""
         part, name = self._found(image_id)
         return part.image_path(name)
 
-    def image(self, image_id: str) -> NDArray[np.uint8]:
-        """The picture, as its own set turns it (EXIF, and how its mask was made)."""
+    def mask_path(self, image_id: str) -> Path:
+        """Where its mask is, or would be: it says too how the picture is turned."""
         part, name = self._found(image_id)
-        return part.image(name)
-
-    def image_hw(self, image_id: str) -> tuple[int, int]:
-        """(height, width) of what `image` gives."""
-        part, name = self._found(image_id)
-        return part.image_hw(name)
+        return part.mask_path(name)
 
     def nothing(self, image_id: str) -> NDArray[np.uint8]:
         """A mask without labels, at the picture's size."""

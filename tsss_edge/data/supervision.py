@@ -56,14 +56,14 @@ class Supervision:
 
     def drawn(self, image_id: str) -> frozenset[int]:
         """Image-level categories of which `pixel_mask` gives every pixel: no other pixel of the image shows one of them."""
-        hidden = self.is_weak(image_id) and not self.dataset.mask_path(image_id).is_file()
-        return frozenset() if hidden else self.image_labels(image_id) & self._strong
+        there = self.dataset.mask_path(image_id).is_file()
+        return self.image_labels(image_id) & self._strong if there else frozenset()
 
     def pixel_mask(self, image_id: str) -> NDArray[np.uint8]:
         """(H,W) uint8: the label where a loss may see it, 255 elsewhere. Fresh memory.
 
         A weak image without a mask, or without strong categories, gives 255 everywhere; the mask is then not opened.
-        Raises: DataError: the mask of a strong image is missing, or a mask is damaged.
+        Raises: DataError: a mask is damaged.
         """
         visible = self.drawn(image_id)
         if self.is_weak(image_id):

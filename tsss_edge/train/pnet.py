@@ -1,13 +1,11 @@
 """True masks of strong images + transferred labels of weak images -> P-Net: all categories, and objectness beside them.
 
-With nothing weak this is the supervised baseline (supervised.py).
-
-Our reading of the paper (Xiao et al., arXiv 1711.06828): S, started from L-Net,
-learns by cross-entropy from true masks and Lw. D tells predictions on strong images from those on weak ones, and S learns to make
-the second look like the first. Ours: S starts from the classifier, or from the draft that labelled again. D judges structure, not
-category (models/discriminator.py), cell by cell. D is off unless asked for; it works alone for the first tenth of training and gains
-weight over another tenth. Its target for "strong" is 0.9 (arXiv 1606.03498). The objectness head learns from the same pixels, so an
-object of no known category stays visible. What each part gives: docs/results/transfer.md.
+With nothing weak this is the supervised baseline (supervised.py). Our reading of the paper (Xiao et al., arXiv 1711.06828): S,
+started from L-Net, learns by cross-entropy from true masks and Lw. D tells predictions on strong images from those on weak ones,
+and S learns to make the second look like the first. Ours: S starts from the classifier, or from the draft that labelled again. D
+judges structure, not category (models/discriminator.py), cell by cell. D is off unless asked for; it works alone for the first
+tenth of training and gains weight over another tenth. Its target for "strong" is 0.9 (arXiv 1606.03498). The objectness head learns
+from the same pixels, so an object of no known category stays visible. What each part gives: docs/results/transfer.md.
 """
 
 from __future__ import annotations

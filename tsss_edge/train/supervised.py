@@ -17,7 +17,6 @@ from tsss_edge.data.photographs import Photographs
 from tsss_edge.data.supervision import MaskOf
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
-from tsss_edge.scoring import Views
 from tsss_edge.train.loop import Stage, train
 from tsss_edge.train.pnet import Switches, class_stage
 from tsss_edge.train.start import fresh_net, load_encoder, start_from, training_split
@@ -55,22 +54,18 @@ def supervised_stage(
     """P-Net's training of `net`, which gives `Heads`, with nothing weak."""
     names = tuple(dataset.classes.names[i] for i in dataset.classes.objects)
     switches = Switches(cutmix=cutmix)
-    seen, ids = dataset, training_split(dataset)
-    mask_of: MaskOf = dataset.mask
-    if unlabelled:
-        seen, mask_of, ids = beside_photographs(dataset, unlabelled)
-    measured = Views(dataset, dataset.ids("val"), config.preprocess)
-    stage = class_stage(config, seen, net, strong=names, mask_of=mask_of, switches=switches, ids=ids, measured=measured)
+    seen, mask_of, ids = beside_photographs(dataset, unlabelled) if unlabelled else (dataset, dataset.mask, ())
+    stage = class_stage(config, seen, net, strong=names, mask_of=mask_of, switches=switches, ids=ids)
     return replace(stage, name="supervised", key="miou")
 
 
 def beside_photographs(dataset: VocDataset, unlabelled: Sequence[Path]) -> tuple[VocDataset, MaskOf, tuple[str, ...]]:
     """The training pictures of `dataset` and those of other sets as one set; what may be seen of a mask, and the ids."""
     both = Photographs.of([dataset.root, *unlabelled])
-    masks = {f"0/{image_id}": image_id for image_id in training_split(dataset)}
-    others = [image_id for image_id in both.ids("train") if not image_id.startswith("0/")]
+    labelled = tuple(f"0/{image_id}" for image_id in training_split(dataset))
+    others = tuple(image_id for image_id in both.ids("train") if not image_id.startswith("0/"))
 
     def mask_of(image_id: str) -> NDArray[np.uint8]:
-        return dataset.mask(masks[image_id]) if image_id in masks else both.nothing(image_id)
+        return both.mask(image_id) if image_id.startswith("0/") else both.nothing(image_id)
 
-    return both, mask_of, (*masks, *others)
+    return both, mask_of, (*labelled, *others)
