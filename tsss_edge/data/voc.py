@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -94,6 +94,10 @@ class VocDataset:
     def mask_path(self, image_id: str) -> Path:
         """Where the mask of an image is, or would be."""
         return place(self.root / "SegmentationClass", image_id, ".png")
+
+    def masked(self, ids: Iterable[str]) -> tuple[str, ...]:
+        """Those of `ids` that have a mask, in their order."""
+        return tuple(i for i in ids if self.mask_path(i).is_file())
 
     def image(self, image_id: str) -> NDArray[np.uint8]:
         """The picture: (H,W,3) uint8 RGB, turned as EXIF says unless its mask was made on the stored pixels.

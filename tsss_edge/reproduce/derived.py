@@ -54,7 +54,7 @@ def with_masks(data: Path, out: Path) -> Path:
     """
     dataset = VocDataset.open(data)
     every = dataset.ids("train")
-    ids = [i for i in every if dataset.mask_path(i).is_file()]
+    ids = dataset.masked(every)
     if not ids:
         raise DataError(f"{data}: no picture of train has a mask, so there is no supervised network to compare with")
     if len(ids) == len(every):

@@ -90,7 +90,7 @@ def ladder(run: Path, data: Path, *, limit: int = 300, device: str = "auto") -> 
     Raises: DataError: no such image. ArtifactError: no L-Net or no classifier in `run`.
     """
     lnet, dataset = find_labeller(run, ("lnet",)), VocDataset.open(data)
-    weak = [i for i in Supervision(dataset, lnet.meta.strong).weak_ids("val") if dataset.mask_path(i).is_file()]
+    weak = dataset.masked(Supervision(dataset, lnet.meta.strong).weak_ids("val"))
     if not weak:
         raise DataError(f"{data}: split val has no weak image with a mask")
     annotator = Annotator(lnet, require_classifier(lnet), device=device)

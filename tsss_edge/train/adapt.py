@@ -131,9 +131,7 @@ def adapt(
     config = shortened(training_of(old), epochs, again=bool(old.meta.parent))
     net = load_model(old)
     keep_features(net, config)
-    unlabelled = frozenset(
-        i for i in dataset.ids("train") if supervision.is_weak(i) or not dataset.mask_path(i).is_file()
-    )
+    unlabelled = frozenset(supervision.weak_ids("train"))
     _write_labels(
         net, Views(dataset, sorted(unlabelled), config.preprocess), supervision, out / "labels", config.device
     )

@@ -122,7 +122,7 @@ class LNetStep:
 def _validation(config: TrainConfig, supervision: Supervision) -> Callable[[nn.Module], dict[str, float]]:
     """Foreground IoU on strong and on weak validation images apart."""
     dataset = supervision.dataset
-    weak = [i for i in supervision.weak_ids("val") if dataset.mask_path(i).is_file()]
+    weak = dataset.masked(supervision.weak_ids("val"))
     ids = {"object_iou_strong": supervision.strong_ids("val"), "object_iou_weak": weak}
     views = {name: Views(dataset, listed, config.preprocess) for name, listed in ids.items()}
     return lambda net: {name: object_iou(net, v) if v.ids else math.nan for name, v in views.items()}

@@ -151,7 +151,7 @@ def training_split(dataset: VocDataset) -> tuple[str, ...]:
 def masked_val(dataset: VocDataset) -> tuple[str, ...]:
     """Ids of "val" that have a mask: a picture with an image-level label alone is not measured. Raises: DataError: none has."""
     ids = dataset.ids("val")
-    if found := tuple(i for i in ids if dataset.mask_path(i).is_file()):
+    if found := dataset.masked(ids):
         return found
     raise DataError(
         f"{dataset.root}: none of the {len(ids)} pictures of val has a mask, so nothing can be measured; add some"
