@@ -72,7 +72,8 @@ def test_the_result_has_every_row_and_ratios_to_the_better_supervised_network(fo
     assert list(rows) == [
         *("100:supervised", "100:supervised-long", "50:lnet", "0:lnet"),
         *("50:lnet-as-it-labels", "0:lnet-as-it-labels", "50:full", "0:full"),
-        *("50:labels-only", "0:labels-only", "50:with-d", "50:noisy-labels", "0:noisy-labels", "0:strict-source"),
+        *("50:labels-only", "0:labels-only", "50:with-d", "50:with-judge"),
+        *("50:noisy-labels", "0:noisy-labels", "0:strict-source"),
     ]
     assert result["missing"] == []
     better = max(rows[f"100:{name}"]["cells"][0]["miou7"] for name in ("supervised", "supervised-long"))
@@ -217,7 +218,7 @@ def test_the_benchmarks_of_the_repository(name: str, tmp_path: Path) -> None:
     assert len(a) == len(b) == 10 and not a & b and set(benchmark.score) <= a | b
     rows = BenchmarkRun(benchmark, tmp_path, tmp_path, tmp_path, 0).variants(first=True)
     assert ("labels-only" in {row.name for row in rows}) == benchmark.relabel
-    assert ("with-d" in {row.name for row in rows}) == (not benchmark.switches.adversarial)
+    assert {"with-d", "with-judge"} <= {row.name for row in rows}
 
 
 def test_the_inner_split_holds_no_category_that_is_weak_outside(tmp_path: Path) -> None:

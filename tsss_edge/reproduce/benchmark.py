@@ -72,8 +72,8 @@ class Benchmark(Struct, frozen=True):
 class Variant:
     """One row of the method. `first_seed_only`: rows that say where the method loses, not what it reaches.
 
-    plain: P-Net by cross-entropy alone. with_d: the benchmark's P-Net against D. relabel: the second round of labels, where
-    the benchmark has one. noise: share of wrong image-level labels.
+    plain: P-Net by cross-entropy alone. with_d, judge: the benchmark's P-Net against D, or with the one that judges quality.
+    relabel: the second round of labels, where the benchmark has one. noise: share of wrong image-level labels.
     strict: the source set without the categories that are near the target's.
     """
 
@@ -81,6 +81,7 @@ class Variant:
     name: str
     plain: bool = False
     with_d: bool = False
+    judge: bool = False
     relabel: bool = True
     noise: float = 0.0
     strict: bool = False
@@ -100,7 +101,9 @@ class Variant:
         """Of its P-Net."""
         if self.plain:
             return PLAIN
-        return msgspec.structs.replace(benchmark.switches, adversarial=True) if self.with_d else benchmark.switches
+        ours = benchmark.switches
+        either = {"adversarial": self.with_d or ours.adversarial, "judge": self.judge or ours.judge}
+        return msgspec.structs.replace(ours, **either)
 
     @property
     def folder(self) -> str:
@@ -113,7 +116,8 @@ VARIANTS = (
     Variant("0", "full", first_seed_only=False),
     Variant("50", "labels-only", plain=True, relabel=False),
     Variant("0", "labels-only", plain=True, relabel=False),
-    Variant("50", "with-d", with_d=True),  # at 0% no picture is strong, so D is out by itself
+    Variant("50", "with-d", with_d=True, first_seed_only=False),  # at 0% no picture is strong, so neither D has a part
+    Variant("50", "with-judge", judge=True, first_seed_only=False),
     Variant("50", "noisy-labels", noise=NOISE),
     Variant("0", "noisy-labels", noise=NOISE),
     Variant("0", "strict-source", strict=True),
