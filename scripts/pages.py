@@ -6,11 +6,15 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tsss_edge import __version__
 from tsss_edge.bench.conditions import Machine, examine_machine, read_load, read_mhz
+from tsss_edge.disk import atomic_path
 from tsss_edge.files import write_bytes, write_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TOOL = f"tsss-edge {__version__}"
 
@@ -35,6 +39,13 @@ def write_page(out: Path, text: str, twin: Any) -> None:
     """Write the page and, beside it under the same name, its numbers as JSON."""
     write_bytes(out, text.encode())
     write_json(out.with_suffix(".json"), twin)
+
+
+def write_picture(figure: Figure, out: Path) -> None:
+    """Save a figure of matplotlib as PNG, whole or not at all."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(out) as temporary:
+        figure.savefig(temporary, format="png")
 
 
 def watch_machine(threads: int | None) -> Callable[[], Machine]:

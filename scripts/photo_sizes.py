@@ -17,14 +17,13 @@ import msgspec
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from pages import command, table, today, watch_machine, write_page
+from pages import command, table, today, watch_machine, write_page, write_picture
 
 from tsss_edge.artifacts import Checkpoint, Engine, Struct
 from tsss_edge.backends import open_backend
 from tsss_edge.bench import Machine, time_networks
 from tsss_edge.calib.calibrate import calibrate
 from tsss_edge.config import load_target
-from tsss_edge.disk import atomic_path
 from tsss_edge.export.build import build_engine
 from tsss_edge.export.onnx_export import export_onnx
 from tsss_edge.onnxgraph.qdq import PairOptions
@@ -87,8 +86,7 @@ def main() -> None:
         print(points[-1], flush=True)
     study = Sizes(tuple(points), machine, today(), command("photo_sizes.py"))
     picture = args.page.with_suffix(".png")
-    with atomic_path(picture) as temporary:
-        draw(study).savefig(temporary, format="png")
+    write_picture(draw(study), picture)
     write_page(args.page, page(study, picture.name), study)
 
 

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
-
-from tsss_edge.disk import atomic_path
+from pages import write_picture
 
 
 def read_curve(run: Path) -> list[tuple[int, float]]:
@@ -40,9 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(arguments)
     figure = draw({name: read_curve(Path(folder)) for name, folder in args.run})
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(args.out) as temporary:
-        figure.savefig(temporary, format="png")
+    write_picture(figure, args.out)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from pages import TOOL, command, today, write_page
+from pages import TOOL, command, today, write_page, write_picture
 
 from front.networks import OTHERS, OURS, register
 from front.page import draw, page
 from front.study import Study, measure, split_by_sequence, train_one, trivial
-from tsss_edge.disk import atomic_path
 
 NAMES = (*OURS, *OTHERS)
 
@@ -54,8 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tuple(rows), args.leave_out, trivial(data), machine, today(), TOOL, command("front").replace("scripts/", "-m ")
     )
     picture = args.table.with_suffix(".png")
-    with atomic_path(picture) as temporary:
-        draw(study).savefig(temporary, format="png")
+    write_picture(draw(study), picture)
     write_page(args.table, page(study, picture.name), study)
 
 
