@@ -39,6 +39,7 @@ class TrainConfig(Struct, frozen=True):
     optimizer: Literal["adamw", "muon"] = "adamw"
     scale_range: tuple[float, float] = (0.5, 2.0)  # random resize before the crop
     crop_hw: tuple[int, int] | None = None  # size of training views; None: size_hw
+    color: float = 0.3  # strength of random colour, 0-1; other light and cameras want more
     loss_stride: Literal[1, 2, 4, 8] = 4  # pixels a side of the cells that the loss sees, see train/losses.py
     balance: float = 0.0  # class weights: 0 plain, 1 median frequency balancing
     jaccard: float = 0.0  # weight of the soft Jaccard loss beside cross-entropy
@@ -63,6 +64,8 @@ class TrainConfig(Struct, frozen=True):
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 < self.scale_range[0] <= self.scale_range[1]:
             raise ValueError(f"scale_range must be two positive numbers, the smaller first, got {self.scale_range}")
+        if not 0 <= self.color < 1:
+            raise ValueError(f"color must be from 0 to less than 1, got {self.color}")
         if self.crop_hw and any(side <= 0 or side % 32 for side in self.crop_hw):
             raise ValueError(f"crop_hw must be multiples of 32, got {self.crop_hw}")
 

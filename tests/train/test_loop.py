@@ -23,13 +23,14 @@ from trainkit import same_weights, write_squares
 from tsss_edge import machine
 from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Classes
 from tsss_edge.config import TrainConfig, read_toml
-from tsss_edge.data.voc import write_mask
+from tsss_edge.data.voc import VocDataset, write_mask
 from tsss_edge.errors import ArtifactError, DataError, UnavailableError
 from tsss_edge.models import load_model
 from tsss_edge.train import loop
 from tsss_edge.train.loop import Average, autocast_dtype, pick_device
 from tsss_edge.train.runfolder import Checkpoints, Log, to_toml
-from tsss_edge.train.supervised import train_supervised
+from tsss_edge.train.start import fresh_net
+from tsss_edge.train.supervised import supervised_stage, train_supervised
 
 
 def test_loss_falls_and_the_run_folder_is_complete(squares: Path, config: TrainConfig, tmp_path: Path) -> None:
@@ -196,6 +197,7 @@ def test_runs_older_than_the_hash_of_their_data_go_on(squares: Path, config: Tra
         ({"scale_range": (2.0, 0.5)}, "smaller first"),
         ({"scale_range": (0.0, 1.0)}, "positive"),
         ({"lr": 0.0}, "lr must be positive"),
+        ({"color": 1.0}, "less than 1"),
         ({"crop_hw": (48, 64)}, "multiples of 32"),
     ],
 )
@@ -286,3 +288,16 @@ def test_depthwise_convolutions_stay_in_float32_where_the_rest_is_bfloat16() -> 
     assert second.dtype == torch.float32 and torch.equal(second, depthwise(first.float()))
     with loop.mixed_precision(torch.device("cpu"), torch.float32):
         assert torch.equal(plain(x), torch.nn.functional.conv2d(x, plain.weight, plain.bias, padding=1))
+
+
+def test_the_settings_say_how_strong_random_colour_is(squares: Path, config: TrainConfig) -> None:
+    """Pictures of one kind differ more in brightness."""
+    dataset = VocDataset.open(squares)
+
+    def spread(strength: float) -> float:
+        settings = msgspec.structs.replace(config, color=strength)
+        stage = supervised_stage(settings, dataset, fresh_net(settings, num_classes=4))
+        return float(torch.cat([b.images.float().mean((1, 2, 3)) for b in stage.samples.batches(0)]).std())
+
+    none, usual, strong = map(spread, (0.0, 0.3, 0.9))
+    assert 2 * none < usual < 0.8 * strong

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from tsss_edge.artifacts import Checkpoint
 from tsss_edge.config import TrainConfig
-from tsss_edge.data.augment import TrainAugment
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.frozen import keep_features
@@ -27,7 +26,7 @@ from tsss_edge.scoring import Views
 from tsss_edge.train.loader import Batch, LabelsOf, Samples
 from tsss_edge.train.loop import Moment, Stage, train
 from tsss_edge.train.losses import cell_shares, class_loss, object_loss
-from tsss_edge.train.start import fresh_net, require_background, take_over, training_split
+from tsss_edge.train.start import augmentation, fresh_net, require_background, take_over, training_split
 
 IMAGE_WEIGHT, PIXEL_WEIGHT, PARTIAL_WEIGHT, FAIR_WEIGHT, OBJECT_WEIGHT = 0.3, 1.0, 1.0, 0.5, 0.5  # of the losses (ours)
 SURELY_OBJECT = 0.5  # L-Net's probability from which a cell must show one of the picture's categories
@@ -55,7 +54,7 @@ def train_classifier(
         dataset,
         training_split(dataset),
         supervision.pixel_mask,
-        TrainAugment(config.view_hw, config.preprocess, config.scale_range),
+        augmentation(config),
         batch=config.batch,
         seed=config.seed + 1,  # other crops than L-Net saw
         labels_of=supervision.image_labels,

@@ -10,13 +10,13 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tsss_edge.artifacts import Checkpoint
 from tsss_edge.config import TrainConfig
-from tsss_edge.data.augment import TrainAugment
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import DataError
@@ -26,6 +26,7 @@ from tsss_edge.train.loader import Augment, Batch, Samples
 from tsss_edge.train.loop import Moment, Stage, train
 from tsss_edge.train.losses import cell_shares, object_loss
 from tsss_edge.train.start import (
+    augmentation,
     fresh_net,
     load_encoder,
     require_background,
@@ -74,9 +75,10 @@ def train_lnet(
 
 
 def _samples(config: TrainConfig, dataset: VocDataset, supervision: Supervision, source: Path | None) -> Samples:
-    augment: Augment = AnyHue(TrainAugment(config.view_hw, config.preprocess, config.scale_range, color=COLOR))
+    stronger = msgspec.structs.replace(config, color=max(COLOR, config.color))
+    augment: Augment = AnyHue(augmentation(stronger))
     if config.views:  # the views of the other stages
-        augment = TrainAugment(config.view_hw, config.preprocess, config.scale_range)
+        augment = augmentation(config)
     if source is not None:
         other = VocDataset.open(source)
         require_background(other, "L-Net")

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from tsss_edge.artifacts import IGNORE, Checkpoint, Struct
 from tsss_edge.config import TrainConfig
-from tsss_edge.data.augment import TrainAugment
 from tsss_edge.data.pictures import read_mask
 from tsss_edge.data.supervision import MaskOf, Supervision
 from tsss_edge.data.voc import VocDataset
@@ -39,6 +38,7 @@ from tsss_edge.train.loop import Moment, Stage, train
 from tsss_edge.train.losses import category_losses, cell_shares, cut_and_mix, object_loss, refine, upsample_to
 from tsss_edge.train.runfolder import Stateful
 from tsss_edge.train.start import (
+    augmentation,
     class_weights,
     fresh_net,
     masked_val,
@@ -128,7 +128,7 @@ def class_stage(
           measured: pictures of validation, where they are not all of "val".
     """
     ids = ids or training_split(dataset)
-    augment = TrainAugment(config.view_hw, config.preprocess, config.scale_range)
+    augment = augmentation(config)
     both = 0 < len(weak) < len(ids)
     duel = Duel(config) if switches.adversarial and both else None
     judge = QualityJudge(config) if switches.judge and both else None

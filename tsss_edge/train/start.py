@@ -1,4 +1,4 @@
-"""What a stage starts from: fresh networks, weights from other files, class weights, the training list."""
+"""What a stage starts from: fresh networks, weights from other files, class weights, the training list and its views."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tsss_edge.artifacts import IGNORE, Checkpoint, CheckpointMeta, read_torch
 from tsss_edge.config import TrainConfig
+from tsss_edge.data.augment import TrainAugment
 from tsss_edge.data.supervision import MaskOf
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError, DataError
@@ -140,6 +141,11 @@ def take_over(net: SegNet, checkpoint: Checkpoint, arch: str) -> SegNet:
     if net.object_head is not None and source.object_head is not None:
         net.object_head.load_state_dict(source.object_head.state_dict())
     return net
+
+
+def augmentation(config: TrainConfig) -> TrainAugment:
+    """The random views that the settings ask for."""
+    return TrainAugment(config.view_hw, config.preprocess, config.scale_range, color=config.color)
 
 
 def training_split(dataset: VocDataset) -> tuple[str, ...]:
