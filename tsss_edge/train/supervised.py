@@ -34,7 +34,8 @@ def train_supervised(
     """Train on the masks of all categories of `data`'s split "train"; "val" chooses best.pt by mIoU.
 
     A set without a background has no "object or not": its objectness head stays untrained and is no part of the loss.
-    Args:   unlabelled: sets whose pictures are seen as often as those of `data`, with the teachers' answers in place of masks.
+    Args:   unlabelled: sets whose pictures an epoch sees too, with the teachers' answers in place of masks; where they are more,
+            those of `data` come several times an epoch, so that about half of what is seen has masks.
     Raises: DataError: unusable data set, picture or mask. ArtifactError: unknown architecture, `out` is another run, or pictures
             without labels and no teacher.
     """
@@ -60,7 +61,8 @@ def supervised_stage(
 
 
 def beside_photographs(dataset: VocDataset, unlabelled: Sequence[Path]) -> tuple[VocDataset, MaskOf, tuple[str, ...]]:
-    """The training pictures of `dataset` and those of other sets as one set; what may be seen of a mask, and the ids."""
+    """The training pictures of `dataset` and those of other sets as one set; what may be seen of a mask, and the ids of an epoch:
+    every picture of the other sets, and beside them those with masks, over and over where they are fewer."""
     both = Photographs.of([dataset.root, *unlabelled])
     labelled = tuple(f"0/{image_id}" for image_id in training_split(dataset))
     others = tuple(image_id for image_id in both.ids("train") if not image_id.startswith("0/"))
@@ -68,4 +70,5 @@ def beside_photographs(dataset: VocDataset, unlabelled: Sequence[Path]) -> tuple
     def mask_of(image_id: str) -> NDArray[np.uint8]:
         return both.mask(image_id) if image_id.startswith("0/") else both.nothing(image_id)
 
-    return both, mask_of, (*labelled, *others)
+    rounds = max(1, round(len(others) / len(labelled)))
+    return both, mask_of, (*labelled * rounds, *others)
