@@ -63,9 +63,12 @@ def test_the_whole_method_from_a_source_set_then_one_more_category(run: Run, tmp
     log = [json.loads(line) for line in (tmp_path / "run/lnet/log.jsonl").read_text().splitlines()]
     assert log[-1]["object_iou_strong"] is None  # no category is strong with --source
     label = ("label", "--data", data, "--split", "val", "--out", tmp_path / "lw", "--peak-floor", "0.4", "--lnet")
-    code, out, err = run(*label, tmp_path / "run")
+    code, out, err = run(*label, tmp_path / "run", "--add-above", "0.9")
     assert code == 0, err
-    assert json.loads((tmp_path / "lw/manifest.json").read_text())["settings"]["peak_floor"] == 0.4
+    settings = json.loads((tmp_path / "lw/manifest.json").read_text())["settings"]
+    assert (settings["peak_floor"], settings["add_above"]) == (0.4, 0.9)
+    code, _, err = run(*label, tmp_path / "run/pnet", "--add-above", "0.9")
+    assert code == 2 and "asks the classifier" in err
     code, _, err = run(*label, tmp_path / "run", "--sure-above", "0.5")
     assert code == 2 and "of labels by a P-Net" in err
     code, _, err = run(*label, tmp_path / "run/pnet", "--sure-above", "0.5")

@@ -11,7 +11,9 @@ from datakit import STRONG, write_set
 from tsss_edge.artifacts import IGNORE, Preprocess
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
-from tsss_edge.label.annotate import Evidence, LabelConfig, lifted, lifted_shares, mean_peaks, transferred, with_known
+from tsss_edge.label.annotate import Evidence, LabelConfig, annotate, transferred, with_known
+from tsss_edge.label.named import lifted, lifted_shares, mean_peaks, overlooked
+from tsss_edge.scoring import Views
 
 CAT, PERSON = 1, 2
 
@@ -90,3 +92,35 @@ def test_without_a_mask_any_pixel_may_be_strong(tmp_path: Path) -> None:
     supervision = Supervision(VocDataset.open(tmp_path), STRONG)
     everywhere = np.full(supervision.dataset.image_hw("e"), 2, np.uint8)
     np.testing.assert_array_equal(with_known(everywhere, supervision, "e"), everywhere)
+
+
+@pytest.fixture
+def cow_and_horse() -> Evidence:
+    """Surely objects, left (a cow) and right (a horse), of which the classifier is sure too; nothing between; 8x16."""
+    objectness, maps = np.full((8, 16), 0.02, np.float32), np.full((5, 8, 16), -9.0, np.float32)
+    objectness[:, :6] = objectness[:, 10:] = 0.95
+    maps[3, :, :6] = maps[4, :, 10:] = 6.0
+    features, colors = np.ones((2, 8, 16), np.float32), np.zeros((3, 8, 16), np.float32)
+    return Evidence(objectness=objectness, maps=maps, features=features, colors=colors)
+
+
+def test_the_classifier_names_what_no_label_does(cow_and_horse: Evidence) -> None:
+    maps, objectness = cow_and_horse.maps, cow_and_horse.objectness
+    assert overlooked(maps, objectness, 0.9) == {3, 4}
+    assert overlooked(maps - 5, objectness, 0.9) == set()  # logits of 1: 0.73
+    maps[0] = 9.0
+    assert overlooked(maps, objectness, 0.9) == {3, 4}  # the background's map says nothing
+
+
+def test_an_overlooked_category_is_labelled_where_it_shows(cow_and_horse: Evidence, tmp_path: Path) -> None:
+    """The label names the cow alone: the horse is taken for one, or for itself."""
+    write_set(tmp_path, {"a": [3, 0, 0, 4], "b": [3, 0, 0, 4]})
+    (tmp_path / "image_labels.csv").write_text("id,classes\na,3\nb,3\n")
+    supervision = Supervision(VocDataset.open(tmp_path), STRONG)
+    views = Views(supervision.dataset, ("a",), Preprocess(size_hw=(64, 128)))
+
+    def found(above: float | None) -> set[int]:
+        config = LabelConfig(add_above=above, diffusion=None)
+        return set(annotate(cow_and_horse, views, "a", supervision, config)[:, -2:].flatten().tolist())
+
+    assert found(None) == {3} and found(0.9) == {4}

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.options import Data, Json, PeakFloor, Split, emit, names, parse_size, usage_errors
+from tsss_edge.cli.options import AddAbove, Data, Json, PeakFloor, Split, emit, names, parse_size, usage_errors
 
 
 def label(
@@ -16,6 +16,7 @@ def label(
     out: Annotated[Path, typer.Option(help="Folder for the masks (VOC layout).")],
     split: Split = "train",
     peak_floor: PeakFloor = None,
+    add_above: AddAbove = None,
     sure_above: Annotated[
         float | None, typer.Option(min=0, max=1, help="Of a P-Net: probability over which its answer counts (0.7).")
     ] = None,
@@ -53,9 +54,10 @@ def label(
         teachers = Teachers(features=features, maps=maps, text=text, feeding=feeding)
     if sure_above is not None and find_labeller(lnet).meta.stage != "pnet":
         raise typer.BadParameter("--sure-above is of labels by a P-Net; an L-Net has --peak-floor")
-    config = LabelConfig(
-        peak_floor=peak_floor, sure_above=LabelConfig().sure_above if sure_above is None else sure_above
-    )
+    if add_above is not None and (maps is not None or find_labeller(lnet).meta.stage == "pnet"):
+        raise typer.BadParameter("--add-above asks the classifier, and here --maps or a P-Net labels; leave it out")
+    sure = LabelConfig().sure_above if sure_above is None else sure_above
+    config = LabelConfig(peak_floor=peak_floor, add_above=add_above, sure_above=sure)
     report = write_labels(lnet, data, out, split=split, config=config, teachers=teachers)
     if this_process().writes:
         emit(report, report.summary(), json)

@@ -88,6 +88,14 @@ PeakFloor = Annotated[
         help="Measure each named category by where it peaks, but at least by this (photos: 0.4).",
     ),
 ]
+AddAbove = Annotated[
+    float | None,
+    typer.Option(
+        min=0.5,
+        max=1,
+        help="Classifier's probability from which a category is there though the label leaves it out (0.9).",
+    ),
+]
 Fraction = Annotated[float, typer.Option(min=0, max=1, help="Or: this share of them, in id order.")]
 
 

@@ -208,6 +208,7 @@ def train_everything(
     cutmix: CutMix = True,
     relabel: Annotated[bool, typer.Option(help="Let a first P-Net label the weak images again.")] = True,
     peak_floor: opt.PeakFloor = None,
+    add_above: opt.AddAbove = None,
     arch: opt.Arch = None,
     size: opt.Size = None,
     epochs: opt.Epochs = None,
@@ -239,7 +240,7 @@ def train_everything(
     chosen = opt.strong_categories(data, strong, strong_fraction, source)
     switches = Switches(adversarial=adversarial, judge=judge, mean_teacher=mean_teacher, cutmix=cutmix)
     parts: dict[str, Any] = {"strong": chosen, "switches": switches, "resume": resume, "relabel": relabel}
-    labels = LabelConfig(peak_floor=peak_floor)
+    labels = LabelConfig(peak_floor=peak_floor, add_above=add_above)
     _emit(train_all(settings, data, out, source=source, lnet_epochs=lnet_epochs, labels=labels, **parts), json)
 
 

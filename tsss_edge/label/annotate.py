@@ -26,13 +26,13 @@ from tsss_edge.frozen import keep_features
 from tsss_edge.label.diffusion import DiffusionConfig, Floats, affinity, diffuse
 from tsss_edge.label.edges import EdgeFit, sharpened
 from tsss_edge.label.foundation import FeatureNet, TextMaps, resized_map
+from tsss_edge.label.named import lifted, lifted_shares, mean_peaks, overlooked
 from tsss_edge.models import load_classifier, load_model, pick_device
 from tsss_edge.ranks import ALONE, World
 from tsss_edge.scoring import Mask, Views
 
 SCALES = (1.0, 1.5)
 MULTIPLE = 32  # pixels
-PEAK_SHARE = 0.05  # of a class map, its highest values
 
 
 class LabelConfig(Struct, frozen=True):
@@ -41,6 +41,7 @@ class LabelConfig(Struct, frozen=True):
     background_below: float = 0.3  # M; what lies between is left to P-Net's mean teacher
     object_above: float = 0.6  # M
     peak_floor: float | None = None  # least M, or share, that a category is measured by, see `lifted`; None: as it is
+    add_above: float | None = None  # probability from which a category is there though no label says so; None: never
     margin: float = 0.1  # of the best category over the second, as a share of the best
     temperature: float = 1.0  # of the class maps
     sure_above: float = 0.7  # probability, where a P-Net labels
@@ -179,9 +180,12 @@ def averaged(pair: Tensor, count: int) -> Tensor:
 
 
 def annotate(evidence: Evidence, views: Views, image_id: str, supervision: Supervision, config: LabelConfig) -> Mask:
-    """Lw of one picture: (H,W) uint8 at the picture's own size, holding only 0, 255 and its image-level categories."""
-    picture = views.dataset.image(image_id)
-    lw = transferred(evidence, picture, views.preprocess, supervision.image_labels(image_id), config)
+    """Lw of one picture: (H,W) uint8 at the picture's own size, holding only 0, 255 and its image-level categories, with
+    `config.add_above` also those that the label overlooked."""
+    picture, labels = views.dataset.image(image_id), supervision.image_labels(image_id)
+    if config.add_above is not None:
+        labels |= overlooked(evidence.maps, evidence.objectness, config.add_above)
+    lw = transferred(evidence, picture, views.preprocess, labels, config)
     return with_known(lw, supervision, image_id)
 
 
@@ -211,32 +215,6 @@ def transferred(
         lw[inside] = categories.astype(np.uint8)[best[inside]]
     lw[foreground < config.background_below] = 0
     return lw
-
-
-def mean_peaks(values: Floats, maps: Floats) -> Floats:
-    """Mean of each value map (K,h,w) where its class map (K,h,w) is highest: (K,). One value map (h,w) serves for all."""
-    highest = maps >= np.quantile(maps, 1 - PEAK_SHARE, axis=(1, 2), keepdims=True)
-    return np.asarray((values * highest).sum(axis=(1, 2)) / highest.sum(axis=(1, 2)), np.float32)
-
-
-def lifted(foreground: Floats, best: NDArray[np.int64], peaks: Floats, floor: float) -> Floats:
-    """M (H,W) as a share of what it is where the pixel's category peaks: the label says that it is there, so M is 1 there (ours).
-
-    L-Net is less sure of categories that it never saw; one that it hardly sees would be labelled as background, and the next
-    network would learn that. best: (H,W) index of each pixel's category; peaks: (K,). A peak under `floor` counts as `floor`.
-    """
-    return np.asarray(np.minimum(foreground / np.maximum(peaks, floor)[best], 1.0), np.float32)
-
-
-def lifted_shares(shares: Floats, peaks: Floats, floor: float) -> Floats:
-    """As `lifted`, of a network that knows the categories: shares (1+K,H,W), background first -> the same, summing to 1.
-
-    The background keeps what the most certain category leaves, and no more than it had. peaks: (K,).
-    """
-    objects = np.minimum(shares[1:] / np.maximum(peaks, floor)[:, None, None], 1.0)
-    background = np.minimum(shares[:1], 1 - objects.max(axis=0, keepdims=True))
-    together = np.concatenate([background, objects])
-    return np.asarray(together / together.sum(axis=0), np.float32)
 
 
 def spread_maps(evidence: Evidence, categories: NDArray[np.int64], config: LabelConfig) -> Floats:
