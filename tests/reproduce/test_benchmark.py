@@ -217,7 +217,7 @@ def test_the_benchmarks_of_the_repository(name: str, tmp_path: Path) -> None:
     a, b = (set(names) for names in benchmark.folds.values())
     assert len(a) == len(b) == 10 and not a & b and set(benchmark.score) <= a | b
     rows = BenchmarkRun(benchmark, tmp_path, tmp_path, tmp_path, 0).variants(first=True)
-    assert ("labels-only" in {row.name for row in rows}) == benchmark.relabel
+    assert ("labels-only" in {row.name for row in rows}) == (benchmark.relabel or benchmark.switches.cutmix)
     assert {"with-d", "with-judge"} <= {row.name for row in rows}
 
 
