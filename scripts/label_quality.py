@@ -58,7 +58,7 @@ def numbers(text: str) -> list[float | None]:
 
 
 def counted(run: Path, dataset: VocDataset, split: str, configs: Sequence[LabelConfig], *, draft: bool) -> list[str]:
-    """Label every weak picture by each of the settings, and say how well. The networks look once, as the first asks."""
+    """Label every weak picture by each of the settings, and say how well. L-Net and classifier look once, as the first asks."""
     lnet = find_labeller(run, ("lnet",))
     supervision = Supervision(dataset, lnet.meta.strong)
     views = Views(dataset, supervision.weak_ids(split), lnet.meta.preprocess)
