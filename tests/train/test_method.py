@@ -185,6 +185,23 @@ def test_pnet_refuses_labels_of_another_set(finished: Path, squares: Path, tmp_p
         train_pnet(short(), squares, tmp_path / "p", **options)
 
 
+def test_pnet_takes_what_the_classifier_added_to_image_level_labels(
+    finished: Path, squares: Path, tmp_path: Path
+) -> None:
+    """Here it is sure of everything. Labels that were not made so may hold no more than their pictures' labels do."""
+    labels, supervision = tmp_path / "labels", Supervision(VocDataset.open(squares), STRONG)
+    report = write_labels(finished, squares, labels, config=LabelConfig(add_above=1e-9, scales=(1.0,)))
+    masks = {i: set(np.unique(read_mask(labels / f"SegmentationClass/{i}.png"))) for i in supervision.weak_ids("train")}
+    assert any(found - {0, 255} > supervision.image_labels(i) for i, found in masks.items())
+    options = {"lnet": finished, "labels": labels, "strong": STRONG}
+    settings = msgspec.structs.replace(short(), epochs=1)
+    assert train_pnet(settings, squares, tmp_path / "p", **options).meta.stage == "pnet"
+    plain = msgspec.structs.replace(report, settings=LabelConfig())
+    (labels / "manifest.json").write_bytes(msgspec.json.encode(plain))
+    with pytest.raises(DataError, match="label this set again"):
+        train_pnet(settings, squares, tmp_path / "q", **options)
+
+
 def test_pnet_refuses_a_start_or_labels_that_know_more_masks(finished: Path, squares: Path, tmp_path: Path) -> None:
     """Trained with masks of red and green; a P-Net with green weak must not come of that."""
     with pytest.raises(

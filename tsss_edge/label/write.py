@@ -187,8 +187,14 @@ def label_path(labels: Path, image_id: str) -> Path:
 
 def settings_of(run: Path) -> LabelConfig:
     """How the labels of a `train all` run were made; the default where it has none."""
-    manifest = run / "labels" / MANIFEST
-    return read_json(manifest, LabelReport).settings if manifest.is_file() else LabelConfig()
+    made = report_of(run / "labels")
+    return made.settings if made else LabelConfig()
+
+
+def report_of(labels: Path) -> LabelReport | None:
+    """What a folder of labels says of itself; None of one that others filled. Raises: ArtifactError: a damaged manifest."""
+    manifest = labels / MANIFEST
+    return read_json(manifest, LabelReport) if manifest.is_file() else None
 
 
 def require_current(out: Path, run: Path, config: LabelConfig | None) -> None:

@@ -26,8 +26,7 @@ from tsss_edge.data.pictures import read_mask
 from tsss_edge.data.supervision import MaskOf, Supervision
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError, DataError
-from tsss_edge.files import read_json
-from tsss_edge.label.write import MANIFEST, LabelReport, find_classifier, find_labeller, label_path
+from tsss_edge.label.write import find_classifier, find_labeller, label_path, report_of
 from tsss_edge.models import SegNet, load_classifier, network_input
 from tsss_edge.scoring import Views
 from tsss_edge.train.board import ClassValidation
@@ -190,10 +189,10 @@ def starting_net(config: TrainConfig, dataset: VocDataset, run: Path) -> SegNet:
 
 def require_same_strong(supervision: Supervision, run: Path, labels: Path) -> None:
     """Raise ArtifactError when starting weights or labels come of masks of categories that are weak here."""
-    start, manifest = find_labeller(run), labels / MANIFEST
+    start, made = find_labeller(run), report_of(labels)
     seen = {str(start.path): start.meta.strong}
-    if manifest.is_file():
-        seen[str(labels)] = read_json(manifest, LabelReport).strong
+    if made:
+        seen[str(labels)] = made.strong
     for name, strong in seen.items():
         if unknown := [category for category in strong if category not in supervision.strong]:
             raise ArtifactError(
@@ -204,8 +203,11 @@ def require_same_strong(supervision: Supervision, run: Path, labels: Path) -> No
 def visible_masks(supervision: Supervision, labels: Path, labelled: frozenset[str]) -> MaskOf:
     """What a loss may see: of pictures in `labelled` what the folder `labels` holds (Lw), of the others their true masks.
 
-    Raises: DataError: a picture has no Lw, or one of another size or with other categories than its image-level label.
+    Raises: DataError: a picture has no Lw, or one of another size or with other categories than its image-level label (with
+            `add_above` the labels may have more).
     """
+    made = report_of(labels)
+    added = supervision.dataset.classes.objects if made and made.settings.add_above is not None else ()
     for image_id in sorted(labelled):
         if not label_path(labels, image_id).is_file():
             raise DataError(f"{labels}: no label for weak image {image_id}; run `tsss-edge label` on this set again")
@@ -215,7 +217,7 @@ def visible_masks(supervision: Supervision, labels: Path, labelled: frozenset[st
             return supervision.pixel_mask(image_id)
         path = label_path(labels, image_id)
         mask, size = read_mask(path), supervision.dataset.image_hw(image_id)
-        allowed = {0, IGNORE, *supervision.image_labels(image_id)}
+        allowed = {0, IGNORE, *supervision.image_labels(image_id), *added}
         if mask.shape != size or not set(np.unique(mask).tolist()) <= allowed:
             raise DataError(f"{path}: size or categories are not those of image {image_id}; label this set again")
         return mask
