@@ -85,7 +85,7 @@ PeakFloor = Annotated[
     typer.Option(
         min=0.05,
         max=1,
-        help="Measure each named category by where it peaks, but at least by this (photos: 0.4).",
+        help="Measure each named category by where it peaks, but at least by this (photos: 0.6).",
     ),
 ]
 AddAbove = Annotated[
