@@ -46,9 +46,8 @@ def main() -> None:
     choices = [given.peak_floors, [share or 0.0 for share in given.sure_above] if given.draft else given.add_above]
     changes = [dict(zip(names, values, strict=True)) for values in product(*choices)]
     configs = [msgspec.structs.replace(settings, **change) for change in changes]
-    for change, found in zip(
-        changes, counted(given.run, dataset, given.split, configs, draft=given.draft), strict=True
-    ):
+    lines = counted(given.run, dataset, given.split, configs, draft=given.draft)
+    for change, found in zip(changes, lines, strict=True):
         print(f"{', '.join(f'{name} {value}' for name, value in change.items())}: {found}")
 
 
@@ -65,7 +64,8 @@ def counted(run: Path, dataset: VocDataset, split: str, configs: Sequence[LabelC
     size = len(dataset.classes)
     counts = np.zeros((len(configs), size, size + 1), np.int64)  # truth, label; the last column is unsure
     for image_id, labelled in labels(run, lnet, views, supervision, configs, draft=draft):
-        counts += np.stack([confusion(lw, dataset.mask(image_id), size) for lw in labelled])
+        truth = dataset.mask(image_id)
+        counts += np.stack([confusion(lw, truth, size) for lw in labelled])
     weak = [i for i in dataset.classes.objects if dataset.classes.names[i] not in lnet.meta.strong]
     return [line(each, weak, dataset.classes.names) for each in counts]
 
@@ -77,7 +77,8 @@ def labels(
     if draft:
         labeller = Relabeller(Checkpoint.load(run / "pnet"), config=configs[0])
         each = [labeller.labels(views, supervision, config) for config in configs]
-        yield from zip(views.ids, ([lw for _, lw in row] for row in zip(*each, strict=True)), strict=True)
+        for row in zip(*each, strict=True):
+            yield row[0][0], [lw for _, lw in row]
         return
     for image_id, seen in Annotator(lnet, require_classifier(lnet), config=configs[0]).evidence(views):
         yield image_id, [annotate(seen, views, image_id, supervision, config) for config in configs]

@@ -174,7 +174,7 @@ def held_back_ids(dataset: VocDataset, split: str, *, seed: int, without: Collec
     Raises: DataError: no such picture.
     """
     ids = dataset.ids(split)
-    free = [i for i in ids if i not in without and dataset.mask_path(i).is_file()]
+    free = dataset.masked(i for i in ids if i not in without)
     size = min(HELD_BACK, max(1, len(ids) // MOST_SHARE), len(free))
     if not size:
         raise DataError(

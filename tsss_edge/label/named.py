@@ -20,9 +20,8 @@ def overlooked(maps: Floats, objectness: Floats, above: float) -> frozenset[int]
     maps: (K,h,w) logits, background first. objectness: (h,w), 0-1. That a label is *wrong* the classifier cannot say as well: rare
     categories have low probabilities where they are right (docs/results/photos.md).
     """
-    with torch.no_grad():
-        scores = pool(torch.from_numpy(maps)[None].float(), torch.from_numpy(objectness)[None, None].float())
-    return frozenset(c for c, score in enumerate(scores[0].sigmoid().tolist()) if c and score >= above)
+    scores = pool(torch.from_numpy(maps)[None], torch.from_numpy(objectness)[None, None])[0].sigmoid()
+    return frozenset(c for c, score in enumerate(scores.tolist()) if c and score >= above)
 
 
 def mean_peaks(values: Floats, maps: Floats) -> Floats:

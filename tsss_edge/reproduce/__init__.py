@@ -18,7 +18,7 @@ from tsss_edge.config import TrainConfig
 from tsss_edge.data.supervision import strong_from_fraction
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.files import read_json, write_json
-from tsss_edge.label.write import MANIFEST, LabelReport
+from tsss_edge.label.write import LabelReport, report_of
 from tsss_edge.reproduce.pool import Task, threads_each, workers
 from tsss_edge.reproduce.scores import Ladder, RowScore, ladder, scored
 from tsss_edge.reproduce.table import SUPERVISED, Seed, Table, tabulate, write_page
@@ -203,8 +203,8 @@ class SeedRun:
         return read_json(path, Ladder)
 
     def _reports(self, folder: str) -> dict[str, LabelReport]:
-        paths = {p: self.out / p / folder / MANIFEST for p in self.protocols}
-        return {p: read_json(path, LabelReport) for p, path in paths.items() if path.is_file()}
+        found = {p: report_of(self.out / p / folder) for p in self.protocols}
+        return {p: report for p, report in found.items() if report is not None}
 
     def _split(self, protocol: str) -> tuple[tuple[str, ...], Path | None]:
         """Strong categories and source set of a protocol."""

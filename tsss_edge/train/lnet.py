@@ -76,9 +76,8 @@ def train_lnet(
 
 def _samples(config: TrainConfig, dataset: VocDataset, supervision: Supervision, source: Path | None) -> Samples:
     stronger = msgspec.structs.replace(config, color=max(COLOR, config.color))
-    augment: Augment = AnyHue(augmentation(stronger))
-    if config.views:  # the views of the other stages
-        augment = augmentation(config)
+    # With kept views those of the other stages.
+    augment: Augment = augmentation(config) if config.views else AnyHue(augmentation(stronger))
     if source is not None:
         other = VocDataset.open(source)
         require_background(other, "L-Net")
