@@ -37,6 +37,13 @@ class Discriminator(nn.Module):
         return score
 
 
+def seeded(seed: int) -> Discriminator:
+    """One with fresh weights of its own seed; PyTorch's random numbers go on as if it had not been made."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Discriminator()
+
+
 def structure_of(probabilities: Tensor) -> Tensor:
     """(N,K,h,w) -> (N,1+OBJECTS_SEEN,h,w): background, then the object channels of largest mass, largest first."""
     objects = probabilities[:, 1:]

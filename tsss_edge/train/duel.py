@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tsss_edge.config import TrainConfig
-from tsss_edge.models.discriminator import Discriminator
+from tsss_edge.models.discriminator import seeded
 from tsss_edge.train.distributed import average_gradients
 
 STRONG_TARGET = 0.9  # label smoothing (arXiv 1606.03498)
@@ -21,9 +21,7 @@ class Duel:
     """D, its optimizer, and what each side minimises."""
 
     def __init__(self, config: TrainConfig) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed + 1)
-            self.net = Discriminator()
+        self.net = seeded(config.seed + 1)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=D_LR, betas=(0.5, 0.99))
 
     def learn(self, image: Tensor, probabilities: Tensor, weak: Tensor) -> Tensor:

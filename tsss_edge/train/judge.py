@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tsss_edge.config import TrainConfig
-from tsss_edge.models.discriminator import Discriminator
+from tsss_edge.models.discriminator import seeded
 from tsss_edge.train.distributed import average_gradients
 
 JUDGE_LR = 1e-3
@@ -27,9 +27,7 @@ class QualityJudge:
     """D and its optimizer."""
 
     def __init__(self, config: TrainConfig) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed + 2)
-            self.net = Discriminator()
+        self.net = seeded(config.seed + 2)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=JUDGE_LR, betas=(0.5, 0.99))
 
     def learn(self, image: Tensor, shares: Tensor, generator: torch.Generator) -> Tensor:
