@@ -106,7 +106,7 @@ def test_what_is_missing_is_said(tmp_path: Path, place: Path, served: str) -> No
         zoo.get("other", str(place), tmp_path)
     with pytest.raises(ArtifactError, match="check --from"):
         zoo.list_networks(f"{served}/nowhere")
-    with pytest.raises(ArtifactError, match="camvid-edge-m, camvid-edge-s"):
+    with pytest.raises(ArtifactError, match="camvid-edge-m, camvid-edge-m-taught, camvid-edge-s"):
         zoo.how_to("other")
 
 
