@@ -23,7 +23,7 @@ import torch
 from tsss_edge.artifacts import Checkpoint
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
-from tsss_edge.label.annotate import Annotator, LabelConfig, Relabeller, annotate
+from tsss_edge.label.annotate import Annotator, LabelConfig, Relabeller, annotate, relabelled
 from tsss_edge.label.write import find_labeller, require_classifier, settings_of
 from tsss_edge.metrics import confusion, iou_of
 from tsss_edge.scoring import Mask, Views
@@ -57,7 +57,7 @@ def numbers(text: str) -> list[float | None]:
 
 
 def counted(run: Path, dataset: VocDataset, split: str, configs: Sequence[LabelConfig], *, draft: bool) -> list[str]:
-    """Label every weak picture by each of the settings, and say how well. L-Net and classifier look once, as the first asks."""
+    """Label every weak picture by each of the settings, and say how well. The networks look once, as the first asks."""
     lnet = find_labeller(run, ("lnet",))
     supervision = Supervision(dataset, lnet.meta.strong)
     views = Views(dataset, supervision.weak_ids(split), lnet.meta.preprocess)
@@ -75,10 +75,8 @@ def labels(
 ) -> Iterator[tuple[str, list[Mask]]]:
     """(id, labels by each of the settings) of each picture."""
     if draft:
-        labeller = Relabeller(Checkpoint.load(run / "pnet"), config=configs[0])
-        each = [labeller.labels(views, supervision, config) for config in configs]
-        for row in zip(*each, strict=True):
-            yield row[0][0], [lw for _, lw in row]
+        for image_id, logits in Relabeller(Checkpoint.load(run / "pnet"), config=configs[0]).logits(views):
+            yield image_id, [relabelled(logits, views, image_id, supervision, config) for config in configs]
         return
     for image_id, seen in Annotator(lnet, require_classifier(lnet), config=configs[0]).evidence(views):
         yield image_id, [annotate(seen, views, image_id, supervision, config) for config in configs]

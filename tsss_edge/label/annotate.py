@@ -258,29 +258,34 @@ class Relabeller:
 
     def foreground(self, views: Views, world: World = ALONE) -> Iterator[tuple[str, Floats]]:
         """(id, probability of any category) of each picture: (1,h,w), 0-1."""
-        for image_id, logits in self._logits(views, world):
+        for image_id, logits in self.logits(views, world):
             yield image_id, 1 - logits.softmax(dim=0)[:1].numpy()
 
     def labels(
         self, views: Views, supervision: Supervision, config: LabelConfig, world: World = ALONE
     ) -> Iterator[tuple[str, Mask]]:
         """(id, labels) of each picture of `views`, in order, as `Annotator.labels`."""
-        for image_id, logits in self._logits(views, world):
-            categories = [0, *sorted(supervision.image_labels(image_id))]
-            picture, shares = views.dataset.image(image_id), logits[categories].softmax(dim=0).numpy()
-            belief = sharpened(shares, picture, views.preprocess, config.edges)
-            if config.peak_floor is not None:
-                belief = lifted_shares(belief, mean_peaks(shares[1:], shares[1:]), config.peak_floor)
-            found = np.array(categories, np.uint8)[belief.argmax(axis=0)]
-            found[belief.max(axis=0) <= config.sure_above] = IGNORE
-            yield image_id, with_known(found, supervision, image_id)
+        for image_id, logits in self.logits(views, world):
+            yield image_id, relabelled(logits, views, image_id, supervision, config)
 
-    def _logits(self, views: Views, world: World) -> Iterator[tuple[str, Tensor]]:
+    def logits(self, views: Views, world: World = ALONE) -> Iterator[tuple[str, Tensor]]:
+        """(id, (K,h,w) logits on the CPU) of each picture of `views`, in order: means over scales and mirrored pictures."""
         for ids, x in views.batches(self._device, world):
             yield from zip(ids, self._see(x).cpu(), strict=True)
 
     @torch.inference_mode()
     def _see(self, x: Tensor) -> Tensor:
-        """(N,3,H,W) -> (N,K,h,w) logits, a mean over scales and mirrored pictures."""
         looks = (self._net(seen_at(x, s, self._config.flip)).logits.float() for s in self._config.scales)
         return mean_of([averaged(look, len(x)) for look in looks])
+
+
+def relabelled(logits: Tensor, views: Views, image_id: str, supervision: Supervision, config: LabelConfig) -> Mask:
+    """A draft's (K,h,w) logits of one picture -> its labels, as `annotate`."""
+    categories = [0, *sorted(supervision.image_labels(image_id))]
+    picture, shares = views.dataset.image(image_id), logits[categories].softmax(dim=0).numpy()
+    belief = sharpened(shares, picture, views.preprocess, config.edges)
+    if config.peak_floor is not None:
+        belief = lifted_shares(belief, mean_peaks(shares[1:], shares[1:]), config.peak_floor)
+    found = np.array(categories, np.uint8)[belief.argmax(axis=0)]
+    found[belief.max(axis=0) <= config.sure_above] = IGNORE
+    return with_known(found, supervision, image_id)
