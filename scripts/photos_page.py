@@ -22,6 +22,7 @@ from tsss_edge.reproduce.results import BenchmarkResult, Cell, ResultRow
 from tsss_edge.reproduce.table import PAPER
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+STAGES = ("lnet", "classifier", "labels", "draft", "relabels", "pnet")  # of a row: a step may end in one
 MORE = ("engines", "sizes", "live")
 
 
@@ -74,8 +75,17 @@ def mean_weak(cells: Sequence[Cell]) -> str:
 
 
 def missing_of(result: BenchmarkResult) -> str:
-    """A sentence that names the steps nobody ran, or nothing."""
-    return f"Not yet run: {', '.join(result.missing)}." if result.missing else ""
+    """A sentence that names the rows nobody ran, or nothing."""
+    rows = dict.fromkeys(row_of(step) for step in result.missing)
+    return f"Not yet run: {', '.join(rows)}." if rows else ""
+
+
+def row_of(step: str) -> str:
+    """`seed-0/noisy-labels/A/lnet` -> `noisy-labels/A`; a stage of the method itself, `seed-0/A/lnet`, is of `A/full`."""
+    _, *parts = step.split("/")
+    if parts[-1] not in STAGES:
+        return "/".join(parts)
+    return "/".join(parts[:-1] if len(parts) > 2 else (parts[0], "full"))
 
 
 def more_of(more: dict[str, Any]) -> str:

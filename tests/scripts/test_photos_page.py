@@ -56,7 +56,7 @@ def test_the_page_shows_folds_ratios_and_what_is_missing(tmp_path: Path, monkeyp
     assert "| 50:full | 59.00 | A 60.00, B 58.00 | A 31.00, B 30.00 | 0.944 | 0.965 | 0 |" in text
     assert "| 50:lnet | A 76.50, B 73.00 | A 66.00, B 69.00 | 67.50 |" in text
     assert "| everything-is-object | - | A 29.90 | - |" in text
-    assert "Not yet run: seed-0/0/pnet." in text and "| dog | 70.5 |" in text
+    assert "Not yet run: 0/full." in text and "| dog | 70.5 |" in text
     twin = json.loads(page.with_suffix(".json").read_text())
     assert twin["miou7"] == 62.5 and twin["ratios"] == {"50": 0.944} and len(twin["rows"]) == 2
 
