@@ -17,6 +17,7 @@ from pages import TOOL, command, today, write_page, write_picture
 
 from front.networks import OTHERS, OURS, register
 from front.page import draw, page
+from front.stems import STEMS
 from front.study import Study, measure, split_by_sequence, train_one, trivial
 
 NAMES = (*OURS, *OTHERS)
@@ -25,7 +26,7 @@ NAMES = (*OURS, *OTHERS)
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=["train", "page"])
-    parser.add_argument("networks", nargs="*", help=f"of {', '.join(NAMES)}; none: all")
+    parser.add_argument("networks", nargs="*", help=f"of {', '.join((*NAMES, *STEMS))}; none: all but the last two")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument(
         "--leave-out", required=True, help="what the names of the sequence start with that no network sees"
@@ -37,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--weight-bits", type=int, default=8, help="7 where the CPU has no VNNI")
     args = parser.parse_args(arguments)
     names = args.networks or NAMES
-    if unknown := set(names) - set(NAMES):
-        parser.error(f"no network {', '.join(sorted(unknown))}; choose from {', '.join(NAMES)}")
+    if unknown := set(names) - {*NAMES, *STEMS}:
+        parser.error(f"no network {', '.join(sorted(unknown))}; choose from {', '.join((*NAMES, *STEMS))}")
     register()
     torch.set_num_threads(1)
     data = split_by_sequence(args.data, args.out / "data", args.leave_out)

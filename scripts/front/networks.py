@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import tsss_edge
 from front.light import BiSeNetV2, FastScnn, PpLiteSegT
+from front.stems import STEMS
 from front.two_branches import Ddrnet23Slim, PidnetS
 from tsss_edge.artifacts import Checkpoint, OnnxModel
 from tsss_edge.export.onnx_export import export_onnx
@@ -37,6 +38,7 @@ PAPERS = {
     "pp-liteseg-t": "arXiv 2204.02681",
     "bisenetv2": "arXiv 2004.02147",
     "fast-scnn": "arXiv 1902.04502",
+    **dict.fromkeys(STEMS, "ours, space-to-depth as arXiv 2003.13630"),
 }
 
 
@@ -47,7 +49,7 @@ def segmentation_net(body: Body, *, num_classes: int, objectness: bool = True) -
 
 def register() -> None:
     """Make the other networks architectures of this process, so that `train_supervised` and `load_model` know them."""
-    ARCHITECTURES.update({name: partial(segmentation_net, body) for name, body in OTHERS.items()})
+    ARCHITECTURES.update({name: partial(segmentation_net, body) for name, body in OTHERS.items()} | STEMS)
 
 
 class ClassLogits(nn.Module):

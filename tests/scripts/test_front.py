@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,7 @@ import torch
 from front.blocks import pool_regions
 from front.networks import OTHERS, ClassLogits, register, segmentation_net
 from front.page import beaten_by, draw, page
+from front.stems import STEMS
 from front.study import UNSEEN, Row, Study, settings, split_by_sequence, trivial
 
 import tsss_edge
@@ -18,7 +20,7 @@ from tsss_edge.artifacts import Classes, OnnxModel
 from tsss_edge.backends import open_backend
 from tsss_edge.bench.conditions import examine_machine
 from tsss_edge.data.voc import write_mask
-from tsss_edge.models import ARCHITECTURES
+from tsss_edge.models import ARCHITECTURES, build_model
 
 # Millions of parameters, as the papers or their code give them: DDRNet table 4, PIDNet table 6, PaddleSeg's model page, ours for
 # BiSeNetV2 without auxiliary heads, Fast-SCNN table 5.
@@ -35,11 +37,26 @@ def test_sizes_are_the_published_ones_and_the_output_is_at_stride_8(name: str) -
     assert logits is not None and logits.shape == (1, 19, 12, 20)
 
 
+@pytest.mark.parametrize(("name", "channels", "strides"), [("edge-s-s2d2", 12, [1, 2]), ("edge-s-s2d4", 48, [1, 2])])
+def test_a_stem_of_blocks_leaves_the_rest_of_edge_s_alone(name: str, channels: int, strides: list[int]) -> None:
+    net, plain = STEMS[name](num_classes=3).eval(), build_model("edge-s", num_classes=3)
+    convolutions = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert convolutions[0].in_channels == channels and [c.stride[0] for c in convolutions[:2]] == strides
+    shapes = {n: t.shape for n, t in net.state_dict().items() if not n.startswith(("encoder.stem", "encoder.stages.0"))}
+    assert shapes == {
+        n: t.shape for n, t in plain.state_dict().items() if not n.startswith(("encoder.stem", "encoder.stages.0"))
+    }
+    with torch.no_grad():
+        logits = net(torch.zeros(1, 3, 96, 160)).logits
+    assert logits is not None and logits.shape == (1, 3, 12, 20)
+
+
 @pytest.mark.filterwarnings("ignore")  # of torch's own exporter
-@pytest.mark.parametrize("name", ["pidnet-s", "pp-liteseg-t"])
+@pytest.mark.parametrize("name", ["pidnet-s", "pp-liteseg-t", "edge-s-s2d4"])
 def test_a_network_becomes_an_artifact_that_answers_alike(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    net = segmentation_net(OTHERS[name], num_classes=3, objectness=False).eval()
+    make = STEMS[name] if name in STEMS else partial(segmentation_net, OTHERS[name])
+    net = make(num_classes=3, objectness=False).eval()
     out, classes = tmp_path / "net.onnx", Classes(names=("a", "b", "c"), background=False)
     tsss_edge.import_model(ClassLogits(net), out, classes=classes, example=(64, 96))
     picture = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
@@ -52,9 +69,9 @@ def test_a_network_becomes_an_artifact_that_answers_alike(name: str, tmp_path: P
 def test_they_are_trained_under_their_names_with_one_recipe() -> None:
     try:
         register()
-        assert set(OTHERS) <= set(ARCHITECTURES)
+        assert {*OTHERS, *STEMS} <= set(ARCHITECTURES)
     finally:
-        for name in OTHERS:
+        for name in (*OTHERS, *STEMS):
             ARCHITECTURES.pop(name, None)
     plain = settings("pidnet-s", 5)
     assert (plain.freeze, plain.encoder_weights, plain.arch) == (0, "", "pidnet-s")
