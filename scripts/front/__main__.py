@@ -21,12 +21,13 @@ from front.stems import STEMS
 from front.study import Study, measure, split_by_sequence, train_one, trivial
 
 NAMES = (*OURS, *OTHERS)
+KNOWN = (*NAMES, *STEMS)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=["train", "page"])
-    parser.add_argument("networks", nargs="*", help=f"of {', '.join((*NAMES, *STEMS))}; none: all but the last two")
+    parser.add_argument("networks", nargs="*", help=f"of {', '.join(KNOWN)}; none: all but the last two")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument(
         "--leave-out", required=True, help="what the names of the sequence start with that no network sees"
@@ -38,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--weight-bits", type=int, default=8, help="7 where the CPU has no VNNI")
     args = parser.parse_args(arguments)
     names = args.networks or NAMES
-    if unknown := set(names) - {*NAMES, *STEMS}:
-        parser.error(f"no network {', '.join(sorted(unknown))}; choose from {', '.join((*NAMES, *STEMS))}")
+    if unknown := set(names) - set(KNOWN):
+        parser.error(f"no network {', '.join(sorted(unknown))}; choose from {', '.join(KNOWN)}")
     register()
     torch.set_num_threads(1)
     data = split_by_sequence(args.data, args.out / "data", args.leave_out)
