@@ -78,8 +78,8 @@ mIoU over core-ms: the edge networks, lite0 and five networks of other papers, t
 
 - **Unseen**: the sequence {left_out}, which no network was trained on; `val` shares its sequence with the training pictures, so
   it flatters. No checkpoint and no setting was chosen by either: the last weights count.
-- **Trained**: {epochs} epochs of the other sequences, batches of 8 views of 256x192, scale 0.6 to 1.8, AdamW, one cross-entropy with soft
-  Jaccard on the output, one seed; no auxiliary heads for anybody. lite0 starts from ImageNet and keeps its stages up to stride 16.
+- **Trained**: {epochs} epochs of the other sequences, batches of 8 views of 256x192, scale 0.6 to 1.8, AdamW, bf16 with depthwise convolutions in
+  float32, one cross-entropy with soft Jaccard on the output, one seed; no auxiliary heads for anybody. lite0 starts from ImageNet and keeps its stages up to stride 16.
   After few epochs the table says how fast a network learns as much as what it can reach.
 - **core-ms**: OpenVINO, one thread, network alone, medians of engines in alternation, at 480x352.
 - **Above it**: more than {spread:.0f} point better in INT8 on the unseen sequence at no more INT8 core-ms. Of ours

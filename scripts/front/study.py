@@ -84,7 +84,6 @@ def settings(name: str, epochs: int) -> TrainConfig:
         jaccard=1.0,
         ema=0.98,
         threads=1,
-        amp=False,
         val_every=epochs,  # the last weights are kept; val chooses nothing
         encoder_weights="imagenet" if pretrained else "",
         freeze=16 if pretrained else 0,
