@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from pages import watch_machine
 
 from front.networks import PRETRAINED, float_graph
-from tsss_edge.artifacts import Checkpoint, Engine, Struct
+from tsss_edge.artifacts import Checkpoint, Engine, OnnxModel, Struct
 from tsss_edge.backends import open_backend
 from tsss_edge.bench import Machine, time_networks
 from tsss_edge.calib.calibrate import calibrate
@@ -26,19 +28,34 @@ from tsss_edge.train.supervised import train_supervised
 UNSEEN = "unseen"  # the split of the sequence that was left out
 
 
+class Scores(Struct, frozen=True):
+    """mIoU in percent of one training, by split and kind of engine."""
+
+    unseen: float
+    val: float
+    unseen_int8: float
+    val_int8: float
+
+
 class Row(Struct, frozen=True):
-    """What one network of the study reaches. mIoU in percent; core-ms a picture on one thread, medians of alternating rounds."""
+    """What one network of the study reaches, a training a seed; core-ms a picture on one thread, medians of alternating rounds."""
 
     name: str
     parameters: int
     epochs: int
-    unseen: float
-    val: float
-    val_int8: float
-    unseen_int8: float
+    seeds: tuple[Scores, ...]
     float_ms: float
     int8_ms: float
     rtx: str  # "built", or why not
+
+    def mean(self, score: str) -> float:
+        """Of one of the `Scores`, over the seeds."""
+        return fmean(getattr(scores, score) for scores in self.seeds)
+
+    def range(self, score: str) -> float:
+        """Best less worst seed; 0 of a single one."""
+        values = [getattr(scores, score) for scores in self.seeds]
+        return float(max(values) - min(values))
 
 
 class Study(Struct, frozen=True):
@@ -70,7 +87,7 @@ def split_by_sequence(data: Path, out: Path, left_out: str) -> Path:
     return out
 
 
-def settings(name: str, epochs: int) -> TrainConfig:
+def settings(name: str, epochs: int, seed: int = 0) -> TrainConfig:
     """Of a network: the same for all, but that a pretrained one starts from its weights and keeps the stages up to stride 16."""
     pretrained = name in PRETRAINED
     return TrainConfig(
@@ -84,6 +101,7 @@ def settings(name: str, epochs: int) -> TrainConfig:
         jaccard=1.0,
         ema=0.98,
         threads=1,
+        seed=seed,
         val_every=epochs,  # the last weights are kept; val chooses nothing
         encoder_weights="imagenet" if pretrained else "",
         freeze=16 if pretrained else 0,
@@ -107,63 +125,79 @@ def pixels(dataset: VocDataset, split: str) -> NDArray[np.int64]:
     return counts[: len(dataset.classes)]
 
 
-def train_one(name: str, data: Path, out: Path, epochs: int) -> None:
+def train_one(name: str, data: Path, folder: Path, *, epochs: int, seed: int) -> None:
     """A run folder; goes on where it stopped."""
-    folder = out / name
-    train_supervised(settings(name, epochs), data, folder, resume=(folder / "last.pt").is_file())
+    train_supervised(settings(name, epochs, seed), data, folder, resume=(folder / "last.pt").is_file())
 
 
-def engines(name: str, data: Path, out: Path, weight_bits: int) -> tuple[Engine, Engine, str]:
-    """(float, INT8, how the TensorRT-RTX build ended) in OUT/NAME."""
-    folder = out / name
+def run_folder(out: Path, name: str, seed: int) -> Path:
+    """Where the training of a network with a seed lies."""
+    return out / f"seed-{seed}" / name
+
+
+def engines(folder: Path, data: Path, weight_bits: int) -> tuple[Engine, Engine, OnnxModel]:
+    """(float, INT8, what INT8 was built of) in a run folder."""
     graph = float_graph(Checkpoint.load(folder / "best.pt"), folder / "fused.onnx")
     int8 = calibrate(graph, data, folder / "int8.onnx", size=128, options=PairOptions(weight_bits=weight_bits))
     cpu = load_target("cpu")
     plain = build_engine(graph, cpu, folder / "net.xml", precision="fp32")
-    small = build_engine(int8, cpu, folder / "net.xml", precision="int8")
+    return plain, build_engine(int8, cpu, folder / "net.xml", precision="int8"), int8
+
+
+def rtx_build(int8: OnnxModel, folder: Path) -> str:
+    """How a build for TensorRT-RTX ends."""
     try:
         build_engine(int8, load_target("rtx"), folder / "rtx/net.engine")
-        rtx = "built"
     except TsssEdgeError as error:
-        rtx = str(error).splitlines()[0]
-    return plain, small, rtx
+        return str(error).splitlines()[0]
+    return "built"
 
 
 def measure(
-    names: Sequence[str], data: Path, out: Path, *, seconds: float, weight_bits: int
+    names: Sequence[str], seeds: Sequence[int], data: Path, out: Path, *, seconds: float, weight_bits: int
 ) -> tuple[list[Row], Machine]:
-    """Build all, score all, then time all in one run."""
-    built = {name: engines(name, data, out, weight_bits) for name in names}
-    flat = [(name, engine) for name in names for engine in built[name][:2]]
-    watched = watch_machine(1)
-    with ExitStack() as stack:
-        opened = [stack.enter_context(open_backend(engine, threads=1)) for _, engine in flat]
-        timed = time_networks(opened, [name for name, _ in flat], duration_s=seconds)
-    machine = watched()
-    rows = []
-    for index, name in enumerate(names):
-        float_engine, int8_engine, rtx = built[name]
-        state = Checkpoint.load(out / name / "best.pt").state()
-        scores = {
-            (kind, split): float(evaluate(engine.path, data, split).miou)
-            for kind, engine in (("float", float_engine), ("int8", int8_engine))
-            for split in ("val", UNSEEN)
-        }
+    """Build all, score all, then time the first seed of all in one run."""
+    rows: list[Row] = []
+    flat: list[Engine] = []
+    for name in names:
+        folders = [run_folder(out, name, seed) for seed in seeds]
+        built = [engines(folder, data, weight_bits) for folder in folders]
+        flat += built[0][:2]
         rows.append(
             Row(
                 name=name,
-                parameters=sum(
-                    t.numel() for key, t in state.items() if "running" not in key and "num_batches" not in key
-                ),
-                epochs=len((out / name / "log.jsonl").read_text().splitlines()),
-                unseen=scores["float", UNSEEN],
-                val=scores["float", "val"],
-                val_int8=scores["int8", "val"],
-                unseen_int8=scores["int8", UNSEEN],
-                float_ms=float(timed[2 * index].latency_ms.p50),
-                int8_ms=float(timed[2 * index + 1].latency_ms.p50),
-                rtx=rtx,
+                parameters=trained_numbers(Checkpoint.load(folders[0] / "best.pt")),
+                epochs=len((folders[0] / "log.jsonl").read_text().splitlines()),
+                seeds=tuple(scored(plain, int8, data) for plain, int8, _ in built),
+                float_ms=0.0,
+                int8_ms=0.0,
+                rtx=rtx_build(built[0][2], folders[0]),
             )
         )
         print(rows[-1], flush=True)
-    return rows, machine
+    watched = watch_machine(1)
+    with ExitStack() as stack:
+        opened = [stack.enter_context(open_backend(engine, threads=1)) for engine in flat]
+        timed = time_networks(opened, [engine.path.name for engine in flat], duration_s=seconds)
+    medians = [float(t.latency_ms.p50) for t in timed]
+    pairs = zip(medians[::2], medians[1::2], strict=True)
+    return [replace(row, float_ms=a, int8_ms=b) for row, (a, b) in zip(rows, pairs, strict=True)], watched()
+
+
+def scored(plain: Engine, int8: Engine, data: Path) -> Scores:
+    """Both engines on both splits."""
+
+    def miou(engine: Engine, split: str) -> float:
+        return float(evaluate(engine.path, data, split).miou)
+
+    return Scores(
+        unseen=miou(plain, UNSEEN),
+        val=miou(plain, "val"),
+        unseen_int8=miou(int8, UNSEEN),
+        val_int8=miou(int8, "val"),
+    )
+
+
+def trained_numbers(checkpoint: Checkpoint) -> int:
+    """Weights and biases, without the statistics of batch normalisation."""
+    return sum(t.numel() for key, t in checkpoint.state().items() if "running" not in key and "num_batches" not in key)

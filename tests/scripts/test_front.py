@@ -11,9 +11,10 @@ import pytest
 import torch
 from front.blocks import pool_regions
 from front.networks import OTHERS, ClassLogits, register, segmentation_net
-from front.page import beaten_by, draw, page
+from front.page import beaten_by, cell, draw, page
 from front.stems import STEMS
-from front.study import UNSEEN, Row, Study, settings, split_by_sequence, trivial
+from front.study import UNSEEN, Row, Scores, Study, settings, split_by_sequence, trivial
+from msgspec.structs import replace
 
 import tsss_edge
 from tsss_edge.artifacts import Classes, OnnxModel
@@ -75,6 +76,7 @@ def test_they_are_trained_under_their_names_with_one_recipe() -> None:
             ARCHITECTURES.pop(name, None)
     plain = settings("pidnet-s", 5)
     assert (plain.freeze, plain.encoder_weights, plain.arch) == (0, "", "pidnet-s")
+    assert settings("pidnet-s", 5, 3) == replace(plain, seed=3)
     assert (settings("lite0", 5).freeze, settings("lite0", 5).encoder_weights) == (16, "imagenet")
 
 
@@ -112,15 +114,18 @@ def test_a_sequence_is_left_out_and_is_a_split_of_its_own(street: Path, tmp_path
             split_by_sequence(street, tmp_path / "other", nothing)
 
 
-def made_up(name: str, unseen: float, int8_ms: float) -> Row:
-    return Row(name, 1_500_000, 18, unseen, unseen, unseen, unseen, 2 * int8_ms, int8_ms, "built")
+def made_up(name: str, int8_ms: float, *unseen: float) -> Row:
+    return Row(name, 1_500_000, 18, tuple(Scores(u, u, u, u) for u in unseen), 2 * int8_ms, int8_ms, "built")
 
 
 def test_the_page_says_who_is_above_whom_beyond_a_point() -> None:
-    rows = (made_up("edge-s", 50.0, 4.0), made_up("fast-scnn", 51.5, 3.0), made_up("pidnet-s", 60.0, 9.0))
+    rows = (made_up("edge-s", 4.0, 50.0), made_up("fast-scnn", 3.0, 51.5), made_up("pidnet-s", 9.0, 60.0))
     assert [beaten_by(r, rows) for r in rows] == [["fast-scnn"], [], []]
-    near = (rows[0], made_up("fast-scnn", 50.9, 3.0))
+    near = (rows[0], made_up("fast-scnn", 3.0, 50.9))
     assert beaten_by(near[0], near) == [], "less than the spread of seeds is a tie"
+    apart = (rows[0], made_up("fast-scnn", 3.0, 49.5, 53.5))
+    assert beaten_by(apart[0], apart) == [], "its seeds differ by more than its mean is above"
+    assert cell(apart[1], "unseen") == "51.50 ± 2.00" and cell(rows[0], "unseen") == "50.00"
     machine = examine_machine(threads=1, mhz_before=None, load_before=None)
     study = Study(rows, "0001TP", (3.0, 4.0), machine, "2026-11-29", "tsss-edge 0", "python -m front page")
     text = page(study, "front.png")
