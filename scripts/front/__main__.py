@@ -18,17 +18,17 @@ from pages import TOOL, command, today, write_page, write_picture
 
 from front.networks import OTHERS, OURS, register
 from front.page import draw, page
-from front.stems import STEMS
 from front.study import Study, measure, run_folder, split_by_sequence, train_one, trivial
+from front.variants import VARIANTS
 
 NAMES = (*OURS, *OTHERS)
-KNOWN = (*NAMES, *STEMS)
+KNOWN = (*NAMES, *VARIANTS)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=["train", "page"])
-    parser.add_argument("networks", nargs="*", help=f"of {', '.join(KNOWN)}; none: all but the last two")
+    parser.add_argument("networks", nargs="*", help=f"of {', '.join(KNOWN)}; none: all but the last three")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument(
         "--leave-out", required=True, help="what the names of the sequence start with that no network sees"
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="a training each; the page has their mean")
     parser.add_argument("--table", type=Path, help="the page to write; its picture and JSON twin lie beside it")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of timing")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of timing, an engine")
     parser.add_argument("--weight-bits", type=int, default=8, help="7 where the CPU has no VNNI")
     args = parser.parse_args(arguments)
     names = args.networks or NAMES

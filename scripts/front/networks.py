@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 import tsss_edge
 from front.light import BiSeNetV2, FastScnn, PpLiteSegT
-from front.stems import STEMS
 from front.two_branches import Ddrnet23Slim, PidnetS
+from front.variants import VARIANTS
 from tsss_edge.artifacts import Checkpoint, OnnxModel
 from tsss_edge.export.onnx_export import export_onnx
 from tsss_edge.models import ARCHITECTURES, load_model
@@ -38,7 +38,9 @@ PAPERS = {
     "pp-liteseg-t": "arXiv 2204.02681",
     "bisenetv2": "arXiv 2004.02147",
     "fast-scnn": "arXiv 1902.04502",
-    **dict.fromkeys(STEMS, "ours, space-to-depth as arXiv 2003.13630"),
+    "edge-s-s2d2": "ours, space-to-depth as arXiv 2003.13630",
+    "edge-s-s2d4": "ours, space-to-depth as arXiv 2003.13630",
+    "edge-s-pyramid": "ours, pyramid as arXiv 1612.01105",
 }
 
 
@@ -49,7 +51,7 @@ def segmentation_net(body: Body, *, num_classes: int, objectness: bool = True) -
 
 def register() -> None:
     """Make the other networks architectures of this process, so that `train_supervised` and `load_model` know them."""
-    ARCHITECTURES.update({name: partial(segmentation_net, body) for name, body in OTHERS.items()} | STEMS)
+    ARCHITECTURES.update({name: partial(segmentation_net, body) for name, body in OTHERS.items()} | VARIANTS)
 
 
 class ClassLogits(nn.Module):

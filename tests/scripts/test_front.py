@@ -9,11 +9,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from front.blocks import pool_regions
 from front.networks import OTHERS, ClassLogits, register, segmentation_net
 from front.page import beaten_by, cell, draw, page
-from front.stems import STEMS
 from front.study import UNSEEN, Row, Scores, Study, settings, split_by_sequence, trivial
+from front.variants import VARIANTS
 from msgspec.structs import replace
 
 import tsss_edge
@@ -38,11 +39,13 @@ def test_sizes_are_the_published_ones_and_the_output_is_at_stride_8(name: str) -
     assert logits is not None and logits.shape == (1, 19, 12, 20)
 
 
-@pytest.mark.parametrize(("name", "channels", "strides"), [("edge-s-s2d2", 12, [1, 2]), ("edge-s-s2d4", 48, [1, 2])])
-def test_a_stem_of_blocks_leaves_the_rest_of_edge_s_alone(name: str, channels: int, strides: list[int]) -> None:
-    net, plain = STEMS[name](num_classes=3).eval(), build_model("edge-s", num_classes=3)
-    convolutions = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d)]
-    assert convolutions[0].in_channels == channels and [c.stride[0] for c in convolutions[:2]] == strides
+@pytest.mark.parametrize(("name", "side"), [("edge-s-s2d2", 2), ("edge-s-s2d4", 4)])
+def test_a_stem_of_blocks_is_space_to_depth_and_3x3_and_leaves_the_rest_of_edge_s_alone(name: str, side: int) -> None:
+    net, plain = VARIANTS[name](num_classes=3).eval(), build_model("edge-s", num_classes=3)
+    stem = next(m for m in net.modules() if isinstance(m, torch.nn.Conv2d))
+    x = torch.rand(1, 3, 32, 64)
+    blocks = F.pixel_unshuffle(stem.weight, side)  # the taps of a block become channels as its pixels do
+    assert torch.allclose(stem(x), F.conv2d(F.pixel_unshuffle(x, side), blocks, padding=1), atol=1e-5)
     shapes = {n: t.shape for n, t in net.state_dict().items() if not n.startswith(("encoder.stem", "encoder.stages.0"))}
     assert shapes == {
         n: t.shape for n, t in plain.state_dict().items() if not n.startswith(("encoder.stem", "encoder.stages.0"))
@@ -53,10 +56,10 @@ def test_a_stem_of_blocks_leaves_the_rest_of_edge_s_alone(name: str, channels: i
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch's own exporter
-@pytest.mark.parametrize("name", ["pidnet-s", "pp-liteseg-t", "edge-s-s2d4"])
+@pytest.mark.parametrize("name", ["pidnet-s", "pp-liteseg-t", "edge-s-s2d4", "edge-s-pyramid"])
 def test_a_network_becomes_an_artifact_that_answers_alike(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    make = STEMS[name] if name in STEMS else partial(segmentation_net, OTHERS[name])
+    make = VARIANTS[name] if name in VARIANTS else partial(segmentation_net, OTHERS[name])
     net = make(num_classes=3, objectness=False).eval()
     out, classes = tmp_path / "net.onnx", Classes(names=("a", "b", "c"), background=False)
     tsss_edge.import_model(ClassLogits(net), out, classes=classes, example=(64, 96))
@@ -70,9 +73,9 @@ def test_a_network_becomes_an_artifact_that_answers_alike(name: str, tmp_path: P
 def test_they_are_trained_under_their_names_with_one_recipe() -> None:
     try:
         register()
-        assert {*OTHERS, *STEMS} <= set(ARCHITECTURES)
+        assert {*OTHERS, *VARIANTS} <= set(ARCHITECTURES)
     finally:
-        for name in (*OTHERS, *STEMS):
+        for name in (*OTHERS, *VARIANTS):
             ARCHITECTURES.pop(name, None)
     plain = settings("pidnet-s", 5)
     assert (plain.freeze, plain.encoder_weights, plain.arch) == (0, "", "pidnet-s")
