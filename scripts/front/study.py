@@ -135,6 +135,15 @@ def run_folder(out: Path, name: str, seed: int) -> Path:
     return out / f"seed-{seed}" / name
 
 
+def trained(out: Path, name: str, seeds: Sequence[int]) -> list[Path]:
+    """The run folders of a network that are finished: its only weights are the last ones."""
+    folders = [run_folder(out, name, seed) for seed in seeds]
+    found = [folder for folder in folders if (folder / "best.pt").is_file()]
+    if not found:
+        raise SystemExit(f"{folders[0]}: no finished training of {name}; first run the step train with the same --out")
+    return found
+
+
 def engines(folder: Path, data: Path, weight_bits: int) -> tuple[Engine, Engine, OnnxModel]:
     """(float, INT8, what INT8 was built of) in a run folder."""
     graph = float_graph(Checkpoint.load(folder / "best.pt"), folder / "fused.onnx")
@@ -156,11 +165,11 @@ def rtx_build(int8: OnnxModel, folder: Path) -> str:
 def measure(
     names: Sequence[str], seeds: Sequence[int], data: Path, out: Path, *, seconds: float, weight_bits: int
 ) -> tuple[list[Row], Machine]:
-    """Build all, score all, then time the first seed of all in one run."""
+    """Build all, score all, then time the first seed of all in one run. Of `seeds` those count that a network was trained with."""
     rows: list[Row] = []
     flat: list[Engine] = []
     for name in names:
-        folders = [run_folder(out, name, seed) for seed in seeds]
+        folders = trained(out, name, seeds)
         built = [engines(folder, data, weight_bits) for folder in folders]
         flat += built[0][:2]
         rows.append(

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from front.blocks import pool_regions
 from front.networks import OTHERS, ClassLogits, register, segmentation_net
 from front.page import beaten_by, cell, draw, page
-from front.study import UNSEEN, Row, Scores, Study, settings, split_by_sequence, trivial
+from front.study import UNSEEN, Row, Scores, Study, run_folder, settings, split_by_sequence, trained, trivial
 from front.variants import VARIANTS
 from msgspec.structs import replace
 
@@ -115,6 +115,15 @@ def test_a_sequence_is_left_out_and_is_a_split_of_its_own(street: Path, tmp_path
     for nothing in ("C", ""):
         with pytest.raises(SystemExit, match="no or all pictures"):
             split_by_sequence(street, tmp_path / "other", nothing)
+
+
+def test_a_page_counts_the_seeds_that_were_trained(tmp_path: Path) -> None:
+    one = run_folder(tmp_path, "edge-s", 1)
+    one.mkdir(parents=True)
+    with pytest.raises(SystemExit, match=r"seed-0/edge-s: no finished training of edge-s"):
+        trained(tmp_path, "edge-s", [0, 1])
+    (one / "best.pt").touch()
+    assert trained(tmp_path, "edge-s", [0, 1]) == [one]
 
 
 def made_up(name: str, int8_ms: float, *unseen: float) -> Row:
