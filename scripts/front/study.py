@@ -136,9 +136,10 @@ def run_folder(out: Path, name: str, seed: int) -> Path:
 
 
 def trained(out: Path, name: str, seeds: Sequence[int]) -> list[Path]:
-    """The run folders of a network that are finished: its only weights are the last ones."""
+    """The run folders of a network that are finished: `val` is looked at once, after the last epoch."""
     folders = [run_folder(out, name, seed) for seed in seeds]
-    found = [folder for folder in folders if (folder / "best.pt").is_file()]
+    logs = [folder / "log.jsonl" for folder in folders]
+    found = [log.parent for log in logs if log.is_file() and '"miou"' in log.read_text()]
     if not found:
         raise SystemExit(f"{folders[0]}: no finished training of {name}; first run the step train with the same --out")
     return found

@@ -120,9 +120,10 @@ def test_a_sequence_is_left_out_and_is_a_split_of_its_own(street: Path, tmp_path
 def test_a_page_counts_the_seeds_that_were_trained(tmp_path: Path) -> None:
     one = run_folder(tmp_path, "edge-s", 1)
     one.mkdir(parents=True)
+    (one / "log.jsonl").write_text('{"epoch":1}\n')
     with pytest.raises(SystemExit, match=r"seed-0/edge-s: no finished training of edge-s"):
         trained(tmp_path, "edge-s", [0, 1])
-    (one / "best.pt").touch()
+    (one / "log.jsonl").write_text('{"epoch":1}\n{"epoch":2,"miou":3.0}\n')
     assert trained(tmp_path, "edge-s", [0, 1]) == [one]
 
 
