@@ -137,12 +137,12 @@ def test_the_page_says_who_is_above_whom_beyond_a_point() -> None:
     near = (rows[0], made_up("fast-scnn", 3.0, 50.9))
     assert beaten_by(near[0], near) == [], "less than the spread of seeds is a tie"
     apart = (rows[0], made_up("fast-scnn", 3.0, 49.5, 53.5))
-    assert beaten_by(apart[0], apart) == [], "its seeds differ by more than its mean is above"
+    assert beaten_by(apart[0], apart) == [], "its mean is above by 1.5, its seeds are 2 to each side"
     assert cell(apart[1], "unseen") == "51.50 ± 2.00" and cell(rows[0], "unseen") == "50.00"
     machine = examine_machine(threads=1, mhz_before=None, load_before=None)
     study = Study(rows, "0001TP", (3.0, 4.0), machine, "2026-11-29", "tsss-edge 0", "python -m front page")
     text = page(study, "front.png")
-    assert "Of ours\n  nobody is above: none of ours." in text and "| most frequent class |" in text
+    assert "Of ours nobody is above: none of ours." in text and "| most frequent class |" in text
     assert "1.50 M" in text and text.count("| fast-scnn |") == 2
     (axes,) = draw(study).axes
     assert sorted(t.get_text() for t in axes.texts) == ["edge-s", "fast-scnn", "pidnet-s"]
