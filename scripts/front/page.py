@@ -76,7 +76,7 @@ def draw(study: Study) -> Figure:
         if half:
             axes.errorbar([row.int8_ms], [accuracy], yerr=half, color=color, capsize=3)
         axes.plot([row.int8_ms], [accuracy], "o", color=color, fillstyle="full" if own else "none")
-        axes.annotate(row.name, (row.int8_ms, accuracy), textcoords="offset points", xytext=(6, 4))
+        axes.annotate(row.name, (row.int8_ms, accuracy), textcoords="offset points", xytext=(6, 4 if own else -12))
     axes.set(
         xlabel="INT8, core-ms a picture of 480x352", ylabel=f"mIoU on the unseen sequence {study.left_out}, percent"
     )
