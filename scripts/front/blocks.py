@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -101,3 +102,16 @@ def pool_regions(x: Tensor, bins: int) -> Tensor:
     strides = [side // count for side, count in zip(sides, counts, strict=True)]
     kernel = [side - (n - 1) * stride for side, n, stride in zip(sides, counts, strides, strict=True)]
     return F.avg_pool2d(x, kernel, strides)
+
+
+class Pyramid(nn.Module):
+    """PSPNet's pyramid (arXiv 1612.01105): means of 1, 4, 9 and 36 regions beside the features."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scales = nn.ModuleList(ConvBnRelu(channels, channels // 4, 1) for _ in range(4))
+        self.out = ConvBnRelu(2 * channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = [resize(conv(pool_regions(x, bins)), x) for conv, bins in zip(self.scales, (1, 2, 3, 6), strict=True)]
+        return self.out(torch.cat([x, *found], 1))

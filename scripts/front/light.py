@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from front.blocks import ConvBn, ConvBnRelu, pool_regions, resize
+from front.blocks import ConvBn, ConvBnRelu, Pyramid, pool_regions, resize
 
 # ---------------------------------------------------------------------------------------------------------------------
 # PP-LiteSeg-T
@@ -234,19 +234,6 @@ class Inverted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x) if self.adds else self.body(x)
-
-
-class Pyramid(nn.Module):
-    """PSPNet's pyramid (arXiv 1612.01105): means of 1, 4, 9 and 36 regions beside the features."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.scales = nn.ModuleList(ConvBnRelu(channels, channels // 4, 1) for _ in range(4))
-        self.out = ConvBnRelu(2 * channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        found = [resize(conv(pool_regions(x, bins)), x) for conv, bins in zip(self.scales, (1, 2, 3, 6), strict=True)]
-        return self.out(torch.cat([x, *found], 1))
 
 
 class FastScnn(nn.Module):

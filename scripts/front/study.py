@@ -22,7 +22,9 @@ from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import TsssEdgeError
 from tsss_edge.export.build import build_engine
 from tsss_edge.onnxgraph.qdq import PairOptions
+from tsss_edge.reproduce.results import finished
 from tsss_edge.scoring import evaluate
+from tsss_edge.train.runfolder import epochs_done
 from tsss_edge.train.supervised import train_supervised
 
 UNSEEN = "unseen"  # the split of the sequence that was left out
@@ -127,7 +129,7 @@ def pixels(dataset: VocDataset, split: str) -> NDArray[np.int64]:
 
 def train_one(name: str, data: Path, folder: Path, *, epochs: int, seed: int) -> None:
     """A run folder; goes on where it stopped."""
-    train_supervised(settings(name, epochs, seed), data, folder, resume=(folder / "last.pt").is_file())
+    train_supervised(settings(name, epochs, seed), data, folder, resume=True)
 
 
 def run_folder(out: Path, name: str, seed: int) -> Path:
@@ -136,10 +138,9 @@ def run_folder(out: Path, name: str, seed: int) -> Path:
 
 
 def trained(out: Path, name: str, seeds: Sequence[int]) -> list[Path]:
-    """The run folders of a network that are finished: `val` is looked at once, after the last epoch."""
+    """The run folders of a network that are finished."""
     folders = [run_folder(out, name, seed) for seed in seeds]
-    logs = [folder / "log.jsonl" for folder in folders]
-    found = [log.parent for log in logs if log.is_file() and '"miou"' in log.read_text()]
+    found = [folder for folder in folders if finished(folder)]
     if not found:
         raise SystemExit(f"{folders[0]}: no finished training of {name}; first run the step train with the same --out")
     return found
@@ -177,7 +178,7 @@ def measure(
             Row(
                 name=name,
                 parameters=trained_numbers(Checkpoint.load(folders[0] / "best.pt")),
-                epochs=len((folders[0] / "log.jsonl").read_text().splitlines()),
+                epochs=epochs_done(folders[0]),
                 seeds=tuple(scored(plain, int8, data) for plain, int8, _ in built),
                 float_ms=0.0,
                 int8_ms=0.0,

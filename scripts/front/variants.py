@@ -4,32 +4,17 @@ Space-to-depth stems: blocks of pixels become channels (TResNet, arXiv 2003.1363
 Both are written as the one convolution that they are, which is exact from uint8 and has INT8 weights; as nodes of a graph the blocks
 would cost 1 ms. Pyramid: what Fast-SCNN and PSPNet (arXiv 1612.01105) put at stride 32.
 """
-# mypy: warn-return-any=False
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from front.blocks import pool_regions, resize
+from front.blocks import Pyramid
 from tsss_edge.models.edge import EDGE_S, ConvBnRelu, EdgeDecoder, EdgeEncoder, initialize
 from tsss_edge.models.segnet import SegNet
-
-
-class PyramidContext(nn.Module):
-    """(N,C,H,W) -> the same: means of 1, 4, 9 and 36 regions, a quarter of the channels each, joined to every cell and mixed by a 1x1."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.scales = nn.ModuleList(ConvBnRelu(channels, channels // 4, kernel=1) for _ in range(4))
-        self.out = ConvBnRelu(2 * channels, channels, kernel=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        means = [resize(conv(pool_regions(x, bins)), x) for conv, bins in zip(self.scales, (1, 2, 3, 6), strict=True)]
-        return self.out(torch.cat([x, *means], 1))
 
 
 def with_encoder(encoder: EdgeEncoder, *, num_classes: int, objectness: bool = True) -> SegNet:
@@ -50,9 +35,9 @@ def edge_s_from_blocks(side: int, *, num_classes: int, objectness: bool = True) 
 
 
 def edge_s_with_pyramid(*, num_classes: int, objectness: bool = True) -> SegNet:
-    """edge-s whose last stage ends with `PyramidContext`."""
+    """edge-s whose last stage ends with `Pyramid`."""
     encoder = EdgeEncoder(EDGE_S)
-    encoder.stages[-1] = nn.Sequential(encoder.stages[-1], PyramidContext(encoder.channels[-1]))
+    encoder.stages[-1] = nn.Sequential(encoder.stages[-1], Pyramid(encoder.channels[-1]))
     return with_encoder(encoder, num_classes=num_classes, objectness=objectness)
 
 

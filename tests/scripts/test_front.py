@@ -18,7 +18,7 @@ from front.variants import VARIANTS
 from msgspec.structs import replace
 
 import tsss_edge
-from tsss_edge.artifacts import Classes, OnnxModel
+from tsss_edge.artifacts import Checkpoint, CheckpointMeta, Classes, OnnxModel, Preprocess
 from tsss_edge.backends import open_backend
 from tsss_edge.bench.conditions import examine_machine
 from tsss_edge.data.voc import write_mask
@@ -120,6 +120,14 @@ def test_a_sequence_is_left_out_and_is_a_split_of_its_own(street: Path, tmp_path
 def test_a_page_counts_the_seeds_that_were_trained(tmp_path: Path) -> None:
     one = run_folder(tmp_path, "edge-s", 1)
     one.mkdir(parents=True)
+    described = CheckpointMeta(
+        stage="supervised",
+        arch="edge-s",
+        classes=Classes(names=("a", "b"), background=False),
+        preprocess=Preprocess(size_hw=(32, 32)),
+        training={"epochs": 2},
+    )
+    Checkpoint.save(one / "best.pt", described, {})
     (one / "log.jsonl").write_text('{"epoch":1}\n')
     with pytest.raises(SystemExit, match=r"seed-0/edge-s: no finished training of edge-s"):
         trained(tmp_path, "edge-s", [0, 1])
