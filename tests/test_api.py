@@ -119,10 +119,26 @@ def test_from_labels_to_an_engine_in_python(tmp_path: Path) -> None:
     engine = tsss_edge.build_engine(int8, "cpu", str(tmp_path / "fused.xml"), precision="int8")
     report = tsss_edge.check_parity(str(engine.path), trained, data, max_drop=100.0, min_reference=0, threads=1)
     assert report.passed and report.images == len(VocDataset.open(data).ids("val"))
-    masks = tsss_edge.segment(engine.path, str(data / "JPEGImages"), tmp_path / "masks")
+    sheet = str(tmp_path / "sheet.png")
+    masks = tsss_edge.segment(engine.path, str(data / "JPEGImages"), tmp_path / "masks", sheet=sheet)
+    assert Path(sheet).is_file()
     assert masks.images == len(list((tmp_path / "masks").rglob("*.png")))
-    live = tsss_edge.stream(str(engine.path), "synthetic://?frames=3&size=64x48", force=True, threads=1)
+    shadow = str(tsss_edge.build_engine(graph, "cpu", tmp_path / "float.xml", precision="fp32").path)
+    live = tsss_edge.stream(
+        str(engine.path), "synthetic://?frames=3&size=64x48", force=True, threads=1, shadow=shadow
+    )
     assert live.frames == 3
+
+
+def test_an_engine_whose_hash_differs_is_compared_when_it_is_trusted(tmp_path: Path) -> None:
+    made = netkit.checkpoint(tmp_path / "net.pt")
+    graph = tsss_edge.export(made, tmp_path / "net.onnx", check_images=[])
+    engine = tsss_edge.build_engine(graph, "cpu", tmp_path / "net", precision="fp32").path
+    engine.write_bytes(engine.read_bytes() + b"\n")
+    data, how = netkit.write_set(tmp_path / "data"), {"min_reference": 0, "threads": 1}
+    with pytest.raises(ArtifactError, match="hash"):
+        tsss_edge.check_parity(engine, made, data, **how)
+    assert tsss_edge.check_parity(engine, made, data, trust=True, **how).images == 3
 
 
 def test_the_lines_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,8 +140,9 @@ def export(
     """Write the fused graph as ONNX. data: a set whose pictures check it against PyTorch. Options: see `export_onnx`."""
     from tsss_edge.export.onnx_export import export_onnx
 
-    pictures = _check_pictures(Path(data)) if data is not None else []
-    return export_onnx(_checkpoint(checkpoint), Path(out), check_images=pictures, **options)
+    if data is not None:
+        options["check_images"] = _check_pictures(Path(data))
+    return export_onnx(_checkpoint(checkpoint), Path(out), **options)
 
 
 def _check_pictures(data: Path) -> list[Path]:
@@ -251,7 +252,8 @@ def check_parity(
 
     folder = Path(report_dir) if report_dir is not None else None
     given = Path(reference) if isinstance(reference, str) else reference
-    return run(_loaded(engine), given, Path(data), report_dir=folder, **options)
+    loaded = _loaded(engine, trust=bool(options.get("trust", False)))
+    return run(loaded, given, Path(data), report_dir=folder, **_with_paths(options, "served"))
 
 
 def segment(engine: PathLike, inputs: PathLike | Sequence[PathLike], out: PathLike, **options: Any) -> SegmentReport:
@@ -259,7 +261,7 @@ def segment(engine: PathLike, inputs: PathLike | Sequence[PathLike], out: PathLi
     from tsss_edge.segment import segment_files
 
     several = [inputs] if isinstance(inputs, str | Path) else inputs
-    return segment_files(Path(engine), [str(item) for item in several], Path(out), **options)
+    return segment_files(Path(engine), [str(item) for item in several], Path(out), **_with_paths(options, "sheet"))
 
 
 def stream(
@@ -275,18 +277,30 @@ def stream(
 
     several = [sinks] if isinstance(sinks, str | Path) else sinks
     checkpoint = Path(reference) if reference is not None else None
-    return run(Path(engine), str(source), [str(sink) for sink in several], reference=checkpoint, **options)
+    given = _with_paths(options, "truth", "shadow", "promote_when", "trusted_key", "tls")
+    return run(Path(engine), str(source), [str(sink) for sink in several], reference=checkpoint, **given)
 
 
 def stream_many(engine: PathLike, sources: PathLike, **options: Any) -> ManyReport:
     """Segment all cameras of a file on one engine until the last one ends. Options: see `stream.many.stream_many`."""
     from tsss_edge.stream.many import stream_many as run
 
-    return run(Path(engine), Path(sources), **options)
+    return run(Path(engine), Path(sources), **_with_paths(options, "trusted_key", "tls"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The door
+
+
+def _with_paths(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The options with paths, or tuples of them, in place of the strings of these."""
+
+    def path_of(value: Any) -> Any:
+        if isinstance(value, tuple | list):
+            return tuple(path_of(part) for part in value)
+        return Path(value) if isinstance(value, str) else value
+
+    return {name: path_of(value) if name in names else value for name, value in options.items()}
 
 
 def _loaded(model: PathLike | Artifact, *, trust: bool = False) -> Artifact:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsss_edge.calib.sets import Chosen, balanced, choose, find_set, noise, shuffled, spread
+from tsss_edge.calib.sets import Chosen, balanced, choose, evenly_spaced, find_set, noise, shuffled, spread
 from tsss_edge.config import CalibSet, load_calib_set, shared_folder
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError, DataError
@@ -191,3 +191,9 @@ def test_the_voc_list_is_even_over_its_classes(shared_data: Path) -> None:
     assert set(per_class) == set(range(1, 21))
     del per_class[15]
     assert min(per_class.values()) == 32 and max(per_class.values()) == 36
+
+
+def test_a_few_of_many_come_from_all_parts_of_the_list() -> None:
+    assert list(evenly_spaced(range(100), 4)) == [0, 25, 50, 75]
+    assert list(evenly_spaced(range(3), 4)) == [0, 1, 2]
+    assert len(set(evenly_spaced(range(33), 32))) == 32

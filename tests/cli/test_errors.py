@@ -141,8 +141,9 @@ def test_training_on_the_unbroken_set_works(world: Path, run: Run) -> None:
         (["--rows", "50:ful"], "unknown row '50:ful'"),
         (["--rows", "0:full"], "give --source"),
         (["--strong", "unicorn"], "unknown categories unicorn"),
-        (["--seeds", "0,one"], "one"),
-        (["--seeds", ""], "one or more numbers"),
+        (["--seeds", "0,one"], "'0,one': expected one or more different numbers"),
+        (["--seeds", "0,0"], "different numbers"),
+        (["--seeds", ""], "one or more different numbers"),
         (["--seeds", "0,-1"], "numbers from 0 on"),
     ],
 )
@@ -295,6 +296,13 @@ def test_a_video_of_zero_bytes_is_refused(world: Path, run: Run) -> None:
         (("stream", "e.xml", "a.mp4", "--rate", "1/h"), "--budget and --rate are of what --collect keeps"),
         (("stream", "e.xml", "a.mp4", "--parity-every", "3"), "--parity-every need --reference"),
         (("stream", "e.xml", "--sources", "c.toml", "--rate", "1/h"), "--rate is for one SOURCE"),
+        (("calibrate", "n.onnx", "--data", "d", "--out", "i.onnx", "--calib-set", "a", "--size", "9"), "leave --size"),
+        (
+            ("segment", "e.xml", "s3://city/day1", "--out", "masks"),
+            "s3://city/day1: addresses are read and written with --ray",
+        ),
+        (("segment", "e.xml", "photos", "--out", "s3://city/masks"), "s3://city/masks: addresses"),
+        (("inspect", "e.xml", "--json", "/"), "a file cannot be written there"),
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused(run: Run, words: tuple[str, ...], says: str) -> None:
@@ -317,7 +325,7 @@ def require_one_line(error: str, says: str) -> None:
 
 
 def test_fine_tuning_takes_no_other_start(run: Run, world: Path) -> None:
-    for option in (("--cutmix",), ("--encoder-weights", world / "net.pt")):
+    for option in (("--cutmix",), ("--encoder-weights", world / "net.pt"), ("--set", "arch=lite0")):
         code, _, err = run(*train_arguments(world), "--qat", world / "net.onnx", *option)
         assert code == 2
         assert "--qat goes on from" in err

@@ -331,6 +331,27 @@ def test_tags(tmp_path: Path) -> None:
         import_set("folders", table, tmp_path / "csv2", image_labels=True)
 
 
+def test_tags_in_folders_of_splits(tmp_path: Path) -> None:
+    """As torchvision's ImageFolder wants them."""
+    for place in ("train/cat/1", "train/dog/2", "valid/cat/3"):
+        picture(tmp_path / f"f/{place}.jpg")
+    report = import_set("folders", tmp_path / "f", tmp_path / "out", image_labels=True)
+    dataset = VocDataset.open(tmp_path / "out")
+    assert dataset.classes.names == ("background", "cat", "dog")
+    assert report.splits == {"train": 2, "val": 1}
+    assert [set(dataset.image_labels(i)) for i in ("1", "2", "3")] == [{1}, {2}, {1}]
+    picture(tmp_path / "one/train/1.jpg")  # a class of that name is none
+    import_set("folders", tmp_path / "one", tmp_path / "class", image_labels=True)
+    assert VocDataset.open(tmp_path / "class").classes.names == ("background", "train")
+
+
+def test_a_first_picture_that_is_missing_is_no_head_of_a_table(tmp_path: Path) -> None:
+    picture(tmp_path / "b.jpg")
+    (tmp_path / "tags.csv").write_text("a.jpg,cat\nb.jpg,dog\n")
+    with pytest.raises(DataError, match=r"line 1: no picture a\.jpg"):
+        import_set("folders", tmp_path / "tags.csv", tmp_path / "out", image_labels=True)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Class files, splits, output
 
@@ -498,6 +519,30 @@ def test_coco_of_other_tools(tmp_path: Path) -> None:
     assert (report.splits, report.classes) == ({"val": 3}, ("background", "dog"))
     mask = VocDataset.open(tmp_path / "out").mask("0001")
     assert (mask[7, 7], mask[15, 15]) == (0, 1)
+
+
+def test_coco_ids_of_two_types_and_annotations_without_a_picture(tmp_path: Path) -> None:
+    """Some exporters write 7 for a picture and "7" for its annotations."""
+    root = write_coco(tmp_path / "coco")
+    path = root / "annotations/instances_train2017.json"
+    content = json.loads(path.read_text())
+    import_set("coco", root, tmp_path / "plain")
+    for annotation in content["annotations"]:
+        annotation["image_id"] = str(annotation["image_id"])
+    path.write_text(json.dumps(content))
+    report = import_set("coco", root, tmp_path / "mixed")
+    plain, mixed = VocDataset.open(tmp_path / "plain"), VocDataset.open(tmp_path / "mixed")
+    assert plain.split_hash("train") == mixed.split_hash("train")
+    assert not any("does not list" in note for note in report.notes)
+    content["annotations"][0]["image_id"] = "elsewhere"
+    path.write_text(json.dumps(content))
+    (note,) = (note for note in import_set("coco", root, tmp_path / "one").notes if "does not list" in note)
+    assert note.startswith("1 annotations are of pictures")
+    for annotation in content["annotations"]:
+        annotation["image_id"] = f"x{annotation['image_id']}"
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"none of its 4 annotations belongs to a picture of its list; the first names"):
+        import_set("coco", root, tmp_path / "none")
 
 
 def test_two_pictures_of_one_name_are_refused(tmp_path: Path) -> None:

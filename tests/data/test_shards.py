@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -180,3 +181,17 @@ def test_a_png_beside_a_picture_is_its_mask_and_may_be_made_on_the_turned_one(tm
 def test_shards_of_a_store_want_names() -> None:
     with pytest.raises(DataError, match="give the class names with --names"):
         import_shards("gs://bucket/train-000000.tar", Path("unused"))
+
+
+def test_shards_are_replaced_as_a_whole(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "shards"
+    write_shards(data, out, each=2)
+    write_shards(data, out, each=100)
+    assert sorted(p.name for p in out.iterdir()) == ["classes.txt", "train-000000.tar", "val-000000.tar"]
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    broken = tmp_path / "broken"
+    shutil.copytree(data, broken)
+    (broken / "SegmentationClass/im003.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="im003"):
+        write_shards(broken, out, each=1)
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before and len(list(tmp_path.iterdir())) == 2

@@ -239,3 +239,18 @@ def test_joined_again_after_a_mask_changed(tiny: Path, tmp_path: Path) -> None:
     both = join_sets(tiny, field, tmp_path / "both", new_class="robot")
     assert set(np.unique(both.mask("f1"))) == {5}
     assert not both.mask_path("f2").is_file()
+
+
+def test_a_table_of_labels_without_a_head_keeps_its_first_picture(tiny: Path) -> None:
+    ids = VocDataset.open(tiny).ids("train")
+    (tiny / "image_labels.csv").write_text("".join(f"{image_id},1\n" for image_id in ids))
+    assert list(VocDataset.open(tiny).label_table) == list(ids)
+    (tiny / "image_labels.csv").write_text("".join(["id,classes\n", *(f"{image_id},\n" for image_id in ids)]))
+    assert set(VocDataset.open(tiny).label_table.values()) == {frozenset()}
+
+
+def test_no_size_without_a_list(tiny: Path) -> None:
+    for path in (tiny / "ImageSets/Segmentation").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match="no list of pictures; expected"):
+        suggested_size_hw(VocDataset.open(tiny))

@@ -12,10 +12,12 @@ from importlib.metadata import Distribution
 from pathlib import Path
 
 import msgspec
+import netkit
 import numpy as np
 import pytest
+from netkit import checkpoint
 from PIL import Image
-from tiny import CALIBRATION, CLASSES, tiny_onnx
+from tiny import CALIBRATION, tiny_onnx
 
 from tsss_edge.artifacts import CalibrationRecord, EngineRecord, Target
 from tsss_edge.config import load_target, read_toml, shared_folder
@@ -23,7 +25,7 @@ from tsss_edge.deploy import kit as kits
 from tsss_edge.deploy.bundle import write_wheel
 from tsss_edge.deploy.kit import Kit, runs_here, script_text, toml_text, write_kit
 from tsss_edge.errors import ArtifactError
-from tsss_edge.export.onnx_export import EngineSources
+from tsss_edge.export.onnx_export import EngineSources, export_onnx
 from tsss_edge.files import read_json
 
 if sys.version_info >= (3, 11):
@@ -176,9 +178,18 @@ def test_parity_step_comes_with_data(tmp_path: Path) -> None:
         Image.fromarray(np.zeros((64, 96, 3), np.uint8)).save(data / f"JPEGImages/{name}.jpg")
         Image.fromarray(np.zeros((64, 96), np.uint8)).save(data / f"SegmentationClass/{name}.png")
     (data / "ImageSets/Segmentation/val.txt").write_text("a\nday/c\n")
-    (data / "classes.txt").write_text("\n".join(CLASSES.names))
+    (data / "classes.txt").write_text("\n".join(netkit.CLASSES.names))
     target = msgspec.structs.replace(load_target("cpu"), precisions=("fp32",))
-    kit = write_kit(tiny_onnx(tmp_path / "fused.onnx").path, target, tmp_path / "kit", eval_data=data)
+    made, other = checkpoint(tmp_path / "made.pt"), checkpoint(tmp_path / "other.pt", seed=1)
+    graph = export_onnx(made, tmp_path / "fused.onnx")
+    with pytest.raises(ValueError, match="needs --reference CKPT"):
+        write_kit(graph.path, target, tmp_path / "kit", eval_data=data)
+    with pytest.raises(ValueError, match="give --eval-data too"):
+        write_kit(graph.path, target, tmp_path / "kit", reference=made)
+    with pytest.raises(ArtifactError, match=r"made from checkpoint .*give its own checkpoint"):
+        write_kit(graph.path, target, tmp_path / "kit", eval_data=data, reference=other)
+    assert not (tmp_path / "kit").exists()
+    kit = write_kit(graph.path, target, tmp_path / "kit", eval_data=data, reference=made)
     copied = {str(p.relative_to(tmp_path / "kit/data")) for p in (tmp_path / "kit/data").rglob("*") if p.is_file()}
     pairs = {
         f"{folder}/{name}"
@@ -186,7 +197,17 @@ def test_parity_step_comes_with_data(tmp_path: Path) -> None:
         for name in (f"a.{end}", f"day/c.{end}")
     }
     assert copied == {*pairs, "ImageSets/Segmentation/val.txt", "classes.txt"}
+    assert any((tmp_path / "kit/answers").iterdir())
     assert "--split val --max-drop 0.5" in script_text(kit, "w.whl", ())
+
+
+def test_a_kit_made_from_within_the_run_has_the_run_s_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "street").mkdir()
+    checkpoint(tmp_path / "street/best.pt")
+    monkeypatch.chdir(tmp_path / "street")
+    target = msgspec.structs.replace(load_target("cpu"), precisions=("fp32",))
+    kit = write_kit(Path("best.pt"), target, tmp_path / "kit")
+    assert kit.graphs == {"fp32": "street.fp32.onnx"} and (tmp_path / "kit/street.fp32.onnx").is_file()
 
 
 def test_local_or_not(monkeypatch: pytest.MonkeyPatch) -> None:

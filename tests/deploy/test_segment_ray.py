@@ -14,6 +14,7 @@ from tiny import tiny_onnx
 
 from tsss_edge.config import load_target
 from tsss_edge.deploy import ray_cluster, segment_ray
+from tsss_edge.deploy.remote_files import plan_anywhere
 from tsss_edge.deploy.segment_ray import segment_on_ray
 from tsss_edge.errors import ArtifactError, DataError, UnavailableError
 from tsss_edge.export.build import build_engine
@@ -173,6 +174,14 @@ def test_addresses_in_and_out(tmp_path: Path, engine: Path, monkeypatch: pytest.
     assert segment_on_ray(engine, [f"file://{tmp_path}/photos"], out, address="auto").finished_before == 5
     with pytest.raises(DataError, match="cannot be listed"):
         segment_on_ray(engine, [f"file://{tmp_path}/nothing"], out, address="auto")
+
+
+def test_addresses_with_a_slash_at_the_end_and_with_settings(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "p/day").mkdir(parents=True)
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "p/day/a.png")
+    jobs = plan_anywhere([f"file://{tmp_path}/p/"], "s3://bucket/masks/?endpoint_override=store:9000")
+    assert jobs == {f"file://{tmp_path}/p/day/a.png": "s3://bucket/masks/day/a.png?endpoint_override=store:9000"}
 
 
 @pytest.mark.parametrize(

@@ -236,3 +236,16 @@ def test_the_garments_are_halved_by_even_and_odd_id() -> None:
 def test_the_painted_benchmark_names_all_categories(tmp_path: Path) -> None:
     benchmark = read_toml(ROOT / "benchmarks/rendered-b.toml", Benchmark)
     assert len(set(benchmark.score)) == 20 and set(benchmark.folds["first"]) <= set(benchmark.score)
+
+
+@pytest.mark.parametrize("name", ["0", "supervised", "noisy-labels", "a/b", ".."])
+def test_a_fold_whose_folder_is_another_s_is_refused(folder: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "bad.toml").write_text(FILE.replace("A = [", f'"{name}" = ['))
+    with pytest.raises(ArtifactError, match=f"a fold is named '{name}'"):
+        read_benchmark(tmp_path / "bad.toml", folder / "data")
+
+
+def test_a_size_that_no_network_takes_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text(FILE.replace("[64, 96]", "[100, 100]"))
+    with pytest.raises(ArtifactError, match="multiples of 32"):
+        read_benchmark(tmp_path / "bad.toml", folder / "data")

@@ -80,3 +80,14 @@ def test_pictures_of_a_category_are_left_out(squares: Path, tmp_path: Path) -> N
     assert part.ids("val") == whole.ids("val")
     with pytest.raises(DataError, match="leave out fewer"):
         without_categories(squares, tmp_path / "none", ("red", "green", "blue"))
+
+
+def test_links_follow_a_set_that_was_moved_but_never_become_those_of_another(squares: Path, tmp_path: Path) -> None:
+    first, other = (write_squares(tmp_path / name, train=6) for name in ("first", "other"))
+    made = with_noisy_labels(first, tmp_path / "out", share=0.1, seed=0)
+    with pytest.raises(DataError, match=r"JPEGImages: is a link to .*first.*name another --out"):
+        with_noisy_labels(other, tmp_path / "out", share=0.1, seed=0)
+    moved = first.rename(tmp_path / "moved")
+    assert with_noisy_labels(moved, tmp_path / "out", share=0.1, seed=0) == made
+    assert (made / "JPEGImages").resolve() == moved / "JPEGImages"
+    assert not list(made.glob(".*"))

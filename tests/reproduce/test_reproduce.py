@@ -13,6 +13,7 @@ from trainkit import STRONG, same_weights, write_squares
 
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.voc import VocDataset
+from tsss_edge.errors import DataError
 from tsss_edge.files import read_json
 from tsss_edge.reproduce import ROWS, choose_rows, reproduce
 from tsss_edge.reproduce.scores import RowScore
@@ -125,3 +126,12 @@ def test_ratios_are_taken_seed_by_seed(finished: Path) -> None:
 
 def at(score: RowScore, miou: float) -> RowScore:
     return msgspec.structs.replace(score, miou=miou)
+
+
+@pytest.mark.parametrize(("strong", "half"), [((), "strong"), (("red", "green", "blue"), "weak")])
+def test_a_table_without_one_of_its_halves_is_refused_before_it_trains(
+    finished: Path, tmp_path: Path, strong: tuple[str, ...], half: str
+) -> None:
+    with pytest.raises(DataError, match=f"val shows no {half} category"):
+        reproduce(quick(), finished / "data", tmp_path / "out", seeds=[0], strong=strong)
+    assert not (tmp_path / "out").exists()

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tsss_edge.errors import DataError
+from tsss_edge.errors import DataError, UnavailableError
 from tsss_edge.reproduce import pool
 from tsss_edge.reproduce.pool import Task, threads_each, workers
 
@@ -54,6 +54,12 @@ def test_a_failure_is_raised_and_nothing_else_begins(tmp_path: Path, jobs: int) 
     with pytest.raises(AssertionError), workers(jobs, tmp_path / "log") as do_all:
         do_all([*[bad] * jobs, *leaving(tmp_path, "abcd")])
     assert not list(tmp_path.glob("[abcd]"))
+
+
+def test_a_process_that_was_killed_is_told(tmp_path: Path) -> None:
+    told = pytest.raises(UnavailableError, match=r"lost.*perhaps for want of memory; see jobs.log.*fewer --jobs")
+    with told, workers(2, tmp_path / "jobs.log") as do_all:
+        do_all([Task("lost", partial(os._exit, 9))])
 
 
 WAITING = """

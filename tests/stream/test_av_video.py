@@ -290,6 +290,14 @@ def test_what_is_no_aac_is_told(tmp_path: Path) -> None:
         _aac_header(b"\x00\x01\x02\x03")
 
 
+def test_a_sound_that_the_file_does_not_take_is_told(tmp_path: Path) -> None:
+    encode(tmp_path / "in.mp4", "libx264", "yuv420p", sound=True)
+    with pytest.raises(DataError, match=r"webm does not take the sound of .*in\.mp4.*leave --audio out"):
+        VideoWriter(
+            str(tmp_path / "out.webm"), kind=".webm", fps=12, size_hw=SIZE_HW, audio_from=str(tmp_path / "in.mp4")
+        )
+
+
 @pytest.mark.parametrize("start_s", [0.5, 1.5])
 def test_sound_begins_with_the_pictures(tmp_path: Path, start_s: float) -> None:
     """A piece of a recording, or a file whose pictures come late: its first packet is the one that sounds then."""

@@ -26,6 +26,7 @@ from tsss_edge.stream.engine_slot import Served
 from tsss_edge.stream.frames import FrameResult
 from tsss_edge.stream.many import Many, ManyReport
 from tsss_edge.stream.opening import open_stages
+from tsss_edge.stream.sinks import JsonLinesSink
 from tsss_edge.stream.sources.live import Capture, EndOfStream, Shot
 
 PATIENCE_S = 20.0
@@ -251,6 +252,28 @@ def test_a_sink_that_fails_ends_its_camera_and_the_report_says_why(tmp_path: Pat
     require_sums(report)
     with pytest.raises(DataError, match=r"every camera failed; the first: bad: .*taken"):
         play(fake(), bad)
+
+
+def test_an_error_that_nobody_expected_is_its_camera_s_and_is_told(
+    tmp_path: Path, make_video: MakeVideo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = CameraSpec(uri=str(make_video("a.mp4", frames=5)), name="bad", sinks=(str(tmp_path / "x.jsonl"),))
+    good = CameraSpec(uri=str(make_video("b.mp4", frames=5)), name="good")
+
+    def write(self: JsonLinesSink, result: FrameResult) -> None:
+        raise ValueError("no such thing")
+
+    monkeypatch.setattr(JsonLinesSink, "write", write)
+    report = play(fake(), bad, good)
+    assert (report.cameras[0].state, report.cameras[0].error) == ("FAILED", "bad: no such thing")
+    assert report.cameras[1].frames == 5
+
+    def opened(*arguments: object, **options: object) -> None:
+        raise OSError("no handles left")
+
+    monkeypatch.setattr(sources, "open_source", opened)
+    with pytest.raises(DataError, match=r"good: .*no handles left"):
+        play(fake(), good)
 
 
 def test_an_engine_that_fails_ends_everything(make_video: MakeVideo) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import cv2
 import msgspec
@@ -257,3 +259,36 @@ def test_ctrl_c_finishes_the_files_and_reports_without_torch(engine: Path, tmp_p
     )
     assert last["frames"] == len(read_video(tmp_path / "o.mp4")[1]) >= 5
     assert [p.name for p in tmp_path.iterdir()] == ["o.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("sinks", "options", "told"),
+    [
+        (["null://"], {"audio": True}, "--audio is for videos that are written"),
+        (["-"], {"encode": "hardware"}, "--encode hardware is for videos that are written"),
+        (["out.mp4?segmnt=60"], {}, "unknown setting segmnt"),
+        (["out.mp4?full=never"], {}, "expected stop or go-on"),
+    ],
+)
+def test_what_would_do_nothing_is_refused_before_the_engine_is_loaded(
+    make_video: MakeVideo, tmp_path: Path, sinks: list[str], options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(DataError, match=told):
+        stream(tmp_path / "no.xml", str(make_video("v.mp4", frames=2)), sinks, **options)
+
+
+def test_pictures_have_no_rate_to_leave_frames_out_by(engine: Path, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    cv2.imwrite(str(tmp_path / "pictures/a.png"), gray_image(0))
+    with pytest.raises(DataError, match=r"pictures: --policy latest drops frames .*leave it out"):
+        stream(engine, str(tmp_path / "pictures"), ["null://"], policy="latest")
+
+
+def test_a_pipe_is_read_once(engine: Path, make_video: MakeVideo, tmp_path: Path) -> None:
+    """A trial of threads would take the frames that the stream is there for."""
+    video = make_video("v.mkv", frames=6)
+    os.mkfifo(tmp_path / "pipe.mkv")
+    with subprocess.Popen(["sh", "-c", f"cat '{video}' > '{tmp_path}/pipe.mkv'"]) as writer:
+        report = stream(engine, str(tmp_path / "pipe.mkv"), ["null://"])
+        assert writer.wait(timeout=20) == 0
+    assert report.frames == 6

@@ -143,7 +143,15 @@ def test_a_student_has_seen_what_its_teacher_has(root: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "setting", [{"freeze": 8}, {"init_from": "runs/a"}, {"encoder_weights": "imagenet"}, {"encoder_lr": 0.1}]
+    "setting",
+    [
+        {"freeze": 8},
+        {"init_from": "runs/a"},
+        {"encoder_weights": "imagenet"},
+        {"encoder_lr": 0.1},
+        {"color": 0.0},
+        {"jaccard": 1.0},
+    ],
 )
 def test_settings_that_a_student_does_not_take_are_refused(
     root: Path, tmp_path: Path, setting: dict[str, object]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from tsss_edge.artifacts import Checkpoint, OnnxModel, TensorSpec
 from tsss_edge.backends.base import Closing, Outputs, import_extra, output_specs, require_images
 from tsss_edge.errors import ArtifactError, UnavailableError
+from tsss_edge.files import reason
 
 if TYPE_CHECKING:
     import torch
@@ -104,7 +105,7 @@ class OnnxRuntimeBackend(Closing):
         try:
             self._session = runtime.InferenceSession(str(model.path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base class
-            raise ArtifactError(f"{model.path}: ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from error
+            raise ArtifactError(f"{model.path}: ONNX Runtime cannot load it: {reason(error)}") from error
         self.name = f"onnxruntime {model.meta.precision}"
         self.classes = model.meta.classes
         self.preprocess = model.meta.preprocess

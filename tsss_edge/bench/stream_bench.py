@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -39,6 +39,7 @@ from tsss_edge.stream.recorder import Recorder
 from tsss_edge.stream.sinks import NullSink
 from tsss_edge.stream.sources import open_source
 from tsss_edge.stream.thread_plan import ThreadPlan, open_for_file
+from tsss_edge.stream.uris import parse_source
 
 ROUNDS = 3
 STREAM_FRAMES = 300  # a round of the loop, or the whole source where that is shorter
@@ -102,7 +103,8 @@ def bench_stream(engine: Path, source: str, *, naive: Path | None = None, thread
     if len({picture_hw(frame) for frame in frames}) > 1:
         raise DataError(f"{source}: frames of several sizes; a benchmark wants one")
     backend, plan = _opened(engine, source, threads)
-    with closing(backend):
+    with ExitStack() as stack:
+        stack.callback(backend.close)
         _require_logits(backend, engine)
         core_ms = measure_stages(backend, source, frames)
         loops: dict[str, Callable[[], float]] = {
@@ -110,7 +112,7 @@ def bench_stream(engine: Path, source: str, *, naive: Path | None = None, thread
             "network": lambda: time_network(backend)[0],
         }
         if naive is not None:
-            reference = open_backend(naive)
+            reference = stack.enter_context(open_backend(naive))
             _require_logits(reference, naive)
             loops["naive"] = lambda: time_naive(reference, source)
         rounds = [{name: loop() for name, loop in loops.items()} for _ in range(1 + ROUNDS)]  # the first is the warm-up
@@ -119,7 +121,7 @@ def bench_stream(engine: Path, source: str, *, naive: Path | None = None, thread
     stream_fps, bound = float(np.median(fps["stream"])), 1000 * cores / sum(core_ms.values())
     return StreamBench(
         engine=engine.name,
-        source=source,
+        source=parse_source(source).shown,
         frame_hw=picture_hw(frames[0]),
         naive_fps=float(np.median(fps["naive"])) if "naive" in fps else None,
         stream_fps=stream_fps,

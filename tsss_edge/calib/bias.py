@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from tsss_edge.calib.sets import evenly_spaced
 from tsss_edge.errors import ArtifactError
 from tsss_edge.onnxgraph.sessions import run_tensors
 from tsss_edge.onnxgraph.view import CONVOLUTIONS, QDQ, OnnxGraph
@@ -34,10 +35,10 @@ def correct_biases(
 ) -> ModelProto:
     """A copy of `int8_model` with corrected biases. `float_model`: what it was made of, with the same names.
 
-    Args:   pictures: functions that load one, (1,H,W,3) uint8; the first `BIAS_PICTURES` are looked at.
+    Args:   pictures: functions that load one, (1,H,W,3) uint8; `BIAS_PICTURES` of them, evenly spaced, are looked at.
     Raises: ArtifactError: ONNX Runtime refuses a graph, or a mean is not finite.
     """
-    shifts = measure_shifts(float_model, int8_model, pictures[:BIAS_PICTURES])
+    shifts = measure_shifts(float_model, int8_model, evenly_spaced(pictures, BIAS_PICTURES))
     result = deepcopy(int8_model)
     for node in result.graph.node:
         if node.name in shifts:

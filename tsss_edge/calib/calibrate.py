@@ -15,7 +15,16 @@ from tsss_edge.calib.bias import correct_biases
 from tsss_edge.calib.methods import METHODS, Method
 from tsss_edge.calib.ranges import OTHERS, CalibTable, Histograms, collect, make_table
 from tsss_edge.calib.search import Judge, draw_search, search
-from tsss_edge.calib.sets import Chosen, HeldBackPicture, choose, find_set, held_back_ids, load_held_back, noise
+from tsss_edge.calib.sets import (
+    Chosen,
+    HeldBackPicture,
+    choose,
+    evenly_spaced,
+    find_set,
+    held_back_ids,
+    load_held_back,
+    noise,
+)
 from tsss_edge.config import CalibSet
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError, UnavailableError
@@ -153,7 +162,7 @@ def measure_others(model: OnnxModel, chosen: Chosen) -> dict[str, float]:
     """Largest magnitude of the float tensors that never get a pair, on a few pictures: a DLA wants a range for each."""
     wanted = {*wanted_tensors(model.graph), *(output.name for output in model.graph.graph.output)}
     tensors = [tensor for tensor in float_tensors(model.graph) if tensor not in wanted]
-    found = collect(model.graph, tensors, chosen.pictures[:OTHERS], counted=False) if tensors else {}
+    found = collect(model.graph, tensors, evenly_spaced(chosen.pictures, OTHERS), counted=False) if tensors else {}
     return {tensor: histogram.peak for tensor, histogram in found.items()}
 
 

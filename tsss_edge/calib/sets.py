@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,8 @@ from tsss_edge.errors import DataError
 from tsss_edge.files import sha256_bytes, sha256_file
 from tsss_edge.onnxgraph.sessions import RunPicture
 from tsss_edge.segment import labels_at, load_picture
+
+T = TypeVar("T")
 
 FEW = 128  # pictures; below, ranges of rare classes are a matter of luck (peers calibrate on 128 to 512)
 HELD_BACK = 128  # pictures; a network labels them in a second or two
@@ -135,6 +138,13 @@ def balanced(dataset: VocDataset, ids: Sequence[str], size: int, seed: int) -> t
 def spread(ids: Sequence[str], size: int, seed: int) -> tuple[str, ...]:
     """`size` of `ids` at random, sorted."""
     return tuple(sorted(shuffled(ids, seed)[:size]))
+
+
+def evenly_spaced(items: Sequence[T], count: int) -> Sequence[T]:
+    """At most `count` items from all parts of a list: the first ones of a sorted one would be those of a class, or of a video."""
+    if len(items) <= count:
+        return items
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def shuffled(ids: Sequence[str], seed: int) -> list[str]:

@@ -60,7 +60,8 @@ def build_engine(
         if sign is not None:
             raise typer.BadParameter("a kit is signed after its build: `parity --sign` on the device")
         folder = kit_folder(out, loaded)
-        kit = write_kit(model, loaded, folder, **how, **gate)
+        with usage_errors():
+            kit = write_kit(model, loaded, folder, **how, **gate)
         return emit({"kit": str(folder), **msgspec.to_builtins(kit)}, kit.summary(folder), json)
     from tsss_edge.api import build_engine as run
 

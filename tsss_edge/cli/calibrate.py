@@ -17,9 +17,9 @@ def calibrate(
     out: Annotated[Path, typer.Option(help="INT8 ONNX file to write.")],
     data: Annotated[Path, typer.Option(help="Dataset folder; its training split calibrates.")],
     calib_set: Annotated[str | None, typer.Option(help="A set in calib/ or a .toml file.")] = None,
-    size: Annotated[int, typer.Option(min=1, help="Number of pictures.")] = 512,
+    size: Annotated[int | None, typer.Option(min=1, help="Number of pictures. [default: 512]")] = None,
     method: Annotated[MethodName, typer.Option(help="auto tries them until one holds the budget.")] = "mse",
-    seed: Annotated[int, typer.Option(min=0, help="Choice of pictures.")] = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Choice of pictures. [default: 0]")] = None,
     search: Annotated[bool, flag("--search", "Give layers back to float until --max-drop holds.")] = False,
     max_drop: Annotated[
         float | None,
@@ -52,12 +52,17 @@ def calibrate(
     """
     from tsss_edge.api import calibrate as run
     from tsss_edge.artifacts import OnnxModel
+    from tsss_edge.calib.calibrate import FULL_SET
     from tsss_edge.calib.search import ENOUGH
     from tsss_edge.onnxgraph.qdq import PairOptions, chosen_layers
     from tsss_edge.ranks import this_process
 
     if max_drop is not None and not search and method != "auto":
         raise typer.BadParameter("--max-drop is the budget of --search and of --method auto; give one of them, or none")
+    if calib_set is not None and (size is not None or seed is not None or allow_random):
+        raise typer.BadParameter(
+            "--calib-set says which pictures calibrate; leave --size, --seed and --allow-random out"
+        )
     budget = ENOUGH if max_drop is None else max_drop
     floating = OnnxModel.load(model)
     kept_float = chosen_layers(floating.graph, names(keep_float)) if keep_float else ()
@@ -66,9 +71,9 @@ def calibrate(
         data,
         out,
         calib_set=calib_set,
-        size=size,
+        size=size or FULL_SET,
         method=method,
-        seed=seed,
+        seed=seed or 0,
         max_drop=budget if search else None,
         method_drop=budget,
         allow_random=allow_random,
@@ -81,6 +86,6 @@ def calibrate(
     kept = f", in float: {', '.join(result.meta.float_nodes)}" if result.meta.float_nodes else ""
     bits = "" if record.weight_bits == 8 else f", weights of {record.weight_bits} bits"
     biases = ", biases corrected" if record.bias_correction else ""
-    text = f"{result.path}: INT8, {record.method} on {record.images} pictures of {record.split}{bits}{biases}{kept}"
+    text = f"{result.path}: INT8, {record.method} on {record.images} pictures of {record.split or 'noise'}{bits}{biases}{kept}"
     if this_process().writes:
         emit({"onnx": str(result.path), "sha256": result.sha256, "calibration": record}, text, json)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,9 +34,20 @@ def flag(name: str, text: str) -> Any:
     return typer.Option(name, help=text)
 
 
+def _json_place(text: str | None) -> str | None:
+    """Refused before the work, not after it."""
+    if text and text != "-" and (Path(text).is_dir() or Path(text).parent.is_file()):
+        raise typer.BadParameter(f"{text}: a file cannot be written there; name one such as result.json")
+    return text
+
+
 Json = Annotated[
     str | None,
-    typer.Option(metavar="-|FILE", help="Result as JSON: '-' prints it instead of text, FILE writes it as well."),
+    typer.Option(
+        metavar="-|FILE",
+        callback=_json_place,
+        help="Result as JSON: '-' prints it instead of text, FILE writes it as well.",
+    ),
 ]
 Data = Annotated[Path, typer.Option(help="Dataset folder in PASCAL VOC layout.")]
 Split = Annotated[str, typer.Option(help="A list in ImageSets/Segmentation.")]
@@ -200,6 +211,12 @@ def training_settings(
         }
         options |= {"init_from": str(init_from) if init_from else None, "lr": lr, "batch": batch}
         return combine(data, config, **{**parse_settings(given or []), **drop_none(options)})
+
+
+def refuse_settings(given: list[str] | None, names: Iterable[str], why: str) -> None:
+    """Raise BadParameter where --set names a setting that the command takes from elsewhere."""
+    if found := [name for text in given or () if (name := text.partition("=")[0]) in set(names)]:
+        raise typer.BadParameter(f"{why}; leave --set {', '.join(found)} out")
 
 
 def drop_none(values: dict[str, Any]) -> dict[str, Any]:

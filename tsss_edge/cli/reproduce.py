@@ -100,8 +100,10 @@ def benchmark(
 
 
 def seed_numbers(text: str) -> list[int]:
-    """`0,1,2` -> numbers. Raises: ValueError: none, not a number, or a negative one."""
-    numbers = [int(seed) for seed in opt.names(text)]
-    if not numbers or min(numbers) < 0:
-        raise ValueError(f"--seeds {text!r}: expected one or more numbers from 0 on, with commas between them")
-    return numbers
+    """`0,1,2` -> numbers. Raises: ValueError: none, one twice, not a number, or a negative one."""
+    words = opt.names(text)
+    if not words or not all(word.isdecimal() for word in words) or len({int(word) for word in words}) < len(words):
+        raise ValueError(
+            f"--seeds {text!r}: expected one or more different numbers from 0 on, with commas between them"
+        )
+    return [int(word) for word in words]

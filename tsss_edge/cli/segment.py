@@ -41,11 +41,16 @@ def segment(
     Example: tsss-edge segment fused.int8.xml s3://city/day1 --out s3://city/masks --ray 10.0.0.1:6379 --max-failed 100
     """
     from tsss_edge.api import segment as run
+    from tsss_edge.deploy.remote_files import is_uri
     from tsss_edge.errors import DataError
 
-    rebuild_first(engine, rebuild)
     if ray is not None and sheet is not None:
         raise typer.BadParameter("--sheet is drawn on this machine; leave out --ray")
+    if ray is None and (gpus is not None or max_failed is not None or again):
+        raise typer.BadParameter("--gpus, --max-failed and --again are for --ray")
+    if ray is None and (away := [text for text in (*inputs, out) if is_uri(text)]):
+        raise typer.BadParameter(f"{away[0]}: addresses are read and written with --ray; `--ray local` does it here")
+    rebuild_first(engine, rebuild)
     if ray is not None:
         from tsss_edge.deploy.segment_ray import segment_on_ray
 
@@ -54,8 +59,6 @@ def segment(
             again=again,
         )  # fmt: skip
     else:
-        if gpus is not None or max_failed is not None or again:
-            raise typer.BadParameter("--gpus, --max-failed and --again are for --ray")
         report = run(engine, inputs, Path(out), overlay=overlay, sheet=sheet, threads=threads)
     emit(report, report.summary(), json)
     if report.failed:

@@ -46,7 +46,11 @@ def supervised(
     ] = None,
     cutmix: CutMix = False,
     qat: Annotated[
-        Path | None, typer.Option(metavar="CALIB", help="Fine-tune for this INT8 ONNX file, from its own checkpoint.")
+        Path | None,
+        typer.Option(
+            metavar="CALIB",
+            help="Fine-tune for this INT8 ONNX file, from its own checkpoint, at a twentieth of the learning rate.",
+        ),
     ] = None,
     resume: opt.Resume = False,
     json: opt.Json = None,
@@ -65,9 +69,12 @@ def supervised(
                 "--qat goes on from CALIB's checkpoint, without --cutmix, --encoder-weights, --init-from, --teacher, --unlabelled, "
                 "--arch, --size"
             )
+        of_checkpoint = ("arch", "size_hw", "fit", "init_from", "encoder_weights", "teachers")
+        opt.refuse_settings(given, of_checkpoint, "--qat goes on from CALIB's checkpoint as it is")
         from tsss_edge.train.qat import QAT_EPOCHS, train_qat
 
-        passes = epochs or (None if config else QAT_EPOCHS)
+        epochs_given = config or any(text.startswith("epochs=") for text in given or ())
+        passes = epochs or (None if epochs_given else QAT_EPOCHS)
         settings = opt.training_settings(config, data, None, None, passes, seed, lr=lr, batch=batch, given=given)
         rate_given = config or lr or any(text.startswith(("lr=", "optimizer=")) for text in given or ())
         _emit(train_qat(settings, data, out, calib=qat, as_trained=not rate_given, resume=resume), json)
@@ -130,8 +137,13 @@ def pnet(
     out: opt.Out,
     lnet: Annotated[Path, typer.Option(help="P-Net starts here: an L-Net run, or a P-Net run that labelled again.")],
     labels: Annotated[Path, typer.Option(help="Folder that `tsss-edge label` wrote.")],
-    strong: opt.Strong = None,
-    strong_fraction: opt.Fraction = 0.5,
+    strong: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,...", help="Categories with pixel masks (default: those that the labels were made with)."
+        ),
+    ] = None,
+    strong_fraction: Annotated[float | None, typer.Option(min=0, max=1, help="Or: this share, in id order.")] = None,
     adversarial: Adversarial = False,
     judge: JudgeLw = False,
     mean_teacher: MeanTeacher = False,
@@ -145,16 +157,21 @@ def pnet(
     resume: opt.Resume = False,
     json: opt.Json = None,
 ) -> None:
-    """Train P-Net: all categories, from true masks (strong), transferred labels (weak) and a discriminator.
+    """Train P-Net: all categories, from true masks (strong) and transferred labels (weak).
 
     Example: tsss-edge train pnet --data runs/synth --lnet runs/lnet --labels runs/labels --out runs/pnet
     """
     from tsss_edge.artifacts import Checkpoint
-    from tsss_edge.train.pnet import Switches, train_pnet
+    from tsss_edge.train.pnet import Switches, strong_of, train_pnet
 
+    of_lnet = ("arch", "init_from", "encoder_weights")
+    opt.refuse_settings(given, of_lnet, "P-Net goes on from --lnet")
     arch = Checkpoint.load(lnet).meta.arch
     settings = opt.training_settings(config, data, arch, size, epochs, None, lr=lr, batch=batch, given=given)
-    chosen = opt.strong_categories(data, strong, strong_fraction)
+    if strong is None and strong_fraction is None:
+        chosen = strong_of(lnet, labels)
+    else:
+        chosen = opt.strong_categories(data, strong, strong_fraction or 0.0)
     switches = Switches(adversarial=adversarial, judge=judge, mean_teacher=mean_teacher, cutmix=cutmix)
     made = train_pnet(settings, data, out, lnet=lnet, labels=labels, strong=chosen, switches=switches, resume=resume)
     _emit(made, json)

@@ -30,6 +30,7 @@ from tsss_edge.data.importers.pairs import SPLITS
 from tsss_edge.data.importers.to_voc import ImportReport
 from tsss_edge.data.pictures import IMAGE_SUFFIXES, read_mask, read_size
 from tsss_edge.data.voc import SetWriter, VocDataset, classes_of, write_mask
+from tsss_edge.disk import scratch_folder
 from tsss_edge.errors import DataError, UnavailableError
 from tsss_edge.files import parse_json, write_bytes
 from tsss_edge.machine import progress
@@ -56,25 +57,38 @@ class ShardReport(Struct, frozen=True):
 def write_shards(data: Path, out: Path, *, each: int = PICTURES_EACH) -> ShardReport:
     """Write all lists of a set as shards of `each` pictures; a picture of several lists stands in each.
 
+    An error leaves `out` as it was; shards of an earlier call there are replaced.
     Raises: DataError: unusable set, an id with a dot (the form cuts names there), or `out` holds files that are no shards.
     """
     wds, dataset = _library("webdataset"), VocDataset.open(data)
     if out.exists() and (others := [p.name for p in out.iterdir() if p.suffix != ".tar" and p.name != "classes.txt"]):
         raise DataError(f"{out}: holds {others[0]}, which is no shard; name a new or empty folder")
-    out.mkdir(parents=True, exist_ok=True)
     shards: dict[str, int] = {}
-    for split in dataset.splits:
-        ids = dataset.ids(split)
-        with (
-            wds.ShardWriter(f"{out}/{split}-%06d.tar", maxcount=each, verbose=0, encoder=False, mtime=0.0) as writer,
-            progress(f"shards of {split}", len(ids)) as tick,
-        ):
-            for image_id in ids:
-                writer.write(_sample(dataset, image_id, split))
-                tick()
-        shards[split] = -(-len(ids) // each)
-    write_bytes(out / "classes.txt", ("\n".join(dataset.classes.names) + "\n").encode())
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with scratch_folder(out.parent) as scratch:
+        for split in dataset.splits:
+            ids = dataset.ids(split)
+            name = f"{scratch}/{split}-%06d.tar"
+            with (
+                wds.ShardWriter(name, maxcount=each, verbose=0, encoder=False, mtime=0.0) as writer,
+                progress(f"shards of {split}", len(ids)) as tick,
+            ):
+                for image_id in ids:
+                    writer.write(_sample(dataset, image_id, split))
+                    tick()
+            shards[split] = -(-len(ids) // each)
+        write_bytes(scratch / "classes.txt", ("\n".join(dataset.classes.names) + "\n").encode())
+        _replace(out, scratch)
     return ShardReport(out=str(out), shards=shards, pictures={split: len(dataset.ids(split)) for split in shards})
+
+
+def _replace(out: Path, new: Path) -> None:
+    """Put the files of `new` in place of the shards in `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    for old in out.glob("*.tar"):
+        old.unlink()
+    for path in new.iterdir():
+        path.replace(out / path.name)
 
 
 def _library(name: str) -> Any:

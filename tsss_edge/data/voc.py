@@ -156,7 +156,9 @@ class VocDataset:
             return {}
         rows = read_csv(path)
         table: dict[str, frozenset[int]] = {}
-        for number, row in enumerate(rows[1:], start=2):
+        for number, row in enumerate(rows, start=1):
+            if number == 1 and not all(word.isdigit() for cell in row[1:] for word in cell.split()):
+                continue  # the head of the table, `id,classes`
             try:
                 image_id, ids = row
                 labels = frozenset(int(i) for i in ids.split())
@@ -257,6 +259,10 @@ def write_mask(path: Path, mask: NDArray[np.uint8], *, durable: bool = False) ->
 
 def suggested_size_hw(dataset: VocDataset, *, limit: int = 512, sample: int = 64) -> tuple[int, int]:
     """A network input for a set: its pictures' median size in multiples of 32, the longer side at most `limit` (ours)."""
+    if not dataset.splits:
+        raise DataError(
+            f"{dataset.root}: no list of pictures; expected ImageSets/Segmentation/train.txt and val.txt with an image id a line"
+        )
     split = "train" if "train" in dataset.splits else dataset.splits[0]
     sizes = [dataset.image_hw(image_id) for image_id in dataset.ids(split)[:sample]]
     height, width = np.median(np.array(sizes), axis=0)

@@ -56,20 +56,17 @@ def choose_engine(
              ValueError: `model` is an ONNX file and `reference` is missing.
     """
     sources = EngineSources(model, target, calib_data)
-    origin = sources.model if reference is None else reference
-    if isinstance(origin, OnnxModel) and origin.meta.imported is None:
-        raise ValueError("an ONNX file needs --reference CKPT, the checkpoint it came from, for the accuracy gate")
+    origin = gate_reference(sources.model, reference)
     paths = {p: engine_path(out, target, p) for p in ((precision,) if precision else sources.possible())}
     for wanted, path in paths.items():
         require_free_names(path, sources, wanted)
     with folder_beside(out) as folder:
         built, candidates = _build_all(folder, paths, sources)
-        loaded = load_reference(origin)
         engines = []
         for timed in _time_all(built, duration_s, threads):
             report = check_parity(
                 timed,
-                loaded,
+                origin,
                 eval_data,
                 split=split,
                 max_drop=target.max_drop,
@@ -88,6 +85,16 @@ def choose_engine(
         engine = next(e for e in engines if e.path.name == best.engine)
         build = msgspec.structs.replace(engine.record.build, chosen=choice)
         return publish(_with(engine, build=build), out.parent)
+
+
+def gate_reference(model: Checkpoint | OnnxModel, reference: Path | Reference | None) -> Reference:
+    """What the gate compares with: `reference`, else the model itself where it is one.
+
+    Raises: ValueError: an ONNX file of ours, without `reference`. ArtifactError: as `load_reference`.
+    """
+    if reference is None and isinstance(model, OnnxModel) and model.meta.imported is None:
+        raise ValueError("an ONNX file needs --reference CKPT, the checkpoint it came from, for the accuracy gate")
+    return load_reference(model if reference is None else reference)
 
 
 def _with(engine: Engine, **changes: object) -> Engine:

@@ -28,15 +28,16 @@ from tsss_edge.artifacts import (
     Reference,
     Struct,
     Target,
-    load_reference,
 )
 from tsss_edge.backends.cuda.gpus import first_gpu
 from tsss_edge.deploy.bundle import DISTRIBUTION, write_wheel
+from tsss_edge.deploy.choose import gate_reference
 from tsss_edge.deploy.dla_rules import expected_dla
 from tsss_edge.errors import ArtifactError
 from tsss_edge.export.build import KNOWN_SUFFIXES, folder_beside, require_whole
 from tsss_edge.export.onnx_export import EngineSources
 from tsss_edge.files import sha256_file, write_json
+from tsss_edge.parity import require_reference
 
 # Not installed by name: of the first two build.sh decides by the system's OpenCV; the third is for PyTorch, which is not there.
 LEFT_OUT = ("numpy", "opencv-python", "onnxscript")
@@ -141,8 +142,11 @@ def write_kit(
              reference: checkpoint or imported graph for parity there (default `model` when it is one).
              eval_data: labelled set; the split's pictures and the reference's answers on them come along.
              precision: the only one to build there; None: all of the target that `model` allows.
-    Raises:  ArtifactError: `out` exists, or `model` gives none of the target's precisions.
+    Raises:  ArtifactError: `out` exists, `model` gives none of the target's precisions, or was not made from `reference`.
+             ValueError: `eval_data` without a reference to compare with, or a reference without `eval_data`.
     """
+    if reference is not None and eval_data is None:
+        raise ValueError("a reference is for the gate, which needs a labelled set; give --eval-data too")
     if out.exists():
         raise ArtifactError(f"{out}: exists already; choose another --out folder for the build kit")
     sources = EngineSources(model, target, calib_data)
@@ -152,9 +156,12 @@ def write_kit(
             f"target {target.name} builds {', '.join(possible)} from {sources.model.path}, not {precision}"
         )
     precisions = (precision,) if precision else possible
+    gate = gate_reference(sources.model, reference) if eval_data is not None else None
+    origin = sources.model if gate is None else gate
     with folder_beside(out) as staging:
         graphs = {p: _graph(sources, p, staging) for p in precisions}
-        origin = sources.model if reference is None else load_reference(reference)
+        if gate is not None:
+            require_reference(next(iter(graphs.values())), gate)
         if isinstance(origin, OnnxModel) and origin.meta.imported is not None and origin.meta.precision == "fp32":
             shutil.copyfile(origin.path, staging / "reference.onnx")
         if eval_data is not None:
@@ -170,7 +177,7 @@ def write_kit(
 
 def _graph(sources: EngineSources, precision: Precision, folder: Path) -> OnnxModel:
     """The graph in the kit; one that lies elsewhere is copied, with its CalibTable where `calibrate` left it."""
-    given = sources.model.path
+    given = sources.model.path.resolve()  # a plain `best.pt` has its folder's name too
     base = (given.parent.name if given.name in ("best.pt", "last.pt") else given.stem).split(".")[0]
     graph = sources.graph(precision, folder, base)
     require_whole(graph)

@@ -48,14 +48,18 @@ def plan_anywhere(inputs: Sequence[str], out: str) -> dict[str, str]:
 
 def joined(folder: str, name: str) -> str:
     """A file below a folder, both as written."""
-    return f"{folder.rstrip('/')}/{name}" if is_uri(folder) else str(Path(folder).resolve() / name)
+    if not is_uri(folder):
+        return str(Path(folder).resolve() / name)
+    before, mark, query = folder.partition(
+        "?"
+    )  # a store of its own is named there: `s3://bucket/day1?endpoint_override=...`
+    return f"{before.rstrip('/')}/{name}{mark}{query}"
 
 
 def _pictures_at(uri: str) -> dict[str, str]:
     """Address of a picture or a folder -> picture addresses, each with the mask's place below the output folder."""
     system, path = file_system(uri)
     fs = import_extra("pyarrow.fs", "scale")
-    start = uri.removesuffix(path)  # what stands before a path in an address of this file system
     try:
         if system.get_file_info(path).type == fs.FileType.File:
             return {uri: posixpath.splitext(posixpath.basename(path))[0] + ".png"}
@@ -65,7 +69,8 @@ def _pictures_at(uri: str) -> dict[str, str]:
     pictures = sorted(p for p in found if is_picture(Path(p)))
     if not pictures:
         raise DataError(f"{uri}: no pictures there (.jpg, .png, .webp, .tif, ...)")
-    return {start + p: posixpath.splitext(posixpath.relpath(p, path))[0] + ".png" for p in pictures}
+    names = [posixpath.relpath(p, path) for p in pictures]
+    return {joined(uri, name): posixpath.splitext(name)[0] + ".png" for name in names}
 
 
 def finished(out: str, masks: Sequence[str]) -> set[str]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Classes, Struct
 from tsss_edge.errors import ArtifactError
-from tsss_edge.files import edge, parse_json, sha256_file
+from tsss_edge.files import edge, parse_json, reason, sha256_file
 from tsss_edge.label.diffusion import Floats
 
 MULTIPLE = 32  # pixels: a size that is free in the file and given nowhere is L-Net's, which is such a multiple
@@ -148,7 +148,7 @@ def _session(path: Path) -> Any:
     try:
         return open_session(onnx.load(path))
     except Exception as error:  # what onnx raises for a file that is none shares no base class
-        raise ArtifactError(f"{path}: not an ONNX network that can be run ({str(error).splitlines()[0]})") from error
+        raise ArtifactError(f"{path}: not an ONNX network that can be run ({reason(error)})") from error
 
 
 def _from_json(path: Path, metadata: dict[str, str], name: str) -> Any:

@@ -16,6 +16,7 @@ from tsss_edge.artifacts import Precision
 from tsss_edge.backends.base import Outputs, import_extra, openvino_core
 from tsss_edge.backends.ov import compile_ir, compile_options, read_ir
 from tsss_edge.errors import ArtifactError, UnavailableError
+from tsss_edge.files import reason
 from tsss_edge.onnxgraph.openvino_pairs import fast_pairs
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def open_session(model: ModelProto, *, threads: int | None = None, shared: bool 
     try:
         return runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no base class
-        raise ArtifactError(f"ONNX Runtime refuses the graph: {str(error).splitlines()[0]}") from error
+        raise ArtifactError(f"ONNX Runtime refuses the graph: {reason(error)}") from error
 
 
 def time_in_turn(runs: Sequence[RunPicture], picture: NDArray[np.uint8], *, rounds: int = ROUNDS) -> list[float]:

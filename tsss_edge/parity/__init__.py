@@ -80,6 +80,8 @@ def check_parity(
              DataError: the set has other classes, or a picture or mask is missing or damaged.
              UnavailableError: this machine cannot run the engine.
     """
+    if report_dir is not None and report_dir.is_file():
+        raise ArtifactError(f"{report_dir}: is a file; name a folder for the report")
     subject = load_artifact(engine, trust=trust)
     checkpoint = load_compared(reference)
     require_reference(subject, checkpoint)
@@ -127,13 +129,13 @@ def check_parity(
             profile=profile,
         )
         report = _look_into_quantization(report, models, calibration, dataset, ids)
+        if store and served is None and isinstance(subject, Engine) and subject.checked:
+            subject.with_record(parity=report.record(), profile=report.profile)
         if report_dir is not None:
             from tsss_edge.parity.parity_page import write_report
 
             seen = look_again(stages[0], stages[-1], dataset, [image.id for image in report.worst])
             write_report(report, seen, dataset.classes, report_dir)
-    if store and served is None and isinstance(subject, Engine) and subject.checked:
-        subject.with_record(parity=report.record(), profile=report.profile)
     return report
 
 

@@ -143,9 +143,14 @@ def record_answers(checkpoint: Checkpoint, dataset: VocDataset, split: str, fold
 def _write(answer: Answer, folder: Path) -> None:
     if not answer.finite:
         raise ArtifactError(f"the reference gives NaN or infinity on picture {answer.id}; use another checkpoint")
-    Image.fromarray(answer.labels).save(place(folder / "labels", answer.id, ".png"))
+    _save(answer.labels, place(folder / "labels", answer.id, ".png"))
     if answer.cells is not None:
-        Image.fromarray(answer.cells * np.uint8(255)).save(place(folder / "cells", answer.id, ".png"))
+        _save(answer.cells * np.uint8(255), place(folder / "cells", answer.id, ".png"))
+
+
+def _save(mask: Mask, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)  # an id may name a folder
+    Image.fromarray(mask).save(path)
 
 
 def _read(path: Path) -> Mask:

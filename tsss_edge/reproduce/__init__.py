@@ -17,6 +17,7 @@ from tsss_edge.artifacts import Checkpoint
 from tsss_edge.config import TrainConfig
 from tsss_edge.data.supervision import strong_from_fraction
 from tsss_edge.data.voc import VocDataset
+from tsss_edge.errors import DataError
 from tsss_edge.files import read_json, write_json
 from tsss_edge.label.write import LabelReport, report_of
 from tsss_edge.reproduce.pool import Task, threads_each, workers
@@ -107,6 +108,7 @@ def reproduce(
         raise ValueError("no seed; give at least one")
     dataset = VocDataset.open(data)
     strong = strong_from_fraction(dataset.classes, 0.5) if strong is None else tuple(strong)
+    require_both_halves(dataset, strong)
     config = msgspec.structs.replace(config, threads=threads_each(config.threads, jobs, ray=ray))
     results: list[Seed] = []
     with workers(jobs, out / "jobs.log", ray=ray, threads=config.threads, gpu=config.device != "cpu") as do_all:
@@ -120,6 +122,18 @@ def reproduce(
             write_json(out / "table.json", table)
             write_page(table, out, dataset, strong)
     return table
+
+
+def require_both_halves(dataset: VocDataset, strong: Sequence[str]) -> None:
+    """Raise DataError unless val shows strong categories and weak ones: the table compares the two."""
+    shown = frozenset[int]().union(*(dataset.image_labels(i) for i in dataset.ids("val")))
+    halves = {"strong": shown & set(dataset.classes.ids(tuple(strong)))}
+    halves["weak"] = shown - halves["strong"]
+    if empty := [half for half, ids in halves.items() if not ids]:
+        raise DataError(
+            f"{dataset.root}: val shows no {empty[0]} category (strong are {', '.join(strong) or 'none'}), and the table compares "
+            "strong ones with weak ones; name others with --strong"
+        )
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,10 @@ VARIANTS = (
 )
 
 
+TAKEN = frozenset({ZERO, "supervised", "supervised-long", "masked", *(v.name for v in VARIANTS if v.other_data)})
+"""Folders of a seed that are no fold of the file."""
+
+
 @dataclass(frozen=True)
 class WorkStep:
     """One piece of work, named as its folder. Done again it costs a look. `layer`: after all steps of lower ones."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -83,6 +84,20 @@ def narrowed(data: Path, out: Path, *, only: Collection[str] = (), train_list: s
     return out
 
 
+def _link_folder(link: Path, folder: Path) -> None:
+    """Make `link` point to `folder`; one that points nowhere, because its set was moved, is made anew. Two processes may do it at once.
+
+    Raises: DataError: it points to another folder that is there.
+    """
+    if link.exists() and link.is_symlink() and link.resolve() != folder:
+        raise DataError(f"{link}: is a link to {link.resolve()}, and {folder} is wanted now; name another --out")
+    if not link.exists():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        new = link.with_name(f".{link.name}-{os.getpid()}")
+        new.symlink_to(folder, target_is_directory=True)
+        new.replace(link)
+
+
 def _list(split: str) -> str:
     return f"ImageSets/Segmentation/{split}.txt"
 
@@ -94,9 +109,8 @@ def _link(dataset: VocDataset, out: Path, other: Mapping[str, str]) -> None:
     """
     for name in ("JPEGImages", "SegmentationClass", "Annotations"):
         folder = dataset.root / name
-        if folder.is_dir() and not (out / name).exists():
-            out.mkdir(parents=True, exist_ok=True)
-            (out / name).symlink_to(folder.resolve(), target_is_directory=True)
+        if folder.is_dir():
+            _link_folder(out / name, folder.resolve())
     lists = (dataset.root / "ImageSets/Segmentation").glob("*.txt")
     for path in (*lists, dataset.root / "classes.txt", dataset.root / "image_labels.csv"):
         if path.is_file() and path.relative_to(dataset.root).as_posix() not in other:

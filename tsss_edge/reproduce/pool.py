@@ -7,7 +7,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context, parent_process
@@ -15,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tsss_edge.deploy.ray_cluster import connect
+from tsss_edge.errors import UnavailableError
 from tsss_edge.machine import usable_cores
 
 RETRIES = 3  # of a task whose worker died
@@ -98,7 +107,13 @@ def do_in_pool(pool: Executor, jobs: int, tasks: Sequence[Task]) -> None:
             running[pool.submit(task.call)] = task.name, time.perf_counter()
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             name, start = running.pop(future)
-            future.result()
+            try:
+                future.result()
+            except BrokenExecutor as error:
+                raise UnavailableError(
+                    f"{name}, or a task beside it: its process was ended from outside, perhaps for want of memory; see jobs.log, and go "
+                    "on with fewer --jobs"
+                ) from error
             print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
 
 

@@ -18,7 +18,7 @@ from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
 from tsss_edge.files import write_json
 from tsss_edge.label.write import MANIFEST
-from tsss_edge.reproduce.benchmark import ZERO, Benchmark, BenchmarkRun, Variant, choose_keys
+from tsss_edge.reproduce.benchmark import TAKEN, ZERO, Benchmark, BenchmarkRun, Variant, choose_keys
 from tsss_edge.reproduce.foldscore import (
     ObjectScore,
     fitted_score,
@@ -80,13 +80,19 @@ RESULT = "benchmark.json"  # in the folder of a benchmark
 
 
 def read_benchmark(path: Path, data: Path) -> Benchmark:
-    """A benchmark file. Raises: ArtifactError: not one, or it names categories that the set `data` lacks."""
+    """A benchmark file. Raises: ArtifactError: not one, it names categories that the set `data` lacks, or a fold's name is taken."""
     benchmark, classes = read_toml(path, Benchmark), VocDataset.open(data).classes
     try:
         for names in (*benchmark.folds.values(), benchmark.score, benchmark.only):
             classes.ids(names)
+        _ = benchmark.train.preprocess  # the size can be one that no network takes
     except ValueError as error:
         raise ArtifactError(f"{path}: {error}") from error
+    for fold in benchmark.folds:
+        if fold in TAKEN or "/" in fold or fold.startswith("."):
+            raise ArtifactError(
+                f"{path}: a fold is named {fold!r}; its name becomes a folder beside {', '.join(sorted(TAKEN))}: choose another"
+            )
     if not benchmark.folds or not benchmark.seeds:
         raise ArtifactError(f"{path}: needs at least one fold and one seed")
     if benchmark.only and not set(benchmark.score) <= set(benchmark.only):

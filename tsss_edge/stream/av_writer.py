@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.errors import DataError
+from tsss_edge.files import reason
 from tsss_edge.kernels.yuv import Colour, Yuv
 from tsss_edge.stream.av_reader import FAULTS, FULL_RANGE, plane_rows
 from tsss_edge.stream.encoders import Preset, h264_encoder
@@ -142,7 +143,7 @@ class VideoWriter:
             context.color_range = FULL_RANGE if self._colour.full else LIMITED_RANGE
         self._stream = stream
         if audio_from is not None:
-            self._audio = _Audio(audio_from, self._container)
+            self._audio = _Audio(audio_from, self._container, f"{self._target}: {encoding.format}")
         self._container.start_encoding()  # writes the header now: a place that takes no file shows itself before the first frame
 
     def write(self, picture: Picture, time_s: float | None = None) -> None:
@@ -252,8 +253,19 @@ def _clock(rate: Fraction) -> Fraction:
 class _Audio:
     """Packets of a file's first sound track, copied as they are, from where the pictures begin as far as they have come."""
 
-    def __init__(self, path: str, target: Any) -> None:
+    def __init__(self, path: str, target: Any, name: str) -> None:
+        """name: of `target`, for messages. Raises: DataError: a track that `target` does not take."""
         self._source = av.open(path)
+        try:
+            self._open(target)
+        except DataError:
+            self.close()
+            raise
+        except FAULTS as error:
+            self.close()
+            raise DataError(f"{name} does not take the sound of {path} ({reason(error)}); leave --audio out") from error
+
+    def _open(self, target: Any) -> None:
         self._target = target
         self._packets: Iterator[Any] = iter(())
         self._stream: Any = None

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 
 from tsss_edge.artifacts import Classes, Struct
 from tsss_edge.errors import TsssEdgeError
+from tsss_edge.files import reason
 from tsss_edge.kernels.yuv import Yuv
 from tsss_edge.metrics import Percentiles
 from tsss_edge.stream.cameras import CameraSpec
@@ -51,10 +52,9 @@ class CameraReport(Struct, frozen=True):
 
 
 class CameraLine:
-    """A camera on a shared engine. The engine's threads call `take`, `give_up` and `hand_over`; a thread of its own delivers.
+    """A camera on a shared engine. The engine's threads call `ready`, `take` and `ran`; a thread of its own delivers.
 
-    Args: slots: numbers of the engine's slots that are this camera's. blend: make a blended picture of every frame.
-          changed: told when a frame may start. extra: sinks beside its own, for the page.
+    Args: slots: numbers of the engine's slots that are this camera's. changed: told when a frame may start.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class CameraLine:
             try:
                 if self.error is None:
                     self._write(result)
-            except (TsssEdgeError, OSError) as error:
+            except Exception as error:  # whatever a sink raises is this camera's end, and no other's
                 self._fail(error)
             self.source.recycle(result.frame.picture)
         self.free(slot)
@@ -168,12 +168,12 @@ class CameraLine:
     def _close(self, sink: Sink) -> None:
         try:
             sink.close()
-        except (TsssEdgeError, OSError) as error:
+        except Exception as error:
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
         """This camera is over; the reason is kept for the report."""
-        self.error = error if isinstance(error, TsssEdgeError) else TsssEdgeError(f"{self.spec.name}: {error}")
+        self.error = error if isinstance(error, TsssEdgeError) else TsssEdgeError(f"{self.spec.name}: {reason(error)}")
         self.end()
         self.source.close()
 

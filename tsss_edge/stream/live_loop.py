@@ -32,8 +32,8 @@ from tsss_edge.stream.process import Interrupts, decode_threads, opencv_threads
 from tsss_edge.stream.recorder import Recorder, StreamReport
 from tsss_edge.stream.reuse import Reuse
 from tsss_edge.stream.rollout import Rollout, RolloutPlan
-from tsss_edge.stream.sinks import WindowSink, open_sinks, require_sinks, wants_blend, write_to
-from tsss_edge.stream.sources import Policy, is_live, open_source, require_sound, require_source
+from tsss_edge.stream.sinks import WindowSink, open_sinks, require_sinks, require_video, wants_blend, write_to
+from tsss_edge.stream.sources import Policy, is_live, open_source, require_rate, require_sound, require_source
 from tsss_edge.stream.status import StatusLine
 from tsss_edge.stream.thread_plan import open_for_file
 from tsss_edge.stream.truth import TruthFolder
@@ -95,7 +95,11 @@ def stream(
     require_source(source)
     if audio:
         require_sound(source)
+        require_video(sinks, "--audio")
     require_sinks(sinks)
+    if encode != "auto":
+        require_video(sinks, f"--encode {encode}")
+    require_rate(source, policy)
     require_gate(engine, force=force, trusted_key=trusted_key)
     rules = read_rules(promote_when)
     if shadow is not None:

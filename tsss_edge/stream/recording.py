@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from tsss_edge.disk import held, settle
@@ -25,6 +26,23 @@ MUST_GROW_FRAMES = 100
 OpenFile = Callable[[str], Sink]
 
 
+@dataclass(frozen=True)
+class RecordingPlan:
+    """What the settings of a recording's name say."""
+
+    segment_s: float  # of one file; 0: all in one
+    keep: int  # bytes that stay free on the disk
+    goes_on: bool  # the stream, when the disk is full
+
+    @classmethod
+    def of(cls, uri: Uri) -> RecordingPlan:
+        """Raises: DataError: an unknown setting, or a value that is none."""
+        uri.allow("segment", "keep", "full")
+        if (full := uri.query.get("full", "stop")) not in ("stop", "go-on"):
+            raise DataError(f"{uri.shown}: full={full}; expected stop or go-on")
+        return cls(uri.number("segment", 0.0), uri.whole("keep", KEEP_FREE_MIB) << 20, full == "go-on")
+
+
 class RecordingSink:
     """`NAME.mp4[?segment=60&keep=32&full=go-on]`, written by what `open_file` gives for a path.
 
@@ -36,13 +54,8 @@ class RecordingSink:
     wants_overlay = True
 
     def __init__(self, uri: Uri, open_file: OpenFile) -> None:
-        uri.allow("segment", "keep", "full")
+        self._plan = RecordingPlan.of(uri)
         self._path, self._open_file = Path(uri.path), open_file
-        self._segment_s = uri.number("segment", 0.0)
-        self._keep = uri.whole("keep", KEEP_FREE_MIB) << 20
-        if (full := uri.query.get("full", "stop")) not in ("stop", "go-on"):
-            raise DataError(f"{uri.shown}: full={full}; expected stop or go-on")
-        self._goes_on = full == "go-on"
         self._sink: Sink | None = None
         self._lock = ExitStack()
         with writable(self._path):
@@ -54,10 +67,10 @@ class RecordingSink:
             raise
 
     def _start(self) -> None:
-        path = self._place = self._next_free() if self._segment_s else self._path
+        path = self._place = self._next_free() if self._plan.segment_s else self._path
         keep_older(recording_path(path))
         self._since: float | None = None
-        self._watch = _Watch(path, self._keep)
+        self._watch = _Watch(path, self._plan.keep)
         self._watch.look()
         self._sink = self._open_file(str(path))
 
@@ -85,7 +98,7 @@ class RecordingSink:
     def _next_piece(self, result: FrameResult) -> None:
         """Begin another file where this one has its length."""
         now = result.frame.captured if result.frame.time_s is None else result.frame.time_s
-        if self._since is not None and 0 < self._segment_s <= now - self._since + 1e-6:
+        if self._since is not None and 0 < self._plan.segment_s <= now - self._since + 1e-6:
             self._finish()
             self._start()
         self._since = now if self._since is None else self._since
@@ -95,7 +108,7 @@ class RecordingSink:
             self._finish()
         except DataError as later:
             LOG.warning("%s; what was written stays as %s", later, recording_path(self._place))
-        if not self._goes_on:
+        if not self._plan.goes_on:
             raise error
         LOG.error("recording ended, the stream goes on: %s", error)
 

@@ -21,7 +21,7 @@ from tsss_edge.errors import DataError, UnavailableError
 from tsss_edge.files import write_bytes
 from tsss_edge.stream.av_writer import WRITABLE, kind_of
 from tsss_edge.stream.frames import FrameResult, Sink
-from tsss_edge.stream.recording import RecordingSink
+from tsss_edge.stream.recording import RecordingPlan, RecordingSink
 from tsss_edge.stream.uris import FOLDER_NAME, Uri, parse_sink, printf_pattern, require_apart
 from tsss_edge.stream.video_sink import VideoSink, writable
 
@@ -66,7 +66,7 @@ def _open_sink(uri: Uri, classes: Classes, audio_from: str | None, encoding: dic
         return VideoSink(uri.text, **encoding)
     if kind_of(uri.path) is not None:
         return RecordingSink(uri, lambda path: VideoSink(path, audio_from=audio_from, **encoding))
-    return _open_file_sink(Path(uri.path), uri.path)
+    return PictureSink(_pattern_of(uri.path))
 
 
 def wants_blend(text: str) -> bool:
@@ -87,31 +87,32 @@ def write_to(sinks: Sequence[Sink], result: FrameResult) -> None:
 
 
 def require_sinks(uris: Sequence[str]) -> None:
-    """Raise what `open_sinks` would raise for a name of no known kind, before anything is opened; and DataError for one file twice."""
+    """Raise what `open_sinks` would raise for a name of no known kind or a setting, before anything is opened; and DataError for
+    one file twice."""
     require_apart(uris)
     for text in uris:
         uri = parse_sink(text)
         if uri.scheme == "file" and kind_of(uri.path) is None:
-            _require_file_kind(Path(uri.path), uri.path)
+            _pattern_of(uri.path)
+        elif uri.scheme == "file":
+            RecordingPlan.of(uri)
 
 
-def _open_file_sink(path: Path, text: str) -> Sink:
-    suffix = path.suffix.lower()
+def require_video(uris: Sequence[str], option: str) -> None:
+    """Raise DataError unless a sink is a video: of no other does `option` change anything."""
+    if not any(kind_of(parse_sink(text).text) or kind_of(parse_sink(text).path) for text in uris):
+        raise DataError(f"{option} is for videos that are written, and no sink is one; add out.mp4, or leave it out")
+
+
+def _pattern_of(text: str) -> str:
+    """Where a sink of pictures writes: `NAME%06d.png`, or such names in a folder. Raises: DataError: it is neither."""
+    path = Path(text)
     if text.endswith("/") or path.is_dir():
-        return PictureSink(str(path / FOLDER_NAME))
-    if suffix in (".png", ".jpg", ".jpeg"):
-        return PictureSink(text)
-    raise _unknown_kind(path, text)
-
-
-def _require_file_kind(path: Path, text: str) -> None:
-    if not (text.endswith("/") or path.is_dir() or path.suffix.lower() in (".png", ".jpg", ".jpeg")):
-        raise _unknown_kind(path, text)
-
-
-def _unknown_kind(path: Path, text: str) -> DataError:
+        return str(path / FOLDER_NAME)
+    if path.suffix.lower() in (".png", ".jpg", ".jpeg"):
+        return text
     field = " (a number field needs .png or .jpg after it)" if printf_pattern(path.name) else ""
-    return DataError(
+    raise DataError(
         f"{text}: unknown kind of sink{field}; expected NAME{'|'.join(WRITABLE)}, rtsp://, NAME.jsonl, -, "
         "FOLDER/, NAME%06d.png, display://0 or null://"
     )

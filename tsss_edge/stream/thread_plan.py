@@ -26,6 +26,7 @@ from tsss_edge.stream.frames import Frame
 from tsss_edge.stream.opening import open_engine
 from tsss_edge.stream.process import opencv_threads
 from tsss_edge.stream.sources import open_source
+from tsss_edge.stream.uris import parse_source
 
 TRIED_FRAMES, TRIED_CALLS = 6, 4  # of the trial at start: a tenth of a second with a fast network
 NEARLY_ALL = 0.9  # of the work: a network that is so large may keep each of its threads on one core
@@ -61,6 +62,12 @@ def plan_threads(cores: int, network_ms: float, around_ms: float) -> ThreadPlan:
         f"and the decoder {decoding}"
     )
     return ThreadPlan(streams, threads, pinned, decoding, streams + 1, why)
+
+
+def can_be_read_twice(source: str) -> bool:
+    """False of a pipe: what a trial takes from it, the stream would never see."""
+    uri = parse_source(source)
+    return uri.scheme != "file" or not (Path(uri.path).is_fifo() or Path(uri.path).is_socket())
 
 
 def measure_frame(backend: AsyncBackend, source: str, *, blend: bool) -> tuple[float, float]:
@@ -117,7 +124,7 @@ def open_for_file(path: Path, source: str, *, blend: bool) -> tuple[AsyncBackend
     Raises: as `open_engine`; DataError: the source.
     """
     backend, cores = open_engine(path, live=False, threads=None), usable_cores()
-    if path.suffix != ".xml":
+    if path.suffix != ".xml" or not can_be_read_twice(source):
         return backend, None
     try:
         plan = plan_threads(cores, *measure_frame(backend, source, blend=blend))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.disk import settle
-from tsss_edge.errors import DataError
+from tsss_edge.errors import DataError, masked
 from tsss_edge.kernels.yuv import Colour
 from tsss_edge.stream.av_writer import DEFAULT_COLOUR, WRITABLE, VideoWriter, kind_of
 from tsss_edge.stream.encode_thread import EncodeThread
@@ -73,7 +73,7 @@ class VideoSink:
             raise
         self._thread = EncodeThread(self._writer, live=live)
         if self._writer.encoder is not None:
-            LOG.info("%s: encoded by %s", target, self._writer.encoder.why)
+            LOG.info("%s: encoded by %s", masked(target), self._writer.encoder.why)
 
     def write(self, result: FrameResult) -> None:
         """Append `result.painted`, at the source's own time where it has one. Raises: DataError: it cannot be written."""
@@ -96,7 +96,9 @@ class VideoSink:
         thread.close()
         if thread.left_out:
             LOG.warning(
-                "%s: %d frames are not in it, because the encoder did not keep up", self._target, thread.left_out
+                "%s: %d frames are not in it, because the encoder did not keep up",
+                masked(self._target),
+                thread.left_out,
             )
         if self._written is None or self._path is None:
             return

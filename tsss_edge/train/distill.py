@@ -35,6 +35,10 @@ from tsss_edge.train.loop import Moment, Stage, train
 from tsss_edge.train.start import fresh_net, load_encoder, masks_seen
 
 COLOR, SCALES = 0.5, (0.5, 2.0)  # of the augmentation, stronger than where labels must stay true
+NOT_TAKEN = (  # settings of networks that start elsewhere, learn from labels, or choose how strong their views are
+    *("freeze", "init_from", "encoder_weights", "encoder_lr", "teachers"),
+    *("jaccard", "balance", "loss_stride", "color", "scale_range", "views"),
+)
 JUDGED = 64  # validation pictures that the error is measured on
 
 
@@ -58,10 +62,11 @@ def train_distilled(
     Raises:  DataError: unusable data. ArtifactError: no such teacher, `out` is another run, settings that a student does not take.
              UnavailableError: no weights.
     """
-    others, plain = ("freeze", "init_from", "encoder_weights", "encoder_lr"), TrainConfig()
-    if given := [name for name in others if getattr(config, name) != getattr(plain, name)]:
+    plain = TrainConfig()
+    if given := [name for name in NOT_TAKEN if getattr(config, name) != getattr(plain, name)]:
         raise ArtifactError(
-            f"a student starts fresh and learns as a whole; leave {', '.join(given)} out of its settings"
+            f"a student starts fresh, learns as a whole, from features alone, and sees views of its own strength; leave "
+            f"{', '.join(given)} out of its settings"
         )
     photographs = Photographs.of(data)
     net = fresh_net(config, num_classes=0)

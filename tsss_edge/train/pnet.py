@@ -187,6 +187,12 @@ def starting_net(config: TrainConfig, dataset: VocDataset, run: Path) -> SegNet:
     return net
 
 
+def strong_of(run: Path, labels: Path) -> tuple[str, ...]:
+    """Categories whose masks the labels were made with; where the folder does not say, those that the starting network has seen."""
+    made = report_of(labels)
+    return made.strong if made else find_labeller(run).meta.strong
+
+
 def require_same_strong(supervision: Supervision, run: Path, labels: Path) -> None:
     """Raise ArtifactError when starting weights or labels come of masks of categories that are weak here."""
     start, made = find_labeller(run), report_of(labels)

@@ -155,13 +155,29 @@ def training_split(dataset: VocDataset) -> tuple[str, ...]:
 
 
 def masked_val(dataset: VocDataset) -> tuple[str, ...]:
-    """Ids of "val" that have a mask: a picture with an image-level label alone is not measured. Raises: DataError: none has."""
+    """Ids of "val" that have a mask: a picture with an image-level label alone is not measured.
+
+    Raises: DataError: none has, or none of them has a labelled pixel.
+    """
     ids = dataset.ids("val")
-    if found := dataset.masked(ids):
-        return found
-    raise DataError(
-        f"{dataset.root}: none of the {len(ids)} pictures of val has a mask, so nothing can be measured; add some"
-    )
+    found = dataset.masked(ids)
+    if not found:
+        raise DataError(
+            f"{dataset.root}: none of the {len(ids)} pictures of val has a mask, so nothing can be measured; add some"
+        )
+    if not any((dataset.mask(image_id) != IGNORE).any() for image_id in found):
+        raise DataError(f"{dataset.root}: every pixel of val's masks is 255, so nothing can be measured; label some")
+    return found
+
+
+def require_masks(dataset: VocDataset, ids: Sequence[str]) -> None:
+    """Raise DataError unless every picture has a mask: the training that follows has no other teacher."""
+    there = set(dataset.masked(ids))
+    if without := [image_id for image_id in ids if image_id not in there]:
+        raise DataError(
+            f"{dataset.root}: {len(without)} of {len(ids)} training pictures have no mask ({without[0]}, ...); take them out of "
+            "train.txt, or learn from image-level labels too with `tsss-edge train all`"
+        )
 
 
 def require_background(dataset: VocDataset, what: str) -> None:

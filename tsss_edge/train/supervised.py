@@ -17,9 +17,10 @@ from tsss_edge.data.photographs import Photographs
 from tsss_edge.data.supervision import MaskOf
 from tsss_edge.data.voc import VocDataset
 from tsss_edge.errors import ArtifactError
+from tsss_edge.scoring import Views
 from tsss_edge.train.loop import Stage, train
 from tsss_edge.train.pnet import Switches, class_stage
-from tsss_edge.train.start import fresh_net, load_encoder, start_from, training_split
+from tsss_edge.train.start import fresh_net, load_encoder, masked_val, require_masks, start_from, training_split
 
 
 def train_supervised(
@@ -55,8 +56,10 @@ def supervised_stage(
     """P-Net's training of `net`, which gives `Heads`, with nothing weak."""
     names = tuple(dataset.classes.names[i] for i in dataset.classes.objects)
     switches = Switches(cutmix=cutmix)
+    require_masks(dataset, training_split(dataset))
     seen, mask_of, ids = beside_photographs(dataset, unlabelled) if unlabelled else (dataset, dataset.mask, ())
-    stage = class_stage(config, seen, net, strong=names, mask_of=mask_of, switches=switches, ids=ids)
+    measured = Views(dataset, masked_val(dataset), config.preprocess)
+    stage = class_stage(config, seen, net, strong=names, mask_of=mask_of, switches=switches, ids=ids, measured=measured)
     return replace(stage, name="supervised", key="miou")
 
 

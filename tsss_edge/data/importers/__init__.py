@@ -64,6 +64,7 @@ def import_set(
         "format": kind, "source": str(source.resolve()), "classes": str(classes or ""), "names": str(names or ""),
         "palette": palette or "", "image_labels": image_labels, "val": val, "group": group, "seed": seed, "copy": copy,
     }  # fmt: skip
+    recipe |= {option: given[option] for option in ("images", "masks") if given[option] is not None}
     return write_voc(found, class_map(found, classes), out, recipe, splits=splits, copy=copy, notes=notes)
 
 

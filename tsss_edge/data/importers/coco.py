@@ -32,7 +32,7 @@ class Category(msgspec.Struct, frozen=True):
 class Picture(msgspec.Struct, frozen=True):
     """A picture, as the file says; some tools write its size as 480.0."""
 
-    id: int | str
+    id: int | str  # compared as text: exporters mix 7 and "7"
     file_name: str
     height: int | float
     width: int | float
@@ -75,7 +75,7 @@ def read_coco(source: Path, *, images: str | None = None, tags_only: bool = Fals
         for path, file in parsed.items()
         for item in _items(path, file, names, places[path], ids, tags_only=tags_only)
     ]
-    missing = [p.file_name for path, file in parsed.items() for p in file.images if p.id not in places[path]]
+    missing = [p.file_name for path, file in parsed.items() for p in file.images if str(p.id) not in places[path]]
     if not items:
         first = missing[0] if missing else "absent"
         where = "beside the file" if images is None else f"in {base / images}"
@@ -83,8 +83,22 @@ def read_coco(source: Path, *, images: str | None = None, tags_only: bool = Fals
             f"{source}: none of its {len(missing)} pictures is there; the first is {first}, looked for {where}; "
             "name their folder with --images"
         )
-    notes = (f"{len(missing)} pictures of the list are not there: {named(missing)}",) if missing else ()
-    return Found(names=names, background=True, items=tuple(items), notes=notes)
+    notes = [f"{len(missing)} pictures of the list are not there: {named(missing)}"] if missing else []
+    for path, file in parsed.items():
+        notes += _without_picture(path, file)
+    return Found(names=names, background=True, items=tuple(items), notes=tuple(notes))
+
+
+def _without_picture(path: Path, file: CocoFile) -> list[str]:
+    """A note on annotations whose picture the file does not list. Raises: DataError: that is all of them."""
+    known = {str(p.id) for p in file.images}
+    strangers = [str(a.image_id) for a in file.annotations if str(a.image_id) not in known]
+    if strangers and len(strangers) == len(file.annotations):
+        raise DataError(
+            f"{path}: none of its {len(strangers)} annotations belongs to a picture of its list; the first names picture {strangers[0]}, "
+            f"the list has {named(sorted(known))}"
+        )
+    return [f"{len(strangers)} annotations are of pictures that {path.name} does not list"] if strangers else []
 
 
 def _json_files(source: Path) -> list[Path]:
@@ -126,37 +140,37 @@ def split_of(path: Path) -> str | None:
     return {"trainval": "train", **SPLITS}[match[1].lower()] if match else None
 
 
-def _places(path: Path, file: CocoFile, folders: list[Path]) -> dict[int | str, Path]:
+def _places(path: Path, file: CocoFile, folders: list[Path]) -> dict[str, Path]:
     """The file of each picture that is there, by the picture's id."""
-    return {p.id: place for p in file.images if (place := _place(folders, p.file_name, str(path))) is not None}
+    return {str(p.id): place for p in file.images if (place := _place(folders, p.file_name, str(path))) is not None}
 
 
 def _items(
     path: Path,
     file: CocoFile,
     names: tuple[str, ...],
-    places: dict[int | str, Path],
+    places: dict[str, Path],
     ids: dict[Path, str],
     *,
     tags_only: bool,
 ) -> list[Item]:
     order: dict[float, int] = {c.id: names.index(c.name) for c in file.categories}
-    objects: dict[int | str, list[Annotation]] = {}
+    objects: dict[str, list[Annotation]] = {}
     for annotation in file.annotations:
         if annotation.category_id not in order:
             raise DataError(f"{path}: an annotation has category {annotation.category_id}, which is not in the list")
-        objects.setdefault(annotation.image_id, []).append(annotation)
+        objects.setdefault(str(annotation.image_id), []).append(annotation)
+    here = [(p, places[str(p.id)], objects.get(str(p.id), [])) for p in file.images if str(p.id) in places]
     return [
         Item(
-            id=ids[places[p.id]],
-            picture=places[p.id],
-            mask=None if tags_only else functools.partial(_draw, p, objects.get(p.id, []), order, str(path)),
-            tags=frozenset(names[order[a.category_id]] for a in objects.get(p.id, [])) if tags_only else None,
+            id=ids[place],
+            picture=place,
+            mask=None if tags_only else functools.partial(_draw, p, found, order, str(path)),
+            tags=frozenset(names[order[a.category_id]] for a in found) if tags_only else None,
             split=split_of(path),
             group=str(Path(p.file_name).parent),
         )
-        for p in file.images
-        if p.id in places
+        for p, place, found in here
     ]
 
 

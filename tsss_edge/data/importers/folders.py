@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from tsss_edge.artifacts import IGNORE
 from tsss_edge.data.ids import inside
 from tsss_edge.data.importers.found import UNLABELLED, VOID, Found, Item, ids_of, pictures_below
-from tsss_edge.data.importers.pairs import find_pairs
-from tsss_edge.data.pictures import read_mask
+from tsss_edge.data.importers.pairs import SPLITS, find_pairs
+from tsss_edge.data.pictures import is_picture, read_mask
 from tsss_edge.data.voc import VOC_NAMES, is_background, read_csv, read_text
 from tsss_edge.errors import DataError
 
@@ -83,7 +83,8 @@ def _draw(path: Path, classes: int, *, background: bool, binary: bool) -> NDArra
 
 
 def read_tags(source: Path) -> Found:
-    """Pictures with image-level labels only: SRC/CLASS/*.jpg, or a CSV `file,classes` (classes apart by blanks or `;`).
+    """Pictures with image-level labels only: SRC/CLASS/*.jpg, SRC/SPLIT/CLASS/*.jpg, or a CSV
+    `file,classes` (classes apart by blanks or `;`).
 
     Raises: DataError: neither is there.
     """
@@ -92,20 +93,24 @@ def read_tags(source: Path) -> Found:
 
 
 def _from_class_folders(source: Path) -> Found:
-    folders = (
-        sorted(p for p in source.iterdir() if p.is_dir() and not p.name.startswith(".")) if source.is_dir() else []
-    )
-    pictures = {folder.name: pictures_below(folder) for folder in folders}
-    pictures = {name: paths for name, paths in pictures.items() if paths}
+    tops = _folders_in(source)
+    found: list[tuple[str | None, Path]] = [(None, folder) for folder in tops]
+    if all(top.name.lower() in SPLITS and _folders_in(top) for top in tops):  # ImageFolder's tree: train/cat, val/cat
+        found = [(SPLITS[top.name.lower()], folder) for top in tops for folder in _folders_in(top)]
+    pictures = [(split, folder.name, path) for split, folder in found for path in pictures_below(folder)]
     if not pictures:
         raise DataError(f"{source}: no tags; expected a folder a class, or a CSV file `file,classes`")
-    ids = ids_of([p for paths in pictures.values() for p in paths], source)
+    ids = ids_of([path for _, _, path in pictures], source)
     items = [
-        Item(id=ids[path], picture=path, tags=frozenset({name}), group=name)
-        for name, paths in pictures.items()
-        for path in paths
+        Item(id=ids[path], picture=path, tags=frozenset({name}), split=split, group=name)
+        for split, name, path in pictures
     ]
-    return Found(names=tuple(pictures), background=True, items=tuple(items))
+    return Found(names=tuple(sorted({name for _, name, _ in pictures})), background=True, items=tuple(items))
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    there = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in there if path.is_dir() and not path.name.startswith("."))
 
 
 def _from_csv(table: Path) -> Found:
@@ -118,7 +123,7 @@ def _from_csv(table: Path) -> Found:
             raise DataError(f"{where}: expected `file,classes`, got {','.join(row)!r}")
         places = (inside(folder, row[0], where) for folder in (table.parent, table.parent / "images"))
         path = next((place for place in places if place.is_file()), None)
-        if path is None and number == 1:
+        if path is None and number == 1 and not is_picture(Path(row[0])):
             continue  # the head of the table
         if path is None:
             raise DataError(f"{where}: no picture {row[0]} beside the file")

@@ -13,6 +13,7 @@ from tsss_edge.errors import ArtifactError
 from tsss_edge.export.foreign.foreign_graph import Layout
 from tsss_edge.export.foreign.normalise import Normalisation
 from tsss_edge.export.foreign.proof import ImportCheck
+from tsss_edge.files import reason
 
 if TYPE_CHECKING:
     import torch
@@ -140,9 +141,7 @@ def import_module(
         try:
             torch.onnx.export(_plain(module), (picture,), path, dynamo=True, external_data=False, verbose=False)
         except Exception as error:  # the exporter raises kinds of its own, of onnxscript and of torch
-            raise ArtifactError(
-                f"{type(module).__name__}: torch.onnx cannot export it ({str(error).splitlines()[0]})"
-            ) from error
+            raise ArtifactError(f"{type(module).__name__}: torch.onnx cannot export it ({reason(error)})") from error
         finally:
             for part in training:  # the module is the caller's
                 part.training = True

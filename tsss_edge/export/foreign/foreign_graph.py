@@ -10,7 +10,7 @@ import numpy as np
 
 from tsss_edge.errors import ArtifactError
 from tsss_edge.export.foreign.modern import convert, fold, name_nodes, stored_tensors, widen
-from tsss_edge.files import sha256_bytes, sha256_file
+from tsss_edge.files import reason, sha256_bytes, sha256_file
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -71,7 +71,7 @@ def read_foreign(path: Path) -> ModelProto:
         graph = onnx.load(path)
         onnx.checker.check_model(graph)
     except Exception as error:  # protobuf, the checker and missing weight files raise kinds without a common base
-        raise ArtifactError(f"{path}: not a readable ONNX file ({str(error).splitlines()[0]})") from error
+        raise ArtifactError(f"{path}: not a readable ONNX file ({reason(error)})") from error
     return graph
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from tsss_edge.backends.base import import_extra
 from tsss_edge.errors import ArtifactError, UnavailableError
+from tsss_edge.files import reason
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -38,7 +39,7 @@ def convert(graph: ModelProto, path: Path) -> ModelProto:
             graph = version_converter.convert_version(graph, OPSET)
         except Exception as error:  # the converter raises RuntimeError and its own kinds
             raise ArtifactError(
-                f"{path}: opset {opset} cannot be brought to {OPSET} ({str(error).splitlines()[0]}); "
+                f"{path}: opset {opset} cannot be brought to {OPSET} ({reason(error)}); "
                 "export it again with a newer opset"
             ) from error
     if opset < RESIZE_OPSET:
@@ -112,7 +113,7 @@ def fold(graph: ModelProto) -> ModelProto:
         except UnavailableError:
             raise
         except Exception as error:  # its exceptions share no base class
-            raise ArtifactError(f"ONNX Runtime refuses the graph: {str(error).splitlines()[0]}") from error
+            raise ArtifactError(f"ONNX Runtime refuses the graph: {reason(error)}") from error
         folded = onnx.load(options.optimized_model_filepath)
     return folded if all(n.domain in ("", "ai.onnx") for n in folded.graph.node) else graph
 

@@ -16,6 +16,7 @@ from tsss_edge.errors import ArtifactError
 from tsss_edge.export.foreign.answers import LabelOutput, Values
 from tsss_edge.export.foreign.foreign_graph import Layout
 from tsss_edge.export.foreign.normalise import Normalisation
+from tsss_edge.files import reason
 
 TIE = (
     2e-4  # two classes nearer than this share of the largest score count as equal (ours: ten times float32's rounding)
@@ -62,7 +63,7 @@ def _session(source: str | bytes) -> Any:
     try:
         return runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no base class
-        raise ArtifactError(f"ONNX Runtime refuses the graph: {str(error).splitlines()[0]}") from error
+        raise ArtifactError(f"ONNX Runtime refuses the graph: {reason(error)}") from error
 
 
 def _run(session: Any, feed: dict[str, NDArray[Any]]) -> Values:
@@ -70,7 +71,7 @@ def _run(session: Any, feed: dict[str, NDArray[Any]]) -> Values:
     try:
         found = session.run(names, feed)
     except Exception as error:
-        raise ArtifactError(f"ONNX Runtime cannot run the graph: {str(error).splitlines()[0]}") from error
+        raise ArtifactError(f"ONNX Runtime cannot run the graph: {reason(error)}") from error
     return {name: np.asarray(value) for name, value in zip(names, found, strict=True) if isinstance(value, np.ndarray)}
 
 

@@ -109,6 +109,15 @@ def require_sound(uri: str) -> None:
         raise DataError(f"{parsed.shown}: --audio copies the sound of a video file; this source is none")
 
 
+def require_rate(uri: str, policy: Policy | None) -> None:
+    """Raise DataError where frames are to be left out of a source that has no rate of its own."""
+    parsed = parse_source(uri)
+    if policy == "latest" and ((parsed.scheme == "file" and _is_pictures(parsed)) or _is_remote_file(parsed)):
+        raise DataError(
+            f"{parsed.shown}: --policy latest drops frames that come too fast, and these come as they are read; leave it out"
+        )
+
+
 def is_live(uri: str, policy: Policy | None = None) -> bool:
     """Whether `open_source` gives a live source for these, without opening it. Raises: as `parse_source`."""
     parsed = parse_source(uri)

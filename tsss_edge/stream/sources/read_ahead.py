@@ -12,7 +12,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.errors import TsssEdgeError
+from tsss_edge.errors import DataError, TsssEdgeError
 from tsss_edge.kernels.yuv import Yuv
 from tsss_edge.stream.frames import Frame, Picture, Source
 from tsss_edge.stream.sources.pace import Pace
@@ -105,6 +105,8 @@ class ReadAhead:
                     self._on_change()
         except TsssEdgeError as error:
             self.error = error
+        except Exception as error:  # a decoder's own error must reach the reader, not die with the thread
+            self.error = DataError(f"{self.name}: {type(error).__name__}: {error}")
         finally:
             self._done = True
             self._on_change()
