@@ -124,9 +124,7 @@ def test_from_labels_to_an_engine_in_python(tmp_path: Path) -> None:
     assert Path(sheet).is_file()
     assert masks.images == len(list((tmp_path / "masks").rglob("*.png")))
     shadow = str(tsss_edge.build_engine(graph, "cpu", tmp_path / "float.xml", precision="fp32").path)
-    live = tsss_edge.stream(
-        str(engine.path), "synthetic://?frames=3&size=64x48", force=True, threads=1, shadow=shadow
-    )
+    live = tsss_edge.stream(str(engine.path), "synthetic://?frames=3&size=64x48", force=True, threads=1, shadow=shadow)
     assert live.frames == 3
 
 

@@ -28,7 +28,6 @@ from tsss_edge.stream.sources.hardware import (
     decoder_for,
     decoder_here,
     jetson_pipeline,
-    nv12,
     open_reader,
 )
 from tsss_edge.stream.uris import parse_source
@@ -230,7 +229,7 @@ def test_a_csi_camera_gives_planes(h264: Path) -> None:
     shot = Nv12Capture(FakeCapture(frames)).read()  # type: ignore[arg-type]
     assert shot is not None and isinstance(shot.picture, Yuv) and shot.picture.pairs
     np.testing.assert_array_equal(shot.picture.y, frames[0].y)
-    np.testing.assert_array_equal(nv12(as_nv12(frames[1]), Colour()).u, frames[1].u)
+    np.testing.assert_array_equal(Yuv.nv12(as_nv12(frames[1]), Colour()).u, frames[1].u)
 
 
 def in_software(pipeline: str) -> str:

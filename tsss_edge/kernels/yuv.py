@@ -95,6 +95,12 @@ class Yuv:
         chroma = (rest.reshape(h, w, 2),) if pairs else (rest[: h * w].reshape(h, w), rest[h * w :].reshape(h, w))
         return cls(data[:luma].reshape(frame_hw), chroma, colour, data)
 
+    @classmethod
+    def nv12(cls, data: NDArray[Any], colour: Colour) -> Yuv:
+        """(3H/2, W) uint8, luma above pairs of chroma, as pipelines and hardware decoders give it."""
+        frame_hw = data.shape[0] * 2 // 3, data.shape[1]
+        return cls.over(np.ascontiguousarray(data, np.uint8).reshape(-1), frame_hw, colour, pairs=True)
+
     @property
     def frame_hw(self) -> tuple[int, int]:
         """Height and width of the frame."""

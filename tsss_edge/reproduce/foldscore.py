@@ -12,13 +12,13 @@ import numpy as np
 from tsss_edge.artifacts import Checkpoint, Struct
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.data.voc import VocDataset
-from tsss_edge.files import read_json, write_json
 from tsss_edge.frozen import keep_features
 from tsss_edge.label.annotate import Annotator, training_of
 from tsss_edge.label.edges import object_mask
 from tsss_edge.label.write import find_labeller, require_classifier, settings_of
 from tsss_edge.metrics import ConfusionMatrix, per_class
 from tsss_edge.models import SegNet, load_model, pick_device
+from tsss_edge.reproduce.scores import kept_or
 from tsss_edge.scoring import Mask, Views, net_answers, object_iou, object_truth
 from tsss_edge.train.runfolder import training_seconds
 
@@ -37,6 +37,11 @@ class NetScore(Struct, frozen=True):
     checkpoint_sha256: str
     names: tuple[str, ...] = ()  # of the headline mean
     val_sha256: str = ""  # of what it was measured on; "" in older files, which are measured again
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What must be the same, or it is another score."""
+        return self.checkpoint_sha256, self.names, self.val_sha256
 
 
 class ObjectScore(Struct, frozen=True):
@@ -65,26 +70,25 @@ def ready(checkpoint: Checkpoint) -> SegNet:
 
 def net_score(checkpoint: Checkpoint, data: Path, names: Sequence[str]) -> NetScore:
     """Measure a network with a class head, or read what was measured before."""
-    path, dataset = checkpoint.path.parent / NET_SCORE, VocDataset.open(data)
-    key = checkpoint.sha256, tuple(names), dataset.split_hash("val")
-    if path.is_file():
-        kept = read_json(path, NetScore)
-        if (kept.checkpoint_sha256, kept.names, kept.val_sha256) == key:
-            return kept
-    views = Views(dataset, dataset.ids("val"), checkpoint.meta.preprocess)
-    found = ((answer.id, answer.labels) for answer in net_answers(ready(checkpoint), views))
-    headline, miou, classes = label_scores(found, dataset, names)
-    score = NetScore(
-        headline=headline,
-        miou=miou,
-        per_class=classes,
-        seconds=training_seconds(checkpoint.path.parent),
-        checkpoint_sha256=checkpoint.sha256,
-        names=key[1],
-        val_sha256=key[2],
-    )
-    write_json(path, score)
-    return score
+    dataset = VocDataset.open(data)
+    val_sha256 = dataset.split_hash("val")
+
+    def measure() -> NetScore:
+        views = Views(dataset, dataset.ids("val"), checkpoint.meta.preprocess)
+        found = ((answer.id, answer.labels) for answer in net_answers(ready(checkpoint), views))
+        headline, miou, classes = label_scores(found, dataset, names)
+        return NetScore(
+            headline=headline,
+            miou=miou,
+            per_class=classes,
+            seconds=training_seconds(checkpoint.path.parent),
+            checkpoint_sha256=checkpoint.sha256,
+            names=tuple(names),
+            val_sha256=val_sha256,
+        )
+
+    key = checkpoint.sha256, tuple(names), val_sha256
+    return kept_or(checkpoint.path.parent / NET_SCORE, NetScore, key, measure)
 
 
 def label_scores(
@@ -136,7 +140,6 @@ def _once(
 ) -> ObjectScore:
     """What the file `name` beside the network says of the same weights, pictures, parts and threshold, else what is measured and
     written there."""
-    path = checkpoint.path.parent / name
     wanted = ObjectScore(
         strong=None,
         weak=None,
@@ -146,12 +149,12 @@ def _once(
         parted_by=parts.strong,
         val_sha256=parts.dataset.split_hash("val"),
     )
-    if path.is_file() and (kept := read_json(path, ObjectScore)).key == wanted.key:
-        return kept
-    strong, weak = measure()
-    score = msgspec.structs.replace(wanted, strong=strong, weak=weak)
-    write_json(path, score)
-    return score
+
+    def score() -> ObjectScore:
+        strong, weak = measure()
+        return msgspec.structs.replace(wanted, strong=strong, weak=weak)
+
+    return kept_or(checkpoint.path.parent / name, ObjectScore, wanted.key, score)
 
 
 def on_both(supervision: Supervision, iou: Callable[[Sequence[str]], float]) -> Halves:

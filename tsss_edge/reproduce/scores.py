@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -37,18 +38,40 @@ class RowScore(Struct, frozen=True):
     strong: tuple[str, ...] = ()
     val_sha256: str = ""  # of what it was measured on; "" in older files, which are measured again
 
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What must be the same, or it is another score."""
+        return self.checkpoint_sha256, self.strong, self.val_sha256
+
+
+class Score(Protocol):
+    """A score that says what it is of."""
+
+    @property
+    def key(self) -> tuple[object, ...]: ...
+
+
+S = TypeVar("S", bound=Score)
+
+
+def kept_or(path: Path, kind: type[S], key: tuple[object, ...], measure: Callable[[], S]) -> S:
+    """The score in a file where it is of the same things, else what `measure` gives, and the file is written.
+
+    Raises: ArtifactError: the file is damaged.
+    """
+    if path.is_file() and (kept := read_json(path, kind)).key == key:
+        return kept
+    score = measure()
+    write_json(path, score)
+    return score
+
 
 def scored(checkpoint: Checkpoint, views: Views, strong: Sequence[str], *, flip: bool = False) -> RowScore:
     """Measure the network on `views`, all of "val", or read what was measured before. `flip` averages with the mirrored picture."""
     path = checkpoint.path.parent / ("score-flip.json" if flip else "score.json")
-    key = checkpoint.sha256, tuple(strong), views.dataset.split_hash("val")
-    if path.is_file():
-        kept = read_json(path, RowScore)
-        if (kept.checkpoint_sha256, kept.strong, kept.val_sha256) == key:
-            return kept
-    score = measured(checkpoint, views, strong, flip, key[2])
-    write_json(path, score)
-    return score
+    val_sha256 = views.dataset.split_hash("val")
+    key = checkpoint.sha256, tuple(strong), val_sha256
+    return kept_or(path, RowScore, key, lambda: measured(checkpoint, views, strong, flip, val_sha256))
 
 
 def measured(checkpoint: Checkpoint, views: Views, strong: Sequence[str], flip: bool, val_sha256: str) -> RowScore:

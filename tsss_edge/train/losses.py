@@ -113,6 +113,11 @@ def cut_and_mix(seed: int, step: int, x: Tensor, *targets: Tensor) -> tuple[Tens
     return tuple(mixed)
 
 
+def ramp(done: float, start: float, end: float) -> float:
+    """0 until the share `start` of training is done, 1 from `end` on, and straight between them."""
+    return min(1.0, max(0.0, (done - start) / (end - start)))
+
+
 @torch.no_grad()
 def refine(shares: Tensor, x: Tensor, batch: Batch, teacher: nn.Module, done: float) -> Tensor:
     """Targets of weak pictures, corrected by the averaged network: (N,K,h,w) -> (N,K,h,w). Strong pictures stay.
@@ -121,7 +126,7 @@ def refine(shares: Tensor, x: Tensor, batch: Batch, teacher: nn.Module, done: fl
     categories of the image-level label. Where it surely sees something else than Lw, nothing is learned. Where Lw is unsure, its
     answer is the target. It helps on labels of the first round and costs on those of the second (docs/results/transfer.md).
     """
-    say = min(1.0, max(0.0, (done - HEARD_FROM) / (HEARD_FULL - HEARD_FROM)))
+    say = ramp(done, HEARD_FROM, HEARD_FULL)
     if say == 0 or not bool(batch.weak.any()):
         return shares
     ours, belief = shares[batch.weak], _belief(shares, x, batch, teacher)

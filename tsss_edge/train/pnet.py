@@ -34,7 +34,7 @@ from tsss_edge.train.duel import Duel
 from tsss_edge.train.judge import HEARD_FROM, HEARD_FULL, QualityJudge
 from tsss_edge.train.loader import Batch, LabelsOf, Samples
 from tsss_edge.train.loop import Moment, Stage, train
-from tsss_edge.train.losses import category_losses, cell_shares, cut_and_mix, object_loss, refine, upsample_to
+from tsss_edge.train.losses import category_losses, cell_shares, cut_and_mix, object_loss, ramp, refine, upsample_to
 from tsss_edge.train.runfolder import Stateful
 from tsss_edge.train.start import (
     augmentation,
@@ -275,7 +275,7 @@ class ClassStep:
         if self._duel is not None:
             image, probabilities = F.avg_pool2d(x, 8), logits.float().softmax(dim=1)
             parts["d"] = self._duel.learn(image, probabilities, weak)
-            say = min(1.0, max(0.0, (moment.done - D_ALONE) / (D_FULL - D_ALONE)))
+            say = ramp(moment.done, D_ALONE, D_FULL)
             if say > 0:
                 parts["fool"] = self._duel.fool(image, probabilities, weak)
                 loss = loss + say * ADVERSARIAL_WEIGHT * parts["fool"]
@@ -288,7 +288,7 @@ class ClassStep:
         image = F.avg_pool2d(x, 8)
         generator = torch.Generator().manual_seed(self._config.seed * 1_000_003 + moment.step)
         lost = self._judge.learn(image[strong], cells[strong], generator)
-        say = min(1.0, max(0.0, (moment.done - HEARD_FROM) / (HEARD_FULL - HEARD_FROM)))
+        say = ramp(moment.done, HEARD_FROM, HEARD_FULL)
         if say == 0 or not bool(batch.weak.any()):
             return shares, lost
         trust = upsample_to(self._judge.trust(image[batch.weak], cells[batch.weak]), shares)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.errors import DataError, UnavailableError
@@ -56,8 +55,7 @@ class Nv12Capture(CvCapture):
     """A pipeline that ends in NV12, which OpenCV hands out as (3H/2, W). Its colours are read as BT.601, limited."""
 
     def _picture(self, image: NDArray[Any]) -> Picture:
-        frame_hw = image.shape[0] * 2 // 3, image.shape[1]
-        return Yuv.over(np.ascontiguousarray(image, np.uint8).reshape(-1), frame_hw, Colour(), pairs=True)
+        return Yuv.nv12(image, Colour())
 
 
 def open_camera(uri: Uri) -> CvCapture:

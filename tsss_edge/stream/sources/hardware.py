@@ -10,7 +10,7 @@ import importlib.util
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -88,7 +88,7 @@ def nvdec_planes(path: str, colour: Colour) -> Iterator[Yuv]:
         raise UnavailableError(f"NVDEC does not open {path}: {error}") from error
     for packet in demuxer:
         for frame in decoder.Decode(packet):
-            yield nv12(np.array(np.from_dlpack(frame), copy=True), colour)  # the decoder uses its memory again
+            yield Yuv.nv12(np.array(np.from_dlpack(frame), copy=True), colour)  # the decoder uses its memory again
 
 
 def jetson_planes(pipeline: str, colour: Colour) -> Iterator[Yuv]:
@@ -103,15 +103,9 @@ def jetson_planes(pipeline: str, colour: Colour) -> Iterator[Yuv]:
             ok, data = capture.read()
             if not ok:
                 return
-            yield nv12(data, colour)
+            yield Yuv.nv12(data, colour)
     finally:
         capture.release()
-
-
-def nv12(data: NDArray[Any], colour: Colour) -> Yuv:
-    """(3H/2, W) uint8, luma above pairs of chroma, as both decoders give it."""
-    rows, width = data.shape[0] * 2 // 3, data.shape[1]
-    return Yuv.over(np.ascontiguousarray(data, np.uint8).reshape(-1), (rows, width), colour, pairs=True)
 
 
 class HardwareReader:

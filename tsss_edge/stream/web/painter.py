@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -15,6 +15,7 @@ from tsss_edge.artifacts import IGNORE, Classes, Preprocess, Struct
 from tsss_edge.drawing import Drawer
 from tsss_edge.kernels.overlay import overlay
 from tsss_edge.stream.frames import FrameResult
+from tsss_edge.stream.web.broadcast import Broadcast, jpeg_of
 
 MAX_WIDTH = 960  # pixels; more than a page shows, and JPEG of 1080p costs four times as much
 MAX_FPS = 25.0
@@ -43,7 +44,7 @@ class _Picture:
     classes: Classes | None  # of the engine that made it
 
 
-class Painter:
+class Painter(Broadcast):
     """Holds the newest picture and paints it while somebody watches. `offer` costs the loop one shrinking copy at most.
 
     Subscribers are called (on the painter's thread) with each new JPEG.
@@ -55,17 +56,12 @@ class Painter:
         self._classes = classes
         self._preprocess = preprocess
         self._clock = clock
-        self._changed = threading.Condition()
         self._picture: _Picture | None = None
         self._view = View()
         self._drawer: Drawer | None = None
         self._drawn = classes  # of the drawer
-        self._dirty = self._closed = False
         self._offered_at = float("-inf")
-        self._subscribers: dict[int, Callable[[bytes], None]] = {}
-        self.painted = 0
-        self._thread = threading.Thread(target=self._run, name="web painter", daemon=True)
-        self._thread.start()
+        super().__init__("web painter")
 
     @property
     def view(self) -> View:
@@ -75,12 +71,7 @@ class Painter:
     def view(self, view: View) -> None:
         with self._changed:
             self._view = view
-            self._dirty = True
-            self._changed.notify_all()
-
-    @property
-    def watchers(self) -> int:
-        return len(self._subscribers)
+            self._touch()
 
     def offer(self, result: FrameResult) -> None:
         """Take a copy of a result at page size, unless one was taken a moment ago (a second ago when nobody watches)."""
@@ -91,47 +82,10 @@ class Painter:
         picture = _shrink(result)
         with self._changed:
             self._picture = picture
-            self._dirty = True
-            self._changed.notify_all()
+            self._touch()
 
-    def subscribe(self, key: int, callback: Callable[[bytes], None]) -> None:
-        """Have `callback(jpeg)` called for each picture from now on, beginning with the one that is there."""
-        with self._changed:
-            self._subscribers[key] = callback
-            self._dirty = self._picture is not None
-            self._changed.notify_all()
-
-    def unsubscribe(self, key: int) -> None:
-        with self._changed:
-            self._subscribers.pop(key, None)
-
-    def close(self) -> None:
-        """Stop painting; each subscriber gets an empty picture, which ends its stream. Safe to call twice."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        self._thread.join(timeout=5.0)
-        with self._changed:
-            callbacks = list(self._subscribers.values())
-            self._subscribers.clear()
-        for callback in callbacks:
-            callback(b"")
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed or (self._dirty and self._subscribers))
-                if self._closed:
-                    return
-                picture, view, self._dirty = self._picture, self._view, False
-            if picture is None:
-                continue
-            jpeg = self._paint(picture, view)
-            self.painted += 1
-            with self._changed:
-                callbacks = list(self._subscribers.values())
-            for callback in callbacks:
-                callback(jpeg)
+    def _begin(self) -> Callable[[], bytes] | None:
+        return None if self._picture is None else partial(self._paint, self._picture, self._view)
 
     def _paint(self, picture: _Picture, view: View) -> bytes:
         classes, labels, objectness = picture.classes or self._classes, picture.labels, picture.objectness
@@ -143,9 +97,7 @@ class Painter:
                 self._drawn = classes  # a promoted engine may bring others
                 self._drawer = Drawer(classes, (labels.shape[0], labels.shape[1]))
             self._drawer(image, labels)
-        ok, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-        assert ok
-        return data.tobytes()
+        return jpeg_of(image, JPEG_QUALITY)
 
 
 def _shrink(result: FrameResult) -> _Picture:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import cv2
@@ -20,6 +20,7 @@ from tsss_edge.stream.frames import FrameResult
 from tsss_edge.stream.prometheus import Metrics
 from tsss_edge.stream.status import LiveStatus
 from tsss_edge.stream.web.app import Info, add_camera, add_metrics, add_static, add_video, as_json, guarded
+from tsss_edge.stream.web.broadcast import Broadcast, jpeg_of
 from tsss_edge.stream.web.painter import Painter
 
 WALL = {
@@ -49,7 +50,7 @@ class Layout(Struct, frozen=True):
         return cls(columns=columns, rows=math.ceil(count / columns), tile_wh=(width, width * 9 // 16))
 
 
-class WallPainter:
+class WallPainter(Broadcast):
     """The newest result of every camera in one picture. It costs a camera nothing while nobody looks.
 
     `offer` is called by the cameras' threads. Subscribers are called, on a thread of its own, with each new JPEG.
@@ -61,11 +62,7 @@ class WallPainter:
         width, height = self.layout.tile_wh
         self._picture = np.full((self.layout.rows * height, self.layout.columns * width, 3), EMPTY_BGR, np.uint8)
         self._painted_at = [float("-inf")] * count
-        self._changed = threading.Condition()
-        self._dirty = self._closed = False
-        self._subscribers: dict[int, Callable[[bytes], None]] = {}
-        self._thread = threading.Thread(target=self._run, name="wall painter", daemon=True)
-        self._thread.start()
+        super().__init__("wall painter", pause_s=1 / WALL_FPS)
 
     def offer(self, number: int, result: FrameResult, classes: Classes) -> None:
         """Paint a result into its tile, a few times a second while somebody looks."""
@@ -78,8 +75,7 @@ class WallPainter:
         width, height = self.layout.tile_wh
         with self._changed:
             self._picture[row * height : (row + 1) * height, column * width : (column + 1) * width] = tile
-            self._dirty = True
-            self._changed.notify_all()
+            self._touch()
 
     def _tile(self, result: FrameResult, classes: Classes) -> NDArray[np.uint8]:
         """(h,w,3) BGR: the whole frame with its masks, black beside it where it is narrower."""
@@ -96,44 +92,8 @@ class WallPainter:
         )
         return tile
 
-    def subscribe(self, key: int, callback: Callable[[bytes], None]) -> None:
-        """Have `callback(jpeg)` called for each picture from now on."""
-        with self._changed:
-            self._subscribers[key] = callback
-            self._dirty = True
-            self._changed.notify_all()
-
-    def unsubscribe(self, key: int) -> None:
-        with self._changed:
-            self._subscribers.pop(key, None)
-
-    def close(self) -> None:
-        """Stop painting; each subscriber gets an empty picture, which ends its stream. Safe to call twice."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        self._thread.join(timeout=5.0)
-        with self._changed:
-            callbacks = list(self._subscribers.values())
-            self._subscribers.clear()
-        for callback in callbacks:
-            callback(b"")
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed or (self._dirty and self._subscribers))
-                if self._closed:
-                    return
-                picture, self._dirty = self._picture.copy(), False
-            ok, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-            assert ok
-            with self._changed:
-                callbacks = list(self._subscribers.values())
-            for callback in callbacks:
-                callback(data.tobytes())
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed, timeout=1 / WALL_FPS)
+    def _begin(self) -> Callable[[], bytes]:
+        return partial(jpeg_of, self._picture.copy(), JPEG_QUALITY)
 
 
 class WallCamera:
