@@ -159,9 +159,13 @@ def test_foreign_records_and_missing_reference_are_refused_before_any_work(tmp_p
     model = tiny_onnx(tmp_path / "t.onnx")
     with pytest.raises(ValueError, match="needs --reference"):
         choose_engine(model.path, CPU, tmp_path / "t", eval_data=tmp_path)
+    with pytest.raises(ArtifactError, match=r"best\.pt: no such checkpoint"):
+        choose_engine(model.path, CPU, tmp_path / "t", eval_data=tmp_path, reference=tmp_path)
     (tmp_path / "t.fp32.json").write_text("{}")
     with pytest.raises(ArtifactError, match="is not an engine record"):
-        choose_engine(model.path, CPU, tmp_path / "t", eval_data=tmp_path, reference=tmp_path)
+        choose_engine(
+            model.path, CPU, tmp_path / "t", eval_data=tmp_path, reference=netkit.checkpoint(tmp_path / "net.pt")
+        )
 
 
 def test_a_cpu_gets_fp32_where_a_target_names_fp16_before_it(tmp_path: Path) -> None:
