@@ -98,7 +98,7 @@ def count_with_sheet(answers: Iterable[Answer], dataset: VocDataset, sheet: Path
     for truth, (answer,) in counted([(answers, counts)], dataset.mask):
         if sheet is not None:
             worst.add(answer, truth, dataset)
-    if sheet is not None:
+    if sheet is not None and worst.tiles:
         write_sheet(sheet, worst.tiles, dataset.classes)
     return counts
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,3 +109,13 @@ def test_units() -> None:
             parse_period_s(wrong)
     with pytest.raises(DataError, match="as 500MiB"):
         parse_bytes("2 gigs")
+
+
+def test_two_processes_do_not_collect_into_one_folder(tmp_path: Path) -> None:
+    kept = collector(tmp_path / "field", period_s=1.0)
+    code = "import sys; sys.path[:0] = sys.argv[2:]; from fieldkit import *; collector(Path(sys.argv[1]), period_s=1.0)"
+    call = [sys.executable, "-c", f"from pathlib import Path; {code}", str(tmp_path / "field"), *sys.path]
+    done = subprocess.run(call, capture_output=True, text=True)
+    assert done.returncode == 1 and "this folder of collected frames" in done.stderr
+    kept.close()
+    assert subprocess.run(call, capture_output=True, text=True).returncode == 0

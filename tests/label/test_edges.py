@@ -11,7 +11,7 @@ import pytest
 
 from tsss_edge.artifacts import Preprocess
 from tsss_edge.data.voc import VocDataset
-from tsss_edge.label.edges import CAREFUL, RADII, choose_edges
+from tsss_edge.label.edges import CAREFUL, RADII, choose_edges, forget_unseen
 from tsss_edge.ranks import ALONE, World
 from tsss_edge.scoring import Views
 
@@ -53,3 +53,13 @@ def test_without_masks_the_filter_is_a_careful_one(squares: Path) -> None:
     nothing = Views(VocDataset.open(squares), (), PREPROCESS)
     assert choose_edges(Coarse(), nothing, nothing.mask) == CAREFUL
     assert CAREFUL.radius in RADII
+
+
+def test_what_crop_cuts_away_gets_no_label() -> None:
+    labels = np.ones((64, 128), np.uint8)
+    forget_unseen(labels, Preprocess(size_hw=(64, 64), fit="crop"))
+    assert (labels[:, 32:96] == 1).all() and (labels[:, :32] == 255).all() and (labels[:, 96:] == 255).all()
+    for fit in ("stretch", "letterbox"):
+        labels[...] = 1
+        forget_unseen(labels, Preprocess(size_hw=(64, 64), fit=fit))
+        assert (labels == 1).all()

@@ -9,7 +9,7 @@ import pytest
 from fieldkit import CLASSES, collector, offered
 from httpx import ASGITransport, AsyncClient
 
-from tsss_edge.data.voc import VocDataset
+from tsss_edge.data.voc import VocDataset, write_mask
 from tsss_edge.errors import DataError
 from tsss_edge.review.session import LabelAnswer, ReviewSession
 
@@ -112,3 +112,24 @@ def test_what_the_server_refuses(folder: Path) -> None:
             ]
 
     assert asyncio.run(ask()) == [200, 404, 404, 422, 422, 403]
+
+
+def test_masks_that_a_set_came_with_are_never_touched(folder: Path) -> None:
+    session = ReviewSession(folder)
+    first = session.state().pictures[0].id
+    true = folder / f"SegmentationClass/{first}.png"
+    write_mask(true, np.full((48, 80), 2, np.uint8))
+    before = true.read_bytes()
+    session.answer(LabelAnswer(id=first, labels=(1,), done=True))
+    session.answer(LabelAnswer(id=first, labels=(1,), done=True, mask="refused"))
+    with pytest.raises(DataError, match="has a mask of the set"):
+        session.answer(LabelAnswer(id=first, labels=(1,), done=True, mask="accepted"))
+    session.undo()
+    assert true.read_bytes() == before
+
+
+def test_a_picture_that_is_not_there_gets_no_label(folder: Path) -> None:
+    """A stream that collects replaces its newest frame by a better one."""
+    with pytest.raises(DataError, match="nosuch"):
+        ReviewSession(folder).answer(LabelAnswer(id="nosuch", labels=(1,), done=True))
+    assert labels(folder) == {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -11,9 +12,10 @@ import pytest
 from fieldkit import collector
 from loopkit import CLASSES, PREPROCESS, Pictures, Seen, fake
 
-from tsss_edge.artifacts import Classes, FieldProfile
+from tsss_edge.artifacts import Classes, FieldProfile, Placement, Preprocess
 from tsss_edge.field.drift import WINDOW
 from tsss_edge.field.figures import AREA
+from tsss_edge.stream import field_watch
 from tsss_edge.stream.field_watch import FieldWatch
 from tsss_edge.stream.frames import Frame, FrameResult
 from tsss_edge.stream.live_loop import run
@@ -102,3 +104,28 @@ def test_collecting_from_the_loop_without_features(tmp_path: Path) -> None:
     frames = sorted(entry.frame for entry in kept.kept.entries.values())
     assert len(frames) == 4  # the classes differ, and later frames repeat them
     assert PREPROCESS.size_hw == (64, 96)
+
+
+def test_an_engine_that_took_over_is_measured_and_kept_by_its_own_input_and_names(tmp_path: Path) -> None:
+    other = Classes(names=("background", "dog", "cat"))
+    wide = Preprocess(size_hw=(32, 64), fit="letterbox")
+    kept = collector(tmp_path / "field", period_s=1.0)
+    field = FieldWatch(fake(), {"old": None, "new": PROFILE}, live=False, collector=kept, preprocess={"new": wide})
+    labels = np.full((48, 80), 1, np.uint8)  # dog, as the new engine counts
+    frame = Frame(np.zeros((48, 80, 3), np.uint8), 0, 0.0)
+    result = FrameResult(frame, labels, None, None, classes=other, engine="new")
+    places: list[Placement] = []
+    look = field_watch.Meter.look
+
+    def note(self: field_watch.Meter, *seen: Any) -> object:
+        places.append(seen[-1])
+        return look(self, *seen)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(field_watch.Meter, "look", note)
+        field.add(result)
+    field.close()
+    assert places == [wide.place((48, 80))]
+    (entry,) = kept.kept.entries.values()
+    assert entry.engine == "new"
+    assert [CLASSES.names[i] for i in entry.classes] == ["dog"]

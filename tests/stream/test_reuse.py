@@ -143,3 +143,18 @@ def test_the_report_names_it(reuse: Reuse) -> None:
     recorder = Recorder()
     run(Scenes([16] * 3), FakeBackend(CLASSES, PREPROCESS, slots=2), [], recorder, reuse=reuse)
     assert recorder.runs_on == f"fake, reuse {reuse}"
+
+
+@pytest.mark.parametrize("size_hw", [(1000, 1000), (360, 360), (200, 300), (48, 48), (40, 300)])
+def test_a_change_in_the_last_corner_alone_moves_labels(size_hw: tuple[int, int]) -> None:
+    """The part around it has fewer pixels than OpenCV's flow takes, and the frame ends there."""
+    changes, frame = Changes("motion"), np.zeros((*size_hw, 3), np.uint8)
+    changes.look(frame)
+    frame[-8:, -8:] = 255
+    decision = changes.look(frame)
+    assert decision.step is (Step.NETWORK if min(size_hw) < 48 else Step.MOVE)
+    if decision.step is Step.MOVE:
+        flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        out = np.empty(size_hw, np.uint8)
+        move_labels(np.full(size_hw, 7, np.uint8), decision, out, flow)
+        assert (out == 7).all()

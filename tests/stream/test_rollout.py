@@ -17,6 +17,7 @@ from tsss_edge.backends import Backend
 from tsss_edge.backends.fake import FakeBackend, brightness_cells
 from tsss_edge.errors import DataError
 from tsss_edge.field.rules import BackWhen, PromoteWhen, RolloutRules, RolloutStatus, load_status, wish, wish_path
+from tsss_edge.stream import asking
 from tsss_edge.stream.asking import ask
 from tsss_edge.stream.cpu_stages import CpuStages
 from tsss_edge.stream.engine_slot import Served
@@ -265,6 +266,64 @@ def test_promote_waits_for_the_stream_and_withdraws_what_nobody_took(tmp_path: P
     # What a stream said that has ended is no answer.
     with pytest.raises(DataError, match="no stream has it as its shadow"):
         ask(field.new, "promote", 0.1)
+
+
+def test_a_wish_that_was_interrupted_is_no_wish_of_a_later_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    field = Field(tmp_path, RolloutRules())
+
+    def interrupt(seconds: float) -> None:
+        assert wish_path(field.new).exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(asking.time, "sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        ask(field.new, "promote", 30.0)
+    assert not wish_path(field.new).exists()
+
+
+def test_the_engine_in_service_is_no_shadow_of_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new one fails while the old one is still being opened as its shadow."""
+    field, original, begin = Field(tmp_path, RolloutRules()), Rollout._watch, Rollout.__init__
+    late, rollouts, shadows = threading.Event(), list[Rollout](), dict[int, Path]()
+    at_the_end: list[Path] = []
+
+    def note(self: Rollout, *args: Any) -> None:
+        rollouts.append(self)
+        begin(self, *args)
+
+    def shadow(path: Path) -> Backend:
+        made = field.backend(path, service=False)
+        shadows[id(made)] = path
+        return made
+
+    def watch(self: Rollout, path: Path) -> None:
+        if path == field.old:
+            late.wait(5.0)  # until the new engine is out of service again
+        original(self, path)
+
+    def opened_again(result: FrameResult) -> None:
+        status = load_status(field.new)
+        if result.frame.index == 20:
+            wish(field.new, "promote")
+        if status is not None and status.phase == "promoted" and result.engine == "new.xml":
+            wish(field.new, "back")
+        if status is not None and status.phase == "back" and not late.is_set():
+            time.sleep(0.2)  # the new one becomes the shadow first
+            late.set()
+        if result.frame.index == 280:
+            for thread in rollouts[0]._opening:
+                thread.join()
+            assert rollouts[0]._shadow is not None
+            at_the_end.append(shadows[id(rollouts[0]._shadow._other)])
+        time.sleep(0.002)
+
+    monkeypatch.setattr(Rollout, "__init__", note)
+    monkeypatch.setattr(Rollout, "_watch", watch)
+    monkeypatch.setattr(field, "shadow", shadow)
+    assert field.play(300, opened_again).phase == "back"
+    assert field.old in shadows.values() and at_the_end == [field.new]
 
 
 def test_engines_of_one_file_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.options import Data, Epochs, Json, Out, Resume, emit
+from tsss_edge.cli.options import Data, Json, Out, Resume, emit
 
 
 def adapt(
@@ -22,7 +22,9 @@ def adapt(
     eval_data: Annotated[
         Path | None, typer.Option(metavar="DATA", help="Set whose val is measured on, with masks of the new category.")
     ] = None,
-    epochs: Epochs = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the data (default: a quarter of the run's).")
+    ] = None,
     resume: Resume = False,
     json: Json = None,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.options import Data, Json, Split, Threads, Trust, emit
+from tsss_edge.cli.options import Data, Json, Split, Threads, Trust, emit, sheet_place
 
 
 def evaluate(
@@ -16,7 +16,10 @@ def evaluate(
     split: Split = "val",
     threads: Threads = None,
     sheet: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Contact sheet (.png, .jpg): the 24 worst, truth beside.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", callback=sheet_place, help="Contact sheet (.png, .jpg): the 24 worst, truth beside."
+        ),
     ] = None,
     trust: Trust = False,
     json: Json = None,

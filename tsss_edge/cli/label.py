@@ -50,8 +50,12 @@ def label(
     from tsss_edge.ranks import this_process
 
     with usage_errors():
-        feeding = Feeding(size_hw=parse_size(size) if size else None, mean=three(mean), deviation=three(scale))
+        feeding = Feeding(
+            size_hw=parse_size(size) if size else None, mean=three(mean), deviation=not_zero(three(scale))
+        )
         teachers = Teachers(features=features, maps=maps, text=text, feeding=feeding)
+    if features is None and maps is None and (size, mean, scale) != (None, None, None):
+        raise typer.BadParameter("--size, --mean and --scale are of --features and --maps; give one of them")
     if sure_above is not None and find_labeller(lnet).meta.stage != "pnet":
         raise typer.BadParameter("--sure-above is of labels by a P-Net; an L-Net has --peak-floor")
     if add_above is not None and (maps is not None or find_labeller(lnet).meta.stage == "pnet"):
@@ -72,3 +76,10 @@ def three(text: str | None) -> tuple[float, float, float] | None:
     except ValueError as error:
         raise ValueError(f"{text!r}: expected three numbers with commas between them") from error
     return red, green, blue
+
+
+def not_zero(values: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
+    """Numbers that may divide. Raises: ValueError: one is 0."""
+    if values is not None and 0 in values:
+        raise ValueError(f"--scale {values}: divides, so none may be 0")
+    return values

@@ -41,6 +41,13 @@ def _json_place(text: str | None) -> str | None:
     return text
 
 
+def sheet_place(path: Path | None) -> Path | None:
+    """Refused before the work, not after it."""
+    if path is not None and (path.suffix.lower() not in (".png", ".jpg", ".jpeg") or path.is_dir()):
+        raise typer.BadParameter(f"{path}: expected a name such as sheet.png or sheet.jpg")
+    return path
+
+
 Json = Annotated[
     str | None,
     typer.Option(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tsss_edge.cli.options import Json, Rebuild, Threads, emit, flag, rebuild_first
+from tsss_edge.cli.options import Json, Rebuild, Threads, emit, flag, rebuild_first, sheet_place
 
 
 def segment(
@@ -18,7 +18,8 @@ def segment(
     ],
     overlay: Annotated[bool, flag("--overlay", "Also write pictures with masks, outlines, names.")] = False,
     sheet: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Contact sheet (.png, .jpg) of the first 24 pictures.")
+        Path | None,
+        typer.Option(metavar="FILE", callback=sheet_place, help="Contact sheet (.png, .jpg) of the first 24 pictures."),
     ] = None,
     threads: Threads = None,
     ray: Annotated[

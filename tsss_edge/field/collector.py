@@ -13,6 +13,7 @@ import logging
 import re
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Classes, Struct
+from tsss_edge.disk import held
 from tsss_edge.errors import DataError
 from tsss_edge.field.kept import UNKNOWN, Entry, KeptFrames, packed, seen_classes, unpacked
 
@@ -89,6 +91,7 @@ class Offered:
     unknown: float
     entropy: float
     drift: bool = False
+    engine: str = ""  # that answered; "": the one that the collector was opened for
 
 
 class Collector:
@@ -100,8 +103,15 @@ class Collector:
     def __init__(
         self, plan: CollectPlan, classes: Classes, *, features: str, source: str, engine: str, wait: bool
     ) -> None:
+        """Raises: BusyError: another process collects into this folder. DataError: as `KeptFrames`."""
         self._plan, self._wait, self._source, self._engine = plan, wait, source, engine
-        self.kept = KeptFrames(plan.folder, classes, features=features)
+        self._lock = ExitStack()
+        self._lock.enter_context(held(plan.folder, f"{plan.folder}: this folder of collected frames"))
+        try:
+            self.kept = KeptFrames(plan.folder, classes, features=features)
+        except BaseException:
+            self._lock.close()
+            raise
         self._vectors = {i: unpacked(e.features) for i, e in self.kept.entries.items() if e.features}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="collector")
         self._writing: Future[None] | None = None
@@ -143,6 +153,7 @@ class Collector:
     def close(self) -> None:
         """Finish what is being written. Safe to call twice."""
         self._thread.shutdown()
+        self._lock.close()
         if self._writing is not None:
             writing, self._writing = self._writing, None
             writing.result()
@@ -176,7 +187,7 @@ class Collector:
             at=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
             source=self._source,
             frame=seen.frame,
-            engine=self._engine,
+            engine=seen.engine or self._engine,
             classes=seen_classes(seen.labels, self.kept.classes),
             unknown=round(seen.unknown, 5),
             entropy=round(seen.entropy, 5),

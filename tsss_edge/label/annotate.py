@@ -24,7 +24,7 @@ from tsss_edge.config import TrainConfig
 from tsss_edge.data.supervision import Supervision
 from tsss_edge.frozen import keep_features
 from tsss_edge.label.diffusion import DiffusionConfig, Floats, affinity, diffuse
-from tsss_edge.label.edges import EdgeFit, sharpened
+from tsss_edge.label.edges import EdgeFit, forget_unseen, sharpened
 from tsss_edge.label.foundation import FeatureNet, TextMaps, resized_map
 from tsss_edge.label.named import lifted, lifted_shares, mean_peaks, overlooked
 from tsss_edge.models import load_classifier, load_model, pick_device
@@ -214,6 +214,7 @@ def transferred(
         inside = (foreground > config.object_above) & sure
         lw[inside] = categories.astype(np.uint8)[best[inside]]
     lw[foreground < config.background_below] = 0
+    forget_unseen(lw, preprocess)
     return lw
 
 
@@ -288,4 +289,5 @@ def relabelled(logits: Tensor, views: Views, image_id: str, supervision: Supervi
         belief = lifted_shares(belief, mean_peaks(shares[1:], shares[1:]), config.peak_floor)
     found = np.array(categories, np.uint8)[belief.argmax(axis=0)]
     found[belief.max(axis=0) <= config.sure_above] = IGNORE
+    forget_unseen(found, views.preprocess)
     return with_known(found, supervision, image_id)

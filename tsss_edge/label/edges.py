@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import Preprocess, Struct
+from tsss_edge.artifacts import IGNORE, Preprocess, Struct
 from tsss_edge.data.supervision import MaskOf
 from tsss_edge.label.diffusion import Floats
 from tsss_edge.metrics import ConfusionMatrix
@@ -84,6 +84,12 @@ def to_frame(maps: Floats, preprocess: Preprocess, frame_hw: tuple[int, ...]) ->
             wide[top : top + rows, left : left + columns], (width, height)
         )
     return result
+
+
+def forget_unseen(labels: NDArray[np.uint8], preprocess: Preprocess) -> None:
+    """255 where the network did not look, in place: a picture (H,W) that `crop` cuts has such margins."""
+    x, y, width, height = preprocess.place((labels.shape[0], labels.shape[1])).source
+    labels[:y] = labels[y + height :] = labels[:, :x] = labels[:, x + width :] = IGNORE
 
 
 def guided(maps: Floats, picture: NDArray[np.uint8], radius: int, eps: float) -> Floats:

@@ -50,7 +50,11 @@ class FeatureNet:
             raise ArtifactError(f"{path}: no such file; expected an ONNX network that gives a feature map")
         self.path, self.sha256 = path, sha256_file(path)
         self._session = _session(path)
-        self._input = self._session.get_inputs()[0]
+        self._input, *others = self._session.get_inputs()
+        if others:
+            raise ArtifactError(
+                f"{path}: wants {', '.join(o.name for o in others)} beside {self._input.name}; give the part that sees pictures alone"
+            )
         shape = self._input.shape
         if len(shape) != 4 or 3 not in (shape[1], shape[3]):
             raise ArtifactError(f"{path}: its input {self._input.name} is {shape}; expected (N,3,H,W) or (N,H,W,3)")
@@ -63,7 +67,13 @@ class FeatureNet:
 
         Raises: ArtifactError: the file gives no feature map.
         """
-        output = self._session.run([self._session.get_outputs()[0].name], {self._input.name: self._fed(picture)})[0]
+        fed = self._fed(picture)
+        try:
+            output = self._session.run([self._session.get_outputs()[0].name], {self._input.name: fed})[0]
+        except Exception as error:  # ONNX Runtime's errors share no base class
+            raise ArtifactError(
+                f"{self.path}: does not take a picture of {fed.shape} (its input is {self._input.shape}); give --size ({reason(error)})"
+            ) from error
         return self._grid(np.asarray(output, np.float32))
 
     def _complete(self, given: Feeding) -> Feeding:
@@ -117,7 +127,10 @@ class TextMaps:
             )
         rows = np.concatenate([np.zeros((missing, rows.shape[1]), np.float32), rows])
         self._rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
-        self._scale = float(net.metadata.get("logit_scale", LOGIT_SCALE))
+        try:
+            self._scale = float(net.metadata.get("logit_scale", LOGIT_SCALE))
+        except ValueError as error:
+            raise ArtifactError(f"{net.path}: its metadata logit_scale is no number ({error})") from error
         self._texts = texts
 
     def __call__(self, picture: NDArray[np.uint8]) -> Floats:

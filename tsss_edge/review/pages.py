@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import IGNORE, Classes, Struct
 from tsss_edge.data.pictures import read_mask
-from tsss_edge.errors import DataError
+from tsss_edge.errors import DataError, TsssEdgeError
 from tsss_edge.files import parse_json
 from tsss_edge.review.session import LabelAnswer, ReviewSession
 from tsss_edge.stream.web.app import HEADERS, as_json, guarded
@@ -93,8 +93,10 @@ def _add_answers(app: FastAPI, session: ReviewSession) -> None:
 async def _post(request: Request, kind: type[T], act: Callable[[T], Any]) -> Response:
     try:
         return as_json(act(parse_json(await request.body(), kind)))
-    except (msgspec.DecodeError, DataError) as error:
+    except (msgspec.DecodeError, TsssEdgeError) as error:
         return JSONResponse({"error": str(error)}, status_code=422)
+    except OSError as error:
+        return JSONResponse({"error": f"the answer could not be written ({error.strerror or error})"}, status_code=507)
 
 
 def tinted(mask: NDArray[np.uint8], classes: Classes) -> bytes:

@@ -158,7 +158,7 @@ class ReviewSession:
 
     def picture(self, image_id: str) -> Path:
         """The file of a picture. Raises: DataError: there is none."""
-        return VocDataset(self._root, self._classes).image_path(self._known(image_id))
+        return VocDataset(self._root, self._classes).image_path(check_id(image_id, str(self._root)))
 
     def mask_path(self, image_id: str) -> Path | None:
         """The engine's answer for a picture; None without one."""
@@ -170,7 +170,9 @@ class ReviewSession:
         return self._classes
 
     def _known(self, image_id: str) -> str:
-        return check_id(image_id, str(self._root))
+        """The id. Raises: DataError: there is no such picture (a stream that collects may have replaced it)."""
+        self.picture(image_id)
+        return image_id
 
     def _manifest(self) -> Manifest:
         path = self._root / MANIFEST
@@ -199,6 +201,10 @@ class ReviewSession:
         path = self.mask_path(image_id)
         if path is None:
             raise DataError(f"{image_id}: the engine gave no mask that could be accepted")
+        if self._mask_of_set(image_id).is_file() and not self._accepted(image_id):
+            raise DataError(
+                f"{image_id}: has a mask of the set, which an accepted one would replace; label it without one"
+            )
         seen = set(seen_classes(read_mask(path), self._classes))
         if seen != labels:
             shown, named = (
@@ -206,17 +212,26 @@ class ReviewSession:
             )
             raise DataError(f"the mask shows {shown}, the labels name {named}; accept it only where both agree")
 
+    def _mask_of_set(self, image_id: str) -> Path:
+        return self._root / f"SegmentationClass/{image_id}.png"
+
+    def _accepted(self, image_id: str) -> bool:
+        """Whether the picture's mask was put there by an answer."""
+        return self._masks.get(image_id) == "accepted"
+
     def _put(self, image_id: str, labels: frozenset[int] | None, mask: MaskAnswer) -> None:
-        """Write mask, notes and labels, the labels last. A mask that its labels no longer fit is withdrawn."""
+        """Write mask, notes and labels, the labels last. An accepted mask that its labels no longer fit is withdrawn; one that the
+        set came with is never touched."""
         if mask == "accepted" and labels is not None:
             path = self.mask_path(image_id)
             assert path is not None
             found = read_mask(path)
             named = np.isin(found, [0, *labels]) if self._classes.background else np.isin(found, list(labels))
-            write_mask(self._root / f"SegmentationClass/{image_id}.png", np.where(named, found, np.uint8(IGNORE)))
+            write_mask(self._mask_of_set(image_id), np.where(named, found, np.uint8(IGNORE)))
         else:
             mask = "" if mask == "accepted" else mask
-            (self._root / f"SegmentationClass/{image_id}.png").unlink(missing_ok=True)
+            if self._accepted(image_id):
+                self._mask_of_set(image_id).unlink(missing_ok=True)
         self._masks[image_id] = mask
         write_json(self._root / NOTES, ReviewNotes(masks={i: m for i, m in self._masks.items() if m}))
         if labels is None:

@@ -15,20 +15,28 @@ LOOK_S = 0.1
 def ask(engine: Path, what: Wish, wait_s: float) -> RolloutStatus:
     """Leave the wish, and wait for it to be fulfilled.
 
-    Raises: DataError: no stream took the wish in time (then it is withdrawn), or the engine went another way.
+    However this ends, no wish stays for a later stream.
+    Raises: DataError: no stream took the wish in time, or the engine went another way.
     """
     wish(engine, what)
-    deadline = time.monotonic() + wait_s
-    while time.monotonic() < deadline:
+    try:
+        return _answered(engine, what, time.monotonic() + wait_s, wait_s)
+    finally:
+        wish_path(engine).unlink(missing_ok=True)
+
+
+def _answered(engine: Path, what: Wish, deadline: float, wait_s: float) -> RolloutStatus:
+    while True:
         status = load_status(engine)
         if not wish_path(engine).exists() and status is not None:
             if status.phase in WANTED[what]:
                 return status
             if status.phase == "back" and what == "promote" and status.reason.startswith("could not"):
                 raise DataError(f"{engine}: {status.reason}")
+        if time.monotonic() >= deadline:
+            break
         time.sleep(LOOK_S)
     if wish_path(engine).exists():
-        wish_path(engine).unlink(missing_ok=True)
         raise DataError(
             f"{engine}: no stream has it as its shadow; start one with `tsss-edge stream OLD SOURCE --shadow {engine}`"
         )

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tsss_edge.artifacts import IGNORE, Classes, FieldProfile
+from tsss_edge.artifacts import IGNORE, Classes, FieldProfile, Preprocess
 from tsss_edge.backends import Backend
 from tsss_edge.field.collector import Collector, CollectStatus, Offered, answer_features, pooled_features
 from tsss_edge.field.drift import STEP, WINDOW, Alarm, DriftReport, DriftWatch
@@ -27,7 +27,7 @@ class FieldWatch:
     """Sets `FrameResult.drift` and notes the alarms. Its thread is the loop's; `example` may be called from another.
 
     Args: profiles: of the engines' records, by the engine's name; None: no drift is looked for. live: the source's clock is
-          that of its frames.
+          that of its frames. preprocess: how engines that may take over see a frame, by name, where they see it otherwise.
     """
 
     def __init__(
@@ -37,9 +37,14 @@ class FieldWatch:
         *,
         live: bool,
         collector: Collector | None = None,
+        preprocess: Mapping[str, Preprocess] | None = None,
     ) -> None:
-        self._preprocess, self._profiles, self._live, self._collector = engine.preprocess, profiles, live, collector
-        self._own_classes = engine.classes
+        self._profiles, self._live, self._collector = profiles, live, collector
+        self._own_classes, self._own_preprocess, self._preprocesses = (
+            engine.classes,
+            engine.preprocess,
+            preprocess or {},
+        )
         self._serve(next(iter(profiles), ""), engine.classes)
         self._next_s = float("-inf")
         self._thumbs: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
@@ -50,6 +55,13 @@ class FieldWatch:
     def _serve(self, name: str, classes: Classes) -> None:
         """Watch the engine called `name` from now on, against its own profile."""
         self._name, self._classes, self._meter = name, classes, Meter(classes)
+        self._preprocess = self._preprocesses.get(name, self._own_preprocess)
+        self._to_own = np.full(
+            256, IGNORE, np.uint8
+        )  # ids of this engine -> those of the first, in whose terms frames are kept
+        for i, category in enumerate(classes.names):
+            if category in self._own_classes.names:
+                self._to_own[i] = self._own_classes.names.index(category)
         self._waiting: list[tuple[int, Glance]] = []  # samples whose figures are not taken yet
         profile = self._profiles.get(name)
         self._watch = DriftWatch(profile, self._meter.names) if profile is not None else None
@@ -112,18 +124,19 @@ class FieldWatch:
 
     def _seen(self, result: FrameResult, values: Values, at_s: float) -> Offered:
         unknown, entropy = (float(values[self._meter.names.index(name)]) for name in ("unknown", "entropy"))
-        features = result.features
+        features, labels = result.features, self._to_own[result.labels]
         return Offered(
             at_s=at_s,
             frame=result.frame.index,
             image=result.frame.image,
-            labels=np.where(result.labels < len(self._own_classes), result.labels, np.uint8(IGNORE)),
+            labels=labels,
             features=pooled_features(features)
             if features is not None
-            else answer_features(result.labels, result.frame.image, len(self._own_classes)),
+            else answer_features(labels, result.frame.image, len(self._own_classes)),
             unknown=0.0 if np.isnan(unknown) else unknown,
             entropy=1.0 if np.isnan(entropy) else entropy,
             drift=self._watch is not None and self._watch.shows(values),
+            engine=self._name,
         )
 
     def _remember(self, result: FrameResult) -> None:

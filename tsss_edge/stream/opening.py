@@ -108,7 +108,9 @@ def open_field(
         kind = "encoder" if any(spec.name == "features" for spec in backend.outputs) else "answers"
         name = next(iter(paths))
         collector = Collector(collect, backend.classes, features=kind, source=source, engine=name, wait=not live)
-    return FieldWatch(backend, profiles, live=live, collector=collector)
+    others = list(paths.items())[1:]  # which may take over; the first is open
+    preprocess = {name: Engine.load_record(path).meta.preprocess for name, path in others if has_record(path)}
+    return FieldWatch(backend, profiles, live=live, collector=collector, preprocess=preprocess)
 
 
 def open_served(

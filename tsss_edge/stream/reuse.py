@@ -29,6 +29,7 @@ BLOCK = 32  # pixels
 SMALL = 4  # the luma is looked at in a picture so much smaller: noise of a sensor is averaged out, and flow is cheap
 CHANGED = 6.0  # levels of 255 that some SMALL x SMALL square of a block must differ by; ours, set by eye and not tuned
 KEYFRAME = 4
+LEAST = 12  # rows and columns of the small luma that OpenCV's flow needs
 
 
 class Step(Enum):
@@ -71,7 +72,7 @@ class Changes:
         part = changed_part(key, small, (height, width))
         if part is None:
             return Decision(Step.KEEP, small)
-        if not self._motion or self._since >= KEYFRAME:
+        if not self._motion or self._since >= KEYFRAME or min(small.shape) < LEAST:
             return self._network(small)
         self._key = small  # from frame to frame things move little; flow finds that better than the way from the network's frame
         return Decision(Step.MOVE, small, key, part)
@@ -99,7 +100,10 @@ def changed_part(
     if not ys.size:
         return None
     per_block = BLOCK // SMALL
-    top, left = (max(0, int(i.min()) // per_block - 1) * BLOCK for i in (ys, xs))
+    top, left = (
+        max(0, min((int(i.min()) // per_block - 1) * BLOCK, side // SMALL * SMALL - 2 * BLOCK))  # flow wants two blocks
+        for side, i in zip(frame_hw, (ys, xs), strict=True)
+    )
     bottom, right = (
         min(side, (int(i.max()) // per_block + 2) * BLOCK) for side, i in zip(frame_hw, (ys, xs), strict=True)
     )

@@ -52,7 +52,7 @@ class Rollout:
         self._old = slot.current
         self._new: Served | None = None
         self._shadow: ShadowWatch | None = None
-        self._opening: threading.Thread | None = None
+        self._opening: list[threading.Thread] = []
         self._ages: deque[float] = deque(maxlen=1000)  # of the new engine's masks
         self._age_before: float | None = None
         self._seen = self._looks = self._failures = 0
@@ -86,8 +86,8 @@ class Rollout:
 
     def close(self) -> None:
         """Wait for what is being opened, and write where things stand. Safe to call twice."""
-        if self._opening is not None:
-            self._opening.join()
+        for thread in self._opening:
+            thread.join()
         if self._shadow is not None:
             self._refresh()
             self._shadow.close()
@@ -99,8 +99,8 @@ class Rollout:
     def _look(self) -> None:
         self._refresh()
         self._looks += 1
-        wanted = take_wish(self._plan.new)
         phase = self.status.phase
+        wanted = take_wish(self._plan.new) if phase != "opening" else None  # it waits until the engine is open
         if phase in ("shadow", "back") and (why := self._why_promote(wanted)):
             self._begin(why)
         elif phase in ("promoted", "settled") and (why := self._why_back(wanted)):
@@ -145,11 +145,17 @@ class Rollout:
 
     def _begin(self, why: str) -> None:
         """Open the new engine on a thread of its own; frames go on meanwhile."""
-        if self._opening is not None and self._opening.is_alive():
+        if any(thread.is_alive() for thread in self._opening):
             return
         self._change(phase="opening", reason=why)
-        self._opening = threading.Thread(target=self._open_or_stay, args=(why,), name="open engine")
-        self._opening.start()
+        self._open("open engine", self._open_or_stay, why)
+
+    def _open(self, name: str, what: Callable[..., None], *arguments: object) -> None:
+        """On a thread of its own, which `close` waits for."""
+        thread = threading.Thread(target=what, args=arguments, name=name)
+        with self._lock:
+            self._opening = [*(other for other in self._opening if other.is_alive()), thread]
+            thread.start()
 
     def _open_or_stay(self, why: str) -> None:
         try:
@@ -190,8 +196,7 @@ class Rollout:
             self._change(phase="back", reason=why)
         self._slot.drop(new)
         LOG.warning("%s went out of service, %s is back: %s", new.name, self._old.name, why)
-        self._opening = threading.Thread(target=self._watch, args=(self._plan.new,), name="open shadow")
-        self._opening.start()
+        self._open("open shadow", self._watch, self._plan.new)
 
     def _settle(self) -> None:
         """Probation is over. The old engine stays open for `promote --back`."""
@@ -199,14 +204,15 @@ class Rollout:
         LOG.warning("%s stays in service: %s", self._plan.names[1], self.status.reason)
 
     def _watch(self, path: Path) -> None:
-        """Compare with the engine of `path` from now on."""
+        """Compare with the engine of `path` from now on; not if it has come into service while it was opened."""
         try:
             shadow = ShadowWatch(self._plan.open_shadow(path))
         except Exception as error:
             LOG.warning("%s: cannot run as a shadow: %s", path.name, error)
             return
         with self._lock:
-            before, self._shadow = self._shadow, shadow
+            serving = self._plan.new if self.status.phase in ("promoted", "settled") else self._plan.old
+            before, self._shadow = (shadow, self._shadow) if path == serving else (self._shadow, shadow)
         if before is not None:
             before.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,11 +13,13 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import IGNORE, Classes
 from tsss_edge.backends import Backend
+from tsss_edge.files import reason
 from tsss_edge.metrics import confusion, miou_of
 from tsss_edge.segment import segment_image
 from tsss_edge.stream.frames import FrameResult
 from tsss_edge.stream.watch import be_nice
 
+LOG = logging.getLogger("tsss_edge")
 KEPT = 1000  # comparisons that percentiles look back on
 NOBODY = 254  # label of a category that the other engine does not know
 
@@ -44,7 +47,6 @@ class ShadowWatch:
         )
         self.compared = self.failures = 0
         self.sum, self.lowest = 0.0, 1.0
-        self.failure = ""
 
     def offer(self, result: FrameResult, classes: Classes) -> bool:
         """Take a copy of the frame if the thread is free. Returns whether a comparison was finished since the last call.
@@ -95,7 +97,9 @@ class ShadowWatch:
         assert self._check is not None
         check, self._check = self._check, None
         if (error := check.exception()) is not None:
-            self.failures, self.failure = self.failures + 1, str(error)
+            if not self.failures:
+                LOG.warning("the shadow fails, and is not compared on such frames: %s", reason(error))
+            self.failures += 1
             return
         one = check.result()
         self._kept.append(one)

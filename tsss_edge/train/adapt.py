@@ -212,17 +212,10 @@ def _write_labels(net: SegNet, views: Views, supervision: Supervision, out: Path
     for image_id, heads in views.predict(net.to(pick_device(device)), flip=True):
         labels = supervision.image_labels(image_id)
         ids = np.array([0, *sorted(labels)], np.uint8)
-        known = _known(image_id, supervision)
+        known = supervision.pixel_mask(image_id)
         share = to_frame(explain(heads, labels, new_id), views.preprocess, known.shape)
         found = np.where(share.max(axis=0) > SURE, ids[share.argmax(axis=0)], np.uint8(IGNORE))
         write_mask(label_path(out, image_id), np.where(known != IGNORE, known, found))
-
-
-def _known(image_id: str, supervision: Supervision) -> NDArray[np.uint8]:
-    """What may be seen of a picture; nothing of one that has no mask."""
-    if supervision.dataset.mask_path(image_id).is_file():
-        return supervision.pixel_mask(image_id)
-    return np.full(supervision.dataset.image_hw(image_id), IGNORE, np.uint8)
 
 
 def _report(old: Checkpoint, new: Checkpoint, views: Views, new_class: str, pictures: int) -> AdaptReport:
