@@ -509,6 +509,24 @@ class Target(Struct, frozen=True):
     version_compatible: bool = False  # later TensorRT versions of the same major number run it too
     local: bool = True  # False: a device that is not this machine, so build-engine writes a build kit
 
+    def __post_init__(self) -> None:
+        least, usual, most = self.batch
+        if not 1 <= least <= usual <= most:
+            raise ValueError(
+                f"batch {list(self.batch)}: expected [least, usual, most], each at least the one before, from 1"
+            )
+        unknown = {"openvino": set[str](), "tensorrt": {"bf16"}, "tensorrt-rtx": {"bf16"}}[self.backend] & set(
+            self.precisions
+        )
+        if not self.precisions or unknown:
+            raise ValueError(
+                f"precisions {list(self.precisions)}: expected one or more that {self.backend} builds{', not bf16' if unknown else ''}"
+            )
+        if not 0 <= self.optimization_level <= 5 or self.workspace_mib < 0:
+            raise ValueError(
+                f"optimization_level {self.optimization_level}, workspace_mib {self.workspace_mib}: expected 0 to 5, and MiB from 0 on"
+            )
+
 
 class DlaUse(Struct, frozen=True):
     """Which layers run on a Jetson's DLA. `hops` counts changes of device along the network's order; `on_gpu`: layer -> reason."""

@@ -14,6 +14,7 @@ from tsss_edge.backends.fake import FakeBackend
 from tsss_edge.bench import time_networks
 from tsss_edge.bench.timing import network_call, time_end_to_end
 from tsss_edge.config import load_target
+from tsss_edge.deploy.triton import write_repository
 from tsss_edge.errors import ArtifactError
 from tsss_edge.export.build import build_engine
 from tsss_edge.onnxgraph.sessions import run_tensors
@@ -36,6 +37,22 @@ def test_one_picture_fills_a_fixed_batch(path: Path, tmp_path: Path) -> None:
         got, want = run_network(four, image)["logits"], run_network(one, image)["logits"]
         assert got.shape[0] == 4
         assert np.allclose(got, want, atol=1e-4)
+
+
+def test_a_free_batch_has_the_limits_that_the_engine_was_built_for(tmp_path: Path) -> None:
+    some = msgspec.structs.replace(load_target("cpu"), batch=(2, 4, 8))
+    engine = build_engine(tiny_onnx(tmp_path / "free.onnx", batch=0).path, some, tmp_path / "free", precision="fp32")
+    image = np.zeros((64, 96, 3), np.uint8)
+    with open_backend(engine.path) as backend:
+        assert backend.min_batch == 2
+        assert run_network(backend, image)["logits"].shape[0] == 2  # one picture fills it
+        for count in (1, 9):
+            with pytest.raises(ValueError, match=f"takes batches of 2 to 8, got {count}"):
+                backend.infer(np.zeros((count, 64, 96, 3), np.uint8))
+    with pytest.raises(ArtifactError, match="takes 2 pictures at a time and a stream has one"):
+        open_engine(engine.path, live=False, threads=1)
+    with pytest.raises(ArtifactError, match="takes 2 pictures at least, and a client may send one"):
+        write_repository(engine.path, tmp_path / "repository")
 
 
 def test_a_batch_can_be_timed(path: Path) -> None:

@@ -18,7 +18,7 @@ from tsss_edge.errors import ArtifactError, UnavailableError
         ("triton://pool/road", ServedAddress("pool", 8001, "road", "", False)),
         ("triton://127.0.0.1:9001/road/3", ServedAddress("127.0.0.1", 9001, "road", "3", True)),
         ("triton://localhost/road?shm=0", ServedAddress("localhost", 8001, "road", "", False)),
-        ("triton://[::1]:7/road", ServedAddress("::1", 7, "road", "", True)),
+        ("triton://[::1]:7/road", ServedAddress("[::1]", 7, "road", "", True)),
     ],
 )
 def test_addresses(text: str, expected: ServedAddress) -> None:

@@ -164,6 +164,11 @@ def test_failures_leave_nothing(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     with pytest.raises(ArtifactError, match="exists already"):
         write_bundle(tmp_path / "b", download=nothing)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "best.pt").write_text(name)
+    with pytest.raises(ArtifactError, match=r"two files named best\.pt"):
+        write_bundle(tmp_path / "c", download=nothing, files=[tmp_path / "a/best.pt", tmp_path / "b/best.pt"])
     for bad in ({"python": "2.7"}, {"machine": "riscv64"}, {"part_mib": 0}, {"extras": ["nosuch"]}):
         with pytest.raises(ValueError):
             write_bundle(tmp_path / "c", download=nothing, **bad)

@@ -14,7 +14,7 @@ from tiny import tiny_onnx
 
 from tsss_edge.config import load_target
 from tsss_edge.deploy import ray_cluster, segment_ray
-from tsss_edge.deploy.remote_files import plan_anywhere
+from tsss_edge.deploy.remote_files import file_system, plan_anywhere
 from tsss_edge.deploy.segment_ray import segment_on_ray
 from tsss_edge.errors import ArtifactError, DataError, UnavailableError
 from tsss_edge.export.build import build_engine
@@ -184,9 +184,7 @@ def test_addresses_with_a_slash_at_the_end_and_with_settings(tmp_path: Path) -> 
     assert jobs == {f"file://{tmp_path}/p/day/a.png": "s3://bucket/masks/day/a.png?endpoint_override=store:9000"}
 
 
-@pytest.mark.parametrize(
-    ("resources", "gpus", "workers"), [({"CPU": 8.0}, 0, 4), ({"CPU": 8.0, "GPU": 1.0}, 0.5, 2), ({}, 0, 1)]
-)
+@pytest.mark.parametrize(("resources", "gpus", "workers"), [({"CPU": 8.0}, 0, 4), ({"CPU": 8.0, "GPU": 1.0}, 0.5, 2)])
 def test_workers_of_a_cluster(resources: dict[str, float], gpus: float, workers: int) -> None:
     assert segment_ray._workers(resources, 2, gpus) == workers
 
@@ -195,6 +193,22 @@ def test_workers_of_a_cluster(resources: dict[str, float], gpus: float, workers:
 def quiet_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+
+
+@pytest.mark.parametrize(("resources", "gpus"), [({"CPU": 1.0}, 0), ({"CPU": 8.0}, 0.5)])
+def test_a_worker_that_fits_nowhere_is_told_instead_of_waited_for(resources: dict[str, float], gpus: float) -> None:
+    with pytest.raises(UnavailableError, match="give lower --threads and --gpus"):
+        segment_ray._workers(resources, 4, gpus)
+
+
+def test_names_with_blanks_and_signs(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "p").mkdir()
+    for name in ("photo 1.png", "a#1.png", "a#2.png", "100%.png"):
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "p" / name)
+    jobs = plan_anywhere([f"file://{tmp_path}/p"], f"file://{tmp_path}/masks")
+    assert {file_system(picture)[1] for picture in jobs} == {str(path) for path in (tmp_path / "p").iterdir()}
+    assert {Path(file_system(mask)[1]).name for mask in jobs.values()} == {p.name for p in (tmp_path / "p").iterdir()}
 
 
 @pytest.mark.slow_all

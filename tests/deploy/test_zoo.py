@@ -134,3 +134,11 @@ def test_a_recipe_goes_on_and_stops_at_a_failure(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="ended with 3"):
         zoo.make("camvid-edge-s", Path("set"), tmp_path, run)
     assert len(ran) == 1 and ran[0][-1] == "--resume"
+
+
+def test_an_engine_of_an_odd_name_does_not_spoil_a_place(tmp_path: Path, place: Path, engine: Engine) -> None:
+    odd = written_engine(tmp_path / "made/my net.int8.xml", tiny_meta()).with_record(parity=VERDICT)
+    before = (place / zoo.INDEX).read_bytes()
+    with pytest.raises(ValueError, match=r"'my net\.int8.*build the engine under such a name"):
+        zoo.add(odd.path, "good", place)
+    assert (place / zoo.INDEX).read_bytes() == before and not (place / "good").exists()

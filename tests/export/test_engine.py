@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import netkit
 import pytest
 from tiny import CALIBRATION, CLASSES, tiny_onnx
 
@@ -15,6 +17,7 @@ from tsss_edge.artifacts import Engine, EngineRecord, OnnxModel, Target
 from tsss_edge.backends.cuda.gpus import Gpu, first_gpu
 from tsss_edge.backends.trt_api import Trt
 from tsss_edge.config import load_target
+from tsss_edge.deploy.rebuild import rebuild_engine
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.export import tensorrt_attempts, tensorrt_build
 from tsss_edge.export.build import build_engine, dry_run, engine_path
@@ -160,6 +163,38 @@ def test_precision_must_fit_target_and_file(tmp_path: Path) -> None:
     quantized = tiny_onnx(tmp_path / "q.onnx", precision="int8")
     with pytest.raises(ArtifactError, match=r"is int8, fp32 was asked; give the FP32 ONNX file"):
         build_engine(quantized.path, CPU, tmp_path / "t", precision="fp32")
+
+
+def test_a_dry_run_refuses_what_the_build_would(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="target cpu builds int8, bf16, fp32, not fp16"):
+        dry_run(tiny_onnx(tmp_path / "t.onnx").path, CPU, tmp_path / "t", precision="fp16")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"batch": (8, 4, 1)}, "least, usual, most"),
+        ({"batch": (0, 0, 0)}, "least, usual, most"),
+        ({"precisions": ()}, "one or more"),
+        ({"precisions": ("bf16",)}, "not bf16"),
+        ({"optimization_level": 9}, "expected 0 to 5"),
+        ({"workspace_mib": -5}, "MiB from 0 on"),
+    ],
+)
+def test_a_target_that_cannot_be_is_refused_at_the_door(change: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        msgspec.structs.replace(RTX, **change)
+
+
+def test_graphs_beside_an_engine_stay_ours_when_it_is_built_again(tmp_path: Path) -> None:
+    """What a build from a checkpoint left there: a rebuild from the graph does not make it, and must not forget it."""
+    first = netkit.checkpoint(tmp_path / "a.pt")
+    engine = build_engine(first, CPU, tmp_path / "x", precision="fp32")
+    kept = engine.record.build.kept
+    assert kept == ("x.fp32.onnx",)
+    rebuild_engine(engine.path)
+    assert Engine.load(engine.path).record.build.kept == kept
+    build_engine(netkit.checkpoint(tmp_path / "b.pt", seed=1), CPU, tmp_path / "x", precision="fp32")
 
 
 def test_graph_that_tensorrt_refuses_is_told_in_its_words(tmp_path: Path) -> None:

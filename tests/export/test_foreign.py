@@ -209,7 +209,13 @@ def test_scores_that_are_not_finite_hide_nothing() -> None:
 
     def compare(original: Any, imported: Any) -> None:
         require_same_labels(
-            Path("net.onnx"), lambda _: {"y": original}, lambda _: {"logits": imported}, answer, (2, 2), [picture]
+            Path("net.onnx"),
+            lambda _: {"y": original},
+            lambda _: {"logits": imported},
+            answer,
+            (2, 2),
+            [picture],
+            classes=2,
         )
 
     compare(scores, scores)
@@ -217,6 +223,27 @@ def test_scores_that_are_not_finite_hide_nothing() -> None:
         compare(scores, -scores)
     with pytest.raises(ArtifactError, match="output y holds NaN"):
         compare(scores * np.nan, scores)
+
+
+def test_an_id_without_a_name_is_told_on_whichever_picture_it_shows() -> None:
+    answer, ids = LabelOutput("y", "argmax", "nchw", (2, 2), 2, ""), iter([0, 2])
+    pictures = [np.zeros((1, 2, 2, 3), np.uint8)] * 2
+
+    def both(_: object) -> dict[str, np.ndarray]:
+        return {"y": np.full((1, 2, 2), next(ids))}
+
+    def ours(_: object) -> dict[str, np.ndarray]:
+        return {"labels": np.zeros((1, 2, 2), np.uint8)}
+
+    with pytest.raises(ArtifactError, match="gives class id 2 on a picture, but 2 classes are named"):
+        require_same_labels(Path("net.onnx"), both, ours, answer, (2, 2), pictures, classes=2)
+
+
+def test_the_original_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(b"mine")
+    with pytest.raises(ArtifactError, match="is the original itself"):
+        import_onnx(tmp_path / "net.onnx", tmp_path / "net.onnx", classes=TWO)
+    assert (tmp_path / "net.onnx").read_bytes() == b"mine"
 
 
 def test_names_of_ours_in_the_foreign_graph(tmp_path: Path) -> None:

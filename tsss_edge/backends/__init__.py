@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tsss_edge.artifacts import Artifact, Checkpoint, OnnxModel, load_artifact
-from tsss_edge.backends.base import AsyncBackend, Backend, Outputs
-
-SERVED = "triton:/"  # a `Path` makes one slash of two
+from tsss_edge.backends.base import SERVED, AsyncBackend, Backend, Outputs
 
 __all__ = ["AsyncBackend", "Backend", "Outputs", "open_backend"]
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 STRIDE = 8  # of the logits and objectness grids against the network input (design: decoder at stride 8)
+SERVED = "triton:/"  # how the address of a served network begins; a `Path` makes one slash of two
 Outputs = Mapping[str, NDArray[Any]]
 
 _CORES: dict[Any, Any] = {}  # by module `openvino`, of which a process has one

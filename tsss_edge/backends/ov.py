@@ -133,14 +133,15 @@ class OpenVinoBackend(Closing):
         self._compiled = compile_ir(model, device, options)
         self._slots = [_Slot(self._compiled.create_infer_request(), self.outputs) for _ in range(slots)]
         self._size_hw = self.preprocess.size_hw
-        self._batch = record.inputs[0].shape[0]
-        self.min_batch = max(1, self._batch)
+        fixed = record.inputs[0].shape[0]
+        self.min_batch, _, self._most = (fixed,) * 3 if fixed > 0 else record.build.target.batch
 
     def start(self, slot: int, images: NDArray[np.uint8]) -> None:
         """Begin (N,H,W,3) uint8 RGB in `slot` and return. `images` is read while the network runs: leave it alone."""
         require_images(images, self._size_hw)
-        if self._batch > 0 and images.shape[0] != self._batch:
-            raise ValueError(f"this engine takes batches of {self._batch}, got {images.shape[0]}")
+        if not self.min_batch <= images.shape[0] <= self._most:
+            taken = f"{self.min_batch} to {self._most}" if self._most > self.min_batch else f"{self._most}"
+            raise ValueError(f"this engine takes batches of {taken}, got {images.shape[0]}")
         self._slots[slot].start(images)
 
     def wait(self, slot: int) -> Outputs:

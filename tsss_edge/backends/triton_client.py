@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -24,13 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsss_edge.artifacts import Classes, Preprocess, Struct, TensorSpec
-from tsss_edge.backends.base import Closing, Outputs, import_extra, require_images
+from tsss_edge.backends.base import SERVED, Closing, Outputs, import_extra, require_images
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.files import parse_json
 
 LOG = logging.getLogger("tsss_edge")
 T = TypeVar("T")
-SCHEME = "triton:/"
 PORT = 8001  # Triton's own for gRPC
 DESCRIPTION = "tsss_edge"  # the parameter of `config.pbtxt` that holds a `ServedDescription`
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -73,9 +73,9 @@ class ServedAddress(Struct, frozen=True):
 def served_address(path: Path | str) -> ServedAddress | None:
     """The address that a path holds, or None. A `Path` has made one slash of two. Raises: ArtifactError: it is not one."""
     text = str(path)
-    if not text.startswith(SCHEME):
+    if not text.startswith(SERVED):
         return None
-    parts = urlsplit("triton://" + text.removeprefix(SCHEME).lstrip("/"))
+    parts = urlsplit("triton://" + text.removeprefix(SERVED).lstrip("/"))
     model, _, version = parts.path.strip("/").partition("/")
     query = dict(parse_qsl(parts.query))
     try:
@@ -85,7 +85,8 @@ def served_address(path: Path | str) -> ServedAddress | None:
     if not parts.hostname or not model or not port or (version and not version.isdecimal()) or set(query) - {"shm"}:
         raise ArtifactError(f"{text}: expected triton://HOST[:PORT]/MODEL[/VERSION][?shm=0]")
     shared = query.get("shm", "1") != "0" and parts.hostname in LOCAL
-    return ServedAddress(parts.hostname, port, model, version, shared)
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname  # of IPv6
+    return ServedAddress(host, port, model, version, shared)
 
 
 def require_address(path: Path | str) -> ServedAddress:
@@ -307,7 +308,7 @@ class _Region:
         self._shm = import_extra("tritonclient.utils.shared_memory", "serve")
         self._grpc = grpc
         self.shape, self.registered = shape, False
-        self._name = f"tsss_edge_{os.getpid()}_{next(_regions)}"
+        self._name = f"tsss_edge_{os.getpid()}_{secrets.token_hex(4)}_{next(_regions)}"  # containers may share memory, and numbers
         shapes = {spec.name: (shape[0], *spec.shape[1:]) for spec in specs}
         sizes = {s.name: int(np.prod(shapes[s.name])) * np.dtype(s.dtype).itemsize for s in specs}
         first = -(-int(np.prod(shape)) // 64) * 64  # answers begin where any type may

@@ -55,7 +55,8 @@ def build_engine(
 
     loaded = load_target(target)
     if dry_run:
-        return _tell_dry_run(model, loaded, out, how, json)
+        with usage_errors():
+            return _tell_dry_run(model, loaded, out, how, json)
     if not runs_here(loaded):
         if sign is not None:
             raise typer.BadParameter("a kit is signed after its build: `parity --sign` on the device")

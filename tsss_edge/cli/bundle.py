@@ -14,7 +14,9 @@ def bundle(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     python: Annotated[str, typer.Option(help="Python version of the host.")] = "3.10",
     machine: Annotated[Literal["x86_64", "aarch64"], typer.Option(help="Processor of the host.")] = "x86_64",
-    extra: Annotated[list[str] | None, typer.Option(help="Extra of tsss-edge: onnx, cpu, rtx, train, web.")] = None,
+    extra: Annotated[
+        list[str] | None, typer.Option(help="Extra of tsss-edge: onnx, cpu, rtx, train, web (default: none).")
+    ] = None,
     require: Annotated[list[str] | None, typer.Option(help="Another package, as pip takes it.")] = None,
     wheel: Annotated[list[Path] | None, typer.Option(help="A ready wheel (PyCUDA built for that Python).")] = None,
     file: Annotated[list[Path] | None, typer.Option(help="A file or folder to put into the bundle.")] = None,

@@ -45,6 +45,10 @@ def zoo(
     """
     from tsss_edge.deploy import zoo as rooms
 
+    if make and add is not None:
+        raise typer.BadParameter("--make and --add are two steps; give one of them")
+    if (data is not None and not make) or (card is not None and add is None):
+        raise typer.BadParameter("--data is for --make, --card for --add")
     if name is None:
         if make or add:
             raise typer.BadParameter("--make and --add need a NAME")

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -109,6 +110,9 @@ def write_bundle(
         raise ArtifactError(f"{out}: exists already; choose another --out folder for the bundle")
     if missing := [file for file in (*wheels, *files) if not file.exists()]:
         raise ArtifactError(f"{missing[0]}: no such file or folder to put into the bundle")
+    for several in (wheels, files):
+        if twice := [name for name, count in Counter(file.name for file in several).items() if count > 1]:
+            raise ArtifactError(f"two files named {twice[0]}; the bundle has one folder for all, rename one of them")
     with folder_beside(out) as staging:
         content, folder = staging / "content", staging / "bundle"
         (content / "wheels").mkdir(parents=True)

@@ -57,7 +57,7 @@ def choose_engine(
     """
     sources = EngineSources(model, target, calib_data)
     origin = gate_reference(sources.model, reference)
-    paths = {p: engine_path(out, target, p) for p in ((precision,) if precision else sources.possible())}
+    paths = {p: engine_path(out, target, p) for p in sources.wanted(precision)}
     for wanted, path in paths.items():
         require_free_names(path, sources, wanted)
     with folder_beside(out) as folder:

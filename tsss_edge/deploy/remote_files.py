@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from tsss_edge.backends.base import import_extra
 from tsss_edge.data.pictures import is_picture
@@ -47,13 +48,13 @@ def plan_anywhere(inputs: Sequence[str], out: str) -> dict[str, str]:
 
 
 def joined(folder: str, name: str) -> str:
-    """A file below a folder, both as written."""
+    """A file below a folder: a path, or an address in which the name's blanks and signs are quoted."""
     if not is_uri(folder):
         return str(Path(folder).resolve() / name)
     before, mark, query = folder.partition(
         "?"
     )  # a store of its own is named there: `s3://bucket/day1?endpoint_override=...`
-    return f"{before.rstrip('/')}/{name}{mark}{query}"
+    return f"{before.rstrip('/')}/{quote(name)}{mark}{query}"
 
 
 def _pictures_at(uri: str) -> dict[str, str]:

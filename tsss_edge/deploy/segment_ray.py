@@ -19,7 +19,7 @@ from tsss_edge.artifacts import load_artifact
 from tsss_edge.backends import open_backend
 from tsss_edge.deploy.ray_cluster import connect
 from tsss_edge.deploy.remote_files import fetch, finished, is_uri, plan_anywhere, put
-from tsss_edge.errors import DataError
+from tsss_edge.errors import DataError, TsssEdgeError, UnavailableError
 from tsss_edge.segment import SegmentReport, segment_file
 
 PICTURES_AT_ONCE = 16  # that a worker gets: enough to hide Ray's own milliseconds, few enough to spread a small folder
@@ -92,8 +92,15 @@ def _spread(
 
 
 def _workers(resources: dict[str, float], cores: int, gpus: float) -> int:
+    """How many the cluster holds. Raises: UnavailableError: not one, and Ray would wait for it for ever."""
     by_core = int(resources.get("CPU", 1)) // cores
-    return max(1, min(by_core, int(resources.get("GPU", 0) / gpus)) if gpus else by_core)
+    found = min(by_core, int(resources.get("GPU", 0) / gpus)) if gpus else by_core
+    if not found:
+        raise UnavailableError(
+            f"a worker wants {cores} cores and {gpus:g} GPUs, the cluster has {resources.get('CPU', 1):g} and "
+            f"{resources.get('GPU', 0):g}; give lower --threads and --gpus"
+        )
+    return found
 
 
 class Segmenter:
@@ -115,7 +122,7 @@ class Segmenter:
                 segment_file(self._backend, fetch(picture, Path(name)), made, self._overlay)
                 if is_uri(mask):
                     self._upload(made, mask)
-        except DataError as error:
+        except TsssEdgeError as error:
             return str(error)
         except OSError as error:
             return f"{picture}: {error}"

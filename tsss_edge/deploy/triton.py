@@ -11,6 +11,7 @@ models/
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,8 +34,8 @@ from tsss_edge.deploy.triton_config import (
     ovms_config,
     step_config,
 )
+from tsss_edge.disk import held, scratch_folder
 from tsss_edge.errors import ArtifactError, GateError, UnavailableError
-from tsss_edge.export.build import folder_beside
 from tsss_edge.files import sha256_file, write_bytes, write_json
 from tsss_edge.seals import ONNX_DIGEST, seal_onnx, write_sealed
 
@@ -98,7 +99,7 @@ def write_repository(
             if next_version
             else f"{folder}: exists already; choose another --out or name, or --next-version to put a version beside it"
         )
-    with folder_beside(folder) as staging:
+    with held(folder, f"{folder}: this network"), scratch_folder(_staging_home(folder)) as staging:
         version = staging / str(_next_version(folder))
         served = _fill(version, loaded, name, instances, max_batch, python=python)
         if reference is not None and eval_data is not None:
@@ -124,7 +125,22 @@ def _loaded(path: Path) -> Engine | OnnxModel:
         return OnnxModel.load(path)
     engine = Engine.load(path)
     engine.require_tensors()
+    if engine.record.inputs[0].shape[0] < 0 and (least := engine.record.build.target.batch[0]) > 1:
+        raise ArtifactError(
+            f"{path}: takes {least} pictures at least, and a client may send one; build an engine whose target has a least batch of 1"
+        )
     return engine
+
+
+def _staging_home(folder: Path) -> Path:
+    """Where a network is made: not in the repository, for a server that polls it takes every folder there for a network. A version of
+    one that is there is made in its folder, in which the server looks at numbers alone."""
+    if folder.exists():
+        return folder
+    repository = folder.parent
+    repository.mkdir(parents=True, exist_ok=True)
+    above = repository.resolve().parent
+    return above if above.stat().st_dev == repository.stat().st_dev and os.access(above, os.W_OK) else repository
 
 
 def _next_version(folder: Path) -> int:
@@ -171,7 +187,7 @@ def _fill(
     if not free:
         _copy(model, version, file)
     if isinstance(model, Engine):
-        _write_record(model, version / file, free=free)
+        _write_record(model, version / file, most=max_batch if free else None)
     if python:
         write_python_model(version, "Network", {"file": file})
     inputs, outputs = _tensors(model)
@@ -220,8 +236,8 @@ def _sized(specs: Sequence[TensorSpec], *, free: bool) -> tuple[TensorSpec, ...]
 
 
 def _most(model: Engine | OnnxModel, wanted: int) -> int:
-    """A TensorRT plan holds the largest batch that it was built for; the other graphs take any."""
-    if isinstance(model, Engine) and model.record.backend == "tensorrt":
+    """An engine of a free batch takes the largest that it was built for; a graph takes any, and so does an IR that was freed here."""
+    if isinstance(model, Engine) and model.record.inputs[0].shape[0] < 0:
         return min(wanted, model.record.build.target.batch[2])
     return wanted
 
@@ -232,16 +248,19 @@ def _copy(model: Engine | OnnxModel, version: Path, file: str) -> None:
         shutil.copyfile(model.path.with_suffix(".bin"), version / "model.bin")
 
 
-def _write_record(engine: Engine, served: Path, *, free: bool) -> None:
-    """The engine's record for the served files. A verdict holds for the file that was judged, so not for a changed one."""
+def _write_record(engine: Engine, served: Path, *, most: int | None) -> None:
+    """The engine's record for the served files. most: pictures that it takes now; None: as before. A verdict holds for the file that
+    was judged, so not for a changed one."""
     record = engine.record
     files = {p.name: sha256_file(p) for p in (served, served.with_suffix(".bin")) if p.is_file()}
-    if free:
+    if most is not None:
         inputs, outputs = (
             tuple(msgspec.structs.replace(s, shape=(-1, *s.shape[1:])) for s in specs)
             for specs in (record.inputs, record.outputs)
         )
-        record = msgspec.structs.replace(record, inputs=inputs, outputs=outputs, parity=None)
+        target = msgspec.structs.replace(record.build.target, batch=(1, most, most))
+        build = msgspec.structs.replace(record.build, target=target)
+        record = msgspec.structs.replace(record, inputs=inputs, outputs=outputs, build=build, parity=None)
     write_sealed(served.with_suffix(".json"), msgspec.structs.replace(record, files=files))
 
 

@@ -14,6 +14,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
+from http.client import HTTPException
 from pathlib import Path
 
 import msgspec
@@ -21,7 +22,7 @@ import msgspec
 from tsss_edge.artifacts import Engine, Struct
 from tsss_edge.config import read_toml
 from tsss_edge.data.fetch import download
-from tsss_edge.disk import atomic_path
+from tsss_edge.disk import atomic_path, held
 from tsss_edge.errors import ArtifactError
 from tsss_edge.files import decode_json, read_json, sha256_file, write_bytes, write_json
 
@@ -117,7 +118,7 @@ def _get(address: str) -> bytes:
     try:
         with urllib.request.urlopen(address, timeout=TIMEOUT_S) as answer:
             data: bytes = answer.read(MAX_INDEX + 1)
-    except (OSError, ValueError) as error:  # URLError is an OSError
+    except (OSError, ValueError, HTTPException) as error:  # URLError is an OSError
         raise ArtifactError(f"{address}: cannot be read ({error}); check --from") from error
     if len(data) > MAX_INDEX:
         raise ArtifactError(f"{address}: larger than {MAX_INDEX} bytes, expected a list of networks")
@@ -162,11 +163,20 @@ def add(engine_path: Path, name: str, place: Path, *, card: Path | None = None, 
     engine = Engine.load(engine_path)
     if engine.record.parity is None or not engine.record.parity.passed:
         raise ArtifactError(f"{engine_path}: not proven; run `tsss-edge parity {engine_path} --reference ...` first")
+    record = Engine.record_path(engine.path)
+    files = {file: engine.path.parent / file for file in (*engine.record.files, record.name)}
+    if odd := [file for file in files if not PLAIN.fullmatch(file)]:
+        raise ValueError(
+            f"{odd[0]!r}: expected letters, digits, '.', '_' and '-' only; build the engine under such a name"
+        )
+    with held(place / INDEX, f"{place / INDEX}: this list of networks"):
+        return _add(engine, files, name, place, card, summary)
+
+
+def _add(engine: Engine, files: dict[str, Path], name: str, place: Path, card: Path | None, summary: str) -> ZooEntry:
     index = read_index(str(place)) if (place / INDEX).is_file() else ZooIndex()
     recipe = recipes().get(name)
     text = card.read_text() if card else card_text(name, engine, recipe)
-    record = Engine.record_path(engine.path)
-    files = {file: engine.path.parent / file for file in (*engine.record.files, record.name)}
     for file, source in files.items():
         with atomic_path(place / name / file) as temporary:
             shutil.copyfile(source, temporary)

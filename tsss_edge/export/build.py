@@ -43,9 +43,7 @@ def build_engine(
              UnavailableError: the builder is not installed, or this machine lacks the precision.
     """
     sources = EngineSources(model, target, calib_data)
-    precision = precision or first_served(sources)
-    if precision not in target.precisions:
-        raise ArtifactError(f"target {target.name} builds {', '.join(target.precisions)}, not {precision}")
+    precision = sources.wanted(precision)[0] if precision is not None else first_served(sources)
     path = engine_path(out, target, precision)
     require_free_names(path, sources, precision)
     with folder_beside(path) as folder:
@@ -98,9 +96,22 @@ def publish(engine: Engine, home: Path) -> Engine:
         if name.endswith(".onnx") and there.exists() and sha256_file(there) != sha256_file(folder / name):
             _require_ours(there)
     written = Engine.record_path(home / engine.path.name).name
-    write_sealed(folder / written, record)
+    still = [name for name in _kept_before(home / engine.path.name) if (home / name).is_file()]
+    kept = tuple(dict.fromkeys((*record.build.kept, *still)))  # also of an earlier build: they stay ours
+    engine = msgspec.structs.replace(
+        engine, record=msgspec.structs.replace(record, build=msgspec.structs.replace(record.build, kept=kept))
+    )
+    write_sealed(folder / written, engine.record)
     swap_in(folder, home, (*record.build.kept, *record.files, written), engine.path.name)
     return msgspec.structs.replace(engine, path=home / engine.path.name)
+
+
+def _kept_before(path: Path) -> tuple[str, ...]:
+    """Files that the record of an engine that is there speaks for; none of a damaged record, which is about to be replaced."""
+    try:
+        return Engine.load_record(path).build.kept if Engine.record_path(path).is_file() else ()
+    except ArtifactError:
+        return ()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -204,7 +215,7 @@ def dry_run(
 ) -> list[DryRow]:
     """What `build_engine` would try, in order; writes nothing. Raises: ArtifactError: as `build_engine`."""
     sources = EngineSources(model, target, calib_data)
-    return [_dry_row(sources, out, p) for p in ((precision,) if precision else sources.possible())]
+    return [_dry_row(sources, out, p) for p in sources.wanted(precision)]
 
 
 def _dry_row(sources: EngineSources, out: Path, precision: Precision) -> DryRow:

@@ -249,6 +249,15 @@ class EngineSources:
             )
         return possible
 
+    def wanted(self, precision: Precision | None) -> tuple[Precision, ...]:
+        """`precision` alone, else all that are possible. Raises: ArtifactError: the target does not build it, or none can be made."""
+        if precision is not None and precision not in self.target.precisions:
+            raise ArtifactError(
+                f"target {self.target.name} builds {', '.join(self.target.precisions)}, not {precision}; name one of these, or a "
+                "target of your own that lists it"
+            )
+        return (precision,) if precision is not None else self.possible()
+
     @cached_property
     def twin(self) -> OnnxModel | None:
         """The INT8 file that `calibrate` made of an FP32 graph, in the same folder; None where there is none.

@@ -66,6 +66,8 @@ def import_onnx(
     from tsss_edge.export.onnx_export import generated_pictures
     from tsss_edge.segment import load_picture
 
+    if out.resolve() == path.resolve():
+        raise ArtifactError(f"{out}: is the original itself, which is needed to compare with; name another --out")
     how = how or Normalisation()
     opened = open_foreign(path, layout=layout, size_hw=size_hw)
     require_use(opened, how, path)
@@ -80,7 +82,9 @@ def import_onnx(
     graph, folded = wrap_input(opened, how)
     grid, left_out = wrap_output(graph, answer, values[answer.name], opened.size_hw)
     tie = HALF_TIE if opened.half else TIE
-    check = require_same_labels(path, original, imported_runner(graph), answer, grid, pictures, tie=tie)
+    check = require_same_labels(
+        path, original, imported_runner(graph), answer, grid, pictures, classes=len(classes), tie=tie
+    )
     stride = tuple(side / points for side, points in zip(opened.size_hw, grid, strict=True))
     found = (answer.said, *((f"left out: {left_out}",) if left_out else ()), folded, f"stride {_text(stride)}")
     record = ImportRecord(

@@ -162,14 +162,6 @@ class _Tail:
             tensor = node.input[0]
         return tensor, dropped
 
-    def constant(self, name: str) -> NDArray[Any] | None:
-        from onnx import numpy_helper
-
-        if name in self.weights:
-            return numpy_helper.to_array(self.weights[name])
-        node = self.made.get(name)
-        return numpy_helper.to_array(node.attribute[0].t) if node is not None and node.op_type == "Constant" else None
-
     def add(self, kind: str, inputs: list[str], **attributes: Any) -> str:
         from onnx import helper
 

@@ -83,12 +83,13 @@ def require_same_labels(
     grid: tuple[int, int],
     pictures: Sequence[NDArray[np.uint8]],
     *,
+    classes: int,
     tie: float = TIE,
 ) -> ImportCheck:
     """Compare the labels on (1,H,W,3) pictures, at the resolution of the original's output.
 
-    Args:    tie: share of the largest score that two equal classes may be apart.
-    Raises:  ArtifactError: a pixel differs whose two classes do not tie in the original, or its scores hold NaN.
+    Args:    classes: number of names. tie: share of the largest score that two equal classes may be apart.
+    Raises:  ArtifactError: an id without a name, a pixel differs whose two classes do not tie in the original, or its scores hold NaN.
     """
     pixels = different = 0
     for picture in pictures:
@@ -99,6 +100,10 @@ def require_same_labels(
                 f"{path}: its output {answer.name} holds NaN on a picture, so nothing can be compared; check --mean, --std and --scale"
             )
         labels = _original_labels(value, scores)
+        if labels.max() >= classes:
+            raise ArtifactError(
+                f"{path}: gives class id {labels.max()} on a picture, but {classes} classes are named; name them all"
+            )
         found = _imported_labels(imported(picture), answer, grid, picture.shape[1:3])
         wrong = labels != found
         if (worst := _not_tied(scores, labels, found, wrong, tie)) or wrong.mean() > 1 - LEAST_EQUAL:
