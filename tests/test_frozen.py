@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import FileIO
 from pathlib import Path
 
 import msgspec
@@ -97,6 +98,27 @@ def test_a_store_forgets_what_a_kill_left_half_written(tmp_path: Path) -> None:
     assert all(np.array_equal(again[key], value) for key, value in arrays.items())
     again.add({b"n" * frozen.KEY: np.full(4, 9, np.float16)})
     assert np.array_equal(again[b"n" * frozen.KEY], np.full(4, 9))
+
+
+class Half(FileIO):
+    """A file on a disk that is full after half of what is written."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "r+")
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        return super().write(data[: len(data) // 2])
+
+
+def test_a_full_disk_ends_the_keeping_and_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = FeatureStore(tmp_path, 4)
+    store.add({b"a" * frozen.KEY: np.ones(4, np.float16)})
+    with Half(tmp_path / "features") as half:
+        store._data = half
+        store.add({b"b" * frozen.KEY: np.ones(4, np.float16)})
+        store.add({b"c" * frozen.KEY: np.ones(4, np.float16)})
+        assert caplog.text.count("kept no longer (") == 1 and "No space left" in caplog.text
+        assert np.array_equal(store[b"a" * frozen.KEY], np.ones(4)) and b"b" * frozen.KEY not in store
 
 
 def test_a_second_process_reads_and_keeps_nothing(tmp_path: Path) -> None:

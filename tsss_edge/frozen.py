@@ -9,13 +9,16 @@ validations share them. Float16: 138 KB a view at 224x224.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import logging
+import os
 import threading
 import weakref
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
-from io import BufferedRandom
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +28,11 @@ from torch import Tensor, nn
 
 from tsss_edge.config import TrainConfig, cache_folder
 from tsss_edge.errors import ArtifactError
+from tsss_edge.files import reason
 from tsss_edge.models import SegNet
 from tsss_edge.models.lite import LiteEncoder
 
+LOG = logging.getLogger("tsss_edge")
 KEY = 16  # bytes of a hash
 
 Halves = NDArray[np.float16]
@@ -207,28 +212,33 @@ class FeatureStore:
             return np.frombuffer(self._data.read(2 * self._length), np.float16)
 
     def add(self, arrays: dict[bytes, Halves]) -> None:
-        """Keep them, if this process is the one that writes."""
+        """Keep them, if this process is the one that writes. A full disk ends the keeping and nothing else: it only saves time."""
         if not self._writes:
             return
         with self._lock:
-            for key, array in arrays.items():
-                if key in self._places:
-                    continue
-                self._data.seek(0, 2)
-                self._data.write(array.astype(np.float16).tobytes())
-                self._data.flush()  # before its key, which says that it is whole
-                self._keys.seek(0, 2)
-                self._keys.write(key)
-                self._keys.flush()
-                self._places[key] = len(self._places)
+            try:
+                for key, array in arrays.items():
+                    if key not in self._places:
+                        _append(self._data, array.astype(np.float16).tobytes())
+                        _append(self._keys, key)  # last: it says that the array is whole
+                        self._places[key] = len(self._places)
+            except OSError as error:
+                self._writes = False
+                LOG.warning("features of frozen stages are kept no longer (%s); the training goes on", reason(error))
 
 
-def _open(path: Path) -> BufferedRandom:
+def _open(path: Path) -> FileIO:
     path.touch()
-    return path.open("r+b")
+    return path.open("r+b", buffering=0)  # what could not be written must not come back from a buffer later
 
 
-def _locked(file: BufferedRandom) -> bool:
+def _append(file: FileIO, data: bytes) -> None:
+    file.seek(0, 2)
+    if file.write(data) != len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _locked(file: FileIO) -> bool:
     try:
         import fcntl
     except ImportError:  # Windows: there one process is trusted to be alone

@@ -18,6 +18,7 @@ from torch import nn
 from tsss_edge.artifacts import IGNORE, Struct
 from tsss_edge.data.supervision import MaskOf
 from tsss_edge.data.voc import VocDataset
+from tsss_edge.errors import DataError
 from tsss_edge.metrics import ConfusionMatrix
 from tsss_edge.scoring import Mask, Views, object_truth
 
@@ -69,6 +70,10 @@ def low_level_features(picture: NDArray[np.uint8]) -> Floats:
 
 def fit_low_level(dataset: VocDataset, ids: Sequence[str], mask_of: MaskOf, *, seed: int = 0) -> LowLevel:
     """Learn object against background from what `mask_of` shows of the pictures; both sides weigh the same."""
+    if not ids:
+        raise DataError(
+            f"{dataset.root}: no picture with masks to learn objects from; give the fold strong categories, or a source set"
+        )
     rng = np.random.default_rng(seed)
     rows, targets = zip(*(_sampled(dataset.image(i), mask_of(i), rng) for i in ids), strict=True)
     x, y = torch.from_numpy(np.concatenate(rows)).float(), torch.from_numpy(np.concatenate(targets)).float()
