@@ -55,6 +55,12 @@ def test_a_free_batch_has_the_limits_that_the_engine_was_built_for(tmp_path: Pat
         write_repository(engine.path, tmp_path / "repository")
 
 
+def test_a_fixed_batch_has_no_ensemble(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="takes 4 pictures at a time, and the ensemble's first step makes one"):
+        write_repository(path, tmp_path / "repository", ensemble=True)
+    assert not list((tmp_path / "repository").iterdir())
+
+
 def test_a_batch_can_be_timed(path: Path) -> None:
     with open_backend(path) as four:
         network_call(four)()

@@ -102,6 +102,10 @@ def write_repository(
     with held(folder, f"{folder}: this network"), scratch_folder(_staging_home(folder)) as staging:
         version = staging / str(_next_version(folder))
         served = _fill(version, loaded, name, instances, max_batch, python=python)
+        if ensemble and not served.max_batch and (size := served.inputs[0].shape[0]) > 1:
+            raise ArtifactError(
+                f"{loaded.path}: takes {size} pictures at a time, and the ensemble's first step makes one; serve it without --ensemble"
+            )
         if reference is not None and eval_data is not None:
             prove(version / served.file, reference, eval_data)
         config = network_config(served)
