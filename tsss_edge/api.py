@@ -107,14 +107,14 @@ def train(
             options: further arguments of `train_all` or `train_supervised`.
     Raises: DataError, ArtifactError: unusable set or `out`. ValueError: a bad setting or category.
     """
-    chosen = training_settings(Path(data), config, **settings)
+    chosen, more = training_settings(Path(data), config, **settings), _with_paths(options or {}, "unlabelled", "source")
     if strong is None:
         from tsss_edge.train.supervised import train_supervised
 
-        return train_supervised(chosen, Path(data), Path(out), resume=resume, **(options or {}))
+        return train_supervised(chosen, Path(data), Path(out), resume=resume, **more)
     from tsss_edge.train.all import train_all
 
-    return train_all(chosen, Path(data), Path(out), strong=tuple(strong), resume=resume, **(options or {}))
+    return train_all(chosen, Path(data), Path(out), strong=tuple(strong), resume=resume, **more)
 
 
 def training_settings(data: Path, config: PathLike | TrainConfig | None = None, **changes: Any) -> TrainConfig:

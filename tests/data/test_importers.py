@@ -333,12 +333,13 @@ def test_tags(tmp_path: Path) -> None:
 
 def test_tags_in_folders_of_splits(tmp_path: Path) -> None:
     """As torchvision's ImageFolder wants them."""
-    for place in ("train/cat/1", "train/dog/2", "valid/cat/3"):
+    for place in ("train/cat/1", "train/dog/2", "valid/cat/3", "test/4"):
         picture(tmp_path / f"f/{place}.jpg")
     report = import_set("folders", tmp_path / "f", tmp_path / "out", image_labels=True)
     dataset = VocDataset.open(tmp_path / "out")
     assert dataset.classes.names == ("background", "cat", "dog")
     assert report.splits == {"train": 2, "val": 1}
+    assert "left out, because they hold no folders of classes: test" in report.notes
     assert [set(dataset.image_labels(i)) for i in ("1", "2", "3")] == [{1}, {2}, {1}]
     picture(tmp_path / "one/train/1.jpg")  # a class of that name is none
     import_set("folders", tmp_path / "one", tmp_path / "class", image_labels=True)

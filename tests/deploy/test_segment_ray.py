@@ -186,7 +186,7 @@ def test_addresses_with_a_slash_at_the_end_and_with_settings(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("resources", "gpus", "workers"), [({"CPU": 8.0}, 0, 4), ({"CPU": 8.0, "GPU": 1.0}, 0.5, 2)])
 def test_workers_of_a_cluster(resources: dict[str, float], gpus: float, workers: int) -> None:
-    assert segment_ray._workers(resources, 2, gpus) == workers
+    assert segment_ray._workers(resources, 2, gpus, grows=False) == workers
 
 
 @pytest.fixture
@@ -198,7 +198,8 @@ def quiet_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("resources", "gpus"), [({"CPU": 1.0}, 0), ({"CPU": 8.0}, 0.5)])
 def test_a_worker_that_fits_nowhere_is_told_instead_of_waited_for(resources: dict[str, float], gpus: float) -> None:
     with pytest.raises(UnavailableError, match="give lower --threads and --gpus"):
-        segment_ray._workers(resources, 4, gpus)
+        segment_ray._workers(resources, 4, gpus, grows=False)
+    assert segment_ray._workers(resources, 4, gpus, grows=True) == 1, "Ray asks for nodes"
 
 
 def test_names_with_blanks_and_signs(tmp_path: Path) -> None:

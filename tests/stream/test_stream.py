@@ -264,8 +264,10 @@ def test_ctrl_c_finishes_the_files_and_reports_without_torch(engine: Path, tmp_p
 @pytest.mark.parametrize(
     ("sinks", "options", "told"),
     [
-        (["null://"], {"audio": True}, "--audio is for videos that are written"),
-        (["-"], {"encode": "hardware"}, "--encode hardware is for videos that are written"),
+        (["null://"], {"audio": True}, "--audio is for video files that are written"),
+        (["-"], {"encode": "hardware"}, "--encode hardware is for H.264"),
+        (["rtsp://host/live"], {"audio": True}, "--audio is for video files that are written"),
+        (["out.webm"], {"encode": "veryfast"}, "--encode veryfast is for H.264"),
         (["out.mp4?segmnt=60"], {}, "unknown setting segmnt"),
         (["out.mp4?full=never"], {}, "expected stop or go-on"),
     ],

@@ -133,13 +133,13 @@ class OpenVinoBackend(Closing):
         self._compiled = compile_ir(model, device, options)
         self._slots = [_Slot(self._compiled.create_infer_request(), self.outputs) for _ in range(slots)]
         self._size_hw = self.preprocess.size_hw
-        fixed = record.inputs[0].shape[0]
-        self.min_batch, _, self._most = (fixed,) * 3 if fixed > 0 else record.build.target.batch
+        batch = model.inputs[0].get_partial_shape()[0]
+        self.min_batch, self._most = max(1, batch.get_min_length()), batch.get_max_length()  # -1: as many as one likes
 
     def start(self, slot: int, images: NDArray[np.uint8]) -> None:
         """Begin (N,H,W,3) uint8 RGB in `slot` and return. `images` is read while the network runs: leave it alone."""
         require_images(images, self._size_hw)
-        if not self.min_batch <= images.shape[0] <= self._most:
+        if images.shape[0] < self.min_batch or images.shape[0] > self._most > 0:
             taken = f"{self.min_batch} to {self._most}" if self._most > self.min_batch else f"{self._most}"
             raise ValueError(f"this engine takes batches of {taken}, got {images.shape[0]}")
         self._slots[slot].start(images)

@@ -30,7 +30,7 @@ from tsss_edge.data.importers.pairs import SPLITS
 from tsss_edge.data.importers.to_voc import ImportReport
 from tsss_edge.data.pictures import IMAGE_SUFFIXES, read_mask, read_size
 from tsss_edge.data.voc import SetWriter, VocDataset, classes_of, write_mask
-from tsss_edge.disk import scratch_folder
+from tsss_edge.disk import MARK, scratch_folder
 from tsss_edge.errors import DataError, UnavailableError
 from tsss_edge.files import parse_json, write_bytes
 from tsss_edge.machine import progress
@@ -61,11 +61,12 @@ def write_shards(data: Path, out: Path, *, each: int = PICTURES_EACH) -> ShardRe
     Raises: DataError: unusable set, an id with a dot (the form cuts names there), or `out` holds files that are no shards.
     """
     wds, dataset = _library("webdataset"), VocDataset.open(data)
-    if out.exists() and (others := [p.name for p in out.iterdir() if p.suffix != ".tar" and p.name != "classes.txt"]):
+    out.mkdir(parents=True, exist_ok=True)
+    names = [p.name for p in out.iterdir() if not p.name.startswith(MARK)]
+    if others := [name for name in names if not name.endswith(".tar") and name != "classes.txt"]:
         raise DataError(f"{out}: holds {others[0]}, which is no shard; name a new or empty folder")
     shards: dict[str, int] = {}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with scratch_folder(out.parent) as scratch:
+    with scratch_folder(out) as scratch:
         for split in dataset.splits:
             ids = dataset.ids(split)
             name = f"{scratch}/{split}-%06d.tar"
@@ -83,12 +84,13 @@ def write_shards(data: Path, out: Path, *, each: int = PICTURES_EACH) -> ShardRe
 
 
 def _replace(out: Path, new: Path) -> None:
-    """Put the files of `new` in place of the shards in `out`."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Put the files of `new`, a folder in `out`, in place of the shards there."""
+    made = {path.name for path in new.iterdir()}
+    for name in made:
+        (new / name).replace(out / name)
     for old in out.glob("*.tar"):
-        old.unlink()
-    for path in new.iterdir():
-        path.replace(out / path.name)
+        if old.name not in made:
+            old.unlink()
 
 
 def _library(name: str) -> Any:

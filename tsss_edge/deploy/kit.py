@@ -177,8 +177,9 @@ def write_kit(
 
 def _graph(sources: EngineSources, precision: Precision, folder: Path) -> OnnxModel:
     """The graph in the kit; one that lies elsewhere is copied, with its CalibTable where `calibrate` left it."""
-    given = sources.model.path.resolve()  # a plain `best.pt` has its folder's name too
-    base = (given.parent.name if given.name in ("best.pt", "last.pt") else given.stem).split(".")[0]
+    given = sources.model.path
+    folder_name = given.parent.resolve().name if given.parent.name in ("", "..") else given.parent.name
+    base = (folder_name if given.name in ("best.pt", "last.pt") else given.stem).split(".")[0]
     graph = sources.graph(precision, folder, base)
     require_whole(graph)
     if graph.path.parent == folder:

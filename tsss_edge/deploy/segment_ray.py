@@ -7,6 +7,7 @@ byte.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +20,10 @@ from tsss_edge.artifacts import load_artifact
 from tsss_edge.backends import open_backend
 from tsss_edge.deploy.ray_cluster import connect
 from tsss_edge.deploy.remote_files import fetch, finished, is_uri, plan_anywhere, put
-from tsss_edge.errors import DataError, TsssEdgeError, UnavailableError
+from tsss_edge.errors import ArtifactError, DataError, UnavailableError
 from tsss_edge.segment import SegmentReport, segment_file
 
+LOG = logging.getLogger("tsss_edge")
 PICTURES_AT_ONCE = 16  # that a worker gets: enough to hide Ray's own milliseconds, few enough to spread a small folder
 
 
@@ -70,7 +72,7 @@ def _spread(
     ray = connect(address)
     failed: list[str] = []
     try:
-        workers = _workers(ray.cluster_resources(), cores, gpus)
+        workers = _workers(ray.cluster_resources(), cores, gpus, grows=address != "local")
         told = ray.data.from_items(rows).map_batches(
             Segmenter,
             fn_constructor_args=(str(engine.resolve()), overlay, cores, trust),
@@ -91,16 +93,22 @@ def _spread(
     return tuple(sorted(failed))
 
 
-def _workers(resources: dict[str, float], cores: int, gpus: float) -> int:
-    """How many the cluster holds. Raises: UnavailableError: not one, and Ray would wait for it for ever."""
+def _workers(resources: dict[str, float], cores: int, gpus: float, *, grows: bool) -> int:
+    """How many the cluster holds now, at least one: where it `grows`, Ray asks for nodes and waits.
+
+    Raises: UnavailableError: not one, and it does not grow, so that Ray would wait for ever.
+    """
     by_core = int(resources.get("CPU", 1)) // cores
     found = min(by_core, int(resources.get("GPU", 0) / gpus)) if gpus else by_core
+    told = (
+        f"a worker wants {cores} cores and {gpus:g} GPUs, the cluster has {resources.get('CPU', 1):g} and "
+        f"{resources.get('GPU', 0):g}; give lower --threads and --gpus"
+    )
+    if not found and not grows:
+        raise UnavailableError(told)
     if not found:
-        raise UnavailableError(
-            f"a worker wants {cores} cores and {gpus:g} GPUs, the cluster has {resources.get('CPU', 1):g} and "
-            f"{resources.get('GPU', 0):g}; give lower --threads and --gpus"
-        )
-    return found
+        LOG.warning("%s, or wait until it has grown", told)
+    return max(1, found)
 
 
 class Segmenter:
@@ -122,7 +130,7 @@ class Segmenter:
                 segment_file(self._backend, fetch(picture, Path(name)), made, self._overlay)
                 if is_uri(mask):
                     self._upload(made, mask)
-        except TsssEdgeError as error:
+        except (DataError, ArtifactError) as error:
             return str(error)
         except OSError as error:
             return f"{picture}: {error}"

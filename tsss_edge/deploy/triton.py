@@ -118,7 +118,10 @@ def write_repository(
             staging.chmod(0o755)
             staging.rename(folder)
     if ensemble:
-        _write_ensembles(out, loaded, served)
+        with scratch_folder(_staging_home(folder)) as made:
+            _write_ensembles(made, loaded, served)
+            for step in made.iterdir():
+                _put(step, out / step.name)
     write_bytes(out / "config.json", ovms_config(_for_ovms(out)))
     _write_readme(out, loaded, served, ensemble=ensemble)
     return folder
@@ -134,6 +137,17 @@ def _loaded(path: Path) -> Engine | OnnxModel:
             f"{path}: takes {least} pictures at least, and a client may send one; build an engine whose target has a least batch of 1"
         )
     return engine
+
+
+def _put(made: Path, place: Path) -> None:
+    """A folder to its place, as a whole; where one is already, its files in place of those there."""
+    if not place.exists():
+        made.rename(place)
+        return
+    for path in (path for path in made.rglob("*") if path.is_file()):
+        target = place / path.relative_to(made)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
 
 
 def _staging_home(folder: Path) -> Path:
@@ -348,7 +362,7 @@ def _write_ensembles(out: Path, model: Engine | OnnxModel, served: ServedNetwork
             EnsembleStep(f"{name}_post", {"classes": "classes", "frame_hw": "frame_hw"}, {"labels": "labels"}),
         )
         folder = out / f"{name}_{given.name}"
-        (folder / "1").mkdir(parents=True, exist_ok=True)
+        (folder / "1").mkdir(parents=True)
         (folder / "config.pbtxt").write_text(ensemble_config(folder.name, (given,), (LABEL_MAP,), steps))
 
 
@@ -363,7 +377,7 @@ def _write_step(
     network_output: str,
 ) -> None:
     version = out / name / "1"
-    version.mkdir(parents=True, exist_ok=True)
+    version.mkdir(parents=True)
     settings = {"preprocess": msgspec.to_builtins(model.meta.preprocess), "network_output": network_output}
     write_python_model(version, kind, settings)
     (out / name / "config.pbtxt").write_text(step_config(name, inputs, outputs))

@@ -133,11 +133,12 @@ def seed_runs(
     benchmark: Benchmark, data: Path, source: Path | None, out: Path, rows: Sequence[str] | None = None
 ) -> list[BenchmarkRun]:
     """One run a seed, first seed first. Raises: ValueError: an unknown row, or an unknown category of the source set."""
-    if source is not None and benchmark.source_without:
-        VocDataset.open(source).classes.ids(benchmark.source_without)
     chosen = choose_keys(BenchmarkRun(benchmark, data, source, out, benchmark.seeds[0]), rows)
     data = benchmark.set_of(data, out)
-    return [BenchmarkRun(benchmark, data, source, out / f"seed-{seed}", seed, chosen) for seed in benchmark.seeds]
+    runs = [BenchmarkRun(benchmark, data, source, out / f"seed-{seed}", seed, chosen) for seed in benchmark.seeds]
+    if source is not None and any(variant.strict for variant in runs[0].variants(first=True)):
+        VocDataset.open(source).classes.ids(benchmark.source_without)
+    return runs
 
 
 def collect(

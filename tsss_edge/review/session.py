@@ -220,22 +220,25 @@ class ReviewSession:
         return self._masks.get(image_id) == "accepted"
 
     def _put(self, image_id: str, labels: frozenset[int] | None, mask: MaskAnswer) -> None:
-        """Write mask, notes and labels, the labels last. An accepted mask that its labels no longer fit is withdrawn; one that the
-        set came with is never touched."""
+        """Write notes, mask and labels, the labels last: a kill leaves no accepted mask that the notes do not know. An accepted mask
+        that its labels no longer fit is withdrawn; one that the set came with is never touched."""
+        if mask == "accepted" and labels is None:
+            mask = ""
+        masks, rows = {**self._masks, image_id: mask}, {**self._labels, image_id: labels}
         if mask == "accepted" and labels is not None:
             path = self.mask_path(image_id)
             assert path is not None
-            found = read_mask(path)
-            named = np.isin(found, [0, *labels]) if self._classes.background else np.isin(found, list(labels))
-            write_mask(self._mask_of_set(image_id), np.where(named, found, np.uint8(IGNORE)))
+            answer = read_mask(path)
+            named = np.isin(answer, [0, *labels]) if self._classes.background else np.isin(answer, list(labels))
+            self._write_notes(masks)
+            write_mask(self._mask_of_set(image_id), np.where(named, answer, np.uint8(IGNORE)))
         else:
-            mask = "" if mask == "accepted" else mask
             if self._accepted(image_id):
                 self._mask_of_set(image_id).unlink(missing_ok=True)
-        self._masks[image_id] = mask
-        write_json(self._root / NOTES, ReviewNotes(masks={i: m for i, m in self._masks.items() if m}))
-        if labels is None:
-            self._labels.pop(image_id, None)
-        else:
-            self._labels[image_id] = labels
-        write_bytes(self._root / LABELS, labels_csv(self._labels))
+            self._write_notes(masks)
+        known = {i: found for i, found in rows.items() if found is not None}
+        write_bytes(self._root / LABELS, labels_csv(known))
+        self._masks, self._labels = masks, known  # what could not be written was not answered
+
+    def _write_notes(self, masks: dict[str, MaskAnswer]) -> None:
+        write_json(self._root / NOTES, ReviewNotes(masks={i: m for i, m in masks.items() if m}))

@@ -36,6 +36,10 @@ def _answered(engine: Path, what: Wish, deadline: float, wait_s: float) -> Rollo
         if time.monotonic() >= deadline:
             break
         time.sleep(LOOK_S)
+    if wish_path(engine).exists() and status is not None and status.phase == "opening":
+        raise DataError(
+            f"{engine}: its stream was still opening it after {wait_s:g} s; ask again, with a longer --wait"
+        )
     if wish_path(engine).exists():
         raise DataError(
             f"{engine}: no stream has it as its shadow; start one with `tsss-edge stream OLD SOURCE --shadow {engine}`"

@@ -32,7 +32,15 @@ from tsss_edge.stream.process import Interrupts, decode_threads, opencv_threads
 from tsss_edge.stream.recorder import Recorder, StreamReport
 from tsss_edge.stream.reuse import Reuse
 from tsss_edge.stream.rollout import Rollout, RolloutPlan
-from tsss_edge.stream.sinks import WindowSink, open_sinks, require_sinks, require_video, wants_blend, write_to
+from tsss_edge.stream.sinks import (
+    WindowSink,
+    open_sinks,
+    require_h264_sink,
+    require_sinks,
+    require_sound_sink,
+    wants_blend,
+    write_to,
+)
 from tsss_edge.stream.sources import Policy, is_live, open_source, require_rate, require_sound, require_source
 from tsss_edge.stream.status import StatusLine
 from tsss_edge.stream.thread_plan import open_for_file
@@ -95,10 +103,10 @@ def stream(
     require_source(source)
     if audio:
         require_sound(source)
-        require_video(sinks, "--audio")
+        require_sound_sink(sinks)
     require_sinks(sinks)
     if encode != "auto":
-        require_video(sinks, f"--encode {encode}")
+        require_h264_sink(sinks, encode)
     require_rate(source, policy)
     require_gate(engine, force=force, trusted_key=trusted_key)
     rules = read_rules(promote_when)

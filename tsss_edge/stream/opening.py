@@ -177,7 +177,11 @@ def open_engine(
 def _open_batching(path: Path, wait_ms: float, threads: int | None) -> AsyncBackend:
     engine = Engine.load(path)
     least, usual, _ = engine.record.build.target.batch
-    if engine.record.inputs[0].shape[0] > 0 or usual < 2 or least > 1:
+    if least > 1:
+        raise ArtifactError(
+            f"{path}: takes {least} pictures at least, and a batch of frames may have one; build for a target with a least batch of 1"
+        )
+    if engine.record.inputs[0].shape[0] > 0 or usual < 2:
         raise ArtifactError(
             f"{path}: takes {max(1, engine.record.inputs[0].shape[0])} picture at a time; --batch-wait-ms needs an engine of a free "
             "batch: `export --batch 0`, and a target with batch = [1, 4, 8]"

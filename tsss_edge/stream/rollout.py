@@ -100,7 +100,8 @@ class Rollout:
         self._refresh()
         self._looks += 1
         phase = self.status.phase
-        wanted = take_wish(self._plan.new) if phase != "opening" else None  # it waits until the engine is open
+        opening = phase == "opening" or (phase in ("shadow", "back") and any(t.is_alive() for t in self._opening))
+        wanted = None if opening else take_wish(self._plan.new)  # it waits until the engine is open
         if phase in ("shadow", "back") and (why := self._why_promote(wanted)):
             self._begin(why)
         elif phase in ("promoted", "settled") and (why := self._why_back(wanted)):

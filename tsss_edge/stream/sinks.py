@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,7 +19,7 @@ from tsss_edge.artifacts import Classes
 from tsss_edge.data.voc import write_mask
 from tsss_edge.errors import DataError, UnavailableError
 from tsss_edge.files import write_bytes
-from tsss_edge.stream.av_writer import WRITABLE, kind_of
+from tsss_edge.stream.av_writer import ENCODINGS, H264, WRITABLE, kind_of
 from tsss_edge.stream.frames import FrameResult, Sink
 from tsss_edge.stream.recording import RecordingPlan, RecordingSink
 from tsss_edge.stream.uris import FOLDER_NAME, Uri, parse_sink, printf_pattern, require_apart
@@ -98,10 +98,24 @@ def require_sinks(uris: Sequence[str]) -> None:
             RecordingPlan.of(uri)
 
 
-def require_video(uris: Sequence[str], option: str) -> None:
-    """Raise DataError unless a sink is a video: of no other does `option` change anything."""
-    if not any(kind_of(parse_sink(text).text) or kind_of(parse_sink(text).path) for text in uris):
-        raise DataError(f"{option} is for videos that are written, and no sink is one; add out.mp4, or leave it out")
+def require_sound_sink(uris: Sequence[str]) -> None:
+    """Raise DataError unless a sink is a video file: no other gets sound."""
+    if not any(kind in WRITABLE for kind in _kinds(uris)):
+        raise DataError("--audio is for video files that are written, and no sink is one; add out.mp4, or leave it out")
+
+
+def require_h264_sink(uris: Sequence[str], preset: str) -> None:
+    """Raise DataError unless a sink is written as H.264: for no other does the encoder's preset say anything."""
+    if not any(ENCODINGS[kind].codec == H264 for kind in _kinds(uris)):
+        raise DataError(f"--encode {preset} is for H.264, and no sink is written so; add out.mp4, or leave it out")
+
+
+def _kinds(uris: Sequence[str]) -> Iterator[str]:
+    """Keys of ENCODINGS of the videos among the sinks."""
+    for text in uris:
+        uri = parse_sink(text)
+        if kind := kind_of(uri.text) or kind_of(uri.path):
+            yield kind
 
 
 def _pattern_of(text: str) -> str:

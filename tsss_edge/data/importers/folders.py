@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tsss_edge.artifacts import IGNORE
 from tsss_edge.data.ids import inside
-from tsss_edge.data.importers.found import UNLABELLED, VOID, Found, Item, ids_of, pictures_below
+from tsss_edge.data.importers.found import UNLABELLED, VOID, Found, Item, ids_of, named, pictures_below
 from tsss_edge.data.importers.pairs import SPLITS, find_pairs
 from tsss_edge.data.pictures import is_picture, read_mask
 from tsss_edge.data.voc import VOC_NAMES, is_background, read_csv, read_text
@@ -95,8 +95,12 @@ def read_tags(source: Path) -> Found:
 def _from_class_folders(source: Path) -> Found:
     tops = _folders_in(source)
     found: list[tuple[str | None, Path]] = [(None, folder) for folder in tops]
-    if all(top.name.lower() in SPLITS and _folders_in(top) for top in tops):  # ImageFolder's tree: train/cat, val/cat
-        found = [(SPLITS[top.name.lower()], folder) for top in tops for folder in _folders_in(top)]
+    left: list[str] = []
+    if splits := [
+        top for top in tops if top.name.lower() in SPLITS and _folders_in(top)
+    ]:  # ImageFolder's: train/cat, val/cat
+        found = [(SPLITS[top.name.lower()], folder) for top in splits for folder in _folders_in(top)]
+        left = [top.name for top in tops if top not in splits]
     pictures = [(split, folder.name, path) for split, folder in found for path in pictures_below(folder)]
     if not pictures:
         raise DataError(f"{source}: no tags; expected a folder a class, or a CSV file `file,classes`")
@@ -105,7 +109,9 @@ def _from_class_folders(source: Path) -> Found:
         Item(id=ids[path], picture=path, tags=frozenset({name}), split=split, group=name)
         for split, name, path in pictures
     ]
-    return Found(names=tuple(sorted({name for _, name, _ in pictures})), background=True, items=tuple(items))
+    names = tuple(sorted({name for _, name, _ in pictures}))
+    notes = (f"left out, because they hold no folders of classes: {named(left)}",) if left else ()
+    return Found(names=names, background=True, items=tuple(items), notes=notes)
 
 
 def _folders_in(folder: Path) -> list[Path]:
