@@ -87,7 +87,7 @@ def draw(study: Study) -> Figure:
 
 HEAD = """# The front on CamVid
 
-mIoU over core-ms: the edge networks, lite0 and five networks of other papers, trained, quantised and timed the same way.
+mIoU over core-ms: our networks and those of other papers, trained, quantised and timed the same way.
 
 ![mIoU over core-ms]({picture})
 
