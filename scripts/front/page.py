@@ -85,7 +85,7 @@ def draw(study: Study) -> Figure:
     return figure
 
 
-HEAD = """# The front on CamVid
+HEAD = """# The front on CamVid, {epochs} epochs
 
 mIoU over core-ms: our networks and those of other papers, trained, quantised and timed the same way.
 
