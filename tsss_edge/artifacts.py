@@ -515,9 +515,7 @@ class Target(Struct, frozen=True):
             raise ValueError(
                 f"batch {list(self.batch)}: expected [least, usual, most], each at least the one before, from 1"
             )
-        unknown = {"openvino": set[str](), "tensorrt": {"bf16"}, "tensorrt-rtx": {"bf16"}}[self.backend] & set(
-            self.precisions
-        )
+        unknown = self.backend != "openvino" and "bf16" in self.precisions
         if not self.precisions or unknown:
             raise ValueError(
                 f"precisions {list(self.precisions)}: expected one or more that {self.backend} builds{', not bf16' if unknown else ''}"

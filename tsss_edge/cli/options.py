@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -220,9 +220,14 @@ def training_settings(
         return combine(data, config, **{**parse_settings(given or []), **drop_none(options)})
 
 
-def refuse_settings(given: list[str] | None, names: Iterable[str], why: str) -> None:
+def settings_named(given: list[str] | None) -> list[str]:
+    """Names of the settings of --set."""
+    return [text.partition("=")[0] for text in given or ()]
+
+
+def refuse_settings(given: list[str] | None, names: Collection[str], why: str) -> None:
     """Raise BadParameter where --set names a setting that the command takes from elsewhere."""
-    if found := [name for text in given or () if (name := text.partition("=")[0]) in set(names)]:
+    if found := [name for name in settings_named(given) if name in names]:
         raise typer.BadParameter(f"{why}; leave --set {', '.join(found)} out")
 
 

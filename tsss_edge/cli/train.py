@@ -73,10 +73,10 @@ def supervised(
         opt.refuse_settings(given, of_checkpoint, "--qat goes on from CALIB's checkpoint as it is")
         from tsss_edge.train.qat import QAT_EPOCHS, train_qat
 
-        epochs_given = config or any(text.startswith("epochs=") for text in given or ())
-        passes = epochs or (None if epochs_given else QAT_EPOCHS)
+        named = opt.settings_named(given)
+        passes = epochs or (None if config or "epochs" in named else QAT_EPOCHS)
         settings = opt.training_settings(config, data, None, None, passes, seed, lr=lr, batch=batch, given=given)
-        rate_given = config or lr or any(text.startswith(("lr=", "optimizer=")) for text in given or ())
+        rate_given = config or lr or "lr" in named or "optimizer" in named
         _emit(train_qat(settings, data, out, calib=qat, as_trained=not rate_given, resume=resume), json)
         return
     from msgspec.structs import replace

@@ -51,9 +51,8 @@ def joined(folder: str, name: str) -> str:
     """A file below a folder: a path, or an address in which the name's blanks and signs are quoted."""
     if not is_uri(folder):
         return str(Path(folder).resolve() / name)
-    before, mark, query = folder.partition(
-        "?"
-    )  # a store of its own is named there: `s3://bucket/day1?endpoint_override=...`
+    # A store of its own is named after the question mark: `s3://bucket/day1?endpoint_override=...`
+    before, mark, query = folder.partition("?")
     return f"{before.rstrip('/')}/{quote(name)}{mark}{query}"
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from tsss_edge.data.voc import VocDataset
+from tsss_edge.disk import scratch
 from tsss_edge.errors import DataError
 from tsss_edge.files import write_bytes
 
@@ -92,8 +92,7 @@ def _link_folder(link: Path, folder: Path) -> None:
     if link.exists() and link.is_symlink() and link.resolve() != folder:
         raise DataError(f"{link}: is a link to {link.resolve()}, and {folder} is wanted now; name another --out")
     if not link.exists():
-        link.parent.mkdir(parents=True, exist_ok=True)
-        new = link.with_name(f".{link.name}-{os.getpid()}")
+        new = scratch(link.parent)
         new.symlink_to(folder, target_is_directory=True)
         new.replace(link)
 

@@ -40,11 +40,8 @@ class FieldWatch:
         preprocess: Mapping[str, Preprocess] | None = None,
     ) -> None:
         self._profiles, self._live, self._collector = profiles, live, collector
-        self._own_classes, self._own_preprocess, self._preprocesses = (
-            engine.classes,
-            engine.preprocess,
-            preprocess or {},
-        )
+        self._own_classes, self._own_preprocess = engine.classes, engine.preprocess
+        self._preprocesses = preprocess or {}
         self._serve(next(iter(profiles), ""), engine.classes)
         self._next_s = float("-inf")
         self._thumbs: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
@@ -56,9 +53,8 @@ class FieldWatch:
         """Watch the engine called `name` from now on, against its own profile."""
         self._name, self._classes, self._meter = name, classes, Meter(classes)
         self._preprocess = self._preprocesses.get(name, self._own_preprocess)
-        self._to_own = np.full(
-            256, IGNORE, np.uint8
-        )  # ids of this engine -> those of the first, in whose terms frames are kept
+        # Ids of this engine -> those of the first, in whose terms frames are kept.
+        self._to_own = np.full(256, IGNORE, np.uint8)
         for i, category in enumerate(classes.names):
             if category in self._own_classes.names:
                 self._to_own[i] = self._own_classes.names.index(category)

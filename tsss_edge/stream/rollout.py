@@ -100,7 +100,7 @@ class Rollout:
         self._refresh()
         self._looks += 1
         phase = self.status.phase
-        opening = phase == "opening" or (phase in ("shadow", "back") and any(t.is_alive() for t in self._opening))
+        opening = phase == "opening" or (phase in ("shadow", "back") and self._busy)
         wanted = None if opening else take_wish(self._plan.new)  # it waits until the engine is open
         if phase in ("shadow", "back") and (why := self._why_promote(wanted)):
             self._begin(why)
@@ -146,10 +146,15 @@ class Rollout:
 
     def _begin(self, why: str) -> None:
         """Open the new engine on a thread of its own; frames go on meanwhile."""
-        if any(thread.is_alive() for thread in self._opening):
+        if self._busy:
             return
         self._change(phase="opening", reason=why)
         self._open("open engine", self._open_or_stay, why)
+
+    @property
+    def _busy(self) -> bool:
+        """Whether an engine is being opened."""
+        return any(thread.is_alive() for thread in self._opening)
 
     def _open(self, name: str, what: Callable[..., None], *arguments: object) -> None:
         """On a thread of its own, which `close` waits for."""

@@ -111,10 +111,9 @@ def require_sound(uri: str) -> None:
 
 def require_rate(uri: str, policy: Policy | None) -> None:
     """Raise DataError where frames are to be left out of a source that has no rate of its own."""
-    parsed = parse_source(uri)
-    if policy == "latest" and ((parsed.scheme == "file" and _is_pictures(parsed)) or _is_remote_file(parsed)):
+    if policy == "latest" and not is_live(uri, policy):
         raise DataError(
-            f"{parsed.shown}: --policy latest drops frames that come too fast, and these come as they are read; leave it out"
+            f"{parse_source(uri).shown}: --policy latest drops frames that come too fast, and these come as they are read; leave it out"
         )
 
 
