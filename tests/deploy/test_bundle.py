@@ -13,22 +13,24 @@ from pathlib import Path
 
 import pytest
 
-from tsss_edge.deploy.bundle import MIB, Bundle, pack, pip_options, store_uncompressed, write_bundle
+from tsss_edge.deploy.bundle import MIB, Bundle, pack, pip_options, run_pip, store_uncompressed, write_bundle
 from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.files import read_json, sha256_file
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
-def small_wheel(folder: Path, name: str = "hello", size: int = 100) -> Path:
+def small_wheel(
+    folder: Path, name: str = "hello", size: int = 100, *, tag: str = "py3-none-any", needs: str = ""
+) -> Path:
     """A wheel that pip installs: one module, `size` bytes that do not compress."""
-    path = folder / f"{name}-1.0-py3-none-any.whl"
+    path = folder / f"{name}-1.0-{tag}.whl"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(f"{name}.py", "WORD = 'world'\n")
         archive.writestr(f"{name}.bin", os.urandom(size))
         info = f"{name}-1.0.dist-info"
-        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{needs}")
+        archive.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n")
         archive.writestr(f"{info}/RECORD", "")
     return path
 
@@ -67,6 +69,23 @@ def test_pip_is_asked_for_the_hosts_wheels(tmp_path: Path) -> None:
     assert ("--abi", "cp310") in pairwise(options)
     assert ("--platform", "manylinux_2_17_aarch64") in pairwise(options)
     assert "x86_64" not in " ".join(options)
+
+
+def test_what_a_given_wheel_needs_is_fetched_too(tmp_path: Path) -> None:
+    """PyCUDA's own wheel, built on a machine like the host: pip itself says that it may be fetched for, and what it needs."""
+    built = small_wheel(tmp_path, tag="cp311-cp311-linux_x86_64", needs="Requires-Dist: needed\n")
+    (index := tmp_path / "index").mkdir()
+    needed = small_wheel(index, "needed")
+
+    def fetch(arguments: Sequence[str]) -> None:
+        asked = [argument for argument in arguments if "tsss_edge" not in Path(argument).name]  # needs an index
+        run_pip([*asked, "--no-index", "--find-links", str(index)])
+
+    bundle = write_bundle(
+        tmp_path / "bundle", python="3.11", machine="x86_64", extras=(), wheels=[built], part_mib=1, preset=0,
+        download=fetch,
+    )  # fmt: skip
+    assert {built.name, needed.name} <= set(bundle.wheels)
 
 
 @pytest.mark.parametrize(("machine", "fetches"), [("x86_64", 1), ("aarch64", 2)])

@@ -28,9 +28,9 @@ from tsss_edge.files import sha256_file, write_json
 MIB = 1 << 20
 DISTRIBUTION = "tsss-edge"
 # pip takes the newest tag it finds; older tags run on newer systems.
-PLATFORMS: dict[str, tuple[str, ...]] = {
+PLATFORMS: dict[str, tuple[str, ...]] = {  # "linux": a wheel that a user built, such as PyCUDA's
     machine: tuple(
-        f"{tag}_{machine}" for tag in ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
+        f"{tag}_{machine}" for tag in ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014", "linux")
     )
     for machine in ("x86_64", "aarch64")
 }
@@ -121,7 +121,8 @@ def write_bundle(
             _copy(file, content / ("wheels" if file in wheels else "files") / file.name)
         ours = write_wheel(content / "wheels", kernels=kernels)
         old = OLD_PYTHON_NEEDS if int(python.split(".")[1]) < 11 else ()
-        wanted = [f"{ours}[{','.join(extras)}]" if extras else str(ours), *requirements, *old]
+        given = [str(ours.parent / wheel.name) for wheel in wheels]  # what they need is fetched too
+        wanted = [f"{ours}[{','.join(extras)}]" if extras else str(ours), *given, *requirements, *old]
         fetch, options = download or run_pip, pip_options(ours.parent, python, machine)
         fetch([*options, *wanted])
         if machine == "aarch64":  # it may be a Jetson, whose OpenCV wants NumPy 1; pip read the markers of this machine
