@@ -18,7 +18,6 @@ if [ -z "${PYTHON:-}" ]; then
     "$PYTHON" -m pip install -q "$here[tensorrt]" || echo "no TensorRT from pip; going on without" >&2
     "$PYTHON" -m pip install -q "$here[cuda]" || echo "no PyCUDA (needs the CUDA toolkit); going on without" >&2
 fi
-tests=""
-[ -d "$here/tests" ] && tests="--tests $here/tests"
+[ -d "$here/tests" ] && set -- --tests "$here/tests" "$@"
 export PYTHONPATH="$here/scripts${PYTHONPATH:+:$PYTHONPATH}"  # the tool lies in scripts/acceptance
-exec "$PYTHON" -m acceptance $tests "$@"
+exec "$PYTHON" -m acceptance "$@"

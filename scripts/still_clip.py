@@ -4,7 +4,7 @@ The object of each frame on the first frame, out of which it is painted (OpenCV'
 out for research: the clips stay out of the repository.
 
     python scripts/still_clip.py davis2016_val/clips/dog runs/dog-still          # writes runs/dog-still.mp4 and runs/dog-still/
-    tsss-edge stream photo.int8.xml runs/dog-still.mp4 null:// --truth runs/dog-still --truth-class dog --reuse part
+    tsss-edge stream photo.int8.xml runs/dog-still.mp4 null:// --truth runs/dog-still --truth-class dog --reuse motion
 """
 
 from __future__ import annotations

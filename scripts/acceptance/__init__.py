@@ -26,7 +26,7 @@ from tsss_edge.config import load_target
 from tsss_edge.deploy.kit import toml_text
 from tsss_edge.doctor import DoctorReport, examine
 from tsss_edge.errors import ArtifactError
-from tsss_edge.files import read_json, write_bytes, write_json
+from tsss_edge.files import read_json, sha256_file, write_bytes, write_json
 from tsss_edge.machine import RTX_CAPABILITIES
 
 __all__ = ["AcceptanceReport", "run_acceptance"]
@@ -37,9 +37,13 @@ OWN_DROP = 1.0  # mIoU points for the small network made here: 60 pictures move 
 
 
 class AcceptanceReport(Struct, frozen=True):
-    """All steps on one machine. `passed`: no step failed or was left for lack of time, and the GPU tests ran."""
+    """All steps on one machine. `passed`: no step failed or was left for lack of time, and the GPU tests ran.
+
+    network: SHA-256 of the given checkpoint and where its set lies; "": the small network made here.
+    """
 
     passed: bool
+    network: str
     machine: DoctorReport
     steps: tuple[Step, ...]
     started: str
@@ -82,17 +86,19 @@ def run_acceptance(
              checkpoint, data: a trained network and its labelled set; default: a small one is made here.
              tests: the project's `tests` folder; its `gpu` tests run when it is given.
              epochs: training of the small one. budget: seconds after which nothing starts and what runs is stopped.
-    Raises:  ArtifactError: the report in `out` is of another machine, or damaged. ValueError: only one of `checkpoint` and `data`.
+    Raises:  ArtifactError: the report in `out` is of another machine or network, or damaged; no such checkpoint.
+             ValueError: only one of `checkpoint` and `data`.
     """
     if (checkpoint is None) != (data is None):
         raise ValueError("--checkpoint and --data belong together")
     deadline = math.inf if budget is None else time.monotonic() + budget
     out.mkdir(parents=True, exist_ok=True)
     machine = examine(out)
-    before = _before(out, machine)
+    network = network_of(checkpoint, data)
+    before = _before(out, machine, network)
     started = before.started if before else datetime.now(timezone.utc).isoformat(timespec="seconds")
     run = Run(out, {step.name: step for step in before.steps} if before else {}, deadline)
-    run.changed = lambda: _write(out, report(run, machine, started))
+    run.changed = lambda: _write(out, report(run, machine, network, started))
     run_gpu_tests(run, tests)
     made = (checkpoint, data) if checkpoint and data else _network(run, epochs)
     if made is not None:
@@ -100,13 +106,24 @@ def run_acceptance(
         for target, reason in targets(machine):
             drop = target.max_drop if checkpoint else OWN_DROP
             _engines(run, msgspec.structs.replace(target, max_drop=drop), reason, *made)
-    return report(run, machine, started)
+    return report(run, machine, network, started)
 
 
-def report(run: Run, machine: DoctorReport, started: str) -> AcceptanceReport:
+def network_of(checkpoint: Path | None, data: Path | None) -> str:
+    """What tells a given network and its set from others; "" without one. Raises: ArtifactError: no such file."""
+    if checkpoint is None or data is None:
+        return ""
+    path = checkpoint / "best.pt" if checkpoint.is_dir() else checkpoint
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such checkpoint; give a run folder or a best.pt")
+    return f"{sha256_file(path)} on {data.resolve()}"
+
+
+def report(run: Run, machine: DoctorReport, network: str, started: str) -> AcceptanceReport:
     """What is known so far."""
     return AcceptanceReport(
         passed=passed(run.steps, machine),
+        network=network,
         machine=machine,
         steps=tuple(run.steps),
         started=started,
@@ -114,8 +131,8 @@ def report(run: Run, machine: DoctorReport, started: str) -> AcceptanceReport:
     )
 
 
-def _before(out: Path, machine: DoctorReport) -> AcceptanceReport | None:
-    """The report of a run that stopped. Raises: ArtifactError: of another machine, or damaged."""
+def _before(out: Path, machine: DoctorReport, network: str) -> AcceptanceReport | None:
+    """The report of a run that stopped. Raises: ArtifactError: of another machine or network, or damaged."""
     path = out / "gpu_report.json"
     if not path.exists():
         return None
@@ -124,6 +141,11 @@ def _before(out: Path, machine: DoctorReport) -> AcceptanceReport | None:
     if theirs != ours:
         raise ArtifactError(
             f"{path}: of a machine with {theirs or 'no GPU'}, this one has {ours or 'none'}; choose another --out"
+        )
+    if before.network != network:
+        raise ArtifactError(
+            f"{path}: of {before.network or 'the small network made here'}, asked for is {network or 'that one'}; "
+            "choose another --out"
         )
     return before
 

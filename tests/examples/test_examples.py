@@ -160,7 +160,8 @@ class Node:
     def create_publisher(self, kind: type, topic: str, depth: int) -> Publisher:
         return self.topics.setdefault(topic, Publisher())
 
-    def create_subscription(self, kind: type, topic: str, callback: Callable[[Any], None], depth: int) -> None:
+    def create_subscription(self, kind: type, topic: str, callback: Callable[[Any], None], qos: SimpleNamespace) -> None:
+        assert (qos.depth, qos.reliability) == (1, "best effort"), "drivers that send best effort are heard too"
         self.topics[topic] = callback
 
     def get_logger(self) -> SimpleNamespace:
@@ -172,8 +173,12 @@ class Node:
 
 @pytest.fixture
 def ros(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    qos = {
+        "QoSProfile": SimpleNamespace, "HistoryPolicy": SimpleNamespace(KEEP_LAST="last"),
+        "ReliabilityPolicy": SimpleNamespace(BEST_EFFORT="best effort"),
+    }  # fmt: skip
     for name, more in {
-        "rclpy": {}, "rclpy.node": {"Node": Node}, "sensor_msgs": {}, "sensor_msgs.msg": {"Image": SimpleNamespace}
+        "rclpy": {}, "rclpy.node": {"Node": Node}, "rclpy.qos": qos, "sensor_msgs": {}, "sensor_msgs.msg": {"Image": SimpleNamespace}
     }.items():  # fmt: skip
         module = ModuleType(name)
         vars(module).update(more)

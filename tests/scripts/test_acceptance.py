@@ -111,12 +111,29 @@ def test_the_engine_that_was_built_is_the_one_that_is_proven(tmp_path: Path, mon
 def test_a_given_network_keeps_its_own_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = Commands()
     given = {"checkpoint": tmp_path / "c.pt", "data": tmp_path / "d"}
+    given["checkpoint"].write_bytes(b"one")
     report = accept(monkeypatch, tmp_path, machine(ADA, "TensorRT"), commands, **given)
     assert "train" not in [step.name for step in report.steps]
     parity = next(c for c in commands.seen if "parity" in c)
     assert parity[parity.index("--max-drop") + 1] == str(load_target("datacenter").max_drop)
     with pytest.raises(ValueError, match="belong together"):
         run_acceptance(tmp_path / "other", checkpoint=tmp_path / "c.pt")
+
+
+def test_what_passed_with_one_network_is_not_said_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = machine(ADA, "TensorRT")
+    given = {"checkpoint": tmp_path / "run", "data": tmp_path / "d"}
+    (tmp_path / "run").mkdir()
+    with pytest.raises(ArtifactError, match="no such checkpoint"):
+        accept(monkeypatch, tmp_path, host, Commands(), **given)
+    (tmp_path / "run/best.pt").write_bytes(b"one")
+    accept(monkeypatch, tmp_path, host, Commands(), **given)
+    (tmp_path / "run/best.pt").write_bytes(b"two")
+    commands = Commands()
+    for others in (given, {}):
+        with pytest.raises(ArtifactError, match=r"gpu_report\.json: of .* on .*; choose another --out"):
+            accept(monkeypatch, tmp_path, host, commands, **others)
+    assert not commands.seen
 
 
 def test_what_is_missing_is_skipped_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
