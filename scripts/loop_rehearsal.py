@@ -30,6 +30,7 @@ from tsss_edge.data.voc import VocDataset
 from tsss_edge.deploy.choose import choose_engine
 from tsss_edge.field.collector import CollectPlan
 from tsss_edge.field.kept import Manifest
+from tsss_edge.field.rules import status_path
 from tsss_edge.files import read_json, write_json
 from tsss_edge.review.session import LabelAnswer, ReviewSession
 from tsss_edge.stream.asking import ask
@@ -191,14 +192,15 @@ class Rehearsal:
         """Stream the field on the old engine with the new one as its shadow; promote in mid-stream; count frames."""
         old, new = self._engine("gate"), self._engine("gate-new")
         lines = self.out / "promote.jsonl"
-        answers: list[Any] = []
+        for told in (lines, status_path(new)):
+            told.unlink(missing_ok=True)  # of a run that was stopped
 
         def ask_later() -> None:
             while not lines.is_file() or len(lines.read_bytes().splitlines()) < 100:
                 time.sleep(0.05)
-            answers.append(ask(new, "promote", 60.0))
+            ask(new, "promote", 60.0)
 
-        asking = threading.Thread(target=ask_later)
+        asking = threading.Thread(target=ask_later, daemon=True)  # an error of the stream must end the program
         asking.start()
         report = api.stream(old, self.out / "field", str(lines), shadow=new)
         asking.join()

@@ -167,7 +167,7 @@ def _percentile(values: Sequence[float], q: float) -> float | None:
 
 
 def measure_kill(engine: Path, seconds: float, rounds: int) -> list[dict[str, Any]]:
-    """Four cameras, the last of RTSP; in every second run its server is killed at the start of the window."""
+    """Four cameras, the last of RTSP; in every second run its server is killed as the window begins."""
     found = []
     for number in range(2 * rounds):
         killed = number % 2 == 1
@@ -186,10 +186,9 @@ def _kill_run(
         running = list[subprocess.Popen[bytes]]()
         try:
             start_one(engine, uris, folder, running)
+            before = lines(folder, len(uris))
             if victim is not None:
                 victim.kill()
-                time.sleep(1.0)
-            before = lines(folder, len(uris))
             time.sleep(seconds)
             after = lines(folder, len(uris))
         finally:

@@ -89,7 +89,7 @@ def table(a: Assumptions) -> str:
 MEANINGS = {
     "fps": "masks a second and camera",
     "frame_core_ms": "core-ms a frame around the network: decode, preprocess, labels, sinks",
-    "network_core_ms": "core-ms of the network on this CPU",
+    "network_core_ms": "core-ms of the network on this CPU (time of a call on one thread)",
     "gpu_fps": "pictures a second of one GPU on the engine alone",
     "camera_mbit": "Mbit/s of one compressed camera stream",
     "picture_bytes": "bytes of a network input on its way to the pool",

@@ -19,7 +19,7 @@ from tsss_edge.bench import Machine, time_networks
 from tsss_edge.calib.calibrate import calibrate
 from tsss_edge.config import TrainConfig, load_target
 from tsss_edge.data.voc import VocDataset
-from tsss_edge.errors import TsssEdgeError
+from tsss_edge.errors import ArtifactError, TsssEdgeError
 from tsss_edge.export.build import build_engine
 from tsss_edge.onnxgraph.qdq import PairOptions
 from tsss_edge.reproduce.results import finished
@@ -172,13 +172,15 @@ def measure(
     flat: list[Engine] = []
     for name in names:
         folders = trained(out, name, seeds)
+        if len(epochs := {epochs_done(folder) for folder in folders}) > 1:
+            raise ArtifactError(f"{name}: its seeds were trained for {sorted(epochs)} epochs; train them alike")
         built = [engines(folder, data, weight_bits) for folder in folders]
         flat += built[0][:2]
         rows.append(
             Row(
                 name=name,
                 parameters=trained_numbers(Checkpoint.load(folders[0] / "best.pt")),
-                epochs=epochs_done(folders[0]),
+                epochs=epochs.pop(),
                 seeds=tuple(scored(plain, int8, data) for plain, int8, _ in built),
                 float_ms=0.0,
                 int8_ms=0.0,

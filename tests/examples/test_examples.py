@@ -160,7 +160,9 @@ class Node:
     def create_publisher(self, kind: type, topic: str, depth: int) -> Publisher:
         return self.topics.setdefault(topic, Publisher())
 
-    def create_subscription(self, kind: type, topic: str, callback: Callable[[Any], None], qos: SimpleNamespace) -> None:
+    def create_subscription(
+        self, kind: type, topic: str, callback: Callable[[Any], None], qos: SimpleNamespace
+    ) -> None:
         assert (qos.depth, qos.reliability) == (1, "best effort"), "drivers that send best effort are heard too"
         self.topics[topic] = callback
 

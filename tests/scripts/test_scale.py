@@ -33,6 +33,6 @@ def test_the_page_says_what_was_measured_and_what_assumed(tmp_path: Path) -> Non
     command = [sys.executable, str(ROOT / "scripts/scale_simulation.py"), "--measured", "m.json", "--out", "page.md"]
     subprocess.run(command, cwd=tmp_path, check=True)
     text = (tmp_path / "page.md").read_text()
-    assert "| core-ms of the network on this CPU | 4 | measured, scale.md |" in text
+    assert "| core-ms of the network on this CPU (time of a call on one thread) | 4 | measured, scale.md |" in text
     assert "| price of a GPU-hour | 1 | assumed |" in text
     assert text.count("\n| 10,000 |") == 1 and "Not a measurement" in text

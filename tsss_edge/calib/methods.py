@@ -87,9 +87,11 @@ def _halved(counts: NDArray[np.int64], times: int) -> NDArray[np.int64]:
 @cache
 def _counter() -> Any:
     """`count(values (N,) float32, factor, counts)`, compiled; releases the GIL so that workers count side by side."""
-    from numba import njit
+    from numba import types
 
-    @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+    from tsss_edge.kernels.jit import compiled, read, write
+
+    @compiled(types.void(read(types.float32, 1), types.float32, write(types.int64, 1)))
     def count(values: Any, factor: Any, counts: Any) -> None:
         for value in values:
             counts[int(abs(value) * factor)] += 1
