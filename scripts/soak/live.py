@@ -190,11 +190,11 @@ def soak_live(
         web = open_web("0", classes=backend.classes, recorder=recorder, source=source)
         looks = Viewer(web.url) if viewer else None
         run(source, backend, [log, web, probe], recorder)
+        page = web.live.status()
+        web.close()  # a viewer that waits for the next picture goes away with the page
         if looks is not None:
             looks.close()
-        page = web.live.status()
         log.close()
-        web.close()
         stops.close()
         lines = [json.loads(line) for line in Path(folder, "log.jsonl").read_text().splitlines()]
     return live_report(seconds, source, probe, stops, recorder, lines, page) | {

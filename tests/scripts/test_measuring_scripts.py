@@ -33,7 +33,8 @@ def test_kernels_beside_their_rivals(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "| preprocess | to 512x512, OpenCV | 128x72 |" in out.read_text()
 
 
-def test_a_short_soak_reports_ages_memory_and_frames() -> None:
+def test_a_short_soak_reports_ages_memory_and_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soak.Stops, "near", lambda self, moment: False)  # one stop of a second would leave no mask
     report = soak.soak_live(1.0, engine_ms=20.0, fps=30.0, size="64x48")
     ages = report["age_ms"]
     assert (

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +23,8 @@ from tsss_edge.stream.sources.player import FilePlayer
 from tsss_edge.stream.sources.recorded import SyntheticSource
 from tsss_edge.stream.video_sink import VideoSink
 
-QUICK = Retry(first_s=0.001, longest_s=0.004, attempts=3, stall_s=0.05, frozen_s=0.05)
 PATIENCE_S = 20.0
+QUICK = Retry(first_s=0.001, longest_s=0.004, attempts=3, stall_s=PATIENCE_S, frozen_s=PATIENCE_S)
 
 Step = int | tuple[int, tuple[int, int]] | None | BaseException | threading.Event
 
@@ -187,12 +189,12 @@ def test_stalled_and_streaming_again() -> None:
 
 
 def test_a_frozen_camera_is_noticed_and_released_by_a_new_picture() -> None:
-    thaw = threading.Event()
+    thaw, counter = threading.Event(), itertools.count()
 
     class Freezing(ScriptedCamera):
         def read(self) -> Shot | None:
             time.sleep(0.002)
-            return Shot(gray_image(9 if thaw.is_set() else 5), time.monotonic())
+            return Shot(gray_image(8 + next(counter) % 2 if thaw.is_set() else 5), time.monotonic())
 
     source = LiveSource(lambda: Freezing([]), name="cam", retry=Retry(stall_s=PATIENCE_S, frozen_s=0.05))
     wait_for(lambda: source.frozen)
@@ -272,13 +274,13 @@ def test_closing_ends_a_reader_that_is_blocked_on_a_full_queue() -> None:
 def test_a_file_with_latest_plays_at_its_own_rate() -> None:
     slept: list[float] = []
     images = SyntheticSource(
-        lambda scene, t: (gray_image(round(t * 10), (4, 4)), np.zeros((4, 4), np.uint8)),
-        size_hw=(4, 4), fps=0.5, frames=3,
+        lambda scene, t: (gray_image(round(t), (4, 4)), np.zeros((4, 4), np.uint8)),
+        size_hw=(4, 4), fps=0.05, frames=3,
     )  # fmt: skip
     player = FilePlayer(images, sleep=slept.append)
     shots = [player.read(), player.read(), player.read()]
     assert all(shot is not None and shot.truth is not None for shot in shots)
-    assert len(slept) == 2 and 0 < slept[0] <= 2 < slept[1] <= 4
+    assert len(slept) == 2 and 0 < slept[0] <= 20 < slept[1] <= 40
     with pytest.raises(EndOfStream):
         player.read()
 
@@ -376,7 +378,11 @@ def test_a_patient_source_is_there_before_its_camera() -> None:
 
 
 def test_a_patient_source_never_gives_up() -> None:
-    assert Retry.forever().attempts > 100_000_000
+    cameras = Cameras(*[DataError("not there")] * 50, [7])
+    retry = replace(Retry.forever(), first_s=0.0, longest_s=0.0)
+    source = LiveSource(cameras, name="cam", retry=retry, patient=True)
+    assert value(source.read()) == 7
+    close(source, cameras)
 
 
 def test_latest_on_a_file_ends(make_video: MakeVideo) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from loopkit import CLASSES, GRAYS, Beat, Pictures, Seen, fake
+from waiting import wait_for
 
 from tsss_edge.backends import Outputs
 from tsss_edge.backends.fake import FakeBackend
@@ -22,6 +23,8 @@ from tsss_edge.stream.live_loop import Pen, run
 from tsss_edge.stream.recorder import Recorder
 from tsss_edge.stream.sources import LiveSource
 from tsss_edge.stream.sources.live import Shot
+
+AHEAD = 9  # frames that slots and queues hold when a sink stands still (two slots, a file)
 
 
 @pytest.fixture(autouse=True)
@@ -141,8 +144,10 @@ def test_a_live_source_on_a_slow_engine_drops_counts_and_stays_young() -> None:
     assert seen.dropped == [index - n for n, index in enumerate(seen.indices)], (
         "sinks know the drops before their frame"
     )
-    assert min(seen.ages_ms) >= engine_ms  # an engine time is in every age,
-    assert np.median(seen.ages_ms) < 2 * engine_ms  # but no second one: nothing waited in a queue
+    assert (
+        min(seen.ages_ms) >= engine_ms
+    )  # an engine time is in every age; a queue would put a second one into all but the first
+    assert min(seen.ages_ms[1:]) < 2 * engine_ms
 
 
 class Unhurried(Beat):
@@ -219,8 +224,12 @@ def test_the_window_or_a_reader_that_goes_away_ends_the_stream_quietly(error: ty
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_the_stream_while_it_waits_for_a_camera(number: signal.Signals) -> None:
+    timers = list[threading.Timer]()
+
     def ask_for_the_end(result: FrameResult) -> None:
-        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+        if not timers:  # a second signal would find the loop gone, and end the tests
+            timers.append(threading.Timer(0.05, os.kill, (os.getpid(), number)))
+            timers[0].start()
 
     before = signal.getsignal(number)
     source = LiveSource(lambda: Beat(0.5), name="beat")  # one frame, and then nothing for a while
@@ -311,10 +320,11 @@ def test_an_empty_source_gives_an_empty_report() -> None:
 @pytest.mark.parametrize("head", ["logits", "labels"])
 def test_no_array_is_made_for_a_frame_once_the_loop_runs(monkeypatch: pytest.MonkeyPatch, head: str) -> None:
     size_hw, marks = (360, 640), dict[int, int]()
+    source = Pictures(150, size_hw=size_hw)
 
     def measure(self: Seen, result: FrameResult) -> None:
-        if result.frame.index < 30:
-            time.sleep(0.003)  # every queue fills up, so every array that is ever needed exists
+        if result.frame.index == 20:  # every queue is full then, so every array that is ever needed exists
+            wait_for(lambda: source._index >= 20 + AHEAD)
         if result.frame.index == 40:
             tracemalloc.reset_peak()
             marks[40] = tracemalloc.get_traced_memory()[0]
@@ -324,7 +334,7 @@ def test_no_array_is_made_for_a_frame_once_the_loop_runs(monkeypatch: pytest.Mon
     monkeypatch.setattr(Seen, "write", measure)
     tracemalloc.start()
     try:
-        play(Pictures(150, size_hw=size_hw), fake(head=head), Seen(wants_overlay=True))
+        play(source, fake(head=head), Seen(wants_overlay=True))
     finally:
         tracemalloc.stop()
     assert marks[140] - marks[40] < size_hw[0] * size_hw[1] // 2  # half of the smallest array, the labels

@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import wait
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from loopkit import CLASSES, PATIENCE_S, PREPROCESS, Pictures, Seen
+from waiting import wait_for
 
 from tsss_edge.artifacts import Classes
 from tsss_edge.backends import Backend
@@ -20,7 +23,7 @@ from tsss_edge.field.rules import BackWhen, PromoteWhen, RolloutRules, RolloutSt
 from tsss_edge.stream import asking
 from tsss_edge.stream.asking import ask
 from tsss_edge.stream.cpu_stages import CpuStages
-from tsss_edge.stream.engine_slot import Served
+from tsss_edge.stream.engine_slot import EngineSlot, Served
 from tsss_edge.stream.frames import FrameResult
 from tsss_edge.stream.live_loop import run
 from tsss_edge.stream.opening import engine_names, require_shadow
@@ -81,11 +84,17 @@ class Field:
         return status
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "gave up waiting"
-        time.sleep(0.002)
+@pytest.fixture
+def patient_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop waits for the shadow, which else sees frames when the machine has time: every frame is compared."""
+    original = ShadowWatch.offer
+
+    def offer(self: ShadowWatch, result: FrameResult, classes: Classes) -> bool:
+        if self._check is not None:
+            wait([self._check])
+        return original(self, result, classes)
+
+    monkeypatch.setattr(ShadowWatch, "offer", offer)
 
 
 def phase_at(field: Field, frame: int, *phases: str) -> Callable[[FrameResult], None]:
@@ -93,7 +102,7 @@ def phase_at(field: Field, frame: int, *phases: str) -> Callable[[FrameResult], 
 
     def hook(result: FrameResult) -> None:
         if result.frame.index == frame:
-            until(lambda: (status := load_status(field.new)) is not None and status.phase in phases)
+            wait_for(lambda: (status := load_status(field.new)) is not None and status.phase in phases)
 
     return hook
 
@@ -143,25 +152,22 @@ def test_promoted_by_wish_without_losing_or_repeating_a_frame(tmp_path: Path) ->
     assert status.swapped_at == swap
 
 
+@pytest.mark.usefixtures("patient_loop")
 def test_promoted_by_rule_and_settled(tmp_path: Path) -> None:
     rules = RolloutRules(promote=PromoteWhen(frames=5, agreement=0.99), back=BackWhen(frames=50, age_ratio=1e9))
     field = Field(tmp_path, rules)
 
-    def slowly(result: FrameResult) -> None:
-        status = load_status(field.new)
-        if status is not None and status.phase in ("shadow", "opening"):
-            time.sleep(0.005)  # the shadow and the opening get their time
-
-    status = field.play(400, slowly)
+    status = field.play(400, phase_at(field, 50, "promoted", "settled"))
     assert status.phase == "settled"
     assert field.engines[-1] == "new.xml"
 
 
+@pytest.mark.usefixtures("patient_loop")
 def test_no_promotion_by_rule_when_they_disagree(tmp_path: Path) -> None:
     wrong = lambda images, k: np.full((len(images), 8, 12), 1, np.uint8)  # noqa: E731
     rules = RolloutRules(promote=PromoteWhen(frames=3, agreement=0.9))
-    status = Field(tmp_path, rules, answer=wrong).play(100, lambda result: time.sleep(0.001))
-    assert status.phase == "shadow"
+    status = Field(tmp_path, rules, answer=wrong).play(100)
+    assert status.phase == "shadow" and status.compared >= 3
     assert status.agreement is not None and status.agreement < 0.9
 
 
@@ -175,6 +181,33 @@ def test_an_engine_that_fails_goes_back_and_the_old_one_does_its_frames(tmp_path
     assert 0 < field.engines.count("new.xml") <= 9
 
 
+def test_an_engine_that_fails_in_the_moment_of_its_swap_goes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    field, rollouts, others = Field(tmp_path, RolloutRules()), list[Rollout](), list[threading.Thread]()
+    begin, swap = Rollout.__init__, EngineSlot.swap
+
+    def note(self: Rollout, *args: Any) -> None:
+        rollouts.append(self)
+        begin(self, *args)
+
+    def fail_at_once(self: EngineSlot, new: Served, *, keep: bool = False) -> Served:
+        old = swap(self, new, keep=keep)
+        if new.name == "new.xml":
+            others.append(threading.Thread(target=rollouts[0]._fail, args=(RuntimeError("no memory"),)))
+            others[-1].start()
+            others[-1].join(0.2)  # it must wait until the new one counts as promoted
+        return old
+
+    monkeypatch.setattr(Rollout, "__init__", note)
+    monkeypatch.setattr(EngineSlot, "swap", fail_at_once)
+    wish(field.new, "promote")
+    status = field.play(60, phase_at(field, 30, "back"))
+    assert (status.phase, status.failures, status.reason) == ("back", 1, "failed 1 times: no memory")
+    assert field.engines[-1] == "old.xml"
+
+
+@pytest.mark.usefixtures("patient_loop")
 @pytest.mark.parametrize(
     ("rules", "options", "reason"),
     [
@@ -187,14 +220,7 @@ def test_a_broken_limit_sends_it_back(tmp_path: Path, rules: BackWhen, options: 
         options = {"answer": lambda images, k: np.full((len(images), 8, 12), 1, np.uint8)}
     field = Field(tmp_path, RolloutRules(back=rules), **options)
     wish(field.new, "promote")
-
-    def patient(result: FrameResult) -> None:
-        status = load_status(field.new)
-        if status is not None and status.phase == "promoted":
-            time.sleep(0.002)
-        phase_at(field, 50, "promoted", "back")(result)
-
-    status = field.play(600, patient)
+    status = field.play(200, phase_at(field, 50, "promoted", "back"))
     assert status.phase == "back" and reason in status.reason
     assert field.engines[-1] == "old.xml" and "new.xml" in field.engines
 
@@ -260,7 +286,7 @@ def test_promote_waits_for_the_stream_and_withdraws_what_nobody_took(tmp_path: P
     answers: list[RolloutStatus] = []
     asking = threading.Thread(target=lambda: answers.append(ask(field.new, "promote", PATIENCE_S)))
     asking.start()
-    field.play(200, lambda result: until(lambda: bool(answers)) if result.frame.index == 100 else None)
+    field.play(200, lambda result: wait_for(lambda: bool(answers)) if result.frame.index == 100 else None)
     asking.join()
     assert answers[0].phase == "promoted"
     # What a stream said that has ended is no answer.
@@ -277,7 +303,7 @@ def test_a_wish_that_was_interrupted_is_no_wish_of_a_later_stream(
         assert wish_path(field.new).exists()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(asking.time, "sleep", interrupt)
+    monkeypatch.setattr(asking, "time", SimpleNamespace(sleep=interrupt, monotonic=time.monotonic))
     with pytest.raises(KeyboardInterrupt):
         ask(field.new, "promote", 30.0)
     assert not wish_path(field.new).exists()
@@ -300,7 +326,7 @@ def test_the_engine_in_service_is_no_shadow_of_itself(tmp_path: Path, monkeypatc
 
     def watch(self: Rollout, path: Path) -> None:
         if path == field.old:
-            late.wait(5.0)  # until the new engine is out of service again
+            late.wait(PATIENCE_S)  # until the new engine is out of service again
         original(self, path)
 
     def opened_again(result: FrameResult) -> None:
@@ -310,7 +336,7 @@ def test_the_engine_in_service_is_no_shadow_of_itself(tmp_path: Path, monkeypatc
         if status is not None and status.phase == "promoted" and result.engine == "new.xml":
             wish(field.new, "back")
         if status is not None and status.phase == "back" and not late.is_set():
-            time.sleep(0.2)  # the new one becomes the shadow first
+            wait_for(lambda: (s := rollouts[0]._shadow) is not None and shadows[id(s._other)] == field.new)
             late.set()
         if result.frame.index == 280:
             for thread in rollouts[0]._opening:

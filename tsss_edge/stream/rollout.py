@@ -89,8 +89,8 @@ class Rollout:
         for thread in self._opening:
             thread.join()
         if self._shadow is not None:
-            self._refresh()
             self._shadow.close()
+            self._refresh()
             self._shadow = None
         self._save()
 
@@ -178,18 +178,20 @@ class Rollout:
         self._ages.clear()
         self._served_new, self._failures, self._new = 0, 0, new
         try:
-            self._slot.swap(new, keep=True)
+            with self._lock:  # one that fails at once must be in service already for `_go_back`
+                self._slot.swap(new, keep=True)
+                self._change(phase="promoted", reason=why, swapped_at=None)
         except ValueError:
             new.close()
             raise
-        self._change(phase="promoted", reason=why, swapped_at=None)
         LOG.warning("%s is in service (%s)", new.name, why)
         self._watch(self._plan.old)
 
     def _fail(self, error: Exception) -> None:
         """On the loop's threads: the new engine raised an error, the old one does the frame."""
-        self._failures += 1
-        self.status = msgspec.structs.replace(self.status, failures=self._failures)
+        with self._lock:
+            self._failures += 1
+            self.status = msgspec.structs.replace(self.status, failures=self._failures)
         if self._failures > self._plan.rules.back.failures:
             self._go_back(f"failed {self._failures} times: {error}")
 

@@ -65,8 +65,10 @@ class ShadowWatch:
         return finished
 
     def close(self) -> None:
-        """Wait for the frame at hand and let the engine go. Safe to call twice."""
+        """Wait for the frame at hand, count it, and let the engine go. Safe to call twice."""
         self._thread.shutdown()
+        if self._check is not None:
+            self._count()
         self._other.close()
 
     @property
