@@ -159,8 +159,9 @@ def _stubs(binary: Path) -> str:
     lines = [f'extern "C" __attribute__((weak)) int {name}() {{ return fakecuda_absent("{name}"); }}' for name in names]
     text = 'extern "C" int fakecuda_absent(const char *name);\n' + "\n".join(lines) + "\n"
     path = _cache() / f"stubs-{hashlib.sha256(text.encode()).hexdigest()[:16]}.cpp"
-    if not path.exists():
-        path.write_text(text)
+    temporary = path.with_suffix(f".{os.getpid()}")  # another process may compile it right now
+    temporary.write_text(text)
+    temporary.replace(path)
     return str(path)
 
 

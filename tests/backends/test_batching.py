@@ -87,7 +87,7 @@ def test_a_failure_reaches_everybody_in_the_batch_and_the_next_batch_runs() -> N
 
 
 def test_close_starts_what_waits_and_ends_the_thread() -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     backend = batching(wait_ms=LONG_MS)
     backend.start(0, picture(160))
     waiter = ThreadPoolExecutor(1)
@@ -95,7 +95,7 @@ def test_close_starts_what_waits_and_ends_the_thread() -> None:
     backend.close()
     assert found.result(20) == 2
     waiter.shutdown()
-    assert threading.active_count() == before
+    assert not set(threading.enumerate()) - before
 
 
 def test_more_than_one_picture_is_refused() -> None:

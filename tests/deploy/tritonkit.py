@@ -13,9 +13,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import fakedriver
 import httpx
 import pytest
 
@@ -32,16 +33,22 @@ def triton_python() -> Path:
         return Path(given)
     folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tsss-edge/tests/triton"
     python = folder / "bin/python"
-    if not (folder / "ready").is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        done = subprocess.run(
-            [python, "-m", "pip", "install", "--quiet", *PACKAGES], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            pytest.skip(f"no environment for Triton: {(done.stderr.strip().splitlines() or ['pip failed'])[-1]}")
-        (folder / "ready").touch()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with fakedriver.locked(folder):  # tests run side by side
+        if not (folder / "ready").is_file():
+            _make_environment(folder, python)
     return python
+
+
+def _make_environment(folder: Path, python: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    done = subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", *PACKAGES], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"no environment for Triton: {(done.stderr.strip().splitlines() or ['pip failed'])[-1]}")
+    (folder / "ready").touch()
 
 
 def _server_folder(python: Path) -> Path:
@@ -60,7 +67,7 @@ class Triton:
 
     def __init__(self, python: Path, repository: Path, log: Path) -> None:
         self._python, self._repository, self.log = python, repository, log
-        self.ports = [_free_port() for _ in range(3)]
+        self.ports = _free_ports(3)
         self.http, self.grpc, self.metrics = (f"127.0.0.1:{port}" for port in self.ports)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -117,10 +124,10 @@ class Triton:
             self._process = None
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+def _free_ports(number: int) -> list[int]:
+    with ExitStack() as stack:  # open together, or two might be the same
+        free = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
+        return [int(one.getsockname()[1]) for one in free]
 
 
 @contextmanager

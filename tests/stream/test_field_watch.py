@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +53,15 @@ def test_drift_in_json_lines_report_and_status_line(tmp_path: Path, caplog: pyte
 
 
 def test_the_page_shows_drift_with_its_frames_and_metrics_count_it(tmp_path: Path) -> None:
+    get = partial(httpx.get, timeout=20)
     field, recorder, _ = watched(WINDOW + 50, tmp_path)
     page = open_web("0", classes=CLASSES, recorder=recorder, example=field.example)
     try:
-        status = httpx.get(f"{page.url}api/status").json()
+        status = get(f"{page.url}api/status").json()
         frame = status["drift"]["examples"][0]
-        assert httpx.get(f"{page.url}api/drift/{frame}.jpg").content[:2] == b"\xff\xd8"
-        assert httpx.get(f"{page.url}api/drift/999999.jpg").status_code == 404
-        metrics = httpx.get(f"{page.url}metrics").text
+        assert get(f"{page.url}api/drift/{frame}.jpg").content[:2] == b"\xff\xd8"
+        assert get(f"{page.url}api/drift/999999.jpg").status_code == 404
+        metrics = get(f"{page.url}metrics").text
         assert 'tsss_edge_drift_raised{camera=""} 1' in metrics
         assert 'tsss_edge_drift_alarms_total{camera=""} 1' in metrics
     finally:

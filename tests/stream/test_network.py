@@ -36,7 +36,9 @@ COLOURS = {"c01010": (192, 16, 16), "10c010": (16, 192, 16), "1010c0": (16, 16, 
 
 @pytest.fixture(autouse=True)
 def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capture, "NETWORK_TIMEOUT_MS", 3000)  # shorter ones fail where other programs use the machine
+    monkeypatch.setattr(
+        capture, "NETWORK_TIMEOUT_MS", 20_000
+    )  # first openings are not tried again, and this machine may be slow
 
 
 @pytest.fixture
@@ -107,7 +109,7 @@ def test_rtsp_comes_back_after_every_restart_without_an_invented_frame(rtsp: Rts
     colours = [*COLOURS]
     rtsp.start(colours[0])
     source = open_source(f"rtsp://127.0.0.1:{port}/cam", retry=BACK_SOON)
-    threads = threading.active_count()
+    threads = set(threading.enumerate())
     try:
         assert (source.live, source.size_hw) == (True, (96, 160))
         read_until(source, colours[0])
@@ -116,9 +118,9 @@ def test_rtsp_comes_back_after_every_restart_without_an_invented_frame(rtsp: Rts
             wait_for(lambda: source.state == "RECONNECTING")
             rtsp.start(colour)
             read_until(source, colour)
-            assert source.state == "STREAMING"
+            wait_for(lambda: source.state == "STREAMING")
         assert source.reconnects == 3  # type: ignore[attr-defined]
-        assert threading.active_count() == threads
+        assert not set(threading.enumerate()) - threads
     finally:
         source.close()
 
@@ -162,7 +164,10 @@ def test_rtsp_with_another_size_after_a_restart(rtsp: RtspServer, port: int) -> 
         source.close()
 
 
-def test_an_rtsp_server_that_hangs_is_stalled_then_left(rtsp: RtspServer, port: int) -> None:
+def test_an_rtsp_server_that_hangs_is_stalled_then_left(
+    rtsp: RtspServer, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capture, "NETWORK_TIMEOUT_MS", 3000)
     first = next(iter(COLOURS))
     rtsp.start(first)
     source = open_source(f"rtsp://127.0.0.1:{port}/cam", retry=BACK_SOON)

@@ -106,13 +106,13 @@ class FakeSource:
 @contextmanager
 def streaming(source: FakeSource, stages: FakeStages) -> Iterator[tuple[Pipeline, Generator[FrameResult, None, None]]]:
     """As `loop.run` opens and closes it; afterwards no thread may be left."""
-    before = threading.active_count()
+    before = set(threading.enumerate())
     pipeline = Pipeline(source, stages)
     try:
         with closing(pipeline.results()) as results:
             yield pipeline, results
     finally:
-        assert threading.active_count() == before
+        assert not set(threading.enumerate()) - before
 
 
 def test_every_frame_of_a_file_in_order_and_untouched_until_recycled() -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -249,7 +250,10 @@ def test_ctrl_c_finishes_the_files_and_reports_without_torch(engine: Path, tmp_p
     command += [str(tmp_path / "o.mp4"), "-"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
+        patience = threading.Timer(60.0, process.kill)  # reading has no limit of its own
+        patience.start()
         first = [json.loads(process.stdout.readline()) for _ in range(5)]
+        patience.cancel()
         process.send_signal(signal.SIGINT)
         rest, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,12 @@ def wall() -> Iterator[WallServer]:
         page.close()
 
 
+get = partial(httpx.get, timeout=PATIENCE_S)
+
+
 def wait_for(url: str, condition: Any) -> Any:
     deadline = time.monotonic() + PATIENCE_S
-    while not condition(answer := httpx.get(url, timeout=PATIENCE_S)):
+    while not condition(answer := get(url)):
         assert time.monotonic() < deadline, answer.text
         time.sleep(0.02)
     return answer
@@ -111,17 +115,17 @@ def test_numbers_pages_and_pictures(wall: WallServer) -> None:
     told = wait_for(f"{url}api/wall", lambda a: all(c["frames"] > 2 for c in a.json()["cameras"])).json()
     assert told["engine"] == "e.xml"
     assert [(c["name"], c["state"]) for c in told["cameras"]] == [(c.name, "STREAMING") for c in CAMERAS]
-    page = httpx.get(url)
+    page = get(url)
     for linked in re.findall(r'(?:src|href)="([^":]+)"', page.text):
-        assert httpx.get(url + linked).status_code == 200
-    assert httpx.get(f"{url}camera/gate", follow_redirects=True).url == f"{url}camera/gate/"
+        assert get(url + linked).status_code == 200
+    assert get(f"{url}camera/gate", follow_redirects=True).url == f"{url}camera/gate/"
     for path in ("", "app.js", "api/info", "api/status"):
-        assert httpx.get(f"{url}camera/yard/{path}").status_code == 200
-    info = httpx.get(f"{url}camera/yard/api/info").json()
+        assert get(f"{url}camera/yard/{path}").status_code == 200
+    info = get(f"{url}camera/yard/api/info").json()
     assert info["source"] == "yard" and not info["objectness"]  # this engine has one output
-    assert httpx.get(f"{url}camera/nobody/").status_code == 404
-    assert (httpx.get(f"{url}healthz").status_code, httpx.get(f"{url}healthz").json()["door"]) == (200, "STREAMING")
-    metrics = httpx.get(f"{url}metrics").text
+    assert get(f"{url}camera/nobody/").status_code == 404
+    assert (get(f"{url}healthz").status_code, get(f"{url}healthz").json()["door"]) == (200, "STREAMING")
+    metrics = get(f"{url}metrics").text
     assert all(f'tsss_edge_frames_total{{camera="{c.name}",engine="e.xml"}}' in metrics for c in CAMERAS)
     for path in ("wall.mjpg", "camera/gate/video.mjpg"):
         with httpx.stream("GET", url + path, timeout=PATIENCE_S) as answer:
@@ -132,10 +136,10 @@ def test_health_is_bad_only_when_no_camera_is_well(wall: WallServer) -> None:
     for camera in wall._cameras[:2]:
         camera.live._source.close()  # type: ignore[union-attr]
         camera.live._source._state = "FAILED"  # type: ignore[union-attr]
-    assert httpx.get(f"{wall.url}healthz").status_code == 200
+    assert get(f"{wall.url}healthz").status_code == 200
     wall._cameras[2].live._source.close()  # type: ignore[union-attr]
     wall._cameras[2].live._source._state = "RECONNECTING"  # type: ignore[union-attr]
-    assert httpx.get(f"{wall.url}healthz").status_code == 503
+    assert get(f"{wall.url}healthz").status_code == 503
 
 
 def test_the_command(tmp_path: Path, make_video: MakeVideo) -> None:

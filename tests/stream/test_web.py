@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 from streamkit import MakeResult
+from waiting import wait_for
 
 from tsss_edge.artifacts import Classes, Preprocess
 from tsss_edge.drawing import Drawer
@@ -447,9 +448,7 @@ def test_a_client_that_reads_nothing_costs_the_loop_nothing(web_sink: WebSink, m
     port = int(web_sink.url.rstrip("/").rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port)) as lazy:
         lazy.sendall(b"GET /video.mjpg HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-        deadline = time.monotonic() + PATIENCE_S
-        while web_sink.painter.watchers == 0 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_for(lambda: web_sink.painter.watchers)
         for n in range(60):  # far more than the sockets' buffers hold
             result = make_result(n, size_hw=(480, 640))
             result.frame.picture = noise
@@ -498,7 +497,8 @@ def test_a_service_brings_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
             web_token()
 
 
-def test_beyond_loopback_a_token_is_made(make_result: MakeResult) -> None:
+def test_beyond_loopback_a_token_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TSSS_EDGE_TOKEN", raising=False)
     sink = open_web("0.0.0.0:0", classes=CLASSES, recorder=Recorder())
     try:
         token = re.fullmatch(r"http://[^/]+:(\d+)/\?token=([\w-]{32})", sink.url)
