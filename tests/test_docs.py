@@ -11,11 +11,13 @@ import pytest
 from typedlines import commands, parse
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [
-    *(ROOT / name for name in ("README.md", "export/README.md", "calib/README.md")),
-    *sorted((ROOT / "docs").rglob("*.md")),
-    *sorted((ROOT / "examples").rglob("*.md")),
-]
+PAGES = sorted(
+    {
+        *ROOT.glob("*.md"),
+        *ROOT.glob("*/*.md"),
+        *(page for name in ("docs", "examples") for page in (ROOT / name).rglob("*.md")),
+    }
+)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

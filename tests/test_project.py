@@ -1,10 +1,9 @@
-"""The project itself: light imports, no cycles, no upward imports, the wheel's content, commands in the pages."""
+"""The project itself: light imports, no cycles, no upward imports, the wheel's content."""
 
 from __future__ import annotations
 
 import ast
 import re
-import shlex
 import subprocess
 import sys
 import zipfile
@@ -158,39 +157,3 @@ def test_wheel_holds_package_targets_and_calibration_sets(tmp_path: Path) -> Non
     expected |= {f"tsss_edge/_share/calib/{p.name}" for p in (ROOT / "calib").glob("*.toml")}
     assert expected <= names
     assert not {n for n in names if n.startswith(("tests/", "scripts/", "docs/"))}
-
-
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("*/README.md"))]
-
-
-def commands_in(page: Path) -> list[str]:
-    """`tsss-edge ...` lines of fenced code blocks, continuation lines joined."""
-    blocks = re.findall(r"^```(?:sh|bash|console)?\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [
-        line.strip().removeprefix("$ ") for line in lines if line.strip().removeprefix("$ ").startswith("tsss-edge ")
-    ]
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_commands_in_pages_parse(page: Path) -> None:
-    """Every command shown to a reader has the verbs and options that the command line really has."""
-    from typer.main import get_command
-
-    from tsss_edge.cli import app
-
-    for line in commands_in(page):
-        args = shlex.split(line, comments=True)[1:]
-        command, context = get_command(app), None
-        while hasattr(command, "commands"):
-            verb = next((a for a in args if not a.startswith("-")), "")
-            if verb not in command.commands:
-                assert {"--help", "--version"} & set(args), f"{page.name}: no command {verb!r} in: {line}"
-                break
-            args = args[args.index(verb) + 1 :]
-            command = command.commands[verb]
-        else:
-            if "--help" not in args:
-                context = command.make_context("tsss-edge", args)
-        if context is not None:
-            context.close()

@@ -61,7 +61,9 @@ def test_own_onnx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_target_that_a_page_names_is_one() -> None:
     pages = "".join(page.read_text() for page in EXAMPLES.rglob("README.md"))
-    for name in re.findall(r"--target ([\w-]+)", pages):
+    names = re.findall(r"--target ([\w-]+)", pages)
+    assert names
+    for name in names:
         load_target(name)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tsss_edge.errors import ArtifactError, UnavailableError
+from tsss_edge.errors import UnavailableError
 from tsss_edge.models import build_model
 from tsss_edge.models.lite import LITE0, LITE2, InvertedResidual, LiteEncoder, from_efficientnet
 from tsss_edge.models.pretrained import PACKAGES, imagenet_file
@@ -74,11 +74,6 @@ def test_a_tensor_that_the_file_lacks_is_missed_by_name() -> None:
     del state["_blocks.3._depthwise_conv.weight"]
     missing = encoder().state_dict().keys() - from_efficientnet(state, encoder()).keys()
     assert missing == {"stages.2.0.depthwise.1.weight"}
-
-
-def test_imagenet_weights_are_known_for_lite_alone() -> None:
-    with pytest.raises(ArtifactError, match="known for lite0, lite1, lite2, not for edge-s"):
-        imagenet_file("edge-s")
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
