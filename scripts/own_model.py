@@ -145,9 +145,7 @@ class Steps:
 
     def time(self) -> None:
         report = bench_engine(Engine.load(self.engine.path), duration_s=self.args.seconds, threads=1, end_to_end=False)
-        if (
-            report.benchmark_app is not None
-        ):  # of rounds in turn; two latencies of other moments would say something else
+        if report.benchmark_app is not None:  # two latencies of other moments would say something else
             self.facts["benchmark_app_ratio"] = report.benchmark_app.ratio
 
     def stream(self) -> None:
