@@ -53,6 +53,14 @@ def test_parts_are_cut_to_size_and_join_to_the_same_tree(tmp_path: Path) -> None
     assert (parts / "noise").read_bytes() == (content / "noise").read_bytes()
 
 
+def test_more_than_a_thousand_parts_are_joined_in_their_order(tmp_path: Path) -> None:
+    content, parts = tmp_path / "content", tmp_path / "parts"
+    content.mkdir(), parts.mkdir()
+    (content / "noise").write_bytes(os.urandom(11_000))
+    paths = pack(content, parts, 10, preset=0)
+    assert len(paths) > 1000 and sorted(paths) == paths, "`cat bundle.tar.xz.*` takes them so"
+
+
 def test_stored_wheel_has_the_same_content(tmp_path: Path) -> None:
     wheel = small_wheel(tmp_path)
     before = {i.filename: i.CRC for i in zipfile.ZipFile(wheel).infolist()}
@@ -88,14 +96,19 @@ def test_what_a_given_wheel_needs_is_fetched_too(tmp_path: Path) -> None:
     assert {built.name, needed.name} <= set(bundle.wheels)
 
 
-@pytest.mark.parametrize(("machine", "fetches"), [("x86_64", 1), ("aarch64", 2)])
-def test_a_bundle_for_arm_has_the_numpy_of_a_jetson_too(tmp_path: Path, machine: str, fetches: int) -> None:
+@pytest.mark.parametrize(
+    ("machine", "python", "fetches"), [("x86_64", "3.10", 1), ("aarch64", "3.10", 2), ("aarch64", "3.13", 1)]
+)
+def test_a_bundle_for_arm_has_the_numpy_of_a_jetson_too(
+    tmp_path: Path, machine: str, python: str, fetches: int
+) -> None:
     """pip reads the markers of the machine that it runs on, where NumPy 2 is right."""
     asked: list[list[str]] = []
     write_bundle(
-        tmp_path / "bundle", python="3.10", machine=machine, extras=(), part_mib=1, preset=0,
-        download=lambda arguments: asked.append(list(arguments)),
+        tmp_path / "bundle", python=python, machine=machine, extras=(), part_mib=1, preset=0,
+        requirements=["tomli; python_version<'3.11'"], download=lambda arguments: asked.append(list(arguments)),
     )  # fmt: skip
+    assert """'tomli; python_version<'"'"'3.11'"'"''""" in (tmp_path / "bundle/install.sh").read_text()
     assert len(asked) == fetches
     assert [a[-2:] for a in asked[1:]] == [["--no-deps", "numpy>=1.26,<2"]] * (fetches - 1)
 

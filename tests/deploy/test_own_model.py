@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import netkit
 import numpy as np
 import pytest
 from foreignkit import SIZE_HW, write_net
+from onnx import numpy_helper
 
 from tsss_edge.api import import_model
 from tsss_edge.artifacts import Engine, OnnxModel
@@ -105,6 +107,24 @@ def test_another_import_is_no_reference(tmp_path: Path, data: Path) -> None:
     int8 = calibrate(OnnxModel.load(own), data, tmp_path / "own.int8.onnx", size=4, method="minmax")
     with pytest.raises(ArtifactError, match="no reference"):
         check_parity(engine.path, int8.path, data, threads=1)
+
+
+def test_another_graph_of_the_same_import_is_judged_by_the_given_one(tmp_path: Path, data: Path) -> None:
+    """It says that it came of the same file; what it answers is another matter."""
+    own = OnnxModel.load(bring_in(tmp_path, data))
+    graph = copy.deepcopy(own.graph)
+    for tensor in graph.graph.initializer:
+        value = numpy_helper.to_array(tensor)
+        if value.dtype == np.float32 and value.ndim == 4:
+            tensor.CopyFrom(numpy_helper.from_array(-value, tensor.name))
+    broken = OnnxModel.save(tmp_path / "broken.onnx", graph, own.meta)
+    report = check_parity(broken, own, data, max_drop=100, min_reference=0, threads=1)
+    assert [stage.name for stage in report.stages] == ["ONNX", "derived ONNX"] and report.pixel_agreement < 0.9
+    int8 = calibrate(broken, data, tmp_path / "broken.int8.onnx", size=4, method="minmax")
+    report = check_parity(int8, own, data, max_drop=100, min_reference=0, threads=1)
+    assert [stage.name for stage in report.stages] == ["ONNX", "derived ONNX", "INT8 ONNX"]
+    assert report.pixel_agreement < 0.9 and report.layers is not None and not report.layers.scales
+    assert check_parity(own, own, data, max_drop=100, min_reference=0, threads=1).pixel_agreement == 1.0
 
 
 def test_kit_and_triton_repository(tmp_path: Path, data: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -19,6 +20,7 @@ from tsss_edge.errors import ArtifactError, UnavailableError
 from tsss_edge.export.build import build_engine
 from tsss_edge.export.onnx_export import export_onnx
 from tsss_edge.files import read_json, sha256_file, write_json
+from tsss_edge.seals import write_sealed
 
 CPU = msgspec.structs.replace(load_target("cpu"), min_reference=0.0)  # networks here are random
 RTX = load_target("rtx")
@@ -70,6 +72,19 @@ def test_the_graph_is_found_by_hash_under_another_name(engine: Engine, tmp_path:
     tiny_onnx(tmp_path / "t.onnx", objectness=True)  # the right name, another graph
     with pytest.raises(ArtifactError, match=r"the ONNX file it was built from \(t\.onnx, SHA-256 .* is not in"):
         rebuild_engine(engine.path)
+
+
+def test_a_copy_under_another_name_is_not_built_beside_itself(engine: Engine, tmp_path: Path) -> None:
+    """As Triton has it: a build would write `model.fp32.xml`, and the damaged one would stay."""
+    (served := tmp_path / "served").mkdir()
+    shutil.copyfile(engine.path, served / "model.xml")
+    (served / "model.bin").write_bytes(b"x")
+    record = msgspec.structs.replace(engine.record, files={"model.xml": "0", "model.bin": "0"})
+    write_sealed(served / "model.json", record)
+    shutil.copyfile(tmp_path / "t.onnx", served / "t.onnx")
+    with pytest.raises(ArtifactError, match=r"a copy under another name than builds have \(NAME\.fp32\.xml\)"):
+        rebuild_if_unfit(served / "model.xml")
+    assert {p.name for p in served.iterdir()} == {"model.xml", "model.bin", "model.json", "t.onnx"}
 
 
 def test_no_record_and_an_old_one_are_told(engine: Engine) -> None:

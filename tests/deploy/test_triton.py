@@ -76,7 +76,7 @@ def test_without_batches_the_files_are_those_of_the_engine(tmp_path: Path) -> No
     told = config(folder)
     assert told.max_batch_size == 0 and list(told.input[0].dims) == [1, 64, 96, 3]
     assert not told.HasField("dynamic_batching")
-    assert [w.batch_size for w in told.model_warmup] == [0]
+    assert [w.batch_size for w in told.model_warmup] == [1]  # 0 would be passed over
     assert sha256_file(folder / "1/model.xml") == engine.record.files["t.fp32.xml"]
     assert Engine.load(folder / "1/model.xml").record.onnx_sha256 == engine.record.onnx_sha256
 
@@ -137,6 +137,28 @@ def test_openvino_model_server_finds_the_networks(tmp_path: Path) -> None:
     told = json.loads((tmp_path / "repo/config.json").read_text())
     paths = [entry["config"]["base_path"] for entry in told["model_config_list"]]
     assert paths == ["/models/road", "/models/yard"]
+    (tmp_path / "repo/road/1").rename(tmp_path / "repo/road/2")  # an operator keeps the newest alone
+    write_repository(tmp_path / "x.onnx", tmp_path / "repo", name="door")
+    told = json.loads((tmp_path / "repo/config.json").read_text())
+    paths = [entry["config"]["base_path"] for entry in told["model_config_list"]]
+    assert paths == ["/models/door", "/models/road", "/models/yard"]
+
+
+def test_an_ensemble_takes_no_network_s_name(tmp_path: Path) -> None:
+    engine = engine_of(tmp_path)
+    write_repository(engine.path, tmp_path / "repo", name="cam_frame")
+    before = (tmp_path / "repo/cam_frame/config.pbtxt").read_bytes()
+    with pytest.raises(ArtifactError, match="cam_frame: a network has the name of a part of this ensemble"):
+        write_repository(engine.path, tmp_path / "repo", name="cam", ensemble=True)
+    assert (tmp_path / "repo/cam_frame/config.pbtxt").read_bytes() == before and not (tmp_path / "repo/cam").exists()
+    write_repository(engine.path, tmp_path / "repo", name="road", ensemble=True)
+    write_repository(engine.path, tmp_path / "repo", name="road", ensemble=True, next_version=True)  # its own parts
+
+
+def test_a_served_record_claims_no_signature(tmp_path: Path) -> None:
+    engine = engine_of(tmp_path).with_record(signature="of the builder")
+    folder = write_repository(engine, tmp_path / "repo")
+    assert not Engine.load(folder / "1/model.xml").record.signed
 
 
 def test_tensorrt_plans_and_rtx_is_refused(tmp_path: Path) -> None:

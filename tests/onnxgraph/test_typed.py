@@ -98,3 +98,18 @@ def test_layers_are_found_in_what_builders_say() -> None:
     assert named_layers(graph, f"{told} {{ForeignNode[conv0...conv2]}}.") == ["conv0", "conv2"]
     assert named_layers(graph, f"{told} conv12") == []
     assert named_layers(chain.float_chain(), f"{told} conv1") == [], "not quantized"
+
+
+def test_fp16_scales_of_a_graph_whose_nodes_have_another_form_in_a_newer_opset(tmp_path: Path) -> None:
+    """ReduceMean has its axes as an attribute up to opset 17, and as an input from 18 on: a squeeze-and-excitation block of PyTorch."""
+    graph = chain.int8_chain()
+    (last,) = [node for node in graph.graph.node if "logits" in node.output]
+    last.output[0] = "scores"
+    mean = onnx.helper.make_node("ReduceMean", ["scores"], ["mean"], name="mean", axes=[2, 3], keepdims=1)
+    graph.graph.node.extend([mean, onnx.helper.make_node("Sub", ["scores", "mean"], ["logits"], name="sub")])
+    meta = tiny_onnx(tmp_path / "meta.onnx", precision="int8").meta
+    asked, half = typed_graphs(OnnxModel.save(tmp_path / "c.onnx", graph, meta), "int8", tmp_path)
+    assert onnx.load(half.path).opset_import[0].version >= 19 and scale_types(half.path) == {TensorProto.FLOAT16}
+    want = run(graph)
+    for typed in (asked, half):
+        assert np.abs(run(onnx.load(typed.path)) - want).max() < 0.03 * np.abs(want).max()

@@ -112,6 +112,23 @@ def test_unsigned_steps_are_judged_as_they_are() -> None:
     assert (second.levels, second.saturated, second.used) == (255, 0, pytest.approx(1.0, abs=1e-3))
 
 
+def test_a_range_that_calibration_saw_is_no_fault_however_little_these_pictures_use_of_it() -> None:
+    wide = chain.int8_chain(input_scale={1: 8.0})
+    peaks = {"x1": 8 * chain.measured_ranges()[1]}  # one picture of the set reached that far
+    assert compare_layers(chain.float_chain(), wide, chain.pictures(), peaks).scales == ()
+    assert len(compare_layers(chain.float_chain(), wide, chain.pictures(), {"x1": 1.0}).scales) == 1
+
+
+def test_a_tensor_that_is_always_zero_is_no_fault() -> None:
+    model = chain.float_chain()
+    bias = next(t for t in model.graph.initializer if t.name == "b0")
+    values = np.full_like(onnx.numpy_helper.to_array(bias), -1000.0)  # the ReLU after it lets nothing through
+    bias.CopyFrom(onnx.numpy_helper.from_array(values, "b0"))
+    report = compare_layers(model, chain.int8_chain(), chain.pictures())
+    second = report.layers[1].activation
+    assert second is not None and second.used == 0 and not any("x1" in fault for fault in report.scales)
+
+
 def test_dead_channels_are_counted() -> None:
     model = chain.float_chain()
     bias = next(t for t in model.graph.initializer if t.name == "b0")

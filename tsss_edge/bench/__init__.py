@@ -114,7 +114,7 @@ def bench_engine(
         first.with_record(latency=latency_record(timed[0], threads))
     on_gpu = isinstance(first, Engine) and first.path.suffix == ".engine"
     machine = examine_machine(threads=threads, mhz_before=mhz, load_before=load, gpu=on_gpu)
-    kinds = [backend.name for backend in backends[1:]]  # the file's name is added where two share one
+    labels = told_apart([backend.name for backend in backends[1:]], [t.file for t in timed[1:]])
     return BenchReport(
         engine=names[0],
         runs_on=backends[0].name,
@@ -123,7 +123,7 @@ def bench_engine(
         end_to_end=whole,
         runs=timed[0].runs,
         best_ms=timed[0].best_ms,
-        compare={n if kinds.count(n) == 1 else f"{n} {t.file}": t for n, t in zip(kinds, timed[1:], strict=True)},
+        compare=dict(zip(labels, timed[1:], strict=True)),
         benchmark_app=app,
         machine=machine,
         notes=(*notes, *notes_on(machine), *read_power().notes(power), *old),
@@ -176,6 +176,12 @@ def _frame(image: Path | None) -> NDArray[np.uint8]:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # OpenVINO's own `benchmark_app` on the same file, as the yardstick for our latency
+
+
+def told_apart(names: Sequence[str], files: Sequence[str]) -> list[str]:
+    """Keys for networks: the name of what runs them, with the file's name where two share that, with a number where those are one too."""
+    named = [n if names.count(n) == 1 else f"{n} {file}" for n, file in zip(names, files, strict=True)]
+    return [n if named.count(n) == 1 else f"{n} ({at})" for at, n in enumerate(named, 1)]
 
 
 def _against_benchmark_app(

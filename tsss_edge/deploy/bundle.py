@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import lzma
+import shlex
 import shutil
 import subprocess
 import sys
@@ -53,7 +54,7 @@ sha256sum -c SHA256SUMS
 cat bundle.tar.xz.* | "$PYTHON" -c 'import sys, tarfile
 tarfile.open(fileobj=sys.stdin.buffer, mode="r|xz").extractall(".")'
 "$PYTHON" -m venv {venv_options}"$VENV"
-"$VENV"/bin/python -m pip install --no-index --find-links wheels '{requirement}'{more}
+"$VENV"/bin/python -m pip install --no-index --find-links wheels {requirement}{more}
 echo "installed: $(pwd)/$VENV/bin/tsss-edge"
 """
 
@@ -125,7 +126,8 @@ def write_bundle(
         wanted = [f"{ours}[{','.join(extras)}]" if extras else str(ours), *given, *requirements, *old]
         fetch, options = download or run_pip, pip_options(ours.parent, python, machine)
         fetch([*options, *wanted])
-        if machine == "aarch64":  # it may be a Jetson, whose OpenCV wants NumPy 1; pip read the markers of this machine
+        # A Jetson's OpenCV wants NumPy 1, which pip does not see: it read the markers of this machine. No Jetson has Python 3.13.
+        if machine == "aarch64" and int(python.split(".")[1]) < 13:
             fetch([*options, "--no-deps", NUMPY_1])
         packed = sorted(ours.parent.glob("*.whl"))
         sums = {wheel.name: sha256_file(wheel) for wheel in packed}
@@ -236,9 +238,10 @@ def pack(content: Path, folder: Path, part_bytes: int, preset: int) -> list[Path
     with lzma.open(whole, "wb", preset=preset) as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
         for path in sorted(content.iterdir()):
             archive.add(path, arcname=path.name, filter=_anonymous)
+    digits = max(3, len(str(whole.stat().st_size // part_bytes)))  # the shell joins them in the order of their names
     with whole.open("rb") as file:
         while data := file.read(part_bytes):
-            parts.append(folder / f"{whole.name}.{len(parts):03}")
+            parts.append(folder / f"{whole.name}.{len(parts):0{digits}}")
             parts[-1].write_bytes(data)
     return parts
 
@@ -264,8 +267,8 @@ def _write_rest(folder: Path, bundle: Bundle, parts: Sequence[Path], more: Seque
     text = INSTALL.format(
         python=bundle.python,
         machine=bundle.machine,
-        requirement=requirement,
-        more="".join(f" '{name}'" for name in more),
+        requirement=shlex.quote(requirement),
+        more="".join(f" {shlex.quote(name)}" for name in more),
         venv_options="--system-site-packages " if system else "",
     )
     (folder / "install.sh").write_text(text)

@@ -13,7 +13,7 @@ from tsss_edge.backends.cuda.gpus import first_gpu
 from tsss_edge.backends.plan import read_header, require_record, require_runnable
 from tsss_edge.backends.trt_api import load
 from tsss_edge.errors import ArtifactError, UnavailableError
-from tsss_edge.export.build import build_engine
+from tsss_edge.export.build import build_engine, engine_path
 from tsss_edge.parity import ParityReport, check_parity
 
 
@@ -45,6 +45,11 @@ def rebuild_engine(
     Raises:  ArtifactError: no record, or its ONNX file is not beside it any more. UnavailableError: it cannot be built here.
     """
     record = Engine.load_record(engine)
+    if engine != engine_path(engine, record.build.target, record.precision):
+        raise ArtifactError(
+            f"{engine}: a copy under another name than builds have (NAME.{record.precision}{engine.suffix}), such as a server's; "
+            "build the engine again that it was copied from, and copy that"
+        )
     target, source = record.build.target, stored_onnx(engine)
     built = build_engine(source, target, engine, precision=record.precision)
     if reference is None or eval_data is None:

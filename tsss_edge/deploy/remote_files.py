@@ -84,6 +84,9 @@ def finished(out: str, masks: Sequence[str]) -> set[str]:
     return {mask for mask in masks if posixpath.relpath(file_system(mask)[1], path) in there}
 
 
+OBJECT_STORES = ("s3", "gcs", "abfs")  # as PyArrow calls them
+
+
 def fetch(picture: str, folder: Path) -> Path:
     """A picture as a local file: itself, or a copy in `folder`. Raises: DataError: it is not there."""
     if not is_uri(picture):
@@ -101,11 +104,11 @@ def fetch(picture: str, folder: Path) -> Path:
 def put(file: Path, target: str) -> None:
     """Copy a local file to an address; under another name first where that is a file system with folders, so that it is whole."""
     system, path = file_system(target)
-    local = system.type_name == "local"
-    if local:
+    folders = not system.type_name.startswith(OBJECT_STORES)  # those show an object when it is whole
+    if folders:
         system.create_dir(posixpath.dirname(path), recursive=True)
-    written = f"{path}.part" if local else path  # an object store shows an object when it is whole
+    written = f"{path}.part" if folders else path
     with system.open_output_stream(written) as stream:
         stream.write(file.read_bytes())
-    if local:
+    if folders:
         system.move(written, path)

@@ -99,6 +99,8 @@ def write_repository(
             if next_version
             else f"{folder}: exists already; choose another --out or name, or --next-version to put a version beside it"
         )
+    if ensemble:
+        _require_own_steps(out, name)
     with held(folder, f"{folder}: this network"), scratch_folder(_staging_home(folder)) as staging:
         version = staging / str(_next_version(folder))
         served = _fill(version, loaded, name, instances, max_batch, python=python)
@@ -122,7 +124,8 @@ def write_repository(
             _write_ensembles(made, loaded, served)
             for step in made.iterdir():
                 _put(step, out / step.name)
-    write_bytes(out / "config.json", ovms_config(_for_ovms(out)))
+    with held(out / "config.json", f"{out}: its list of networks", wait_s=10):
+        write_bytes(out / "config.json", ovms_config(_for_ovms(out)))
     _write_readme(out, loaded, served, ensemble=ensemble)
     return folder
 
@@ -137,6 +140,17 @@ def _loaded(path: Path) -> Engine | OnnxModel:
             f"{path}: takes {least} pictures at least, and a client may send one; build an engine whose target has a least batch of 1"
         )
     return engine
+
+
+def _require_own_steps(out: Path, name: str) -> None:
+    """Raise ArtifactError where a network already has a name that a part of the ensembles wants."""
+    for part in (f"{name}_{ending}" for ending in ("jpeg", "frame", "from_jpeg", "from_frame", "post")):
+        config, step = out / part / "config.pbtxt", out / part / "1/model.py"
+        ours = step.is_file() and any(f"{kind}Model as" in step.read_text() for kind in ("Pre", "Post"))
+        if config.is_file() and not ours and 'platform: "ensemble"' not in config.read_text():
+            raise ArtifactError(
+                f"{out / part}: a network has the name of a part of this ensemble; choose another --name"
+            )
 
 
 def _put(made: Path, place: Path) -> None:
@@ -279,7 +293,7 @@ def _write_record(engine: Engine, served: Path, *, most: int | None) -> None:
         target = msgspec.structs.replace(record.build.target, batch=(1, most, most))
         build = msgspec.structs.replace(record.build, target=target)
         record = msgspec.structs.replace(record, inputs=inputs, outputs=outputs, build=build, parity=None)
-    write_sealed(served.with_suffix(".json"), msgspec.structs.replace(record, files=files))
+    write_sealed(served.with_suffix(".json"), msgspec.structs.replace(record, files=files, signature=""))
 
 
 def _free_batch(model: Engine | OnnxModel, out: Path) -> bool:
@@ -384,7 +398,8 @@ def _write_step(
 
 
 def _for_ovms(out: Path) -> list[str]:
-    return sorted(p.parent.parent.name for p in out.glob("*/1/model.*") if p.suffix in (".xml", ".onnx"))
+    found = (p for p in out.glob("*/*/model.*") if p.parent.name.isdecimal() and p.suffix in (".xml", ".onnx"))
+    return sorted({p.parent.parent.name for p in found})
 
 
 def _write_readme(out: Path, model: Engine | OnnxModel, served: ServedNetwork, *, ensemble: bool) -> None:

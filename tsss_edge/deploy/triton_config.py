@@ -93,7 +93,7 @@ def _warm_up_of(model: ServedNetwork, size: int) -> str:
         "      zero_data: true\n    }\n  }\n"
         for s in model.inputs
     )
-    return f'model_warmup {{\n  name: "batch of {size}"\n  batch_size: {size if model.max_batch else 0}\n{inputs}}}'
+    return f'model_warmup {{\n  name: "batch of {size}"\n  batch_size: {size}\n{inputs}}}'
 
 
 def dims(shape: Sequence[int]) -> str:

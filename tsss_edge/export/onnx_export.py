@@ -347,7 +347,7 @@ class EngineSources:
             )
         else:
             made = self._half(self.model, out)
-        self._made[need] = tuple(sorted(p.name for p in folder.glob(f"{base}.{need}.*")))
+        self._made[need] = tuple(sorted(p.name for p in folder.iterdir() if p.name.startswith(f"{base}.{need}.")))
         return made
 
     def _calibrate(self, floating: OnnxModel, out: Path) -> OnnxModel:

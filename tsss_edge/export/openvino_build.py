@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def build_ir(source: OnnxModel, target: Target, precision: Precision, folder: Pa
 
 def ovc_command(onnx: str, name: str) -> str:
     """The line of OpenVINO's own tool that writes the same IR; of an INT8 file, the same without `fast_pairs`."""
-    return f"ovc {onnx} --output_model {name} --compress_to_fp16=False"
+    return shlex.join(["ovc", onnx, "--output_model", name, "--compress_to_fp16=False"])
 
 
 def saturation_note(record: EngineRecord) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -233,7 +234,7 @@ def trtexec_command(trt: Trt, job: BuildJob, onnx: str, plan: str) -> str:
         *([f"--builderOptimizationLevel={job.optimization_level}"] if levels else []),
         *_device(trt, job),
     ]
-    return " ".join(parts)
+    return shlex.join(parts)
 
 
 def cache_name(plan: str) -> str:
@@ -253,7 +254,9 @@ def _typing(trt: Trt, job: BuildJob) -> list[str]:
     if job.strong:
         return ["--stronglyTyped"] if trt.flavour == "tensorrt" and trt.version[0] == 10 else []
     half = ["--fp16"] if job.precision in ("fp16", "int8") else []
-    return [*half, *(["--int8"] if job.precision == "int8" else [])]
+    floats = ",".join(f"{name}:fp32" for name in job.float_nodes)
+    kept = ["--precisionConstraints=obey", f"--layerPrecisions={floats}"] if floats else []
+    return [*half, *(["--int8"] if job.precision == "int8" else []), *kept]
 
 
 def _shapes(job: BuildJob) -> list[str]:

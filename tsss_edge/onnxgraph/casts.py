@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from tsss_edge.artifacts import OnnxModel, Precision, Struct
 from tsss_edge.onnxgraph.qdq import calibrated_peaks, without_qdq
@@ -211,8 +211,16 @@ def write_typed(graph: onnx.ModelProto, source: OnnxModel, folder: Path, what: s
     half = unquantized(graph)
     rest = {n.name for n in graph.graph.node if n.name not in half} if what == AS_ASKED else set()
     path = folder / f"typed-{len(list(folder.glob('typed-*.onnx')))}.onnx"
+    if what == FP16_SCALES:  # which want a newer opset, and that has other forms of some nodes
+        graph = with_opset(graph, FP16_QDQ_OPSET)
     OnnxModel.save(path, cast_fp16(graph, keep_float=overflowing | rest), source.meta)
     return TypedGraph(what=what, path=path, float_nodes=tuple(sorted(overflowing)))
+
+
+def with_opset(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
+    """`model`, its nodes converted where its opset is older than `least`."""
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    return model if opset >= least else version_converter.convert_version(model, least)
 
 
 def float_graph(source: OnnxModel, folder: Path) -> TypedGraph:

@@ -41,6 +41,7 @@ __all__ = ["ClassChange", "LayerError", "LayerReport", "ParityReport", "StageRes
 
 LAYER_IMAGES = 8  # pictures for the comparison of layers
 BOUNDARY_PX = 3  # half width of the band around the reference's boundaries
+DERIVED = "derived ONNX"  # a float graph beside the imported one that is the reference
 ONNX_NAMES: dict[Precision, str] = {"fp32": "ONNX", "bf16": "ONNX", "fp16": "FP16 ONNX", "int8": "INT8 ONNX"}
 
 
@@ -94,17 +95,20 @@ def check_parity(
         notes.append("calibrated on noise, not on pictures")
     with ExitStack() as stack:
         models: dict[str, Artifact] = {**found, stage_name(subject): subject}
+        last = stage_name(subject)
         stages = []
         if isinstance(checkpoint, Answers):
             checkpoint.require_pictures(dataset, ids)
             stages = [StageCounts("PyTorch", checkpoint.path.name, checkpoint)]
         else:
-            models = {reference_name(checkpoint): checkpoint, **models}
+            first = reference_name(checkpoint)
+            last = DERIVED if last == first else last
+            models = {first: checkpoint, **{DERIVED if n == first else n: model for n, model in models.items()}}
         runs: dict[str, tuple[str, Artifact | Path]] = {
             name: (model.path.name, model) for name, model in models.items()
         }
         if served is not None:
-            runs[stage_name(subject)] = (str(served).replace(":/", "://", 1), served)  # a `Path` has one slash of two
+            runs[last] = (str(served).replace(":/", "://", 1), served)  # a `Path` has one slash of two
         stages += [
             StageCounts(name, file, stack.enter_context(open_backend(model, threads=threads)))
             for name, (file, model) in runs.items()
@@ -231,7 +235,7 @@ def _look_into_quantization(
     ids: tuple[str, ...],
 ) -> ParityReport:
     """Add what the INT8 graph says: faults of form, and beside the float graph its layers, scales and calibration."""
-    floating, quantized = models.get(ONNX_NAMES["fp32"]), models.get(ONNX_NAMES["int8"])
+    floating, quantized = models.get(DERIVED, models.get(ONNX_NAMES["fp32"])), models.get(ONNX_NAMES["int8"])
     if not isinstance(quantized, OnnxModel):
         return report
     if not isinstance(floating, OnnxModel):
@@ -242,7 +246,8 @@ def _look_into_quantization(
     pictures = (
         load_picture(dataset.image_path(image_id), quantized.meta.preprocess) for image_id in ids[:LAYER_IMAGES]
     )
-    layers = compare_layers(floating.graph, quantized.graph, pictures)
+    peaks = calibration.peaks if calibration is not None else {}
+    layers = compare_layers(floating.graph, quantized.graph, pictures, peaks)
     faults = tuple(f"INT8 ONNX: {fault}" for fault in (*layers.structure, *layers.scales))
     if calibration is not None:
         replay = replay_calibration(floating.graph, quantized.graph, calibration, dataset, quantized.meta.preprocess)

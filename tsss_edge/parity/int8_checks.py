@@ -11,7 +11,7 @@ graph. When all of its pictures are at hand, so does a value that is not reached
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -137,9 +137,15 @@ def decibels(signal: float, noise: float) -> float:
     return float(np.clip(10 * np.log10(signal / noise), -NO_ERROR_DB, NO_ERROR_DB)) if signal else -NO_ERROR_DB
 
 
-def compare_layers(float_graph: ModelProto, int8_graph: ModelProto, images: Iterable[NDArray[np.uint8]]) -> LayerReport:
+def compare_layers(
+    float_graph: ModelProto,
+    int8_graph: ModelProto,
+    images: Iterable[NDArray[np.uint8]],
+    peaks: Mapping[str, float] | None = None,
+) -> LayerReport:
     """Run both graphs on `images`, (1,H,W,3) uint8 RGB at the network's input size, and compare layer by layer.
 
+    peaks: the largest magnitude of each tensor on the pictures that calibrated it, where that is known.
     Raises: UnavailableError: ONNX Runtime is not installed.
     """
     floating, quantized = OnnxGraph(float_graph), OnnxGraph(int8_graph)
@@ -162,16 +168,20 @@ def compare_layers(float_graph: ModelProto, int8_graph: ModelProto, images: Iter
     return LayerReport(
         layers=found,
         structure=structure,
-        scales=scale_faults(found),
+        scales=scale_faults(found, peaks or {}),
         guilty=guilty_layer(found, structure),
         images=count,
     )
 
 
-def scale_faults(layers: Sequence[LayerError]) -> tuple[str, ...]:
-    """Scales that no calibration can have chosen: INT8 weights far from the float ones, ranges hardly used."""
+def scale_faults(layers: Sequence[LayerError], peaks: Mapping[str, float]) -> tuple[str, ...]:
+    """Scales that no calibration can have chosen: INT8 weights far from the float ones, ranges hardly used.
+
+    peaks: the largest magnitude of each tensor that calibration saw. A range up to there is no fault, however little these
+    pictures use of it.
+    """
     least, _ = _limits(layers)
-    return tuple(f"layer {layer.layer}: {why}" for layer in layers for why in _reasons(layer, least, -np.inf))
+    return tuple(f"layer {layer.layer}: {why}" for layer in layers for why in _reasons(layer, least, -np.inf, peaks))
 
 
 def guilty_layer(layers: Sequence[LayerError], structure: Sequence[str] = ()) -> str:
@@ -183,7 +193,7 @@ def guilty_layer(layers: Sequence[LayerError], structure: Sequence[str] = ()) ->
         return structure[0]
     limits = _limits(layers)
     for layer in layers:
-        why = _reasons(layer, *limits)
+        why = _reasons(layer, *limits, {})
         if why or layer.jump_db > JUMP_DB:
             quality = f"{layer.accumulated_db:.1f} dB at its output, {_db(layer.input_db)} at its input"
             other = "its scales look right, so its bias or wiring differs, or its values are hard to quantize"
@@ -199,12 +209,15 @@ def _limits(layers: Sequence[LayerError]) -> tuple[float, float]:
     return low, high
 
 
-def _reasons(layer: LayerError, weight_db: float, activation_db: float) -> list[str]:
+def _reasons(layer: LayerError, weight_db: float, activation_db: float, peaks: Mapping[str, float]) -> list[str]:
     """What is wrong with a layer's scales, in words: of its weights, then of its input."""
     found, activation = list[str](), layer.activation
     if layer.weight_db is not None and layer.weight_db < weight_db:
         found.append(f"its INT8 weights are only {layer.weight_db:.1f} dB from the float ones")
-    if activation is None or (activation.own_db >= activation_db and activation.used >= LOW_USE):
+    if activation is None or not activation.used:  # a tensor that is 0 on these pictures says nothing
+        return found
+    seen = activation.scale * activation.levels <= peaks.get(activation.tensor, 0.0) * (1 + TOLERANCE)
+    if activation.own_db >= activation_db and (activation.used >= LOW_USE or seen):
         return found
     if activation.saturated > 0:
         return [*found, f"the scale of {activation.tensor} clips {100 * activation.saturated:.2g}% of its values"]

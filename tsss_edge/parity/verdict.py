@@ -18,7 +18,7 @@ from tsss_edge.parity.measure import StageCounts, WorstImage
 class StageResult(Struct, frozen=True):
     """One step on the way from PyTorch to the engine. mIoU in percent, agreement with PyTorch's labels 0-1."""
 
-    name: str  # "PyTorch", "ONNX", "FP16 ONNX", "INT8 ONNX", "engine"
+    name: str  # "PyTorch", "ONNX", "derived ONNX", "FP16 ONNX", "INT8 ONNX", "engine"
     file: str
     runs_on: str  # the back end's name for itself
     miou: float
@@ -162,7 +162,7 @@ def _step_name(before: StageResult, after: StageResult) -> str:
         return f"quantization {way}"
     if after.name == "FP16 ONNX":
         return f"export to FP16 {way}"
-    if after.name == "ONNX":
+    if after.name in ("ONNX", "derived ONNX"):
         return f"export {way}"
     if before.name == "PyTorch":
         return f"something between PyTorch and the {after.name} (its ONNX files were not found)"
