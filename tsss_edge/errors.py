@@ -28,13 +28,18 @@ EXIT_INTERNAL = 70  # of sysexits.h: a fault of ours
 
 _LOGIN = re.compile(r"(\b[a-zA-Z][a-zA-Z0-9+.-]*://[^/\s:@?#]*):[^\s/?#]*@")
 _SECRET = re.compile(
-    r"([?&;][\w.%-]*(?:pass|pwd|token|secret|auth|key|sig|credential)[\w.%-]*=)[^&\s#;'\"]+", re.IGNORECASE
+    r"([?&;][\w.%-]*(?:pass?|pwd|token|secret|auth|key|sig|credential)[\w.%-]*=)[^&\s#;'\"]+", re.IGNORECASE
+)
+_IN_PATH = re.compile(  # of DVRs: /user=admin_password=secret_channel=1.sdp
+    r"((?<=[/_])(?:pass|password|passwd|pwd)=).*?(?=_[a-z]+=|[/?&\s#;'\"]|$)", re.IGNORECASE
 )
 
 
 def masked(text: str) -> str:
     """`text` with `***` in place of the passwords and tokens of the addresses in it: every message of ours goes through here."""
-    return _SECRET.sub(r"\1***", _LOGIN.sub(r"\1:***@", text)) if "://" in text or "?" in text else text
+    if "://" not in text and "?" not in text:
+        return text
+    return _IN_PATH.sub(r"\1***", _SECRET.sub(r"\1***", _LOGIN.sub(r"\1:***@", text)))
 
 
 class TsssEdgeError(Exception):

@@ -372,3 +372,34 @@ def test_what_a_killed_process_wrote_plays_up_to_the_last_second(tmp_path: Path,
     while reader.read() is not None:
         found += 1
     assert 35 <= found <= 45  # 45 frames at 10 a second: at most the last second is lost
+
+
+def test_two_recordings_in_one_file_go_on_in_time(tmp_path: Path) -> None:
+    """`cat a.ts b.ts`: the clock of the file begins anew in its middle."""
+    encode(tmp_path / "a.ts", "libx264", "yuv420p")
+    both = tmp_path / "both.ts"
+    both.write_bytes((tmp_path / "a.ts").read_bytes() * 2)
+    reader, times = VideoReader(str(both)), list[float]()
+    while reader.read() is not None:
+        assert reader.time_s is not None
+        times.append(reader.time_s)
+    assert len(times) == 2 * COUNT
+    steps = np.diff(times)
+    assert steps.min() > 0 and times[-1] - times[0] == pytest.approx((2 * COUNT - 1) / 12, abs=0.05)
+
+
+def test_a_variable_rate_is_known_from_the_index(tmp_path: Path) -> None:
+    encode(tmp_path / "even.mp4", "libx264", "yuv420p", bf="3")
+    encode(tmp_path / "uneven.mp4", "libx264", "yuv420p", times=variable)
+    assert [VideoReader(str(tmp_path / f"{name}.mp4")).variable_rate for name in ("even", "uneven")] == [False, True]
+
+
+def test_a_keyframe_each_second_however_few_frames_come(tmp_path: Path) -> None:
+    """A camera of 30 frames a second on an engine of two: a fragment ends with a keyframe, and a power cut costs the last one."""
+    writer = VideoWriter(str(tmp_path / "o.mp4"), kind=".mp4", fps=30.0, size_hw=SIZE_HW)
+    for index in range(20):
+        writer.write(scene(index), index / 2)
+    writer.close()
+    with av.open(str(tmp_path / "o.mp4")) as container:
+        keys = [frame.time for frame in container.decode(video=0) if frame.key_frame]
+    assert keys == pytest.approx([float(second) for second in range(10)])

@@ -108,3 +108,23 @@ def test_results_of_the_loop_name_their_engine() -> None:
     names: list[str] = []
     run(Pictures(3), fake(), [Seen(on_write=lambda r: names.append(r.engine))], Recorder(), engine="road.xml")
     assert names == ["road.xml"] * 3
+
+
+def test_an_engine_that_comes_back_while_its_last_frame_is_freed_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new one fails on its first frame, while the sinks still have the old one's last."""
+    back, retire = fake(), EngineSlot._retire
+    old, new = served("old", back), served("new", fake())
+    slot = EngineSlot(old)
+    one(slot, 0)
+    slot.swap(new, keep=True)
+
+    def late(self: EngineSlot, leaving: Served) -> None:
+        if leaving is old:
+            slot.swap(old, keep=True)  # on another thread, just now
+        retire(self, leaving)
+
+    monkeypatch.setattr(EngineSlot, "_retire", late)
+    slot.free(0)
+    slot.swap(old, keep=True)
+    assert slot.current is old and not back.closed
+    slot.close()

@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -162,6 +163,27 @@ def test_https(certificate: tuple[Path, Path]) -> None:
         web.close()
 
 
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # asyncio leaves a refused socket to be collected
+def test_silent_handshakes_come_to_an_end(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "HEADER_S", 1.0)
+    monkeypatch.setattr(limits, "MOST_SHAKING", 20)
+    web = open_web("0", classes=CLASSES, recorder=Recorder(), tls=certificate)
+    port = int(web.url.strip("/").rpartition(":")[2])
+    context = ssl.create_default_context(cafile=str(certificate[0]))
+    silent = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(60)]
+    try:
+        for client in silent:  # the first twenty after a second, the others at once
+            with suppress(ConnectionResetError):
+                assert client.recv(1) == b""
+        wait_for(lambda: httpx.get(f"{web.url}api/info", verify=context, timeout=20).status_code == 200)
+    finally:
+        for client in silent:
+            client.close()
+        web.close()
+
+
 def test_a_certificate_without_its_key(certificate: tuple[Path, Path]) -> None:
     with pytest.raises(DataError, match="not a certificate and its key"):
         open_web("0", classes=CLASSES, recorder=Recorder(), tls=(certificate[0], certificate[0]))
@@ -172,5 +194,11 @@ def test_passwords_are_masked_everywhere() -> None:
     assert masked(url) == "http://user:***@cam/axis?resolution=1&pwd=***&api_key=***&user=u"
     assert parse_source(url).shown == masked(url)
     assert "hunter2" not in str(DataError(f"{url}: cannot be opened (tried {url})"))
+    dvr = "rtsp://10.0.0.7:554/user=admin_password=hunter2_channel=1_stream=0.sdp"
+    assert masked(dvr) == "rtsp://10.0.0.7:554/user=admin_password=***_channel=1_stream=0.sdp"
+    assert (
+        masked("http://h/stream.cgi?loginuse=admin&loginpas=hunter_2")
+        == "http://h/stream.cgi?loginuse=admin&loginpas=***"
+    )
     plain = "a.mp4: what? key=value, 50% of http://cam/x"
     assert masked(plain) == plain

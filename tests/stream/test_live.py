@@ -391,6 +391,7 @@ def test_latest_on_a_file_ends(make_video: MakeVideo) -> None:
     indices = []
     while (frame := source.read()) is not None:
         indices.append(frame.index)
+        assert round(float(frame.image.mean()), -1) == 20 + 10 * frame.number, "the number is the file's"
     assert indices == sorted(set(indices))
     assert isinstance(source, LiveSource) and source.arrived == len(indices) + source.dropped == 5
     assert source.state == "ENDED"

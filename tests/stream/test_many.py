@@ -29,6 +29,7 @@ from tsss_edge.stream.many import Many, ManyReport
 from tsss_edge.stream.opening import open_stages
 from tsss_edge.stream.sinks import JsonLinesSink
 from tsss_edge.stream.sources.live import Capture, EndOfStream, Shot
+from tsss_edge.stream.status import LiveStatus
 
 PATIENCE_S = 20.0
 
@@ -279,8 +280,11 @@ def test_a_sink_that_fails_ends_its_camera_and_the_report_says_why(tmp_path: Pat
     (tmp_path / "taken").write_text("")
     bad = CameraSpec(uri=str(make_video("a.mp4", frames=30)), name="bad", sinks=(str(tmp_path / "taken/x.jsonl"),))
     good = CameraSpec(uri=str(make_video("b.mp4", frames=30)), name="good")
-    report = play(fake(), bad, good)
+    with closing(Many(fake(), (bad, good), engine="fake")) as many:
+        report = many.run()
+        shown = [LiveStatus(CLASSES, line.recorder, line).status().state for line in many.lines]
     assert report.cameras[0].state == "FAILED" and "taken" in (report.cameras[0].error or "")
+    assert shown == ["FAILED", "ENDED"], "pages and /metrics say the same"
     assert (report.cameras[1].frames, report.cameras[1].error) == (30, None)
     require_sums(report)
     with pytest.raises(DataError, match=r"every camera failed; the first: bad: .*taken"):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections import namedtuple
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from streamkit import MakeResult
 
 from tsss_edge.artifacts import Classes
 from tsss_edge.errors import BusyError, DataError
-from tsss_edge.stream import recording, video_sink
+from tsss_edge.stream import encode_thread, recording, video_sink
 from tsss_edge.stream.av_writer import VideoWriter
 from tsss_edge.stream.frames import Sink
 from tsss_edge.stream.sinks import open_sinks
@@ -50,9 +52,29 @@ def test_pieces_of_a_length_and_never_over_older_ones(tmp_path: Path, make_resul
     record(sink, make_result, 25)
     sink.close()
     found = sorted(p.name for p in tmp_path.iterdir())
-    assert found == ["out-00000.mp4", "out-00001.mp4", "out-00002.mp4", "out-00003.mp4"]
-    assert [frames_of(tmp_path / f"out-{n:05d}.mp4") for n in (0, 2, 3)] == [10, 10, 5]
+    assert found == [
+        "out-00001.mp4",
+        "out-00002.mp4",
+        "out-00003.mp4",
+        "out-00004.mp4",
+    ]  # in the order of time, also after a clean-up
+    assert [frames_of(tmp_path / f"out-{n:05d}.mp4") for n in (2, 3, 4)] == [10, 10, 5]
     assert (tmp_path / "out-00001.mp4").read_bytes() == b"mine"
+
+
+def test_a_disk_that_says_late_that_it_is_full_ends_the_recording_alone(
+    tmp_path: Path, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system on the network says so when a file is settled."""
+
+    def no_space(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    sink = opened(f"{tmp_path}/out.mp4?segment=1&full=go-on", make_result)
+    monkeypatch.setattr(video_sink, "settle", no_space)
+    record(sink, make_result, 25)
+    sink.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["out-00000.recording.mp4"]
 
 
 @pytest.mark.parametrize("full", ["stop", "go-on"])
@@ -152,3 +174,25 @@ def test_two_recordings_of_one_name(tmp_path: Path, make_result: MakeResult) -> 
 def test_settings_of_a_file_and_names_with_a_question_mark() -> None:
     assert parse_sink("a/out.mp4?segment=60&full=go-on").query == {"segment": "60", "full": "go-on"}
     assert parse_sink("what?.mp4").path == "what?.mp4" and parse_sink("a?b/%06d.png").query == {}
+
+
+def test_a_receiver_that_takes_nothing_more_ends_its_video_and_not_the_program(
+    tmp_path: Path, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An RTSP server that stopped reading: the encoder's thread is stuck in FFmpeg."""
+    goes_on, entered = threading.Event(), threading.Event()
+    monkeypatch.setattr(encode_thread, "PATIENCE_S", 0.2)
+    sink = opened(f"{tmp_path}/out.mp4", make_result)
+
+    def stuck(self: VideoWriter, *arguments: object) -> None:
+        entered.set()
+        goes_on.wait(20)
+
+    monkeypatch.setattr(VideoWriter, "encode", stuck)
+    try:
+        with pytest.raises(DataError, match=r"out.*mp4: takes no more frames"):
+            record(sink, make_result, 20)
+        assert entered.is_set() and "does not answer, so the end of the video was not written" in caplog.text
+        sink.close()
+    finally:
+        goes_on.set()

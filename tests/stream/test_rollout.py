@@ -20,7 +20,7 @@ from tsss_edge.backends import Backend
 from tsss_edge.backends.fake import FakeBackend, brightness_cells
 from tsss_edge.errors import DataError
 from tsss_edge.field.rules import BackWhen, PromoteWhen, RolloutRules, RolloutStatus, load_status, wish, wish_path
-from tsss_edge.stream import asking
+from tsss_edge.stream import asking, rollout
 from tsss_edge.stream.asking import ask
 from tsss_edge.stream.cpu_stages import CpuStages
 from tsss_edge.stream.engine_slot import EngineSlot, Served
@@ -150,6 +150,52 @@ def test_promoted_by_wish_without_losing_or_repeating_a_frame(tmp_path: Path) ->
     swap = field.engines.index("new.xml")
     assert field.engines == ["old.xml"] * swap + ["new.xml"] * (200 - swap)
     assert status.swapped_at == swap
+
+
+def test_a_full_disk_ends_no_stream_and_undoes_no_swap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    field, save = Field(tmp_path, RolloutRules(back=BackWhen(frames=100_000, age_ratio=1e9))), rollout.save_status
+
+    def full(new: Path, status: RolloutStatus) -> None:
+        if status.phase == "promoted" and "full" not in caplog.text:
+            raise OSError("disk full")
+        save(new, status)
+
+    monkeypatch.setattr(rollout, "save_status", full)
+    wish(field.new, "promote")
+    status = field.play(
+        200, lambda result: wait_for(lambda: "disk full" in caplog.text) if result.frame.index == 50 else None
+    )
+    assert status.phase == "promoted" and field.engines[-1] == "new.xml"
+
+
+def test_an_engine_in_service_is_not_compared_with_itself_where_the_old_one_cannot_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    field, rollouts = Field(tmp_path, RolloutRules(back=BackWhen(frames=100_000, age_ratio=1e9))), list[Rollout]()
+    begin, shadow = Rollout.__init__, field.shadow
+
+    def note(self: Rollout, *args: Any) -> None:
+        rollouts.append(self)
+        begin(self, *args)
+
+    def refused(path: Path) -> Backend:
+        if path == field.old:
+            raise OSError("no memory")
+        return shadow(path)
+
+    def look(result: FrameResult) -> None:
+        phase_at(field, 50, "promoted")(result)
+        if result.frame.index == 100:
+            for thread in rollouts[0]._opening:
+                thread.join()
+            assert rollouts[0]._shadow is None
+
+    monkeypatch.setattr(Rollout, "__init__", note)
+    monkeypatch.setattr(field, "shadow", refused)
+    wish(field.new, "promote")
+    assert field.play(120, look).phase == "promoted"
 
 
 @pytest.mark.usefixtures("patient_loop")

@@ -13,7 +13,7 @@ from streamkit import MakeVideo, gray_image
 
 from tsss_edge.errors import DataError, UnavailableError
 from tsss_edge.stream.frames import Frame, Source
-from tsss_edge.stream.sources import Policy, is_live, open_source, require_source
+from tsss_edge.stream.sources import Policy, capture, is_live, open_source, require_source, rtsp
 from tsss_edge.stream.sources.capture import csi_pipeline, has_gstreamer
 from tsss_edge.stream.sources.live import LiveSource
 from tsss_edge.stream.sources.recorded import SCENE_FRAMES, SyntheticSource, find_pictures
@@ -195,6 +195,25 @@ def test_no_such_camera() -> None:
         open_source("97")
     with pytest.raises(DataError, match="/dev/videoN"):
         open_source("v4l2:///dev/sda")
+
+
+@pytest.mark.parametrize(("set_by", "transport"), [("a camera beside it", "tcp"), ("the user", "udp")])
+def test_rtsp_keeps_its_options_while_another_camera_is_opened(
+    monkeypatch: pytest.MonkeyPatch, set_by: str, transport: str
+) -> None:
+    """OpenCV takes FFmpeg's options from the environment, so `http://` sets them there for a moment."""
+    asked: list[dict[str, str]] = []
+
+    def opened(text: str, options: dict[str, str], timeout: object) -> None:
+        asked.append(options)
+        raise OSError("nobody")
+
+    monkeypatch.setattr(rtsp.av, "open", opened)
+    wish = "rtsp_transport;udp" if set_by == "the user" else capture.HTTP_OPTIONS
+    monkeypatch.setenv(capture.FFMPEG_OPTIONS, wish)
+    with pytest.raises(DataError, match="cannot be opened"):
+        open_source("rtsp://camera/x")
+    assert asked[0]["rtsp_transport"] == transport
 
 
 def test_csi_pipeline() -> None:

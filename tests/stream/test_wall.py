@@ -134,11 +134,11 @@ def test_numbers_pages_and_pictures(wall: WallServer) -> None:
 
 def test_health_is_bad_only_when_no_camera_is_well(wall: WallServer) -> None:
     for camera in wall._cameras[:2]:
-        camera.live._source.close()  # type: ignore[union-attr]
-        camera.live._source._state = "FAILED"  # type: ignore[union-attr]
+        camera.live._source.source.close()  # type: ignore[union-attr]
+        camera.live._source.source._state = "FAILED"  # type: ignore[union-attr]
     assert get(f"{wall.url}healthz").status_code == 200
-    wall._cameras[2].live._source.close()  # type: ignore[union-attr]
-    wall._cameras[2].live._source._state = "RECONNECTING"  # type: ignore[union-attr]
+    wall._cameras[2].live._source.source.close()  # type: ignore[union-attr]
+    wall._cameras[2].live._source.source._state = "RECONNECTING"  # type: ignore[union-attr]
     assert get(f"{wall.url}healthz").status_code == 503
 
 

@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +32,7 @@ FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 HDR_CURVES = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273
 FAULTS = (av.FFmpegError, OSError, ValueError)  # all that PyAV raises for files and addresses
 SERVER_S = 5.0  # seconds that a server may say nothing
+MOST_BACK_S = 0.5  # a time further back than this is another recording's; less is a sloppy file, and stays
 MOST_DAMAGED = 500  # packets before the first picture, then it is no video
 EXACT = (".mp4", ".mov", ".m4v")  # containers whose frame count is exact, unless they are fragmented
 
@@ -61,6 +63,7 @@ class VideoReader:
         self.length = self._promised()
         self.codec: str = self._stream.codec_context.name  # FFmpeg's
         self.time_s: float | None = None  # of the last frame given, from the start
+        self._shift_s = 0.0  # what the file's times are moved by
         self._turns: int | None = None
         self.bits = 8  # of a value
         self.colour: Colour | None = None  # of the whole stream, from its first frame; None: frames are BGR
@@ -151,7 +154,7 @@ class VideoReader:
         if frame is None:
             return None
         self.decoded += 1
-        self.time_s = frame.time
+        self.time_s = self._on_from(frame.time)
         if self._turns is None:
             self._turns = round(frame.rotation / 90) % 4
             self.colour = None if self._turns else _colour_of(frame)
@@ -165,6 +168,21 @@ class VideoReader:
             np.copyto(out, image)
             return out
         return np.ascontiguousarray(image)
+
+    def _on_from(self, told_s: float | None) -> float | None:
+        """The frame's time. Where the file's clock jumps back (two recordings in one) time goes on after the frame before."""
+        if told_s is None:
+            return None
+        if self.time_s is not None and told_s + self._shift_s < self.time_s - MOST_BACK_S:
+            self._shift_s = self.time_s + (1 / self.fps if self.fps else 0.04) - told_s
+        return told_s + self._shift_s
+
+    @property
+    def variable_rate(self) -> bool:
+        """Whether the file's index says that frames come at uneven times. A file without one says nothing."""
+        times = sorted(entry.timestamp for entry in self._stream.index_entries)
+        steps = [b - a for a, b in pairwise(times)]
+        return bool(steps) and max(steps) - min(steps) > 1  # a tick is rounding
 
     def require_whole(self) -> None:
         """After the end: raise DataError when frames are missing that the container promised, or packets were damaged."""

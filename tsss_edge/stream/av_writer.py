@@ -16,6 +16,7 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+from av.video.frame import PictureType
 from numpy.typing import NDArray
 
 from tsss_edge.errors import DataError
@@ -51,6 +52,9 @@ CLUSTERS = {
     "cluster_time_limit": "1000",
     "flush_packets": "1",
 }  # of Matroska and WebM: at most a second waits in memory
+# FFmpeg waits for an RTSP server with Python's lock held: meanwhile no other camera, page or signal is served.
+SERVER_PATIENCE_US = 2_000_000
+
 ENCODINGS: dict[str, Encoding] = {
     ".mp4": Encoding(format="mp4", codec=H264, pixels="yuv420p", container=FRAGMENTS),
     ".mov": Encoding(format="mov", codec=H264, pixels="yuv420p", container=FRAGMENTS),
@@ -71,7 +75,8 @@ ENCODINGS: dict[str, Encoding] = {
         container={"hls_time": "1", "hls_list_size": "0", "hls_flags": "append_list"},
     ),
     "rtsp": Encoding(
-        format="rtsp", codec=H264, pixels="yuv420p", container={"rtsp_transport": "tcp"}
+        format="rtsp", codec=H264, pixels="yuv420p",
+        container={"rtsp_transport": "tcp", "timeout": str(SERVER_PATIENCE_US)},
     ),
 }  # fmt: skip
 WRITABLE = tuple(kind for kind in ENCODINGS if kind.startswith("."))
@@ -99,13 +104,14 @@ class VideoWriter:
                 colour: of the planes that come, and of what is written; BGR is turned into it. aspect: of a pixel, None: square.
         Raises: DataError: it cannot be opened or written. UnavailableError: as `h264_encoder`.
         """
-        self._target, self._encoding, self._colour = target, ENCODINGS[kind], colour
+        self.target, self._encoding, self._colour = target, ENCODINGS[kind], colour
         self.encoder = h264_encoder(preset) if self._encoding.codec == H264 else None
         self._buffers: list[av.VideoFrame] = []
         self._even_hw = (size_hw[0] + size_hw[0] % 2, size_hw[1] + size_hw[1] % 2)
         self._step = Fraction(1) / Fraction(fps).limit_denominator(MOST_PARTS)
         self._start_s: float | None = None  # when the first frame is shown, by its source's clock
         self._next_s, self._last_tick = Fraction(0), -1
+        self._key_tick: int | None = None  # of the last keyframe
         self.frames = 0
         self._container: Any = None
         self._audio: _Audio | None = None
@@ -122,7 +128,7 @@ class VideoWriter:
 
     def _open(self, fps: float, threads: int | None, audio_from: str | None, aspect: Fraction | None) -> None:
         encoding = self._encoding
-        self._container = av.open(self._target, "w", format=encoding.format, container_options=encoding.container)
+        self._container = av.open(self.target, "w", format=encoding.format, container_options=encoding.container)
         rate = Fraction(fps).limit_denominator(MOST_PARTS)
         codec, options = encoding.codec, encoding.options
         if self.encoder is not None:
@@ -132,7 +138,7 @@ class VideoWriter:
         stream.pix_fmt = encoding.pixels
         context = stream.codec_context
         context.time_base = 1 / rate if encoding.format in ("gif", "avi") else _clock(rate)
-        context.gop_size = max(1, round(fps))  # a keyframe each second
+        context.gop_size = max(1, round(fps))  # where an encoder does not take our word for keyframes
         context.max_b_frames = 0
         if aspect is not None:
             context.sample_aspect_ratio = aspect
@@ -143,7 +149,7 @@ class VideoWriter:
             context.color_range = FULL_RANGE if self._colour.full else LIMITED_RANGE
         self._stream = stream
         if audio_from is not None:
-            self._audio = _Audio(audio_from, self._container, f"{self._target}: {encoding.format}")
+            self._audio = _Audio(audio_from, self._container, f"{self.target}: {encoding.format}")
         self._container.start_encoding()  # writes the header now: a place that takes no file shows itself before the first frame
 
     def write(self, picture: Picture, time_s: float | None = None) -> None:
@@ -199,13 +205,17 @@ class VideoWriter:
         if self._encoding.format == "avi":  # after a longer gap the next frames catch up
             tick = min(tick, self._last_tick + MOST_SKIPPED)
         frame.pts, frame.time_base = tick, base
+        due = self._key_tick is None or (tick - self._key_tick) * base >= 1
+        frame.pict_type = PictureType.I if due else PictureType.NONE  # a keyframe each second, however few frames come
+        if due:
+            self._key_tick = tick
         self._last_tick, self._next_s = tick, tick * base + self._step
         try:
             self._container.mux(self._stream.encode(frame))
             if self._audio is not None:
                 self._audio.copy_until(float(tick * base))
         except FAULTS as error:
-            raise DataError(f"{self._target}: cannot be written on ({error}); is the disk full?") from error
+            raise DataError(f"{self.target}: cannot be written on ({error}); is the disk full?") from error
         self.frames += 1
 
     def _start(self, time_s: float) -> float:
@@ -234,7 +244,7 @@ class VideoWriter:
                     self._audio.copy_until(float(self._next_s))
             container.close()
         except FAULTS as error:
-            raise DataError(f"{self._target}: its end cannot be written ({error}); is the disk full?") from error
+            raise DataError(f"{self.target}: its end cannot be written ({error}); is the disk full?") from error
         finally:
             if self._audio is not None:
                 self._audio.close()
@@ -266,7 +276,7 @@ class _Audio:
             raise DataError(f"{name} does not take the sound of {path} ({reason(error)}); leave --audio out") from error
 
     def _open(self, target: Any) -> None:
-        self._target = target
+        self.target = target
         self._packets: Iterator[Any] = iter(())
         self._stream: Any = None
         self._held: Any = None
@@ -306,7 +316,7 @@ class _Audio:
         base = packet.time_base  # the filter takes the packet and leaves an empty one
         for bare in self._unwrap.filter(packet) if self._unwrap is not None else (packet,):
             bare.stream, bare.time_base = self._stream, base
-            self._target.mux(bare)
+            self.target.mux(bare)
 
     def close(self) -> None:
         self._source.close()

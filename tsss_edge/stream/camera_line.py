@@ -81,6 +81,23 @@ class CameraLine:
         return "FAILED" if self.error else self.source.state
 
     @property
+    def fps(self) -> float:
+        """Of its source, as the next three: what pages show."""
+        return self.source.fps
+
+    @property
+    def dropped(self) -> int:
+        return self.source.dropped
+
+    @property
+    def thinned(self) -> int:
+        return self.source.thinned
+
+    @property
+    def reconnects(self) -> int:
+        return self.source.reconnects
+
+    @property
     def trouble(self) -> str:
         """Why it is FAILED, or cannot be opened; "" where nothing is wrong."""
         return str(self.error or self.source.error or self.source.trouble)
@@ -115,6 +132,11 @@ class CameraLine:
         """No more frames will start. Safe to call twice."""
         self._ended = True
         self._results.put(None)
+
+    def stop(self) -> None:
+        """No more frames will start, and the source ends; waits for nobody. Safe to call twice."""
+        self.end()
+        self.source.stop()
 
     def close(self) -> None:
         """Deliver what has started, close source and sinks. Safe to call twice."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from contextlib import suppress
 
 import av
 
+from tsss_edge.errors import DataError
 from tsss_edge.stream.av_writer import VideoWriter
 from tsss_edge.stream.frames import Picture
 
 WAITING = 4  # frames that may wait for the encoder
+PATIENCE_S = 30.0  # no encoder takes so long for so few; a server that is gone would be waited for without end
 
 
 class EncodeThread:
@@ -36,12 +39,20 @@ class EncodeThread:
         if self._live and self._waiting.full():
             self.left_out += 1
             return
-        self._waiting.put((self._writer.prepare(picture), time_s))
+        try:
+            self._waiting.put((self._writer.prepare(picture), time_s), timeout=PATIENCE_S)
+        except queue.Full:
+            raise DataError(
+                f"{self._writer.target}: takes no more frames; does its server or disk still answer?"
+            ) from None
 
     def close(self) -> None:
-        """Encode what waits and finish the file. Raises: DataError: the disk is full."""
-        self._waiting.put(None)
-        self._thread.join()
+        """Encode what waits and finish the file. Raises: DataError: the disk is full, or nothing moves any more."""
+        with suppress(queue.Full):
+            self._waiting.put(None, timeout=PATIENCE_S)
+        self._thread.join(PATIENCE_S)
+        if self._thread.is_alive():  # it has the writer, which nobody may close under it; it goes with the process
+            raise DataError(f"{self._writer.target}: does not answer, so the end of the video was not written")
         self._writer.close()
         self._raise()
 

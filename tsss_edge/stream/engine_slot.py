@@ -67,8 +67,8 @@ class EngineSlot:
         with self._lock:
             old, self._current = self._current, new
             old.kept, new.kept = keep, False
-            idle = not old.slots
-        if idle:
+            leaves = self._leaves(old)
+        if leaves:
             self._retire(old)
         return old
 
@@ -76,8 +76,8 @@ class EngineSlot:
         """A kept engine is not needed any more: close it as soon as it holds no result."""
         with self._lock:
             old.kept = False
-            idle = not old.slots and old is not self._current
-        if idle:
+            leaves = self._leaves(old)
+        if leaves:
             self._retire(old)
 
     def thread(self) -> AbstractContextManager[object]:
@@ -108,8 +108,8 @@ class EngineSlot:
         with self._lock:
             served = self._of.pop(slot)
             served.slots.discard(slot)
-            left = not served.slots and served is not self._current
-        if left:
+            leaves = self._leaves(served)
+        if leaves:
             self._retire(served)
 
     def close(self) -> None:
@@ -124,12 +124,18 @@ class EngineSlot:
         for thread in self._closers:
             thread.join()
 
+    def _leaves(self, served: Served) -> bool:
+        """Whether it is to be closed now. Within the lock: a moment later it may be in service again."""
+        if served.slots or served is self._current:
+            return False
+        if served.kept:
+            self._kept[id(served)] = served
+            return False
+        self._kept.pop(id(served), None)
+        return True
+
     def _retire(self, old: Served) -> None:
         """Close on a thread of its own: letting a network go takes longer than a frame."""
-        if old.kept:
-            self._kept[id(old)] = old
-            return
-        self._kept.pop(id(old), None)
         thread = threading.Thread(target=old.close, name=f"close {old.name}")
         self._closers.append(thread)
         thread.start()

@@ -61,8 +61,8 @@ class Frame:
 
     @property
     def number(self) -> int:
-        """What masks of it are called: its place in the list of pictures, else its index."""
-        return self.index if self.place is None else self.place
+        """What masks of it are called: its place in the list of pictures, else in the source: frames that nobody took count too."""
+        return self.index + self.missed if self.place is None else self.place
 
 
 @dataclass(slots=True)

@@ -173,6 +173,8 @@ class Many:
             if worker.ident is not None:
                 worker.join()
         for line in self.lines:
+            line.stop()  # all at once: a camera that does not answer is waited for two seconds
+        for line in self.lines:
             line.close()
         self._engine.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -57,6 +58,7 @@ class RecordingSink:
         self._plan = RecordingPlan.of(uri)
         self._path, self._open_file = Path(uri.path), open_file
         self._sink: Sink | None = None
+        self._number: int | None = None  # of the piece that is written
         self._lock = ExitStack()
         with writable(self._path):
             self._lock.enter_context(held(self._path.absolute(), f"{self._path}: this recording"))
@@ -67,16 +69,22 @@ class RecordingSink:
             raise
 
     def _start(self) -> None:
-        path = self._place = self._next_free() if self._plan.segment_s else self._path
-        keep_older(recording_path(path))
+        with writable(self._path):
+            path = self._place = self._next_free() if self._plan.segment_s else self._path
+            keep_older(recording_path(path))
         self._since: float | None = None
         self._watch = _Watch(path, self._plan.keep)
         self._watch.look()
         self._sink = self._open_file(str(path))
 
     def _next_free(self) -> Path:
-        names = (self._path.with_name(f"{self._path.stem}-{n:05d}{self._path.suffix}") for n in itertools.count())
-        return next(path for path in names if not path.exists() and not recording_path(path).exists())
+        """After the highest number that is there: where older pieces are cleared away, the order of names stays that of time."""
+        if self._number is None:
+            name = rf"{re.escape(self._path.stem)}-(\d{{5,}})(\.recording(-\d+)?)?{re.escape(self._path.suffix)}"
+            found = (re.fullmatch(name, path.name) for path in self._path.parent.iterdir())
+            self._number = max((int(match[1]) for match in found if match), default=-1)
+        self._number += 1
+        return self._path.with_name(f"{self._path.stem}-{self._number:05d}{self._path.suffix}")
 
     def write(self, result: FrameResult) -> None:
         """Append one frame. Raises: DataError: the disk is full, or the file cannot be written (unless `full=go-on`)."""
@@ -117,7 +125,8 @@ class RecordingSink:
         if sink is not None:
             sink.close()
             if self._place.is_file():
-                settle(self._place.parent)
+                with writable(self._place):
+                    settle(self._place.parent)
 
     def close(self) -> None:
         """Finish the file. Safe to call twice. Raises: DataError: its end cannot be written."""

@@ -213,11 +213,12 @@ class Rollout:
 
     def _watch(self, path: Path) -> None:
         """Compare with the engine of `path` from now on; not if it has come into service while it was opened."""
+        shadow: ShadowWatch | None
         try:
             shadow = ShadowWatch(self._plan.open_shadow(path))
         except Exception as error:
             LOG.warning("%s: cannot run as a shadow: %s", path.name, error)
-            return
+            shadow = None
         with self._lock:
             serving = self._plan.new if self.status.phase in ("promoted", "settled") else self._plan.old
             before, self._shadow = (shadow, self._shadow) if path == serving else (self._shadow, shadow)
@@ -252,4 +253,7 @@ class Rollout:
             self._save()
 
     def _save(self) -> None:
-        save_status(self._plan.new, self.status)
+        try:
+            save_status(self._plan.new, self.status)
+        except OSError as error:  # a full disk ends no stream, and undoes no swap
+            LOG.warning("%s: how far it is cannot be written: %s", self._plan.names[1], error)

@@ -103,8 +103,9 @@ class VideoSink:
         if self._written is None or self._path is None:
             return
         if self._writer.frames:
-            settle(self._written)
-            self._written.replace(self._path)
+            with writable(self._path):  # a disk may say only now that it is full
+                settle(self._written)
+                self._written.replace(self._path)
         else:
             self._discard()
 

@@ -24,6 +24,7 @@ from tsss_edge.stream.sources.live import Shot
 from tsss_edge.stream.uris import Uri
 
 FFMPEG_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"  # OpenCV's only way to set them; it holds for the whole process
+HTTP_OPTIONS = "fflags;nobuffer|flags;low_delay"  # ours, while an `http://` camera is opened
 NETWORK_HINT = "check the address, and that the camera runs"
 _OPENING = threading.Lock()  # the options belong to the process: no other camera may take them away in between
 NETWORK_TIMEOUT_MS = 5000  # FFmpeg's own default is 30 s: too long for a live camera
@@ -136,7 +137,7 @@ def _low_delay() -> Iterator[None]:
     if FFMPEG_OPTIONS in os.environ:
         yield
         return
-    os.environ[FFMPEG_OPTIONS] = "fflags;nobuffer|flags;low_delay"
+    os.environ[FFMPEG_OPTIONS] = HTTP_OPTIONS
     try:
         yield
     finally:

@@ -62,6 +62,8 @@ def decoder_for(reader: VideoReader, path: str, here: DecoderChoice) -> DecoderC
             "cpu",
             f"FFmpeg on the CPU: {reader.codec} of {reader.bits} bits, turned or not 4:2:0, is not for {here.why}",
         )
+    if reader.variable_rate:
+        return DecoderChoice("cpu", f"FFmpeg on the CPU: its rate varies, and {here.why} does not tell times")
     if here.way == "jetson" and Path(path).suffix.lower() not in DEMUXERS:
         return DecoderChoice("cpu", f"FFmpeg on the CPU: no demuxer for {Path(path).suffix}")
     return here

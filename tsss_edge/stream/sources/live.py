@@ -211,8 +211,8 @@ class LiveSource:
     def recycle(self, picture: Picture) -> None:
         """Nothing: a picture is compared with the next one."""
 
-    def close(self) -> None:
-        """Stop the reader. Safe to call twice and from any thread."""
+    def stop(self) -> None:
+        """Tell the reader to end, without waiting for it. Safe to call twice and from any thread."""
         self._closing.set()
         with self._changed:
             self.dropped += len(self._slot)
@@ -220,6 +220,10 @@ class LiveSource:
             if self._state != "FAILED":
                 self._state = "ENDED"
             self._changed.notify_all()
+
+    def close(self) -> None:
+        """Stop the reader. Safe to call twice and from any thread."""
+        self.stop()
         if self._thread is not threading.current_thread():
             self._thread.join(timeout=2.0)  # a driver stuck in a read must not hold up the program
 

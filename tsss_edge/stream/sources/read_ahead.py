@@ -85,13 +85,17 @@ class ReadAhead:
         if not isinstance(picture, Yuv):
             self._images.append(picture)
 
-    def close(self) -> None:
-        """Stop. Frames that nobody took are counted as dropped. Safe to call twice."""
+    def stop(self) -> None:
+        """Tell the reader to end, without waiting. Frames that nobody took are counted as dropped. Safe to call twice."""
         with self._changed:
             self._closed = True
             self.dropped += len(self._frames)
             self._frames.clear()
             self._changed.notify_all()
+
+    def close(self) -> None:
+        """Stop. Safe to call twice."""
+        self.stop()
         if self._thread is not threading.current_thread():
             self._thread.join()
 

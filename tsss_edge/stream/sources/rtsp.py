@@ -57,6 +57,8 @@ def open_rtsp(uri: Uri) -> RtspCapture:
     Raises: DataError: nobody answers, or it is no video.
     """
     asked = os.environ.get(capture.FFMPEG_OPTIONS, LOW_DELAY)
+    if asked == capture.HTTP_OPTIONS:  # nobody's wish: a camera beside this one is being opened
+        asked = LOW_DELAY
     options = dict(pair.split(";", 1) for pair in asked.split("|") if ";" in pair)
     patience_s = capture.NETWORK_TIMEOUT_MS / 1000
     try:

@@ -38,7 +38,7 @@ class WebServer:
     def __init__(self, app: FastAPI, sock: socket.socket, url: str, tls: Tls | None = None) -> None:
         import uvicorn
 
-        from tsss_edge.stream.web.limits import PatientProtocol
+        from tsss_edge.stream.web.limits import PatientProtocol, PatientServer
 
         self.url = url
         config = uvicorn.Config(
@@ -49,11 +49,12 @@ class WebServer:
             timeout_graceful_shutdown=1,
             server_header=False,
             http=PatientProtocol,
+            loop="asyncio",  # uvloop's cannot be told how long a handshake may take
             ws="none",
             ssl_certfile=tls[0] if tls else None,
             ssl_keyfile=tls[1] if tls else None,
         )
-        self._server = uvicorn.Server(config)
+        self._server = PatientServer(config)
         run = {"sockets": [sock]}
         self._thread = threading.Thread(target=self._server.run, kwargs=run, name="web server", daemon=True)
         self._thread.start()
@@ -148,7 +149,7 @@ def open_wall(bind: str, lines: Sequence[CameraLine], engine: EngineSlot, *, tls
     for number, line in enumerate(lines):
         info = _info(web, engine.current.name, line.spec.name, backend.classes, objectness)
         painter = Painter(backend.classes, backend.preprocess)
-        live = LiveStatus(backend.classes, line.recorder, line.source, lambda: state_of(engine.current.backend))
+        live = LiveStatus(backend.classes, line.recorder, line, lambda: state_of(engine.current.backend))
         cameras.append(WallCamera(number, line.spec.name, live, painter, info, wall))
         line.extra.append(cameras[-1])
     app = make_wall(cameras, wall, lambda: engine.current.name, token=token)

@@ -1,7 +1,8 @@
 """What one client may take of the page's server: time for its headers, bytes of body, requests at once.
 
 Who has sent no whole request yet costs a socket and nothing else: he has `HEADER_S` seconds, and where `MOST_SILENT` of them wait,
-the one that waited longest goes. So silent clients lock nobody out. Requests are counted after the token was checked;
+the one that waited longest goes. So silent clients lock nobody out. With TLS a handshake has as long, and `MOST_SHAKING` may
+be under way. Requests are counted after the token was checked;
 /healthz and /metrics are answered whatever the load.
 """
 
@@ -9,17 +10,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi.responses import PlainTextResponse
+from uvicorn import Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 if TYPE_CHECKING:
+    import socket
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADER_S = 5.0  # from connecting, or from the first byte of a further request, to its last header
 BODY_S = 5.0
 MOST_SILENT = 64
+MOST_SHAKING = 512  # TLS handshakes at once: half of the files that a process may usually have open
 MOST_BODY = 4096  # bytes; the settings of the view take about 60
 PER_ADDRESS = 32  # requests at once; a browser has six, and a proxy stands for many
 MOST_VIDEOS = 16  # each is a JPEG a picture
@@ -31,7 +37,17 @@ class PatientProtocol(H11Protocol):
 
     _patience: asyncio.TimerHandle | None = None
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        """Raises: ConnectionRefusedError: too many are shaking hands (TLS) already; asyncio drops the connection."""
+        super().__init__(*args, **options)
+        if self.config.is_ssl:  # else hands are shaken already
+            if len(self._shaking) >= MOST_SHAKING:
+                raise ConnectionRefusedError("too many TLS handshakes at once")
+            self._shaking.add(self)
+            self.loop.call_later(HEADER_S, self._shaking.discard, self)  # it is over by then, well or not
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._shaking.discard(self)
         super().connection_made(transport)
         while len(self._silent) >= MOST_SILENT:
             next(iter(self._silent))._give_up()
@@ -48,6 +64,12 @@ class PatientProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._heard()
         super().connection_lost(exc)
+
+    @property
+    def _shaking(self) -> set[PatientProtocol]:
+        """Connections of this server whose hands are not shaken yet."""
+        shaking: set[PatientProtocol] = vars(self.server_state).setdefault("shaking", set())
+        return shaking
 
     @property
     def _silent(self) -> dict[PatientProtocol, None]:
@@ -68,6 +90,16 @@ class PatientProtocol(H11Protocol):
     def _give_up(self) -> None:
         self._heard()
         self.transport.abort()
+
+
+class PatientServer(Server):
+    """uvicorn's server, with an end to its patience for a TLS handshake too."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        if self.config.is_ssl:
+            loop.create_server = partial(loop.create_server, ssl_handshake_timeout=HEADER_S)  # type: ignore[method-assign]
+        await super().startup(sockets=sockets)
 
 
 class Limits:
