@@ -14,6 +14,8 @@ from tsss_edge.data.pictures import is_picture
 from tsss_edge.errors import DataError, UnavailableError
 from tsss_edge.segment import plan
 
+OBJECT_STORES = ("s3", "gcs", "abfs")  # as PyArrow calls them
+
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -82,9 +84,6 @@ def finished(out: str, masks: Sequence[str]) -> set[str]:
     infos = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
     there = {posixpath.relpath(info.path, path) for info in infos if info.is_file}
     return {mask for mask in masks if posixpath.relpath(file_system(mask)[1], path) in there}
-
-
-OBJECT_STORES = ("s3", "gcs", "abfs")  # as PyArrow calls them
 
 
 def fetch(picture: str, folder: Path) -> Path:

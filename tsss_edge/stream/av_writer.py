@@ -276,7 +276,7 @@ class _Audio:
             raise DataError(f"{name} does not take the sound of {path} ({reason(error)}); leave --audio out") from error
 
     def _open(self, target: Any) -> None:
-        self.target = target
+        self._target = target
         self._packets: Iterator[Any] = iter(())
         self._stream: Any = None
         self._held: Any = None
@@ -316,7 +316,7 @@ class _Audio:
         base = packet.time_base  # the filter takes the packet and leaves an empty one
         for bare in self._unwrap.filter(packet) if self._unwrap is not None else (packet,):
             bare.stream, bare.time_base = self._stream, base
-            self.target.mux(bare)
+            self._target.mux(bare)
 
     def close(self) -> None:
         self._source.close()
