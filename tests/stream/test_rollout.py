@@ -85,6 +85,19 @@ class Field:
 
 
 @pytest.fixture
+def rollouts(monkeypatch: pytest.MonkeyPatch) -> list[Rollout]:
+    """Every one that begins."""
+    found, begin = list[Rollout](), Rollout.__init__
+
+    def note(self: Rollout, *args: Any) -> None:
+        found.append(self)
+        begin(self, *args)
+
+    monkeypatch.setattr(Rollout, "__init__", note)
+    return found
+
+
+@pytest.fixture
 def patient_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop waits for the shadow, which else sees frames when the machine has time: every frame is compared."""
     original = ShadowWatch.offer
@@ -114,15 +127,10 @@ def test_a_shadow_only_watches(tmp_path: Path) -> None:
 
 
 def test_a_frame_is_never_offered_to_a_shadow_that_was_taken_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rollouts: list[Rollout]
 ) -> None:
     """The new engine's shadow takes the old one's place on another thread, just when the loop hands over a frame."""
-    original, rollouts, others = ShadowWatch.offer, list[Rollout](), list[threading.Thread]()
-    begin = Rollout.__init__
-
-    def note(self: Rollout, *args: Any) -> None:
-        begin(self, *args)
-        rollouts.append(self)
+    original, others = ShadowWatch.offer, list[threading.Thread]()
 
     def offer_late(self: ShadowWatch, result: FrameResult, classes: Classes) -> bool:
         if result.frame.index in (3, 7):
@@ -131,7 +139,6 @@ def test_a_frame_is_never_offered_to_a_shadow_that_was_taken_away(
             others[-1].join(0.2)  # it must wait for us
         return original(self, result, classes)
 
-    monkeypatch.setattr(Rollout, "__init__", note)
     monkeypatch.setattr(ShadowWatch, "offer", offer_late)
 
     def let_them_end(result: FrameResult) -> None:
@@ -171,14 +178,10 @@ def test_a_full_disk_ends_no_stream_and_undoes_no_swap(
 
 
 def test_an_engine_in_service_is_not_compared_with_itself_where_the_old_one_cannot_be_opened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rollouts: list[Rollout]
 ) -> None:
-    field, rollouts = Field(tmp_path, RolloutRules(back=BackWhen(frames=100_000, age_ratio=1e9))), list[Rollout]()
-    begin, shadow = Rollout.__init__, field.shadow
-
-    def note(self: Rollout, *args: Any) -> None:
-        rollouts.append(self)
-        begin(self, *args)
+    field = Field(tmp_path, RolloutRules(back=BackWhen(frames=100_000, age_ratio=1e9)))
+    shadow = field.shadow
 
     def refused(path: Path) -> Backend:
         if path == field.old:
@@ -192,7 +195,6 @@ def test_an_engine_in_service_is_not_compared_with_itself_where_the_old_one_cann
                 thread.join()
             assert rollouts[0]._shadow is None
 
-    monkeypatch.setattr(Rollout, "__init__", note)
     monkeypatch.setattr(field, "shadow", refused)
     wish(field.new, "promote")
     assert field.play(120, look).phase == "promoted"
@@ -228,14 +230,9 @@ def test_an_engine_that_fails_goes_back_and_the_old_one_does_its_frames(tmp_path
 
 
 def test_an_engine_that_fails_in_the_moment_of_its_swap_goes_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rollouts: list[Rollout]
 ) -> None:
-    field, rollouts, others = Field(tmp_path, RolloutRules()), list[Rollout](), list[threading.Thread]()
-    begin, swap = Rollout.__init__, EngineSlot.swap
-
-    def note(self: Rollout, *args: Any) -> None:
-        rollouts.append(self)
-        begin(self, *args)
+    field, swap, others = Field(tmp_path, RolloutRules()), EngineSlot.swap, list[threading.Thread]()
 
     def fail_at_once(self: EngineSlot, new: Served, *, keep: bool = False) -> Served:
         old = swap(self, new, keep=keep)
@@ -245,7 +242,6 @@ def test_an_engine_that_fails_in_the_moment_of_its_swap_goes_back(
             others[-1].join(0.2)  # it must wait until the new one counts as promoted
         return old
 
-    monkeypatch.setattr(Rollout, "__init__", note)
     monkeypatch.setattr(EngineSlot, "swap", fail_at_once)
     wish(field.new, "promote")
     status = field.play(60, phase_at(field, 30, "back"))
@@ -355,15 +351,13 @@ def test_a_wish_that_was_interrupted_is_no_wish_of_a_later_stream(
     assert not wish_path(field.new).exists()
 
 
-def test_the_engine_in_service_is_no_shadow_of_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_in_service_is_no_shadow_of_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rollouts: list[Rollout]
+) -> None:
     """The new one fails while the old one is still being opened as its shadow."""
-    field, original, begin = Field(tmp_path, RolloutRules()), Rollout._watch, Rollout.__init__
-    late, rollouts, shadows = threading.Event(), list[Rollout](), dict[int, Path]()
+    field, original = Field(tmp_path, RolloutRules()), Rollout._watch
+    late, shadows = threading.Event(), dict[int, Path]()
     at_the_end: list[Path] = []
-
-    def note(self: Rollout, *args: Any) -> None:
-        rollouts.append(self)
-        begin(self, *args)
 
     def shadow(path: Path) -> Backend:
         made = field.backend(path, service=False)
@@ -391,7 +385,6 @@ def test_the_engine_in_service_is_no_shadow_of_itself(tmp_path: Path, monkeypatc
             at_the_end.append(shadows[id(rollouts[0]._shadow._other)])
         time.sleep(0.002)
 
-    monkeypatch.setattr(Rollout, "__init__", note)
     monkeypatch.setattr(Rollout, "_watch", watch)
     monkeypatch.setattr(field, "shadow", shadow)
     assert field.play(300, opened_again).phase == "back"

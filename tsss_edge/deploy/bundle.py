@@ -121,13 +121,14 @@ def write_bundle(
         for file in (*wheels, *files):
             _copy(file, content / ("wheels" if file in wheels else "files") / file.name)
         ours = write_wheel(content / "wheels", kernels=kernels)
-        old = OLD_PYTHON_NEEDS if int(python.split(".")[1]) < 11 else ()
+        minor = int(python.split(".")[1])
+        old = OLD_PYTHON_NEEDS if minor < 11 else ()
         given = [str(ours.parent / wheel.name) for wheel in wheels]  # what they need is fetched too
         wanted = [f"{ours}[{','.join(extras)}]" if extras else str(ours), *given, *requirements, *old]
         fetch, options = download or run_pip, pip_options(ours.parent, python, machine)
         fetch([*options, *wanted])
         # A Jetson's OpenCV wants NumPy 1, which pip does not see: it read the markers of this machine. No Jetson has Python 3.13.
-        if machine == "aarch64" and int(python.split(".")[1]) < 13:
+        if machine == "aarch64" and minor < 13:
             fetch([*options, "--no-deps", NUMPY_1])
         packed = sorted(ours.parent.glob("*.whl"))
         sums = {wheel.name: sha256_file(wheel) for wheel in packed}

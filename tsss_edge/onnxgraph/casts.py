@@ -83,7 +83,16 @@ def cast_fp16(model: onnx.ModelProto, *, keep_float: Collection[str] = ()) -> on
     Returns: opset 19 when it holds FP16 Q/DQ, else the opset of `model`.
     """
     graph = OnnxGraph(model)
-    return _Caster(graph, _layers_with_tiny_scales(graph).union(keep_float)).run()
+    kept = _layers_with_tiny_scales(graph).union(keep_float)
+    if any(node.op_type == "QuantizeLinear" and node.name not in kept for node in graph.nodes):
+        graph = OnnxGraph(with_opset(model, FP16_QDQ_OPSET))
+    return _Caster(graph, kept).run()
+
+
+def with_opset(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
+    """`model`, its nodes converted where its opset is older than `least`: some nodes have another form in a newer one."""
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    return model if opset >= least else version_converter.convert_version(model, least)
 
 
 def _layers_with_tiny_scales(graph: OnnxGraph) -> set[str]:
@@ -122,7 +131,6 @@ class _Caster:
         result.graph.node.extend(self.nodes)
         result.graph.initializer.extend(self.weights.values())
         if any(n.op_type == "QuantizeLinear" and self._kind(n.input[0]) == HALF for n in self.nodes):
-            result.opset_import[0].version = max(result.opset_import[0].version, FP16_QDQ_OPSET)
             result.ir_version = max(result.ir_version, 9)
         onnx.checker.check_model(result, full_check=True)
         return result
@@ -211,16 +219,8 @@ def write_typed(graph: onnx.ModelProto, source: OnnxModel, folder: Path, what: s
     half = unquantized(graph)
     rest = {n.name for n in graph.graph.node if n.name not in half} if what == AS_ASKED else set()
     path = folder / f"typed-{len(list(folder.glob('typed-*.onnx')))}.onnx"
-    if what == FP16_SCALES:  # which want a newer opset, and that has other forms of some nodes
-        graph = with_opset(graph, FP16_QDQ_OPSET)
     OnnxModel.save(path, cast_fp16(graph, keep_float=overflowing | rest), source.meta)
     return TypedGraph(what=what, path=path, float_nodes=tuple(sorted(overflowing)))
-
-
-def with_opset(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
-    """`model`, its nodes converted where its opset is older than `least`."""
-    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    return model if opset >= least else version_converter.convert_version(model, least)
 
 
 def float_graph(source: OnnxModel, folder: Path) -> TypedGraph:

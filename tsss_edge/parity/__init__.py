@@ -95,20 +95,18 @@ def check_parity(
         notes.append("calibrated on noise, not on pictures")
     with ExitStack() as stack:
         models: dict[str, Artifact] = {**found, stage_name(subject): subject}
-        last = stage_name(subject)
         stages = []
         if isinstance(checkpoint, Answers):
             checkpoint.require_pictures(dataset, ids)
             stages = [StageCounts("PyTorch", checkpoint.path.name, checkpoint)]
         else:
             first = reference_name(checkpoint)
-            last = DERIVED if last == first else last
             models = {first: checkpoint, **{DERIVED if n == first else n: model for n, model in models.items()}}
         runs: dict[str, tuple[str, Artifact | Path]] = {
             name: (model.path.name, model) for name, model in models.items()
         }
         if served is not None:
-            runs[last] = (str(served).replace(":/", "://", 1), served)  # a `Path` has one slash of two
+            runs[[*runs][-1]] = (str(served).replace(":/", "://", 1), served)  # a `Path` has one slash of two
         stages += [
             StageCounts(name, file, stack.enter_context(open_backend(model, threads=threads)))
             for name, (file, model) in runs.items()
